@@ -1,0 +1,68 @@
+#pragma once
+// The one interface of CPU and CUDA. Nothing outside the device files and the kernels asks which one it is.
+//
+// A Stream runs tasks in order. A CPU stream is inline (tasks run in the caller: the compute stream, whose kernels use
+// threads inside) or a worker thread with a FIFO (the communication stream); a CUDA stream calls the task at once, and the
+// task launches work on native_handle(). Streams wait for streams; the host waits only in synchronize().
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace plimsoll {
+
+// Work for a stream. A plain pointer pair, so that launching never allocates; `argument` outlives the execution.
+struct Task {
+  void (*run)(void*) = nullptr;
+  void* argument = nullptr;
+};
+
+// A point in a stream. Reusable: record() again moves it.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual bool ready() const = 0;         // everything before the last record() is done (true if never recorded)
+  virtual void synchronize() const = 0;   // block the host until ready
+};
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void launch(Task task) = 0;
+  virtual void record(Event& event) = 0;
+  virtual void wait(const Event& event) = 0;  // later tasks start after `event`; the host does not block (inline CPU streams do)
+  // Blocks the host until all tasks are done. Rethrows the first exception a task threw.
+  virtual void synchronize() = 0;
+  virtual void* native_handle() { return nullptr; }  // cudaStream_t
+};
+
+enum class StreamKind { Compute, Communication };
+
+struct DeviceMemory {
+  std::int64_t total_bytes = 0;
+  std::int64_t free_bytes = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string_view kind() const = 0;  // "cpu" | "cuda"
+  virtual std::string description() const = 0;
+  virtual DeviceMemory memory() const = 0;
+  virtual std::unique_ptr<Stream> make_stream(StreamKind kind) = 0;
+  virtual std::unique_ptr<Event> make_event() = 0;
+  // The arena's allocation; everything else is host memory. Throws Error(OutOfMemory). Aligned to 4 KiB at least.
+  virtual void* allocate(std::int64_t bytes) = 0;
+  virtual void release(void* memory, std::int64_t bytes) noexcept = 0;
+  // Host-visible copies, synchronous; used outside the step (load, save, read results).
+  virtual void copy_to_device(void* device, const void* host, std::int64_t bytes) = 0;
+  virtual void copy_to_host(void* host, const void* device, std::int64_t bytes) = 0;
+  virtual void fill(void* device, std::uint8_t byte, std::int64_t bytes) = 0;
+};
+
+// CPU device. `threads` is what its kernels use (OpenMP); the compute stream is inline.
+std::unique_ptr<Device> make_cpu_device(int threads);
+
+}  // namespace plimsoll
