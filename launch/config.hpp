@@ -1,0 +1,81 @@
+#pragma once
+// The whole configuration of a run, as people write it in YAML. Each folder declares its own section; this file adds
+// the sections of launch, puts them together and reads, checks, writes and describes them.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "comm/config.hpp"
+#include "optim/config.hpp"
+#include "parallel/config.hpp"
+#include "runtime/data/config.hpp"
+#include "runtime/model/config.hpp"
+#include "runtime/plan/config.hpp"
+#include "runtime/tensor/dtype.hpp"
+
+namespace plimsoll {
+
+struct ConfigNode;
+
+// Batches are in sequences: global_batch over all ranks per step, micro_batch per rank per forward.
+struct TrainConfig {
+  std::int64_t steps = 300;
+  std::int64_t global_batch = 32;
+  std::optional<std::int64_t> micro_batch;   // nullopt: auto, the plan chooses
+  std::optional<std::int64_t> eval_batches;  // global batches per evaluation; nullopt: auto, all of the validation data
+  bool operator==(const TrainConfig&) const = default;
+};
+
+// Periods are in steps; 0: never.
+struct RunConfig {
+  std::string dir = "runs/plimsoll";
+  std::uint64_t seed = 1;
+  std::int64_t log_every = 1;
+  std::int64_t eval_every = 100;
+  std::int64_t save_every = 100;
+  std::int64_t keep = 3;                // newest checkpoints kept; 0: all
+  std::string trace;                    // file for a Chrome trace; empty: off
+  bool poison = false;                  // debugging: fill dead memory with NaN
+  std::optional<std::int64_t> threads;  // compute threads per rank; nullopt: auto, cores / ranks on this host
+  bool operator==(const RunConfig&) const = default;
+};
+
+enum class DeviceKind { Cpu, Cuda };
+
+struct Config {
+  ModelConfig model;
+  DataConfig data;
+  TrainConfig train;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  ParallelConfig parallel;
+  MemoryConfig memory;
+  CommConfig comm;
+  DType precision = DType::f32;  // of activations and matrix products: fp32 | bf16 | fp16 | fp64
+  DeviceKind device = DeviceKind::Cpu;
+  RunConfig run;
+  std::shared_ptr<const ConfigNode> source;  // what was read, for the places in later errors; may be null
+};
+
+// Equal values; where they were read does not count.
+bool same_values(const Config& a, const Config& b);
+
+// Reads, checks and resolves a file with `a.b=c` overrides over it (the right side is YAML). Throws one Error(Config)
+// whose text has a line `file:line:column: what` for every fault, Error(MissingInput) when the file cannot be read.
+Config load_config(const std::string& path, std::span<const std::string> overrides = {});
+// The same for a text; `name` stands for the file in errors.
+Config parse_config(const std::string& yaml, const std::string& name, std::span<const std::string> overrides = {});
+
+// What depends on the number of ranks: fills parallel.data and requires that ranks = data * pipeline * tensor and that
+// global_batch divides into data * micro_batch. Throws Error(Config).
+void check_for_ranks(Config& config, int ranks);
+
+// The configuration as YAML that parse_config() reads back to the same values.
+std::string dump_config(const Config& config);
+// Every key with type, default, unit, range and meaning, for people or as JSON.
+std::string describe_keys(bool json);
+
+}  // namespace plimsoll

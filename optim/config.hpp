@@ -1,0 +1,40 @@
+#pragma once
+// The optimizer and schedule sections of a configuration.
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "runtime/core/keys_fwd.hpp"
+
+namespace plimsoll {
+
+enum class OptimizerName { AdamW, Sgd };
+
+struct OptimizerConfig {
+  OptimizerName name = OptimizerName::AdamW;
+  double lr = 1e-3;                        // peak; the schedule multiplies it
+  std::array<double, 2> betas{0.9, 0.95};  // adamw
+  double eps = 1e-8;                       // adamw
+  double weight_decay = 0.1;               // decoupled; of matrices, not of biases and norms
+  double momentum = 0.0;                   // sgd
+  double clip = 1.0;                       // global gradient norm; 0: off
+  bool operator==(const OptimizerConfig&) const = default;
+};
+
+enum class ScheduleName { Constant, Linear, Cosine, Wsd };
+
+// The learning rate by step: linear warm-up to optimizer.lr, then by name. linear and cosine fall to min_lr at
+// train.steps; wsd (warm-up, stable, decay) stays and falls linearly over the last decay_steps.
+struct ScheduleConfig {
+  ScheduleName name = ScheduleName::Cosine;
+  std::int64_t warmup = 0;  // steps
+  double min_lr = 0.0;
+  std::optional<std::int64_t> decay_steps;  // wsd only; nullopt: auto, a fifth of train.steps
+  bool operator==(const ScheduleConfig&) const = default;
+};
+
+KeyTable<OptimizerConfig> optimizer_keys();
+KeyTable<ScheduleConfig> schedule_keys();
+
+}  // namespace plimsoll

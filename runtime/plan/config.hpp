@@ -1,0 +1,24 @@
+#pragma once
+// The memory section of a configuration. All sizes are bytes per rank.
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "runtime/core/keys_fwd.hpp"
+
+namespace plimsoll {
+
+enum class RecomputeMode { Auto, None, Full, Selective };
+
+struct MemoryConfig {
+  std::optional<std::int64_t> budget;  // nullopt: auto, a share of the memory measured free
+  RecomputeMode recompute = RecomputeMode::Auto;
+  std::vector<RecomputeMode> recompute_layers;  // when not empty: one mode per layer, and `recompute` does not count
+  std::optional<std::int64_t> reserve;          // outside the arena; nullopt: auto, measured
+  bool operator==(const MemoryConfig&) const = default;
+};
+
+KeyTable<MemoryConfig> memory_keys();
+
+}  // namespace plimsoll
