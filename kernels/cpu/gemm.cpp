@@ -1,0 +1,200 @@
+#include "kernels/cpu/gemm.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <type_traits>
+
+#include "kernels/cpu/eigen_gemm.hpp"
+#include "runtime/core/error.hpp"
+
+#ifdef PLIMSOLL_HAVE_OPENBLAS
+#include <cblas.h>
+#endif
+#ifdef PLIMSOLL_HAVE_ONEDNN
+#include <dnnl.h>
+#endif
+
+namespace plimsoll {
+namespace {
+
+#ifdef PLIMSOLL_HAVE_OPENBLAS
+template <class T>
+void openblas_gemm(const GemmArguments<T>& p) {
+  const auto narrow = [](std::int64_t x) {
+    require(x <= std::numeric_limits<blasint>::max(), ErrorKind::Internal, "gemm: size {} does not fit OpenBLAS", x);
+    return static_cast<blasint>(x);
+  };
+  const auto ta = p.trans_a ? CblasTrans : CblasNoTrans;
+  const auto tb = p.trans_b ? CblasTrans : CblasNoTrans;
+  const blasint m = narrow(p.m), n = narrow(p.n), k = narrow(p.k);
+  const blasint lda = narrow(p.lda), ldb = narrow(p.ldb), ldc = narrow(p.ldc);
+  if constexpr (std::is_same_v<T, float>) {
+    cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, 1.0F, p.a, lda, p.b, ldb, p.beta, p.c, ldc);
+  } else {
+    cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, 1.0, p.a, lda, p.b, ldb, p.beta, p.c, ldc);
+  }
+}
+#endif
+
+#ifdef PLIMSOLL_HAVE_ONEDNN
+void onednn_gemm(const GemmArguments<float>& p) {
+  const dnnl_status_t status = dnnl_sgemm(p.trans_a ? 'T' : 'N', p.trans_b ? 'T' : 'N', p.m, p.n, p.k, 1.0F, p.a, p.lda,
+                                          p.b, p.ldb, p.beta, p.c, p.ldc);
+  require(status == dnnl_success, ErrorKind::Internal, "dnnl_sgemm({} x {} x {}) failed with status {}", p.m, p.n, p.k,
+          static_cast<int>(status));
+}
+#endif
+
+enum class Backend { OpenBlas, OneDnn, Eigen };
+
+struct NamedBackend {
+  Backend backend;
+  std::string_view name;
+};
+
+constexpr auto kBackends = std::to_array<NamedBackend>({
+#ifdef PLIMSOLL_HAVE_OPENBLAS
+    {Backend::OpenBlas, "openblas"},
+#endif
+#ifdef PLIMSOLL_HAVE_ONEDNN
+    {Backend::OneDnn, "onednn"},
+#endif
+    {Backend::Eigen, "eigen"},
+});
+
+NamedBackend& selected() {
+  static NamedBackend backend = kBackends.front();
+  return backend;
+}
+
+template <class T>
+void dispatch(const GemmArguments<T>& p) {
+  Backend backend = selected().backend;
+#ifdef PLIMSOLL_HAVE_ONEDNN
+  if constexpr (std::is_same_v<T, float>) {
+    if (backend == Backend::OneDnn) return onednn_gemm(p);
+  }
+#ifdef PLIMSOLL_HAVE_OPENBLAS
+  if (backend == Backend::OneDnn) backend = Backend::OpenBlas;  // oneDNN has no double-precision products
+#endif
+#endif
+#ifdef PLIMSOLL_HAVE_OPENBLAS
+  if (backend == Backend::OpenBlas) return openblas_gemm(p);
+#endif
+  eigen_gemm(p);
+}
+
+template <class T>
+void check(const GemmArguments<T>& p) {
+  require(p.m >= 0 && p.n >= 0 && p.k >= 0, ErrorKind::Internal, "gemm: negative size {} x {} x {}", p.m, p.n, p.k);
+  require(p.lda >= (p.trans_a ? p.m : p.k) && p.ldb >= (p.trans_b ? p.k : p.n) && p.ldc >= p.n, ErrorKind::Internal,
+          "gemm: leading dimensions {}, {}, {} are too short for {}{} x {} x {}", p.lda, p.ldb, p.ldc,
+          p.trans_a ? "transposed " : "", p.m, p.n, p.k);
+}
+
+template <class T>
+void scale(const GemmArguments<T>& p) {
+  for (std::int64_t i = 0; i < p.m; ++i) {
+    T* row = p.c + i * p.ldc;
+    if (p.beta == T(0)) {
+      std::fill_n(row, p.n, T(0));
+    } else {
+      for (std::int64_t j = 0; j < p.n; ++j) row[j] *= p.beta;
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void gemm(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda,
+          const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
+  const GemmArguments<T> p{trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc};
+  check(p);
+  if (m == 0 || n == 0) return;
+  if (k == 0) return scale(p);
+  dispatch(p);
+}
+
+template void gemm<float>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const float*, std::int64_t,
+                          const float*, std::int64_t, float, float*, std::int64_t);
+template void gemm<double>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t,
+                           const double*, std::int64_t, double, double*, std::int64_t);
+
+std::string gemm_backend() { return std::string(selected().name); }
+
+void set_gemm_backend(std::string_view name) {
+  std::string known;
+  for (const NamedBackend& backend : kBackends) {
+    if (backend.name == name) {
+      selected() = backend;
+      return;
+    }
+    known += (known.empty() ? "" : ", ") + std::string(backend.name);
+  }
+  fail(ErrorKind::Config, "this build has no gemm backend '{}'; it has: {}", name, known);
+}
+
+std::string gemm_description() {
+  switch (selected().backend) {
+#ifdef PLIMSOLL_HAVE_OPENBLAS
+    case Backend::OpenBlas: {
+      const std::string_view config = openblas_get_config();  // "OpenBLAS 0.3.21 DYNAMIC_ARCH …"
+      const auto end = config.find(' ', config.find(' ') + 1);
+      return fmt::format("{} {}", config.substr(0, end), openblas_get_corename());
+    }
+#endif
+#ifdef PLIMSOLL_HAVE_ONEDNN
+    case Backend::OneDnn: {
+      const dnnl_version_t* v = dnnl_version();
+      return fmt::format("oneDNN {}.{}.{} isa {:#x}", v->major, v->minor, v->patch,
+                         static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
+    }
+#endif
+    default:
+      return eigen_description();
+  }
+}
+
+double measure_gemm_gflops(int threads) {
+  require(threads >= 1, ErrorKind::Internal, "measure_gemm_gflops: {} threads", threads);
+  struct Shape {
+    std::int64_t m, n, k;
+  };
+  constexpr std::array kShapes{Shape{512, 2304, 768}, Shape{512, 768, 3072}, Shape{1024, 3072, 768}};
+  constexpr double kSecondsPerShape = 0.08;
+  std::int64_t a_size = 0, b_size = 0, c_size = 0;
+  for (const Shape& s : kShapes) {
+    a_size = std::max(a_size, s.m * s.k);
+    b_size = std::max(b_size, s.k * s.n);
+    c_size = std::max(c_size, s.m * s.n);
+  }
+  const auto filled = [](std::int64_t size) {
+    auto p = std::make_unique<float[]>(static_cast<std::size_t>(size));
+    for (std::int64_t i = 0; i < size; ++i) p[i] = static_cast<float>(i % 64) * 0.01F - 0.3F;
+    return p;
+  };
+  const auto a = filled(a_size), b = filled(b_size), c = filled(c_size);
+  using Clock = std::chrono::steady_clock;
+  const int threads_before = omp_get_max_threads();
+  omp_set_num_threads(threads);
+  double best = 0;
+  for (const Shape& s : kShapes) {
+    const auto start = Clock::now();
+    do {
+      const auto from = Clock::now();
+      gemm(false, true, s.m, s.n, s.k, a.get(), s.k, b.get(), s.k, 0.0F, c.get(), s.n);
+      const double seconds = std::chrono::duration<double>(Clock::now() - from).count();
+      best = std::max(best, 2e-9 * static_cast<double>(s.m * s.n * s.k) / seconds);
+    } while (std::chrono::duration<double>(Clock::now() - start).count() < kSecondsPerShape);
+  }
+  omp_set_num_threads(threads_before);
+  return best;
+}
+
+}  // namespace plimsoll

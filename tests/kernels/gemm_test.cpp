@@ -1,0 +1,151 @@
+#include "kernels/cpu/gemm.hpp"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+namespace {
+
+struct Case {
+  std::int64_t m, n, k;
+};
+
+const std::vector<Case> kCases{{1, 1, 1},   {1, 7, 3},    {5, 1, 9},      {3, 17, 31},   {33, 65, 7},
+                               {47, 51, 1}, {64, 64, 64}, {129, 100, 77}, {17, 301, 130}};
+
+template <class T>
+std::vector<T> pattern(std::int64_t size, int seed) {
+  std::vector<T> v(static_cast<std::size_t>(size));
+  std::uint32_t state = 12345U + 7919U * static_cast<std::uint32_t>(seed);
+  for (T& x : v) {
+    state = state * 1664525U + 1013904223U;
+    x = static_cast<T>((state >> 8) * 0x1p-24 * 2 - 1);
+  }
+  return v;
+}
+
+std::vector<std::string> backends() {
+  std::vector<std::string> found;
+  for (const char* name : {"openblas", "onednn", "eigen"}) {
+    try {
+      set_gemm_backend(name);
+      found.emplace_back(name);
+    } catch (const Error&) {
+    }
+  }
+  return found;
+}
+
+class Gemm : public ::testing::Test {
+ protected:
+  void TearDown() override {
+    set_gemm_backend(backend_);
+    omp_set_num_threads(threads_);
+  }
+  const std::string backend_ = gemm_backend();
+  const int threads_ = omp_get_max_threads();
+};
+
+// Compares with a naive product in double; rows of every matrix are padded, and the padding of C must survive.
+template <class T>
+void check_against_naive(const Case& s, bool ta, bool tb, T beta, double unit) {
+  const std::int64_t lda = (ta ? s.m : s.k) + 3, ldb = (tb ? s.k : s.n) + 1, ldc = s.n + 2;
+  const auto a = pattern<T>((ta ? s.k : s.m) * lda, 1), b = pattern<T>((tb ? s.n : s.k) * ldb, 2);
+  const auto before = pattern<T>(s.m * ldc, 3);
+  auto c = before;
+  if (beta == T(0)) {
+    for (std::int64_t i = 0; i < s.m; ++i) std::fill_n(c.begin() + i * ldc, s.n, std::nan(""));
+  }
+  gemm<T>(ta, tb, s.m, s.n, s.k, a.data(), lda, b.data(), ldb, beta, c.data(), ldc);
+  for (std::int64_t i = 0; i < s.m; ++i) {
+    for (std::int64_t j = 0; j < ldc; ++j) {
+      const std::size_t at = static_cast<std::size_t>(i * ldc + j);
+      if (j >= s.n) {
+        ASSERT_EQ(c[at], before[at]) << "padding at " << i << "," << j;
+        continue;
+      }
+      double sum = beta == T(0) ? 0 : double(beta) * before[at];
+      for (std::int64_t l = 0; l < s.k; ++l) {
+        sum += double(a[static_cast<std::size_t>(ta ? l * lda + i : i * lda + l)]) *
+               double(b[static_cast<std::size_t>(tb ? j * ldb + l : l * ldb + j)]);
+      }
+      ASSERT_NEAR(c[at], sum, unit * (4 + double(s.k))) << s.m << "x" << s.n << "x" << s.k << " at " << i << "," << j
+                                                        << " ta " << ta << " tb " << tb << " beta " << beta;
+    }
+  }
+}
+
+TEST_F(Gemm, AgreesWithNaiveProductInDouble) {
+  for (const std::string& backend : backends()) {
+    SCOPED_TRACE(backend);
+    set_gemm_backend(backend);
+    for (const Case& s : kCases) {
+      for (const bool ta : {false, true}) {
+        for (const bool tb : {false, true}) {
+          for (const double beta : {0.0, 1.0, -0.5}) {
+            check_against_naive<float>(s, ta, tb, static_cast<float>(beta), 0x1p-23);
+            check_against_naive<double>(s, ta, tb, beta, 0x1p-52);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Gemm, EmptyInnerDimensionScalesTheResult) {
+  for (const std::string& backend : backends()) {
+    set_gemm_backend(backend);
+    std::vector<float> c(6, NAN), d(6, 2.0F);
+    gemm<float>(false, false, 2, 3, 0, nullptr, 0, nullptr, 3, 0.0F, c.data(), 3);
+    gemm<float>(false, false, 2, 3, 0, nullptr, 0, nullptr, 3, 0.5F, d.data(), 3);
+    gemm<float>(false, false, 0, 3, 4, nullptr, 4, nullptr, 3, 0.0F, nullptr, 3);
+    for (const float x : c) EXPECT_EQ(x, 0.0F);
+    for (const float x : d) EXPECT_EQ(x, 1.0F);
+  }
+}
+
+TEST_F(Gemm, BitsDoNotDependOnThreads) {
+  const Case s{160, 230, 192};
+  const auto a = pattern<float>(s.m * s.k, 1), b = pattern<float>(s.n * s.k, 2);
+  for (const std::string& backend : backends()) {
+    if (backend == "eigen") continue;  // splits rows so that vector tails move
+    set_gemm_backend(backend);
+    std::vector<float> first;
+    for (const int threads : {1, 2, 3}) {
+      omp_set_num_threads(threads);
+      std::vector<float> c(static_cast<std::size_t>(s.m * s.n));
+      gemm<float>(false, true, s.m, s.n, s.k, a.data(), s.k, b.data(), s.k, 0.0F, c.data(), s.n);
+      if (first.empty()) first = c;
+      EXPECT_EQ(std::memcmp(first.data(), c.data(), c.size() * sizeof(float)), 0) << backend << " " << threads;
+    }
+  }
+}
+
+TEST_F(Gemm, RejectsWhatCannotBeHonoured) {
+  float x = 0;
+  EXPECT_THROW(gemm<float>(false, false, 2, 3, 4, &x, 3, &x, 3, 0.0F, &x, 3), Error);
+  EXPECT_THROW(gemm<float>(false, false, -1, 3, 4, &x, 4, &x, 3, 0.0F, &x, 3), Error);
+  try {
+    set_gemm_backend("abacus");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::Config);
+    EXPECT_NE(std::string(e.what()).find("eigen"), std::string::npos);
+  }
+}
+
+TEST_F(Gemm, MeasuresARate) {
+  EXPECT_GT(measure_gemm_gflops(1), 0.5);
+  EXPECT_EQ(omp_get_max_threads(), threads_);
+  EXPECT_FALSE(gemm_description().empty());
+}
+
+}  // namespace
+}  // namespace plimsoll
