@@ -1,0 +1,20 @@
+#pragma once
+// CPU kernels, one file per op family; each family adds its own kernels for f32 and f64.
+
+#include "runtime/exec/kernel_table.hpp"
+
+namespace plimsoll {
+
+void add_linear_kernels(KernelTable& table);
+void add_attention_kernels(KernelTable& table);  // attention, cached_attention
+void add_rope_kernels(KernelTable& table);
+void add_norm_kernels(KernelTable& table);       // layer_norm … head_norm
+void add_pointwise_kernels(KernelTable& table);  // activate, swiglu, add, scale, cast, dropout
+void add_embedding_kernels(KernelTable& table);
+void add_cross_entropy_kernels(KernelTable& table);
+void add_update_kernels(KernelTable& table);  // global_norm, adamw, sgd
+
+// Everything above.
+KernelTable cpu_kernels();
+
+}  // namespace plimsoll

@@ -1,0 +1,108 @@
+#pragma once
+#include "runtime/ops/op.hpp"
+
+namespace plimsoll {
+
+// Normalisation over the last axis h; statistics [rows] per row. Gradients of weight and bias are sums over rows.
+// Workspace of InputGrad: partial sums of the parameter gradients, so that their order does not depend on threads.
+
+// y = (x - mean) · rstd · weight + bias (Ba et al. 2016), rstd = 1 / sqrt(var + eps), biased variance.
+struct LayerNorm : OpDefaults {
+  struct Attrs { double eps = 1e-5; };
+  static constexpr std::string_view name = "layer_norm";
+  enum : int { kX, kWeight, kBias, kY, kMean, kRstd };
+  static constexpr std::array slots{
+      Slot{"x", Role::Input, Backward::Reads},
+      Slot{"weight", Role::Param, Backward::Reads},
+      Slot{"bias", Role::Param, Backward::Ignores, true},
+      Slot{"y", Role::Output},
+      Slot{"mean", Role::Stat, Backward::Reads},
+      Slot{"rstd", Role::Stat, Backward::Reads},
+  };
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::int64_t workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// y = x · rstd · weight, rstd = 1 / sqrt(mean(x²) + eps) (Zhang & Sennrich 2019).
+struct RmsNorm : OpDefaults {
+  struct Attrs { double eps = 1e-5; };
+  static constexpr std::string_view name = "rms_norm";
+  enum : int { kX, kWeight, kY, kRstd };
+  static constexpr std::array slots{
+      Slot{"x", Role::Input, Backward::Reads},
+      Slot{"weight", Role::Param, Backward::Reads},
+      Slot{"y", Role::Output},
+      Slot{"rstd", Role::Stat, Backward::Reads},
+  };
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::int64_t workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// sum = x + residual; y = layer_norm(sum), one pass. The gradient of x and of residual is the same tensor
+// d = dsum + layer_norm'(dy), written over dsum (which is absent when nothing else reads sum).
+struct AddLayerNorm : OpDefaults {
+  struct Attrs { double eps = 1e-5; };
+  static constexpr std::string_view name = "add_layer_norm";
+  enum : int { kX, kResidual, kWeight, kBias, kSum, kY, kMean, kRstd };
+  static constexpr std::array slots{
+      Slot{"x", Role::Input, Backward::Ignores, false, kSum},
+      Slot{"residual", Role::Input, Backward::Ignores, false, -1, kX},
+      Slot{"weight", Role::Param, Backward::Reads},
+      Slot{"bias", Role::Param, Backward::Ignores, true},
+      Slot{"sum", Role::Output, Backward::Reads, false, kX},
+      Slot{"y", Role::Output},
+      Slot{"mean", Role::Stat, Backward::Reads},
+      Slot{"rstd", Role::Stat, Backward::Reads},
+  };
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::int64_t workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// sum = x + residual; y = rms_norm(sum). Gradients as in AddLayerNorm.
+struct AddRmsNorm : OpDefaults {
+  struct Attrs { double eps = 1e-5; };
+  static constexpr std::string_view name = "add_rms_norm";
+  enum : int { kX, kResidual, kWeight, kSum, kY, kRstd };
+  static constexpr std::array slots{
+      Slot{"x", Role::Input, Backward::Ignores, false, kSum},
+      Slot{"residual", Role::Input, Backward::Ignores, false, -1, kX},
+      Slot{"weight", Role::Param, Backward::Reads},
+      Slot{"sum", Role::Output, Backward::Reads, false, kX},
+      Slot{"y", Role::Output},
+      Slot{"rstd", Role::Stat, Backward::Reads},
+  };
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::int64_t workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// RMSNorm of each query and key head of packed x [B, T, (heads + 2·kv_heads)·head_dim]; values pass unchanged (Qwen3).
+// rstd [B, T, heads + kv_heads].
+struct HeadNorm : OpDefaults {
+  struct Attrs {
+    int heads = 1, kv_heads = 1, head_dim = 1;
+    double eps = 1e-6;
+  };
+  static constexpr std::string_view name = "head_norm";
+  enum : int { kX, kQueryWeight, kKeyWeight, kY, kRstd };
+  static constexpr std::array slots{
+      Slot{"x", Role::Input, Backward::Reads},
+      Slot{"query_weight", Role::Param, Backward::Reads},
+      Slot{"key_weight", Role::Param, Backward::Reads},
+      Slot{"y", Role::Output},
+      Slot{"rstd", Role::Stat, Backward::Reads},
+  };
+  static void infer(const Attrs& a, SlotSpecs& s);
+  static std::int64_t flops(const Attrs& a, const SlotSpecs& s, Phase phase);
+  static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,74 @@
+#pragma once
+// The list of all ops, and their declarations with the type erased. Adding an op means adding one entry to OpList.
+
+#include <span>
+#include <variant>
+
+#include "runtime/ops/attention.hpp"
+#include "runtime/ops/collective.hpp"
+#include "runtime/ops/cross_entropy.hpp"
+#include "runtime/ops/embedding.hpp"
+#include "runtime/ops/linear.hpp"
+#include "runtime/ops/norm.hpp"
+#include "runtime/ops/pointwise.hpp"
+#include "runtime/ops/update.hpp"
+
+namespace plimsoll {
+
+template <class... Ops>
+struct TypeList {};
+
+using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm, HeadNorm,
+                        Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, CrossEntropy, AllReduce, AllGather,
+                        ReduceScatter, GlobalNorm, AdamW, Sgd>;
+
+template <class List>
+struct AttrsOf;
+template <class... Ops>
+struct AttrsOf<TypeList<Ops...>> {
+  using type = std::variant<typename Ops::Attrs...>;
+};
+using Attrs = AttrsOf<OpList>::type;
+
+// Index of an op in OpList; also the index of its alternative in Attrs.
+using OpId = std::uint16_t;
+template <class Op, class List>
+struct IndexOf;
+template <class Op, class... Rest>
+struct IndexOf<Op, TypeList<Op, Rest...>> {
+  static constexpr OpId value = 0;
+};
+template <class Op, class First, class... Rest>
+struct IndexOf<Op, TypeList<First, Rest...>> {
+  static constexpr OpId value = static_cast<OpId>(1 + IndexOf<Op, TypeList<Rest...>>::value);
+};
+template <class Op>
+inline constexpr OpId op_id = IndexOf<Op, OpList>::value;
+
+struct AnySample {
+  Attrs attrs;
+  SlotSpecs in;
+  std::int64_t integer_limit = 0;
+};
+
+// An op's declaration with the type erased; the flags are those of OpDefaults.
+struct OpInfo {
+  OpId id;
+  std::string_view name;
+  std::span<const Slot> slots;
+  bool splits_backward, terminal, inference_only, update_only, collective;
+  void (*infer)(const Attrs&, SlotSpecs&);
+  std::int64_t (*flops)(const Attrs&, const SlotSpecs&, Phase);
+  std::int64_t (*workspace_bytes)(const Attrs&, const SlotSpecs&, Phase, int threads);
+  std::vector<AnySample> (*samples)();
+  bool differentiable() const { return !inference_only && !update_only; }
+};
+
+std::span<const OpInfo> all_ops();
+const OpInfo& op_info(OpId id);
+const OpInfo& op_info(std::string_view name);  // throws Error(Internal) when there is none
+
+// The dtype whose kernel runs a node: of its first floating Input, Param or State slot.
+DType compute_dtype(const OpInfo& op, const SlotSpecs& specs);
+
+}  // namespace plimsoll

@@ -1,0 +1,68 @@
+#pragma once
+#include "runtime/ops/op.hpp"
+
+namespace plimsoll {
+
+// Elements [offset, offset + elements) of a flat buffer: one tensor.
+struct Segment {
+  std::int64_t offset = 0, elements = 0;
+};
+
+// norm f64 [1] = sqrt(Σ g²) / loss_scale over the segments of a flat gradient buffer: fp64 per tensor, combined in parameter
+// order (design §9.8); also left in step_outputs (grad_norm, found_inf).
+struct GlobalNorm : OpDefaults {
+  struct Attrs { std::vector<Segment> segments; };
+  static constexpr std::string_view name = "global_norm";
+  static constexpr bool update_only = true;
+  enum : int { kGradients, kNorm };
+  static constexpr std::array slots{Slot{"gradients", Role::Input}, Slot{"norm", Role::Output}};
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// One AdamW step on flat buffers (Loshchilov & Hutter 2019, as PyTorch: p -= lr · weight_decay · p, then the Adam step):
+// g = gradient / loss_scale · min(1, clip / (norm + 1e-6)); nothing happens when step_outputs.found_inf is set.
+// The first decay_elements elements decay, the rest do not. clip = 0: no clipping. Learning rate and bias corrections
+// come from step_inputs.
+struct AdamW : OpDefaults {
+  struct Attrs {
+    double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, clip = 0;
+    std::int64_t decay_elements = 0;
+  };
+  static constexpr std::string_view name = "adamw";
+  static constexpr bool update_only = true;
+  enum : int { kGradients, kNorm, kParameters, kFirst, kSecond };
+  static constexpr std::array slots{
+      Slot{"gradients", Role::Input}, Slot{"norm", Role::Input},   Slot{"parameters", Role::State},
+      Slot{"first", Role::State},     Slot{"second", Role::State},
+  };
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// SGD with momentum as PyTorch: g += weight_decay · p; m = momentum · m + g (m starts at 0); p -= lr · m, or with Nesterov
+// p -= lr · (g + momentum · m). Clipping, scale, found_inf and decay_elements as in AdamW.
+struct Sgd : OpDefaults {
+  struct Attrs {
+    double momentum = 0.9, weight_decay = 0, clip = 0;
+    bool nesterov = false;
+    std::int64_t decay_elements = 0;
+  };
+  static constexpr std::string_view name = "sgd";
+  static constexpr bool update_only = true;
+  enum : int { kGradients, kNorm, kParameters, kMomentum };
+  static constexpr std::array slots{
+      Slot{"gradients", Role::Input},
+      Slot{"norm", Role::Input},
+      Slot{"parameters", Role::State},
+      Slot{"momentum", Role::State},
+  };
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+}  // namespace plimsoll
