@@ -10,13 +10,14 @@
 #include <vector>
 
 #include "runtime/core/keys_fwd.hpp"
+#include "runtime/ops/pointwise.hpp"
 
 namespace plimsoll {
 
 // gpt2: LayerNorm before each block, learned positions, plain MLP. llama: RMSNorm, RoPE, gated MLP, grouped queries
 // (Llama 2 and 3, TinyLlama, Qwen 2.5 and 3).
 enum class ModelFamily { Gpt2, Llama };
-enum class Activation { GeluTanh, GeluErf, Silu };
+
 enum class RopeScaling { None, Linear, Llama3 };
 
 // Rotary positions: the frequency of pair i is theta^(-2i/head_dim), scaled as in the Hugging Face `rope_scaling` of

@@ -1,0 +1,143 @@
+#include "runtime/graph/graph.hpp"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace plimsoll {
+
+ValueId Graph::find(std::string_view name) const {
+  const auto at = named.find(name);
+  require(at != named.end(), ErrorKind::Internal, "the graph has no value named '{}'", name);
+  return at->second;
+}
+
+ValueId Graph::root(ValueId id) const {
+  while ((*this)[id].base != kNoValue) id = (*this)[id].base;
+  return id;
+}
+
+std::int64_t Graph::offset_in_root(ValueId id) const {
+  std::int64_t offset = 0;
+  for (; (*this)[id].base != kNoValue; id = (*this)[id].base) offset += (*this)[id].byte_offset;
+  return offset;
+}
+
+SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<SlotInput> inputs, std::string label, int layer) {
+  const OpInfo& info = op_info(op);
+  Node node;
+  node.op = op;
+  node.attrs = std::move(attrs);
+  node.label = std::move(label);
+  node.layer = layer;
+  for (const SlotInput& in : inputs) {
+    if (in.value == kNoValue) continue;
+    node.value[static_cast<std::size_t>(in.slot)] = in.value;
+    node.specs.set(in.slot, graph[in.value].spec);
+  }
+  info.infer(node.attrs, node.specs);
+  for (std::size_t i = 0; i < info.slots.size(); ++i) {
+    const Slot& slot = info.slots[i];
+    const bool present = node.specs.has(static_cast<int>(i));
+    require(present || slot.optional, ErrorKind::Internal, "{}: slot '{}' of {} is missing", node.label, slot.name, info.name);
+    const bool made = slot.role == Role::Output || slot.role == Role::Stat;
+    if (!made || !present || node.value[i] != kNoValue) continue;
+    Value value;
+    value.name = fmt::format("{}.{}", node.label, slot.name);
+    if (layer >= 0) value.name = fmt::format("{}.{}", layer, value.name);
+    value.spec = node.specs[static_cast<int>(i)];
+    value.layer = layer;
+    node.value[i] = graph.add_value(std::move(value));
+  }
+  graph.nodes.push_back(node);
+  return graph.nodes.back().value;
+}
+
+namespace {
+
+void visit_forward(const Node& node, const OpInfo& op, const std::function<void(const Access&)>& visit) {
+  for (std::size_t i = 0; i < op.slots.size(); ++i) {
+    if (node.value[i] == kNoValue) continue;
+    const Role role = op.slots[i].role;
+    const bool writes = role == Role::Output || role == Role::Stat || role == Role::State;
+    const bool adds = op.terminal && role == Role::Output && node.accumulate[i] != Accumulate::Never;
+    visit({node.value[i], !writes || role == Role::State || node.accumulate[i] == Accumulate::Always, writes, adds});
+  }
+}
+
+void visit_backward(const Node& node, const OpInfo& op, const std::function<void(const Access&)>& visit) {
+  for (std::size_t i = 0; i < op.slots.size(); ++i) {
+    const Slot& slot = op.slots[i];
+    if (node.value[i] != kNoValue) {
+      const bool made_here = op.terminal && slot.role == Role::Output;
+      visit({node.value[i], !made_here || node.accumulate[i] == Accumulate::Always, made_here,
+             made_here && node.accumulate[i] != Accumulate::Never});
+    }
+    if (node.grad[i] == kNoValue) continue;
+    const bool made = slot.role == Role::Input || slot.role == Role::Param ||
+                      (slot.role == Role::Stat && node.phase == Phase::InputGrad);
+    visit({node.grad[i], !made || node.accumulate[i] == Accumulate::Always, made,
+           made && node.accumulate[i] != Accumulate::Never});
+  }
+}
+
+}  // namespace
+
+void for_each_access(const Graph&, const Node& node, const std::function<void(const Access&)>& visit) {
+  const OpInfo& op = op_info(node.op);
+  const bool backward = node.phase == Phase::InputGrad || node.phase == Phase::WeightGrad;
+  backward ? visit_backward(node, op, visit) : visit_forward(node, op, visit);
+}
+
+void share_forward_memory(Graph& graph) {
+  std::vector<std::size_t> last_access(graph.values.size(), 0);
+  std::vector<std::size_t> first_write(graph.values.size(), graph.nodes.size());
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    for_each_access(graph, graph.nodes[n], [&](const Access& a) {
+      const auto root = static_cast<std::size_t>(graph.root(a.value));
+      last_access[root] = n;
+      if (a.writes) first_write[root] = std::min(first_write[root], n);
+    });
+  }
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    const Node& node = graph.nodes[n];
+    if (graph.section(n) != Graph::Section::Forward) continue;
+    const auto slots = op_info(node.op).slots;
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i].role != Role::Output || slots[i].over < 0 || node.value[i] == kNoValue) continue;
+      const ValueId in = node.value[static_cast<std::size_t>(slots[i].over)];
+      if (in == kNoValue) continue;
+      const auto in_root = static_cast<std::size_t>(graph.root(in));
+      Value& out = graph[node.value[i]];
+      const bool free_now = last_access[in_root] == n && !graph.values[in_root].persistent && graph[in].spec == out.spec;
+      if (!free_now || out.base != kNoValue || out.persistent) continue;
+      last_access[in_root] = last_access[static_cast<std::size_t>(node.value[i])];
+      out.base = in;
+    }
+  }
+}
+
+void classify_memory(Graph& graph) {
+  std::vector<bool> written_forward(graph.values.size(), false);
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    for_each_access(graph, graph.nodes[n], [&](const Access& a) {
+      const ValueId root = graph.root(a.value);
+      if (graph[root].persistent) return;
+      if (graph.section(n) == Graph::Section::Forward) {
+        written_forward[static_cast<std::size_t>(root)] = true;
+      } else if (written_forward[static_cast<std::size_t>(root)]) {
+        graph[root].memory = MemoryClass::Activations;
+      }
+    });
+  }
+}
+
+std::int64_t count_flops(const Graph& graph, std::initializer_list<Phase> phases) {
+  std::int64_t total = 0;
+  for (const Node& node : graph.nodes) {
+    if (std::find(phases.begin(), phases.end(), node.phase) == phases.end()) continue;
+    total += op_info(node.op).flops(node.attrs, node.specs, node.phase);
+  }
+  return total;
+}
+
+}  // namespace plimsoll
