@@ -46,7 +46,7 @@ std::string dump_text(const Graph& graph) {
         const ValueId id = is_grad ? node.grad[i] : node.value[i];
         if (id == kNoValue) continue;
         bool wrote = false;
-        for_each_access(graph, node, [&](const Access& a) { wrote = wrote || (a.value == id && a.writes); });
+        for_each_access(graph, node, [&](const MemoryAccess& a) { wrote = wrote || (a.value == id && a.writes); });
         const std::string name = is_grad ? fmt::format("d{}", op.slots[i].name) : std::string(op.slots[i].name);
         (wrote ? writes : reads) += fmt::format("           {} {}\n", wrote ? "->" : "<-", slot_text(graph, name, id, node.accumulate[i]));
       }
@@ -65,7 +65,7 @@ std::string dump_graphviz(const Graph& graph) {
     out += fmt::format("  n{} [style=filled, fillcolor={}, label={}];\n", n, colours[static_cast<std::size_t>(graph.section(n))],
                        quoted(fmt::format("{} {}{}", op_info(node.op).name, node.layer >= 0 ? fmt::format("{}.", node.layer) : "",
                                           node.label)));
-    for_each_access(graph, node, [&](const Access& a) {
+    for_each_access(graph, node, [&](const MemoryAccess& a) {
       const auto root = static_cast<std::size_t>(graph.root(a.value));
       if (a.reads && writer[root] >= 0) {
         out += fmt::format("  n{} -> n{} [label={}, fontsize=8];\n", writer[root], n, quoted(to_string(graph[a.value].spec)));
@@ -73,7 +73,7 @@ std::string dump_graphviz(const Graph& graph) {
         out += fmt::format("  v{} [shape=ellipse, label={}];\n  v{} -> n{};\n", root, quoted(graph[a.value].name), root, n);
       }
     });
-    for_each_access(graph, node, [&](const Access& a) {
+    for_each_access(graph, node, [&](const MemoryAccess& a) {
       if (a.writes) writer[static_cast<std::size_t>(graph.root(a.value))] = static_cast<std::ptrdiff_t>(n);
     });
   }

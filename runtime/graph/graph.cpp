@@ -54,7 +54,7 @@ SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<Sl
 
 namespace {
 
-void visit_forward(const Node& node, const OpInfo& op, const std::function<void(const Access&)>& visit) {
+void visit_forward(const Node& node, const OpInfo& op, const std::function<void(const MemoryAccess&)>& visit) {
   for (std::size_t i = 0; i < op.slots.size(); ++i) {
     if (node.value[i] == kNoValue) continue;
     const Role role = op.slots[i].role;
@@ -64,7 +64,7 @@ void visit_forward(const Node& node, const OpInfo& op, const std::function<void(
   }
 }
 
-void visit_backward(const Node& node, const OpInfo& op, const std::function<void(const Access&)>& visit) {
+void visit_backward(const Node& node, const OpInfo& op, const std::function<void(const MemoryAccess&)>& visit) {
   for (std::size_t i = 0; i < op.slots.size(); ++i) {
     const Slot& slot = op.slots[i];
     if (node.value[i] != kNoValue) {
@@ -82,7 +82,7 @@ void visit_backward(const Node& node, const OpInfo& op, const std::function<void
 
 }  // namespace
 
-void for_each_access(const Graph&, const Node& node, const std::function<void(const Access&)>& visit) {
+void for_each_access(const Graph&, const Node& node, const std::function<void(const MemoryAccess&)>& visit) {
   const OpInfo& op = op_info(node.op);
   const bool backward = node.phase == Phase::InputGrad || node.phase == Phase::WeightGrad;
   backward ? visit_backward(node, op, visit) : visit_forward(node, op, visit);
@@ -92,7 +92,7 @@ void share_forward_memory(Graph& graph) {
   std::vector<std::size_t> last_access(graph.values.size(), 0);
   std::vector<std::size_t> first_write(graph.values.size(), graph.nodes.size());
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
-    for_each_access(graph, graph.nodes[n], [&](const Access& a) {
+    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const auto root = static_cast<std::size_t>(graph.root(a.value));
       last_access[root] = n;
       if (a.writes) first_write[root] = std::min(first_write[root], n);
@@ -119,7 +119,7 @@ void share_forward_memory(Graph& graph) {
 void classify_memory(Graph& graph) {
   std::vector<bool> written_forward(graph.values.size(), false);
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
-    for_each_access(graph, graph.nodes[n], [&](const Access& a) {
+    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);
       if (graph[root].persistent) return;
       if (graph.section(n) == Graph::Section::Forward) {

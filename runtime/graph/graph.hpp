@@ -119,12 +119,12 @@ SlotValues add_node(Graph& graph, typename Op::Attrs attrs, std::initializer_lis
 }
 
 // What a node does to memory, derived from the op's declaration: the one place that knows.
-struct Access {
+struct MemoryAccess {
   ValueId value;
   bool reads, writes;
   bool adds;  // reads only where its Accumulate says so: a first micro-batch overwrites
 };
-void for_each_access(const Graph& graph, const Node& node, const std::function<void(const Access&)>& visit);
+void for_each_access(const Graph& graph, const Node& node, const std::function<void(const MemoryAccess&)>& visit);
 
 // Lets outputs lie over inputs that nothing reads later, where the op's declaration allows it.
 void share_forward_memory(Graph& graph);

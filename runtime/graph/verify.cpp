@@ -45,7 +45,7 @@ std::optional<std::string> verify(const Graph& graph) {
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     if (auto bad = check_node(graph, n)) return bad;
     std::optional<std::string> bad;
-    const auto check_read = [&](const Access& a) {
+    const auto check_read = [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);
       const bool ready = graph[root].persistent || written[static_cast<std::size_t>(root)];
       if (a.reads && !ready && !bad) {
@@ -54,7 +54,7 @@ std::optional<std::string> verify(const Graph& graph) {
     };
     for_each_access(graph, graph.nodes[n], check_read);
     if (bad) return bad;
-    for_each_access(graph, graph.nodes[n], [&](const Access& a) {
+    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       if (a.writes) written[static_cast<std::size_t>(graph.root(a.value))] = true;
     });
   }

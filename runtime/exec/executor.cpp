@@ -1,0 +1,160 @@
+#include "runtime/exec/executor.hpp"
+
+#include <cstring>
+
+namespace plimsoll {
+
+Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayout& layout, const ExecutorContext& context,
+                   const ExecutorOptions& options)
+    : graph_(graph), context_(context), options_(options), value_offset_(layout.value_offset) {
+  inputs_ = reinterpret_cast<StepInputs*>(context.arena + plan.inputs_offset);
+  outputs_ = reinterpret_cast<StepOutputs*>(context.arena + plan.outputs_offset);
+  bound_.resize(graph.nodes.size());
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) bind(n, layout, context.arena);
+  connect_streams();
+  if (options_.poison) plan_poison();
+  for (const Bound& b : bound_) {
+    first_launch_.push_back({&b, &b.first});
+    later_launch_.push_back({&b, &b.later});
+  }
+}
+
+View Executor::view(ValueId value) const {
+  const std::int64_t at = value_offset_[static_cast<std::size_t>(value)];
+  require(at >= 0, ErrorKind::Internal, "value '{}' has no memory in this program", graph_[value].name);
+  return {context_.arena + at, graph_[value].spec};
+}
+
+void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena) {
+  const Node& node = graph_.nodes[n];
+  const OpInfo& op = op_info(node.op);
+  Bound& b = bound_[n];
+  b.owner = this;
+  const DType dtype = compute_dtype(op, node.specs);
+  b.kernel = context_.kernels->find(node.op, node.phase, dtype);
+  require(b.kernel != nullptr, ErrorKind::Internal, "no {} kernel for {} {} in {} ('{}')", context_.device->kind(), op.name,
+          phase_name(node.phase), dtype_name(dtype), node.label);
+  KernelArgs& args = b.first;
+  for (std::size_t i = 0; i < op.slots.size(); ++i) {
+    const auto slot = static_cast<int>(i);
+    b.value[i].spec = b.grad[i].spec = node.specs[slot];
+    if (node.value[i] != kNoValue) b.value[i].data = view(node.value[i]).data;
+    if (node.grad[i] != kNoValue) b.grad[i].data = view(node.grad[i]).data;
+    if (node.accumulate[i] == Accumulate::Always) args.accumulate |= 1U << i;
+    if (node.accumulate[i] != Accumulate::Never) b.later.accumulate |= 1U << i;
+  }
+  args.value = b.value.data();
+  args.grad = b.grad.data();
+  args.attributes = &node.attrs;
+  if (layout.workspace_offset[n] >= 0) args.workspace = arena + layout.workspace_offset[n];
+  args.threads = options_.threads;
+  args.inputs = inputs_;
+  args.outputs = outputs_;
+  b.stream = node.stream == StreamKind::Communication ? context_.communication : context_.compute;
+  require(b.stream != nullptr, ErrorKind::Internal, "'{}' needs a communication stream", node.label);
+  args.stream = b.stream;
+  if (op.collective) {
+    const std::string axis = std::visit([](const auto& a) -> std::string {
+      if constexpr (requires { a.axis; }) return a.axis; else return "";
+    }, node.attrs);
+    const auto group = context_.groups.find(axis);
+    require(group != context_.groups.end(), ErrorKind::Internal, "'{}' needs the group of axis '{}'", node.label, axis);
+    args.group = group->second;
+  }
+  const std::uint32_t later = b.later.accumulate;
+  b.later = args;
+  b.later.accumulate = later;
+  if (context_.profile != nullptr) {
+    b.profile_row = context_.profile->add_row(layout.name, std::string(op.name), std::string(phase_name(node.phase)), node.label,
+                                              node.layer, op.flops(node.attrs, node.specs, node.phase));
+  }
+}
+
+// A node waits for the last node of the other stream that touched the same memory, when one of the two writes.
+void Executor::connect_streams() {
+  struct Last {
+    std::ptrdiff_t node = -1;
+  };
+  std::vector<std::array<Last, 2>> last_write(graph_.values.size()), last_touch(graph_.values.size());
+  for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+    const auto mine = static_cast<std::size_t>(graph_.nodes[n].stream == StreamKind::Communication ? 1 : 0);
+    for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
+      const auto root = static_cast<std::size_t>(graph_.root(a.value));
+      const Last other = a.writes ? last_touch[root][1 - mine] : last_write[root][1 - mine];
+      if (other.node >= 0) {
+        Bound& from = bound_[static_cast<std::size_t>(other.node)];
+        if (from.done == nullptr) {
+          events_.push_back(context_.device->make_event());
+          from.done = events_.back().get();
+        }
+        bound_[n].waits.push_back(from.done);
+      }
+    });
+    for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
+      const auto root = static_cast<std::size_t>(graph_.root(a.value));
+      last_touch[root][mine].node = static_cast<std::ptrdiff_t>(n);
+      if (a.writes) last_write[root][mine].node = static_cast<std::ptrdiff_t>(n);
+    });
+  }
+}
+
+void Executor::plan_poison() {
+  std::vector<std::ptrdiff_t> first(graph_.values.size(), -1), last(graph_.values.size(), -1);
+  for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+    for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
+      const auto root = static_cast<std::size_t>(graph_.root(a.value));
+      if (first[root] < 0) first[root] = static_cast<std::ptrdiff_t>(n);
+      last[root] = static_cast<std::ptrdiff_t>(n);
+    });
+  }
+  for (std::size_t v = 0; v < graph_.values.size(); ++v) {
+    if (first[v] < 0 || graph_.values[v].persistent || graph_.values[v].base != kNoValue) continue;
+    const View memory = view(static_cast<ValueId>(v));
+    bound_[static_cast<std::size_t>(first[v])].poison_before.emplace_back(memory.data, memory.spec.bytes());
+    if (graph_.nodes[static_cast<std::size_t>(last[v])].stream == StreamKind::Communication) continue;
+    const bool is_result = [&] {  // what the host reads after the run stays
+      for (const auto& [name, id] : graph_.named) {
+        if (graph_.root(id) == static_cast<ValueId>(v)) return true;
+      }
+      return false;
+    }();
+    if (!is_result) bound_[static_cast<std::size_t>(last[v])].poison_after.emplace_back(memory.data, memory.spec.bytes());
+  }
+}
+
+void Executor::run_bound(const Bound& bound, const KernelArgs& args) {
+  constexpr std::uint8_t kNaNByte = 0xFF;  // all ones is a NaN in every floating dtype
+  for (const auto& [data, bytes] : bound.poison_before) bound.owner->context_.device->fill(data, kNaNByte, bytes);
+  if (bound.profile_row >= 0) {
+    const std::int64_t begin = Profile::now_ns();
+    bound.kernel(args);
+    bound.owner->context_.profile->record(bound.profile_row, begin, Profile::now_ns(), bound.stream == bound.owner->context_.communication);
+  } else {
+    bound.kernel(args);
+  }
+  for (const auto& [data, bytes] : bound.poison_after) bound.owner->context_.device->fill(data, kNaNByte, bytes);
+}
+
+void Executor::run(Graph::Section section, Variant variant) {
+  const bool first = variant == Variant::First || variant == Variant::Only;
+  const auto bit = static_cast<std::uint8_t>(variant);
+  for (std::size_t n = 0; n < bound_.size(); ++n) {
+    if (graph_.section(n) != section || (graph_.nodes[n].when & bit) == 0) continue;
+    Bound& b = bound_[n];
+    for (Event* event : b.waits) b.stream->wait(*event);
+    Launch& launch = first ? first_launch_[n] : later_launch_[n];
+    b.stream->launch({[](void* l) {
+                        const auto* work = static_cast<const Launch*>(l);
+                        run_bound(*work->bound, *work->args);
+                      },
+                      &launch});
+    if (b.done != nullptr) b.stream->record(*b.done);
+  }
+}
+
+void Executor::synchronize() {
+  context_.compute->synchronize();
+  if (context_.communication != nullptr) context_.communication->synchronize();
+}
+
+}  // namespace plimsoll

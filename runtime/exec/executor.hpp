@@ -1,0 +1,84 @@
+#pragma once
+// Runs the nodes of one program at the addresses of its plan. All decisions were made before: the executor binds kernels to
+// addresses once, inserts the waits between streams, and then only launches.
+
+#include <chrono>
+#include <deque>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "runtime/exec/kernel_table.hpp"
+#include "runtime/exec/profile.hpp"
+#include "runtime/plan/memory.hpp"
+
+namespace plimsoll {
+
+struct ExecutorOptions {
+  int threads = 1;
+  // Debugging: outputs are filled with NaN before they are written, memory with NaN as soon as nothing reads it any more.
+  bool poison = false;
+};
+
+// What a program runs with. Everything outlives the executor.
+struct ExecutorContext {
+  Device* device = nullptr;
+  Stream* compute = nullptr;
+  Stream* communication = nullptr;  // may be null when the graph has no collectives
+  std::byte* arena = nullptr;       // MemoryPlan::total_bytes long
+  const KernelTable* kernels = nullptr;
+  std::map<std::string, const Group*, std::less<>> groups;  // by mesh axis
+  Profile* profile = nullptr;       // may be null
+};
+
+class Executor {
+ public:
+  // Throws Error(Internal) naming the node that has no kernel for its dtype.
+  Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayout& layout, const ExecutorContext& context,
+           const ExecutorOptions& options);
+
+  // Launches the nodes of a section on their streams. Backward nodes run in the variants their node names.
+  void run(Graph::Section section, Variant variant = Variant::Only);
+  // Blocks until both streams are idle; rethrows what a kernel threw.
+  void synchronize();
+
+  // In the arena; the host writes inputs before run() and reads outputs after synchronize().
+  StepInputs& inputs() { return *inputs_; }
+  const StepOutputs& outputs() const { return *outputs_; }
+  View view(ValueId value) const;
+  View view(std::string_view name) const { return view(graph_.find(name)); }
+  const Graph& graph() const { return graph_; }
+
+ private:
+  struct Bound {
+    Kernel kernel = nullptr;
+    std::array<View, kMaxSlots> value, grad;
+    KernelArgs first, later;  // differ in `accumulate` only
+    Stream* stream = nullptr;
+    std::vector<Event*> waits;
+    Event* done = nullptr;  // recorded when a node of the other stream waits for it
+    int profile_row = -1;
+    std::vector<std::pair<void*, std::int64_t>> poison_before, poison_after;
+    Executor* owner = nullptr;
+  };
+  void bind(std::size_t n, const ProgramLayout& layout, std::byte* arena);
+  void connect_streams();
+  void plan_poison();
+  static void run_bound(const Bound& bound, const KernelArgs& args);
+
+  const Graph& graph_;
+  ExecutorContext context_;
+  ExecutorOptions options_;
+  std::vector<std::int64_t> value_offset_;
+  StepInputs* inputs_ = nullptr;
+  StepOutputs* outputs_ = nullptr;
+  std::vector<Bound> bound_;
+  std::deque<std::unique_ptr<Event>> events_;
+  struct Launch {
+    const Bound* bound;
+    const KernelArgs* args;
+  };
+  std::vector<Launch> first_launch_, later_launch_;  // task arguments, fixed addresses
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,78 @@
+#include "runtime/exec/profile.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+
+Profile::Profile(std::size_t max_events) { spans_.reserve(max_events); }
+
+int Profile::add_row(std::string program, std::string op, std::string phase, std::string label, int layer, std::int64_t flops) {
+  rows_.push_back({std::move(program), std::move(op), std::move(phase), std::move(label), layer, flops, 0, 0});
+  return static_cast<int>(rows_.size() - 1);
+}
+
+void Profile::record(int row, std::int64_t begin_ns, std::int64_t end_ns, bool communication) {
+  const std::lock_guard lock(mutex_);
+  Row& r = rows_[static_cast<std::size_t>(row)];
+  ++r.calls;
+  r.total_ns += end_ns - begin_ns;
+  if (spans_.size() < spans_.capacity()) spans_.push_back({row, begin_ns, end_ns, communication});
+}
+
+std::string Profile::table() const {
+  struct Sum {
+    std::int64_t calls = 0, ns = 0, flops = 0;
+  };
+  std::map<std::string, Sum> sums;
+  std::int64_t total = 0;
+  const std::lock_guard lock(mutex_);
+  for (const Row& r : rows_) {
+    Sum& s = sums[fmt::format("{} {}", r.op, r.phase)];
+    s.calls += r.calls;
+    s.ns += r.total_ns;
+    s.flops += r.calls * r.flops;
+    total += r.total_ns;
+  }
+  std::vector<std::pair<std::string, Sum>> sorted(sums.begin(), sums.end());
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.ns > b.second.ns; });
+  std::string out = fmt::format("{:<32}{:>8}{:>12}{:>8}{:>10}\n", "op", "calls", "ms", "%", "GFLOP/s");
+  for (const auto& [name, s] : sorted) {
+    if (s.calls == 0) continue;
+    const auto ns = static_cast<double>(std::max<std::int64_t>(s.ns, 1));
+    out += fmt::format("{:<32}{:>8}{:>12.2f}{:>8.2f}{:>10.1f}\n", name, s.calls, ns * 1e-6, 100.0 * ns / static_cast<double>(std::max<std::int64_t>(total, 1)),
+                       static_cast<double>(s.flops) / ns);
+  }
+  return out;
+}
+
+void Profile::write_trace(const std::string& path, int rank) const {
+  std::ofstream file(path);
+  const std::lock_guard lock(mutex_);
+  const std::int64_t start = spans_.empty() ? 0 : spans_.front().begin_ns;
+  file << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
+  for (std::size_t i = 0; i < spans_.size(); ++i) {
+    const Span& s = spans_[i];
+    const Row& r = rows_[static_cast<std::size_t>(s.row)];
+    const nlohmann::json event{{"name", r.layer >= 0 ? fmt::format("{}.{}", r.layer, r.label) : r.label},
+                               {"cat", r.phase},
+                               {"ph", "X"},
+                               {"ts", static_cast<double>(s.begin_ns - start) * 1e-3},
+                               {"dur", static_cast<double>(s.end_ns - s.begin_ns) * 1e-3},
+                               {"pid", rank},
+                               {"tid", s.communication ? "communication" : "compute"},
+                               {"args", {{"op", r.op}, {"program", r.program}, {"layer", r.layer}}}};
+    file << event.dump() << (i + 1 < spans_.size() ? ",\n" : "\n");
+  }
+  file << "]}\n";
+  file.close();
+  require(file.good(), ErrorKind::CheckpointIo, "{}: the trace could not be written", path);
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,71 @@
+#pragma once
+// The memory plan: where every value of every program of a run lies in the one arena of its rank, and why it is that large.
+//
+// The arena is [step i/o | persistent values | step region]. Persistent values (parameters, gradients, optimizer state,
+// caches, staged tokens) are shared by all programs; the step region holds what lives within a step, laid out for each
+// program on its own, since programs never run at the same time: the arena is as large as the largest of them.
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "runtime/graph/graph.hpp"
+
+namespace plimsoll {
+
+inline constexpr std::int64_t kArenaAlignment = 512;
+
+using ClassBytes = std::array<std::int64_t, kMemoryClassNames.size()>;
+
+struct PersistentRegion {
+  std::string name;
+  MemoryClass memory;
+  std::int64_t offset, bytes;
+};
+
+// Something that is live at the peak of a program.
+struct LiveItem {
+  std::string name;  // of the value, or "workspace of <node>"
+  MemoryClass memory;
+  int layer;
+  std::int64_t bytes;
+  std::string made_by;  // op and label of the node that writes it first; empty for persistent values
+};
+
+struct ProgramLayout {
+  std::string name;                            // "train", "evaluate", "prefill", "decode"
+  std::vector<std::int64_t> value_offset;      // by value, in the arena; -1: the program does not touch it
+  std::vector<std::int64_t> workspace_offset;  // by node; -1: none
+  std::vector<std::int64_t> workspace_bytes;
+  std::int64_t step_bytes = 0;      // of the step region
+  std::int64_t max_live_bytes = 0;  // lower bound of step_bytes (sizes rounded up to kArenaAlignment)
+  std::string method;               // what found the offsets
+  std::string peak_node;            // where the most is live
+  std::vector<LiveItem> peak_items;  // live there, without persistent values, largest first
+  ClassBytes peak_class_bytes{};
+};
+
+struct MemoryPlan {
+  std::int64_t inputs_offset = 0, outputs_offset = 0;  // StepInputs, StepOutputs
+  std::vector<PersistentRegion> persistent;
+  std::int64_t persistent_bytes = 0;  // with step i/o: where the step region begins
+  std::vector<ProgramLayout> programs;
+  std::int64_t total_bytes = 0;  // of the arena
+  ClassBytes class_bytes{};      // at the peak of the largest program; with `padding_bytes` they add up to total_bytes
+  std::int64_t padding_bytes = 0;  // alignment, and step i/o
+  const ProgramLayout& program(std::string_view name) const;  // throws Error(Internal)
+  const PersistentRegion& region(std::string_view name) const;
+};
+
+struct Program {
+  std::string name;
+  const Graph* graph;
+};
+
+// `threads`: compute threads of the rank, which some workspaces depend on.
+MemoryPlan plan_memory(std::span<const Program> programs, int threads);
+
+// Replays every program against the plan with the independent checker: the first violation, or nullopt.
+std::optional<std::string> check_memory(std::span<const Program> programs, const MemoryPlan& plan);
+
+}  // namespace plimsoll
