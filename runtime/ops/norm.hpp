@@ -6,6 +6,12 @@ namespace plimsoll {
 // Normalisation over the last axis h; statistics [rows] per row. Gradients of weight and bias are sums over rows.
 // Workspace of InputGrad: partial sums of the parameter gradients, so that their order does not depend on threads.
 
+// Into how many blocks of consecutive rows these sums are split; each block has its own partial sums.
+constexpr std::int64_t norm_row_blocks(std::int64_t rows) {
+  const std::int64_t blocks = (rows + 15) / 16;
+  return blocks < 64 ? blocks : 64;
+}
+
 // y = (x - mean) · rstd · weight + bias (Ba et al. 2016), rstd = 1 / sqrt(var + eps), biased variance.
 struct LayerNorm : OpDefaults {
   struct Attrs { double eps = 1e-5; };

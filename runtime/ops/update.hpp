@@ -1,4 +1,6 @@
 #pragma once
+#include <span>
+
 #include "runtime/ops/op.hpp"
 
 namespace plimsoll {
@@ -7,6 +9,10 @@ namespace plimsoll {
 struct Segment {
   std::int64_t offset = 0, elements = 0;
 };
+
+// The norm of a segment is summed over blocks of this many elements; one partial sum each lies in the workspace.
+inline constexpr std::int64_t kNormBlockElements = 16384;
+std::int64_t global_norm_blocks(std::span<const Segment> segments);
 
 // norm f64 [1] = sqrt(Σ g²) / loss_scale over the segments of a flat gradient buffer: fp64 per tensor, combined in parameter
 // order (design §9.8); also left in step_outputs (grad_norm, found_inf).

@@ -1,0 +1,88 @@
+#include "runtime/ops/update.hpp"
+
+namespace plimsoll {
+namespace {
+
+std::int64_t in_update(Phase phase, std::int64_t flops) { return phase == Phase::Update ? flops : 0; }
+
+// The buffers of an optimizer step: flat, of one length and one dtype, and the norm beside them.
+template <class Op>
+void require_flat(const SlotSpecs& s, std::int64_t decay_elements) {
+  const TensorSpec& gradients = s[Op::kGradients];
+  require(gradients.shape.rank() == 1 && is_floating(gradients.dtype), ErrorKind::Internal, "{}: gradients is {}",
+          Op::name, to_string(gradients));
+  for (std::size_t i = 0; i < Op::slots.size(); ++i) {
+    const TensorSpec& spec = s[static_cast<int>(i)];
+    require(Op::slots[i].role != Role::State || spec == gradients, ErrorKind::Internal, "{}: {} is {}, gradients is {}",
+            Op::name, Op::slots[i].name, to_string(spec), to_string(gradients));
+  }
+  require(s[Op::kNorm] == TensorSpec{{1}, DType::f64}, ErrorKind::Internal, "{}: norm is {}", Op::name,
+          to_string(s[Op::kNorm]));
+  require(decay_elements >= 0 && decay_elements <= gradients.elements(), ErrorKind::Internal,
+          "{}: {} of {} elements are to decay", Op::name, decay_elements, gradients.elements());
+}
+
+}  // namespace
+
+std::int64_t global_norm_blocks(std::span<const Segment> segments) {
+  std::int64_t blocks = 0;
+  for (const Segment& s : segments) blocks += (s.elements + kNormBlockElements - 1) / kNormBlockElements;
+  return blocks;
+}
+
+void GlobalNorm::infer(const Attrs& a, SlotSpecs& s) {
+  const TensorSpec& gradients = s[kGradients];
+  require(gradients.shape.rank() == 1 && is_floating(gradients.dtype), ErrorKind::Internal,
+          "global_norm: gradients is {}", to_string(gradients));
+  for (const Segment& segment : a.segments) {
+    require(segment.offset >= 0 && segment.elements >= 0 && segment.offset + segment.elements <= gradients.elements(),
+            ErrorKind::Internal, "global_norm: elements {} to {} lie outside {}", segment.offset,
+            segment.offset + segment.elements, to_string(gradients));
+  }
+  s.set(kNorm, {{1}, DType::f64});
+}
+std::int64_t GlobalNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
+  return in_update(phase, 2 * s[kGradients].elements());
+}
+std::int64_t GlobalNorm::workspace_bytes(const Attrs& a, const SlotSpecs&, Phase phase, int) {
+  return in_update(phase, global_norm_blocks(a.segments) * dtype_bytes(DType::f64));
+}
+std::vector<Sample<GlobalNorm::Attrs>> GlobalNorm::samples() {
+  return {
+      make_sample(Attrs{{{0, 7}, {7, 33}, {64, 37}}}, {{kGradients, {101}}}),
+      make_sample(Attrs{{{0, 40000}, {40064, 64}, {40128, 1}}}, {{kGradients, {40129}}}),
+  };
+}
+
+void AdamW::infer(const Attrs& a, SlotSpecs& s) { require_flat<AdamW>(s, a.decay_elements); }
+std::int64_t AdamW::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
+  return in_update(phase, 14 * s[kGradients].elements());
+}
+std::vector<Sample<AdamW::Attrs>> AdamW::samples() {
+  const auto sample = [](Attrs a, std::int64_t n) {
+    return make_sample(
+        a, {{kGradients, {n}}, {kNorm, {1}, DType::f64}, {kParameters, {n}}, {kFirst, {n}}, {kSecond, {n}}});
+  };
+  return {
+      sample({0.9, 0.95, 1e-8, 0.1, 1.0, 33}, 101),
+      sample({0.9, 0.999, 1e-8, 0.0, 0.0, 0}, 7),
+      sample({0.8, 0.99, 1e-6, 0.2, 0.5, 20011}, 20011),
+  };
+}
+
+void Sgd::infer(const Attrs& a, SlotSpecs& s) { require_flat<Sgd>(s, a.decay_elements); }
+std::int64_t Sgd::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
+  return in_update(phase, 8 * s[kGradients].elements());
+}
+std::vector<Sample<Sgd::Attrs>> Sgd::samples() {
+  const auto sample = [](Attrs a, std::int64_t n) {
+    return make_sample(a, {{kGradients, {n}}, {kNorm, {1}, DType::f64}, {kParameters, {n}}, {kMomentum, {n}}});
+  };
+  return {
+      sample({0.9, 0.1, 1.0, false, 33}, 101),
+      sample({0.0, 0.0, 0.0, false, 0}, 7),
+      sample({0.8, 0.2, 0.5, true, 10000}, 20011),
+  };
+}
+
+}  // namespace plimsoll
