@@ -47,14 +47,19 @@ class RandomStream {
   constexpr std::uint32_t bits(std::uint64_t index) const { return block(index >> 2)[index & 3]; }
   // Uniform in (0, 1).
   double uniform(std::uint64_t index) const { return (bits(index) + 0.5) * 0x1p-32; }
-  // Standard normal by Box–Muller; entry 2i and 2i+1 come from one pair of uniforms.
-  double normal(std::uint64_t index) const {
-    const PhiloxCounter b = block(index >> 2);
-    const std::size_t pair = (index & 2);
-    const double u = (b[pair] + 0.5) * 0x1p-32;
-    const double angle = 6.283185307179586 * ((b[pair + 1] + 0.5) * 0x1p-32);
-    return std::sqrt(-2.0 * std::log(u)) * ((index & 1) != 0 ? std::sin(angle) : std::cos(angle));
+  // Standard normals by Box–Muller: entries 4·block … 4·block+3, two pairs of uniforms.
+  std::array<double, 4> normals(std::uint64_t block_index) const {
+    const PhiloxCounter b = block(block_index);
+    std::array<double, 4> out{};
+    for (std::size_t pair = 0; pair < 4; pair += 2) {
+      const double radius = std::sqrt(-2.0 * std::log((b[pair] + 0.5) * 0x1p-32));
+      const double angle = 6.283185307179586 * ((b[pair + 1] + 0.5) * 0x1p-32);
+      out[pair] = radius * std::cos(angle);
+      out[pair + 1] = radius * std::sin(angle);
+    }
+    return out;
   }
+  double normal(std::uint64_t index) const { return normals(index >> 2)[index & 3]; }
 
  private:
   PhiloxKey key_;

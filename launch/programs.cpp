@@ -1,0 +1,119 @@
+#include "launch/programs.hpp"
+
+#include <algorithm>
+
+#include "optim/update.hpp"
+#include "parallel/data.hpp"
+#include "runtime/core/text.hpp"
+#include "runtime/graph/autodiff.hpp"
+
+namespace plimsoll {
+namespace {
+
+Graph train_graph(const ProgramOptions& o) {
+  Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, 0, 0, true});
+  add_backward(graph);
+  const FlatLayout layout = flat_layout(graph);
+  flatten_parameters(graph, layout);
+  add_update(graph, layout, o.optimizer);
+  if (o.data_ranks > 1) add_data_parallel(graph, layout, o.data_ranks, o.bucket_bytes);
+  return graph;
+}
+
+Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t sequence, Head head, std::int64_t cache) {
+  Graph graph = build_transformer(o.model, {batch, sequence, head, o.dtype, 0, cache, false});
+  flatten_parameters(graph, flat_layout(graph));
+  return graph;
+}
+
+}  // namespace
+
+const Graph& Programs::graph(std::string_view name) const {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == name) return *graphs[i];
+  }
+  fail(ErrorKind::Internal, "this run has no program '{}'", name);
+}
+
+bool Programs::has(std::string_view name) const { return std::find(names.begin(), names.end(), name) != names.end(); }
+
+std::vector<Program> Programs::list() const {
+  std::vector<Program> all;
+  for (std::size_t i = 0; i < names.size(); ++i) all.push_back({names[i], graphs[i].get()});
+  return all;
+}
+
+Programs build_programs(const ProgramOptions& o) {
+  Programs p;
+  const auto add = [&](std::string name, Graph graph) {
+    share_forward_memory(graph);
+    classify_memory(graph);
+    const auto bad = verify(graph);
+    require(!bad.has_value(), ErrorKind::Internal, "program {}: {}", name, bad.value_or(""));
+    p.names.push_back(std::move(name));
+    p.graphs.push_back(std::make_unique<Graph>(std::move(graph)));
+  };
+  if (o.train) add("train", train_graph(o));
+  if (o.evaluate) add("evaluate", inference_graph(o, o.micro_batch, o.sequence, Head::Loss, 0));
+  if (o.logits) add("logits", inference_graph(o, o.micro_batch, o.sequence, Head::Logits, 0));
+  if (o.cache_positions > 0) {
+    const std::int64_t chunk = std::min(kPrefillTokens, o.cache_positions);
+    add("prefill", inference_graph(o, 1, chunk, Head::Hidden, o.cache_positions));
+    add("decode", inference_graph(o, 1, 1, Head::Logits, o.cache_positions));
+  }
+  require(!p.graphs.empty(), ErrorKind::Internal, "a run needs at least one program");
+  p.layout = flat_layout(*p.graphs.front());
+  p.plan = plan_memory(p.list(), o.threads);
+  if (o.train) p.train_flops_per_micro_batch = count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
+  return p;
+}
+
+std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options, std::int64_t budget_bytes,
+                                       std::int64_t outside_bytes) {
+  const std::int64_t needed = programs.plan.total_bytes + outside_bytes;
+  if (needed <= budget_bytes) return std::nullopt;
+  Infeasible no{needed, budget_bytes, {}};
+  no.text = fmt::format("the run needs {} per rank ({} in the arena, {} outside it) but memory.budget is {}: {} too much\n",
+                        format_bytes(needed), format_bytes(programs.plan.total_bytes), format_bytes(outside_bytes),
+                        format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
+  struct Entry {
+    std::string name;
+    std::int64_t bytes;
+  };
+  std::vector<Entry> largest;
+  for (const PersistentRegion& r : programs.plan.persistent) largest.push_back({r.name, r.bytes});
+  const auto top = std::max_element(programs.plan.programs.begin(), programs.plan.programs.end(),
+                                    [](const ProgramLayout& a, const ProgramLayout& b) { return a.step_bytes < b.step_bytes; });
+  for (const LiveItem& i : top->peak_items) largest.push_back({i.layer >= 0 ? fmt::format("{} (layer {})", i.name, i.layer) : i.name, i.bytes});
+  std::stable_sort(largest.begin(), largest.end(), [](const Entry& a, const Entry& b) { return a.bytes > b.bytes; });
+  no.text += fmt::format("largest at the peak ({} of program '{}'):", top->peak_node, top->name);
+  for (std::size_t i = 0; i < std::min<std::size_t>(8, largest.size()); ++i) {
+    no.text += fmt::format("\n  {:>12}  {}", format_bytes(largest[i].bytes), largest[i].name);
+  }
+  no.text += "\nnearest changes:";
+  const auto try_change = [&](const std::string& what, ProgramOptions changed) {
+    const std::int64_t then = build_programs(changed).plan.total_bytes + outside_bytes;
+    no.text += fmt::format("\n  {}: {} ({})", what, format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
+  };
+  if (options.micro_batch > 1) {
+    ProgramOptions changed = options;
+    changed.micro_batch = options.micro_batch / 2;
+    try_change(fmt::format("train.micro_batch {} -> {}", options.micro_batch, changed.micro_batch), changed);
+    changed.micro_batch = 1;
+    if (options.micro_batch > 3) try_change(fmt::format("train.micro_batch {} -> 1", options.micro_batch), changed);
+  }
+  if (options.sequence > 1) {
+    ProgramOptions changed = options;
+    changed.sequence = std::max<std::int64_t>(1, options.sequence / 2);
+    try_change(fmt::format("data.sequence {} -> {}", options.sequence, changed.sequence), changed);
+  }
+  if (options.train && options.optimizer.name == OptimizerName::AdamW) {
+    ProgramOptions changed = options;
+    changed.optimizer.name = OptimizerName::Sgd;
+    try_change("optimizer.name adamw -> sgd", changed);
+  }
+  no.text += fmt::format("\n  memory.budget -> {}", format_bytes(needed));
+  return no;
+}
+
+}  // namespace plimsoll

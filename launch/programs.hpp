@@ -1,0 +1,53 @@
+#pragma once
+// Which programs a run needs, their graphs, and one memory plan for all of them. Pure planning: no device, no MPI.
+
+#include <memory>
+#include <optional>
+
+#include "optim/config.hpp"
+#include "runtime/model/transformer.hpp"
+#include "runtime/plan/memory.hpp"
+
+namespace plimsoll {
+
+struct ProgramOptions {
+  ModelConfig model;  // resolved, with vocabulary
+  DType dtype = DType::f32;
+  std::int64_t sequence = 256;
+  std::int64_t micro_batch = 1;  // sequences per rank and forward
+  int threads = 1;
+  int data_ranks = 1;
+  std::int64_t bucket_bytes = std::int64_t{25} << 20;
+  OptimizerConfig optimizer;
+  bool train = false;     // "train": forward, backward, reduction, update
+  bool evaluate = false;  // "evaluate": the loss of a micro-batch
+  bool logits = false;    // "logits": of a micro-batch
+  std::int64_t cache_positions = 0;  // > 0: "prefill" (kPrefillTokens at a time) and "decode" (one token), one sequence
+};
+
+inline constexpr std::int64_t kPrefillTokens = 64;
+
+struct Programs {
+  std::vector<std::string> names;
+  std::vector<std::unique_ptr<Graph>> graphs;  // addresses stay
+  FlatLayout layout;
+  MemoryPlan plan;
+  std::int64_t train_flops_per_micro_batch = 0;  // model FLOPs: forward + backward, from the op declarations
+
+  const Graph& graph(std::string_view name) const;
+  bool has(std::string_view name) const;
+  std::vector<Program> list() const;
+};
+
+Programs build_programs(const ProgramOptions& options);
+
+// Does not fit: what is largest, and the nearest changes that would fit. Its text is what the user sees.
+struct Infeasible {
+  std::int64_t needed_bytes = 0, budget_bytes = 0;
+  std::string text;
+};
+// budget ≥ arena + outside? `outside_bytes`: what the process needs besides the arena.
+std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options, std::int64_t budget_bytes,
+                                       std::int64_t outside_bytes);
+
+}  // namespace plimsoll

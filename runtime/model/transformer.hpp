@@ -1,0 +1,53 @@
+#pragma once
+// From a model's configuration to its forward graph. The families differ in norms, positions and MLP; what a block is made
+// of is written down once. Parameters carry their Hugging Face names and layouts.
+
+#include "runtime/graph/graph.hpp"
+#include "runtime/model/config.hpp"
+
+namespace plimsoll {
+
+// What the graph ends in. Loss: cross-entropy (train, evaluate). Logits: [B, T, V]. Hidden: the normalised last hidden state
+// (filling the key/value cache needs no head).
+enum class Head : std::uint8_t { Loss, Logits, Hidden };
+
+struct ModelShape {
+  std::int64_t batch = 1;     // sequences of a micro-batch
+  std::int64_t sequence = 1;  // tokens of each
+  Head head = Head::Loss;
+  DType dtype = DType::f32;
+  std::int64_t chunk_rows = 0;        // rows of logits that exist at a time; 0: chosen here
+  std::int64_t cache_positions = 0;   // > 0: inference through key/value caches of this many tokens
+  bool dropout = false;               // training: dropout acts (model.dropout)
+};
+
+// named: "tokens" [B, T] i32, and by head "targets" and "loss" (f64 [2]: sum, count), "logits", or "hidden".
+// Throws Error(Config) when the sequence is longer than the model's positions or the vocabulary is unknown.
+Graph build_transformer(const ModelConfig& model, const ModelShape& shape);
+
+// Rows per logits chunk so that a chunk takes about 64 MiB, a multiple of 64.
+std::int64_t default_chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType dtype);
+
+// The flat buffers that updates and reductions act on. Parameters lie in them in reverse model order (the order in which
+// backward finishes them, so that a bucket is a range), those that decay first; each starts at a multiple of 64 bytes.
+struct FlatLayout {
+  std::int64_t elements = 0;        // with padding
+  std::int64_t decay_elements = 0;  // the first ones decay
+  std::vector<std::int64_t> offset;  // in elements, by parameter of Graph::parameters
+};
+FlatLayout flat_layout(const Graph& graph);
+// Makes all parameters parts of one persistent value "parameters", and their gradients, if any, of "gradients".
+void flatten_parameters(Graph& graph, const FlatLayout& layout);
+
+// Calls `visit(part name, shape, first element in the flat buffer)` for every tensor of the model, in model order.
+void for_each_tensor(const Graph& graph, const FlatLayout& layout,
+                     const std::function<void(const ParameterPart&, const Parameter&, std::int64_t flat_offset)>& visit);
+
+// Initial values of elements [first, first + count) of one tensor: element i is drawn at index i of stream (seed, name), on
+// every backend and layout the same.
+void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first, std::int64_t count,
+                      float* out);
+void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first, std::int64_t count,
+                      double* out);
+
+}  // namespace plimsoll
