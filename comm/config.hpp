@@ -10,6 +10,16 @@ namespace plimsoll {
 
 enum class TransportName { Auto, Self, Local, Mpi, Nccl, Staged, Fake };
 enum class CollectiveSource { Auto, Own, Mpi };  // who implements collectives on the mpi transport
+constexpr std::array<EnumName, 7> enum_names(TransportName) {
+  return {named(TransportName::Auto, "auto"),   named(TransportName::Self, "self"),
+          named(TransportName::Local, "local"), named(TransportName::Mpi, "mpi"),
+          named(TransportName::Nccl, "nccl"),   named(TransportName::Staged, "staged"),
+          named(TransportName::Fake, "fake")};
+}
+constexpr std::array<EnumName, 3> enum_names(CollectiveSource) {
+  return {named(CollectiveSource::Auto, "auto"), named(CollectiveSource::Own, "own"),
+          named(CollectiveSource::Mpi, "mpi")};
+}
 
 struct CommConfig {
   TransportName transport = TransportName::Auto;

@@ -44,6 +44,9 @@ struct RunConfig {
 };
 
 enum class DeviceKind { Cpu, Cuda };
+constexpr std::array<EnumName, 2> enum_names(DeviceKind) {
+  return {named(DeviceKind::Cpu, "cpu"), named(DeviceKind::Cuda, "cuda")};
+}
 
 struct Config {
   ModelConfig model;

@@ -10,6 +10,9 @@
 namespace plimsoll {
 
 enum class OptimizerName { AdamW, Sgd };
+constexpr std::array<EnumName, 2> enum_names(OptimizerName) {
+  return {named(OptimizerName::AdamW, "adamw"), named(OptimizerName::Sgd, "sgd")};
+}
 
 struct OptimizerConfig {
   OptimizerName name = OptimizerName::AdamW;
@@ -23,6 +26,10 @@ struct OptimizerConfig {
 };
 
 enum class ScheduleName { Constant, Linear, Cosine, Wsd };
+constexpr std::array<EnumName, 4> enum_names(ScheduleName) {
+  return {named(ScheduleName::Constant, "constant"), named(ScheduleName::Linear, "linear"),
+          named(ScheduleName::Cosine, "cosine"), named(ScheduleName::Wsd, "wsd")};
+}
 
 // The learning rate by step: linear warm-up to optimizer.lr, then by name. linear and cosine fall to min_lr at
 // train.steps; wsd (warm-up, stable, decay) stays and falls linearly over the last decay_steps.

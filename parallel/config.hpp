@@ -9,6 +9,10 @@
 namespace plimsoll {
 
 enum class PipelineSchedule { GPipe, OneFOneB, Interleaved, ZbH1 };
+constexpr std::array<EnumName, 4> enum_names(PipelineSchedule) {
+  return {named(PipelineSchedule::GPipe, "gpipe"), named(PipelineSchedule::OneFOneB, "1f1b"),
+          named(PipelineSchedule::Interleaved, "interleaved"), named(PipelineSchedule::ZbH1, "zb-h1")};
+}
 
 struct ParallelConfig {
   bool automatic = false;            // `parallel: auto`: the layout planner chooses everything

@@ -1,7 +1,9 @@
 #pragma once
 // What a header with a configuration struct needs of runtime/core/keys.hpp.
 
+#include <array>
 #include <string>
+#include <string_view>
 
 namespace plimsoll {
 
@@ -13,5 +15,26 @@ struct ConfigIssue {
   std::string key;
   std::string text;
 };
+
+// The spelling of an enum's value. An enum that is a key's type has a function enum_names(E) beside it.
+struct EnumName {
+  int value;
+  std::string_view name;
+};
+template <class E>
+constexpr EnumName named(E value, std::string_view name) {
+  return {static_cast<int>(value), name};
+}
+// How `value` is written in a configuration.
+template <class E>
+constexpr std::string_view to_text(E value) requires requires {
+  enum_names(value);
+}
+{
+  for (const EnumName& n : enum_names(value)) {
+    if (n.value == static_cast<int>(value)) return n.name;
+  }
+  return {};
+}
 
 }  // namespace plimsoll

@@ -11,6 +11,9 @@ namespace plimsoll {
 
 // What the ids of a raw .bin without .idx are; Auto: what the file's header says.
 enum class TokenType { Auto, Uint16, Uint32 };
+constexpr std::array<EnumName, 3> enum_names(TokenType) {
+  return {named(TokenType::Auto, "auto"), named(TokenType::Uint16, "uint16"), named(TokenType::Uint32, "uint32")};
+}
 
 struct DataSource {
   std::string path;     // prefix of .bin/.idx

@@ -19,6 +19,16 @@ namespace plimsoll {
 enum class ModelFamily { Gpt2, Llama };
 
 enum class RopeScaling { None, Linear, Llama3 };
+constexpr std::array<EnumName, 2> enum_names(ModelFamily) {
+  return {named(ModelFamily::Gpt2, "gpt2"), named(ModelFamily::Llama, "llama")};
+}
+constexpr std::array<EnumName, 3> enum_names(Activation) {
+  return {named(Activation::GeluTanh, "gelu_tanh"), named(Activation::GeluErf, "gelu_erf"),
+          named(Activation::Silu, "silu")};
+}
+constexpr std::array<EnumName, 3> enum_names(RopeScaling) {
+  return {named(RopeScaling::None, "none"), named(RopeScaling::Linear, "linear"), named(RopeScaling::Llama3, "llama3")};
+}
 
 // Rotary positions: the frequency of pair i is theta^(-2i/head_dim), scaled as in the Hugging Face `rope_scaling` of
 // the same name.

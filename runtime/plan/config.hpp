@@ -10,6 +10,10 @@
 namespace plimsoll {
 
 enum class RecomputeMode { Auto, None, Full, Selective };
+constexpr std::array<EnumName, 4> enum_names(RecomputeMode) {
+  return {named(RecomputeMode::Auto, "auto"), named(RecomputeMode::None, "none"), named(RecomputeMode::Full, "full"),
+          named(RecomputeMode::Selective, "selective")};
+}
 
 struct MemoryConfig {
   std::optional<std::int64_t> budget;  // nullopt: auto, a share of the memory measured free

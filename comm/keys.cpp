@@ -1,0 +1,18 @@
+// The keys of the comm section.
+
+#include "runtime/core/keys.hpp"
+#include "comm/config.hpp"
+
+namespace plimsoll {
+
+KeyTable<CommConfig> comm_keys() {
+  using C = CommConfig;
+  return {
+      .keys = {
+          key("transport", &C::transport, "what carries collectives; fake records them and moves nothing"),
+          bytes_key("bucket", &C::bucket, above(0), "gradients sent together"),
+          key("collectives", &C::collectives, "who implements collectives over mpi: this program or the MPI library"),
+      }};
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,33 @@
+// The keys of the optimizer and schedule sections.
+
+#include "runtime/core/keys.hpp"
+#include "optim/config.hpp"
+
+namespace plimsoll {
+
+KeyTable<OptimizerConfig> optimizer_keys() {
+  using C = OptimizerConfig;
+  return {.keys = {
+              key("name", &C::name, "the update rule"),
+              key("lr", &C::lr, above(0), "1", "peak learning rate; the schedule multiplies it"),
+              key("betas", &C::betas, from_below(0, 1), "1", "adamw: decay of the first and second moment"),
+              key("eps", &C::eps, above(0), "1", "adamw: added to the root of the second moment"),
+              key("weight_decay", &C::weight_decay, at_least(0), "1",
+                  "decoupled decay of matrices, per unit of learning rate"),
+              key("momentum", &C::momentum, from_below(0, 1), "1", "sgd: decay of the velocity"),
+              key("clip", &C::clip, at_least(0), "1", "largest global gradient norm; 0: off"),
+          }};
+}
+
+KeyTable<ScheduleConfig> schedule_keys() {
+  using C = ScheduleConfig;
+  return {.keys = {
+              key("name", &C::name, "the learning rate after warm-up"),
+              key("warmup", &C::warmup, at_least(0), "steps", "linear rise from 0 to optimizer.lr"),
+              key("min_lr", &C::min_lr, at_least(0), "1", "learning rate at train.steps; not of constant"),
+              key("decay_steps", &C::decay_steps, at_least(1), "steps",
+                  "wsd: length of the decay at the end; auto: a fifth of train.steps"),
+          }};
+}
+
+}  // namespace plimsoll
