@@ -30,9 +30,9 @@ struct Key {
   std::string meaning;
   std::function<void(Section&, const ConfigNode&, const KeyScope&)> read;  // reports faults to the scope
   std::function<ConfigNode(const Section&)> write;
-  std::function<std::vector<KeyInfo>(const Section&, const std::string& path)> nested = bool required =
-      false;  // without a default; only documented here
-  {};         // of a section in a section
+  // Of a section in a section: its lines of the documentation.
+  std::function<std::vector<KeyInfo>(const Section&, const std::string& path)> nested = {};
+  bool required = false;  // has no default
 };
 
 template <class Section>
