@@ -10,9 +10,9 @@ namespace {
 
 constexpr std::uint32_t kFeistelRounds = 6;
 
-// floor(a · b / c) without overflow.
+// a · b / c to the nearest integer, without overflow.
 std::int64_t scaled(std::int64_t a, std::int64_t b, std::int64_t c) {
-  return static_cast<std::int64_t>(static_cast<__int128>(a) * b / c);
+  return static_cast<std::int64_t>((static_cast<__int128>(a) * b * 2 + c) / (static_cast<__int128>(c) * 2));
 }
 
 }  // namespace
@@ -50,16 +50,24 @@ std::int64_t KeyedPermutation::operator()(std::int64_t index) const {
 }
 
 MixturePlace mixture_place(std::int64_t position, std::span<const std::int64_t> quotas) {
-  std::int64_t total = std::accumulate(quotas.begin(), quotas.end(), std::int64_t{0});
-  // Peel one source after another off: of `total` positions, those where floor(p·q/total) steps up belong to it.
-  for (std::size_t source = 0; source + 1 < quotas.size(); ++source) {
-    const std::int64_t quota = quotas[source];
-    const std::int64_t before = scaled(position, quota, total);
-    if (scaled(position + 1, quota, total) > before) return {source, before};
-    position -= before;
-    total -= quota;
+  std::size_t first = 0;
+  while (quotas.size() > 1) {
+    // Of `total` positions, those where round(p · left / total) steps up belong to the left half of the sources.
+    const std::size_t half = quotas.size() / 2;
+    const std::int64_t left =
+        std::accumulate(quotas.begin(), quotas.begin() + static_cast<std::ptrdiff_t>(half), std::int64_t{0});
+    const std::int64_t total = std::accumulate(quotas.begin() + static_cast<std::ptrdiff_t>(half), quotas.end(), left);
+    const std::int64_t before = scaled(position, left, total);
+    if (scaled(position + 1, left, total) > before) {
+      position = before;
+      quotas = quotas.first(half);
+    } else {
+      position -= before;
+      quotas = quotas.subspan(half);
+      first += half;
+    }
   }
-  return {quotas.size() - 1, position};
+  return {first, position};
 }
 
 std::vector<std::int64_t> proportional_shares(std::int64_t total, std::span<const double> weights) {

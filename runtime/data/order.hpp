@@ -12,7 +12,7 @@ namespace plimsoll {
 
 // A permutation of [0, size) that is a pure function of (seed, number): a Feistel network over the next power of four,
 // with Philox as its round function, walked until it lands inside (Black and Rogaway, "Ciphers with Arbitrary Finite
-// Domains", CT-RSA 2002). Constant memory; about two walks on average, four at most on average.
+// Domains", CT-RSA 2002). Constant memory; fewer than four walks on average.
 class KeyedPermutation {
  public:
   // `size` ≥ 1; `source` and `epoch` name the permutation under the seed.
@@ -27,8 +27,8 @@ class KeyedPermutation {
   std::uint32_t salt_;
 };
 
-// Spreads the sources over an epoch: source i gets quota[i] of its positions, evenly, so that every beginning of an
-// epoch has the sources in nearly the same proportions.
+// Spreads the sources over an epoch: source i gets quota[i] of its positions, evenly: of the first p it gets
+// p · quota[i] / total, give or take 1/2 for each halving of the list of sources.
 struct MixturePlace {
   std::size_t source;
   std::int64_t index;  // how many earlier positions of the epoch went to this source
