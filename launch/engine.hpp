@@ -1,0 +1,81 @@
+#pragma once
+// One rank at work: device, streams, the arena of the plan, and an executor for each program. The training loop, evaluation,
+// generation and the golden check drive it.
+
+#include <map>
+#include <memory>
+#include <span>
+
+#include "launch/programs.hpp"
+#include "runtime/checkpoint/weights.hpp"
+#include "runtime/device/arena.hpp"
+#include "runtime/exec/executor.hpp"
+
+namespace plimsoll {
+
+struct EngineOptions {
+  int threads = 1;
+  bool poison = false;
+  std::map<std::string, const Group*, std::less<>> groups;  // by mesh axis; outlive the engine
+  Profile* profile = nullptr;
+};
+
+// A tensor of the run in host-readable memory, under its checkpoint name.
+struct NamedTensor {
+  std::string name;
+  TensorSpec spec;
+  void* data = nullptr;
+};
+
+struct StepResult {
+  double loss_sum = 0;  // over the valid targets of the global batch
+  double targets = 0;
+  double grad_norm = 0;
+  bool applied = true;  // false: the gradients were not finite and nothing was updated
+  double loss() const { return loss_sum / targets; }
+};
+
+class Engine {
+ public:
+  // Allocates the arena (its only allocation of that size), touches it once, binds all programs.
+  Engine(Programs programs, const EngineOptions& options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Parameters: drawn from the seed, or read from a Hugging Face folder (BadData names a missing or misshapen tensor).
+  void initialise(std::uint64_t seed);
+  void load(const HuggingFaceWeights& weights);
+
+  // One micro-batch: forward and backward. tokens and targets are [micro_batch, sequence]; loss_seed = 1 / valid targets of
+  // the global batch; first_sample: global index of row 0 (dropout).
+  void train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, Variant variant,
+                         double loss_seed, std::uint64_t first_sample);
+  // Norm, clipping and optimizer step; `applied_updates` counts the earlier ones. Waits for the device.
+  StepResult update(double learning_rate, std::uint64_t step, std::int64_t applied_updates);
+  // Adds a micro-batch to `sum` and `count`.
+  void evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double& sum, double& count);
+
+  Executor& executor(std::string_view program) { return *executors_.find(program)->second; }
+  const Programs& programs() const { return programs_; }
+  Arena& arena() { return *arena_; }
+  Device& device() { return *device_; }
+  void set_seed(std::uint64_t seed);
+
+  // Parameters, gradients ("gradients") or moments by checkpoint name, in model order; memory of the arena.
+  std::vector<NamedTensor> tensors(std::string_view flat_region, std::string_view prefix = "");
+
+ private:
+  void fill_inputs(Executor& executor, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);
+
+  Programs programs_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Stream> compute_, communication_;
+  std::unique_ptr<Arena> arena_;
+  KernelTable kernels_;
+  std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
+  int threads_;
+  std::array<double, 2> betas_{0.9, 0.999};
+};
+
+}  // namespace plimsoll
