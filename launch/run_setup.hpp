@@ -1,0 +1,38 @@
+#pragma once
+// From a configuration to what a run does: the model with its vocabulary, the data, the programs, the budget. Everything that
+// is `auto` is decided here, and what was decided is in the result.
+
+#include <memory>
+
+#include "launch/config.hpp"
+#include "launch/programs.hpp"
+#include "runtime/data/dataset.hpp"
+#include "runtime/data/tokenizer.hpp"
+
+namespace plimsoll {
+
+// Where ranks and cores stand.
+struct Place {
+  int rank = 0, ranks = 1;
+  int local_rank = 0, local_ranks = 1;  // on this host
+};
+
+// The tokenizer of the data, or null when there is none; looks at the files.
+std::unique_ptr<Tokenizer> data_tokenizer(const Config& config);
+// Fills model.vocabulary when it is auto: from the tokenizer. Throws Error(Config) when neither says, or when the tokenizer has
+// more ids than the model.
+void complete_vocabulary(Config& config, const Tokenizer* tokenizer);
+
+int choose_threads(const Config& config, const Place& place);
+
+enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
+
+// The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). micro_batch auto: the largest divisor
+// of a rank's share with at most 4096 tokens whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit).
+ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
+                               std::int64_t outside_bytes);
+
+// memory.budget, or by default 80 % of the memory that is free now, shared by the ranks of this host.
+std::int64_t choose_budget(const Config& config, const Place& place);
+
+}  // namespace plimsoll
