@@ -94,5 +94,6 @@ struct Rope : OpDefaults {
 // The head_dim/2 inverse frequencies of a rule, in double; float kernels round these, multiply by the position in float and
 // take sin and cos of that, as transformers does.
 std::vector<double> rope_inverse_frequencies(const RopeRule& rule, int head_dim);
+double rope_inverse_frequency(const RopeRule& rule, int head_dim, int i);
 
 }  // namespace plimsoll

@@ -35,18 +35,20 @@ std::vector<Sample<Rope::Attrs>> Rope::samples() {
   };
 }
 
+double rope_inverse_frequency(const RopeRule& rule, int head_dim, int i) {
+  const double f = std::pow(rule.theta, -2.0 * i / head_dim);
+  if (rule.stretch == RopeStretch::None) return f;
+  if (rule.stretch == RopeStretch::Linear) return f / rule.factor;
+  const double turns = rule.original_positions * f / (2 * std::numbers::pi);  // original context / wavelength
+  const double kept =
+      std::clamp((turns - rule.low_freq_factor) / (rule.high_freq_factor - rule.low_freq_factor), 0.0, 1.0);
+  return (1 - kept) * f / rule.factor + kept * f;
+}
+
 std::vector<double> rope_inverse_frequencies(const RopeRule& rule, int head_dim) {
   std::vector<double> frequencies(static_cast<std::size_t>(head_dim / 2));
   for (std::size_t i = 0; i < frequencies.size(); ++i) {
-    double f = std::pow(rule.theta, -2.0 * static_cast<double>(i) / head_dim);
-    if (rule.stretch == RopeStretch::Linear) f /= rule.factor;
-    if (rule.stretch == RopeStretch::Llama3) {
-      const double turns = rule.original_positions * f / (2 * std::numbers::pi);  // original context / wavelength
-      const double kept =
-          std::clamp((turns - rule.low_freq_factor) / (rule.high_freq_factor - rule.low_freq_factor), 0.0, 1.0);
-      f = (1 - kept) * f / rule.factor + kept * f;
-    }
-    frequencies[i] = f;
+    frequencies[i] = rope_inverse_frequency(rule, head_dim, static_cast<int>(i));
   }
   return frequencies;
 }

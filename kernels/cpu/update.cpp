@@ -1,0 +1,137 @@
+#include "runtime/ops/update.hpp"
+
+#include <cmath>
+
+#include "kernels/cpu/parallel.hpp"
+#include "kernels/cpu/register.hpp"
+
+namespace plimsoll {
+namespace {
+
+template <class T>
+double sum_of_squares(const T* g, std::int64_t n) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(g[i]) * static_cast<double>(g[i]);
+  return sum;
+}
+
+// One partial sum per block of kNormBlockElements of each segment, then the blocks of a segment, then the segments.
+template <class T>
+void global_norm(const KernelArgs& args) {
+  const auto& segments = args.attrs<GlobalNorm>().segments;
+  const T* gradients = args.v<T>(GlobalNorm::kGradients);
+  auto* partials = reinterpret_cast<double*>(args.workspace);
+  const auto blocks_of = [](const Segment& s) { return (s.elements + kNormBlockElements - 1) / kNormBlockElements; };
+  // Threads take runs of segments' blocks; each finds its run by walking the list.
+  const std::int64_t blocks = global_norm_blocks(segments);
+  const std::int64_t runs = std::min<std::int64_t>(blocks, std::max(args.threads, 1));
+  parallel_blocks(args.threads, runs, args.value[GlobalNorm::kGradients].spec.elements(), [&](std::int64_t run) {
+    const std::int64_t begin = run * blocks / runs, end = (run + 1) * blocks / runs;
+    std::int64_t block = 0;
+    for (const Segment& s : segments) {
+      for (std::int64_t b = 0; b < blocks_of(s); ++b, ++block) {
+        if (block < begin || block >= end) continue;
+        const std::int64_t from = b * kNormBlockElements;
+        partials[block] = sum_of_squares(gradients + s.offset + from, std::min(kNormBlockElements, s.elements - from));
+      }
+    }
+  });
+  double total = 0;
+  const double* partial = partials;
+  for (const Segment& s : segments) {
+    double sum = 0;
+    for (std::int64_t b = 0; b < blocks_of(s); ++b) sum += *partial++;
+    total += sum;
+  }
+  const double norm = std::sqrt(total) / static_cast<double>(args.inputs->loss_scale);
+  args.v<double>(GlobalNorm::kNorm)[0] = norm;
+  args.outputs->grad_norm = norm;
+  args.outputs->found_inf = std::isfinite(norm) ? 0 : 1;
+}
+
+// What the gradient is multiplied by: 1 / loss scale, and clipping to the norm.
+double gradient_factor(const KernelArgs& args, int norm_slot, double clip) {
+  const double unscale = 1 / static_cast<double>(args.inputs->loss_scale);
+  if (clip <= 0) return unscale;
+  return unscale * std::min(1.0, clip / (args.v<double>(norm_slot)[0] + 1e-6));
+}
+
+// Calls body(begin, end, decays) for ranges that lie on one side of the end of the decayed elements. Bounds do not
+// depend on threads.
+template <class F>
+void update_ranges(int threads, std::int64_t n, std::int64_t decay_elements, F&& body) {
+  parallel_elements(threads, n, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t middle = std::clamp(decay_elements, begin, end);
+    if (begin < middle) body(begin, middle, true);
+    if (middle < end) body(middle, end, false);
+  });
+}
+
+// Scalars are computed in double and rounded once, as PyTorch does.
+template <class T>
+void adamw(const KernelArgs& args) {
+  if (args.outputs->found_inf != 0) return;
+  const auto& a = args.attrs<AdamW>();
+  const StepInputs& in = *args.inputs;
+  const double lr = static_cast<double>(in.learning_rate);
+  const T factor = static_cast<T>(gradient_factor(args, AdamW::kNorm, a.clip));
+  const T shrink = static_cast<T>(1 - lr * a.weight_decay);
+  const T take1 = static_cast<T>(1 - a.beta1), keep2 = static_cast<T>(a.beta2), take2 = static_cast<T>(1 - a.beta2);
+  const T step = static_cast<T>(lr / static_cast<double>(in.bias_correction1));
+  const T root = static_cast<T>(std::sqrt(static_cast<double>(in.bias_correction2))), eps = static_cast<T>(a.eps);
+  const T* gradients = args.v<T>(AdamW::kGradients);
+  T *parameters = args.v<T>(AdamW::kParameters), *first = args.v<T>(AdamW::kFirst), *second = args.v<T>(AdamW::kSecond);
+  const std::int64_t n = args.value[AdamW::kParameters].spec.elements();
+  update_ranges(args.threads, n, a.decay_elements, [=](std::int64_t begin, std::int64_t end, bool decays) {
+    const T keep = decays ? shrink : T(1);
+#pragma omp simd
+    for (std::int64_t i = begin; i < end; ++i) {
+      const T g = gradients[i] * factor;
+      const T m = first[i] + take1 * (g - first[i]);
+      const T v = second[i] * keep2 + take2 * g * g;
+      first[i] = m;
+      second[i] = v;
+      parameters[i] = parameters[i] * keep - step * (m / (std::sqrt(v) / root + eps));
+    }
+  });
+}
+
+template <class T>
+void sgd(const KernelArgs& args) {
+  if (args.outputs->found_inf != 0) return;
+  const auto& a = args.attrs<Sgd>();
+  const T factor = static_cast<T>(gradient_factor(args, Sgd::kNorm, a.clip));
+  const T decay = static_cast<T>(a.weight_decay), momentum = static_cast<T>(a.momentum);
+  const T lr = static_cast<T>(args.inputs->learning_rate);
+  const bool nesterov = a.nesterov;
+  const T* gradients = args.v<T>(Sgd::kGradients);
+  T *parameters = args.v<T>(Sgd::kParameters), *buffer = args.v<T>(Sgd::kMomentum);
+  const std::int64_t n = args.value[Sgd::kParameters].spec.elements();
+  update_ranges(args.threads, n, a.decay_elements, [=](std::int64_t begin, std::int64_t end, bool decays) {
+    const T pull = decays ? decay : T(0);
+#pragma omp simd
+    for (std::int64_t i = begin; i < end; ++i) {
+      const T g = gradients[i] * factor + pull * parameters[i];
+      const T m = momentum * buffer[i] + g;
+      buffer[i] = m;
+      parameters[i] -= lr * (nesterov ? g + momentum * m : m);
+    }
+  });
+}
+
+template <class T>
+void add_for_type(KernelTable& table) {
+  table.add<GlobalNorm>(Phase::Update, dtype_of<T>(), global_norm<T>);
+  table.add<AdamW>(Phase::Update, dtype_of<T>(), adamw<T>);
+  table.add<Sgd>(Phase::Update, dtype_of<T>(), sgd<T>);
+}
+
+}  // namespace
+
+void add_update_kernels(KernelTable& table) {
+  add_for_type<float>(table);
+  add_for_type<double>(table);
+}
+
+}  // namespace plimsoll
