@@ -29,18 +29,18 @@ Dataset::Dataset(DataConfig config, std::uint64_t seed, std::int64_t vocabulary)
   const bool separate = !config_.validation_files.empty();
   std::vector<double> weights;
   for (const DataSource& source : config_.train) {
-    TokenFile file = TokenFile::open(source.path, config_.dtype);
-    const std::int64_t tokens = file.tokens();
+    const auto file = std::make_shared<const TokenFile>(TokenFile::open(source.path, config_.dtype));
+    const std::int64_t tokens = file->tokens();
     const bool split = !separate && config_.validation > 0;
     const std::int64_t train_end =
         split ? static_cast<std::int64_t>(static_cast<double>(tokens) * (1 - config_.validation)) : tokens;
-    if (split) add_validation(TokenFile::open(source.path, config_.dtype), train_end);
-    add_train(std::move(file), train_end);
+    if (split) add_validation(file, train_end);
+    add_train(file, train_end);
     samples_per_epoch_ += train_.back().windows;
     weights.push_back(source.weight);
   }
   for (const std::string& path : config_.validation_files) {
-    add_validation(TokenFile::open(path, config_.dtype), 0);
+    add_validation(std::make_shared<const TokenFile>(TokenFile::open(path, config_.dtype)), 0);
   }
   for (const Part& part : validation_) validation_samples_ += part.windows;
   quotas_ = proportional_shares(samples_per_epoch_, weights);
@@ -50,19 +50,19 @@ Dataset::Dataset(DataConfig config, std::uint64_t seed, std::int64_t vocabulary)
   }
 }
 
-void Dataset::add_train(TokenFile file, std::int64_t end) {
+void Dataset::add_train(std::shared_ptr<const TokenFile> file, std::int64_t end) {
   const std::int64_t windows = (end - 1) / config_.sequence;
   require(windows >= 1, ErrorKind::Config,
-          "{}: its training part has {} of {} tokens, one sample needs {} (sequence {} + 1)", file.path(), end,
-          file.tokens(), config_.sequence + 1, config_.sequence);
+          "{}: its training part has {} of {} tokens, one sample needs {} (sequence {} + 1)", file->path(), end,
+          file->tokens(), config_.sequence + 1, config_.sequence);
   train_.push_back({std::move(file), 0, end, windows});
 }
 
-void Dataset::add_validation(TokenFile file, std::int64_t begin) {
-  const std::int64_t end = file.tokens();
+void Dataset::add_validation(std::shared_ptr<const TokenFile> file, std::int64_t begin) {
+  const std::int64_t end = file->tokens();
   require(end - begin >= 2, ErrorKind::Config,
           "{}: its validation part has {} of {} tokens, it needs at least 2; validation: 0 switches validation off",
-          file.path(), end - begin, end);
+          file->path(), end - begin, end);
   const std::int64_t windows = (end - begin - 1 + config_.sequence - 1) / config_.sequence;
   validation_.push_back({std::move(file), begin, end, windows});
 }
@@ -103,7 +103,7 @@ void Dataset::read(const Part& part, const Window& window, std::span<std::int32_
   require(static_cast<std::int64_t>(out.size()) == config_.sequence + 1, ErrorKind::Internal,
           "a sample has {} tokens, the buffer {}", config_.sequence + 1, out.size());
   const auto tokens = static_cast<std::size_t>(window.tokens);
-  part.file.read(window.first_token, out.first(tokens), vocabulary_);
+  part.file->read(window.first_token, out.first(tokens), vocabulary_);
   std::ranges::fill(out.subspan(tokens), -1);
 }
 

@@ -11,6 +11,7 @@
 // run.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -50,13 +51,13 @@ class Dataset {
  private:
   // Tokens begin … end − 1 of a file, as windows.
   struct Part {
-    TokenFile file;
+    std::shared_ptr<const TokenFile> file;  // a source's two splits share it
     std::int64_t begin;
     std::int64_t end;
     std::int64_t windows;
   };
-  void add_train(TokenFile file, std::int64_t end);
-  void add_validation(TokenFile file, std::int64_t begin);
+  void add_train(std::shared_ptr<const TokenFile> file, std::int64_t end);
+  void add_validation(std::shared_ptr<const TokenFile> file, std::int64_t begin);
   void read(const Part& part, const Window& window, std::span<std::int32_t> out) const;
 
   DataConfig config_;

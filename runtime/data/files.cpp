@@ -27,7 +27,7 @@ FileDescriptor::~FileDescriptor() {
 int FileDescriptor::release() { return std::exchange(fd_, -1); }
 
 InputFile InputFile::open(const std::string& path) {
-  FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe must not block
   require(fd.get() >= 0, ErrorKind::MissingInput, "{}: cannot be opened: {}", path, std::strerror(errno));
   struct stat info {};
   require(::fstat(fd.get(), &info) == 0, ErrorKind::MissingInput, "{}: {}", path, std::strerror(errno));

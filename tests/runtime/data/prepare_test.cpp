@@ -1,5 +1,9 @@
 #include "runtime/data/prepare.hpp"
 
+#include <sentencepiece_trainer.h>
+
+#include <sys/stat.h>
+
 #include <cstdlib>
 
 #include "runtime/core/rng.hpp"
@@ -121,6 +125,29 @@ TEST_F(PrepareTest, SentencePieceTrainsAndRoundTrips) {
   }
 }
 
+// Models from elsewhere put a space before a text and may fold white space: line by line must still be the whole.
+TEST_F(PrepareTest, GivenModelsSeeOneTextNotManyLines) {
+  const std::string text = sample_text(100);
+  write("a.txt", text);
+  for (const char* rule : {"identity", "nmt_nfkc"}) {
+    const std::string arguments = fmt::format(
+        "--input={} --model_prefix={} --vocab_size=320 --model_type=bpe --byte_fallback=true "
+        "--normalization_rule_name={} --remove_extra_whitespaces={} --minloglevel=2",
+        path("a.txt"), path("given"), rule, rule == std::string("nmt_nfkc"));
+    ASSERT_TRUE(sentencepiece::SentencePieceTrainer::Train(arguments).ok());
+    auto o = options({path("a.txt")}, TokenizerKind::SentencePiece);
+    o.model = path("given.model");
+    prepare(o);
+    const auto tokenizer = load_tokenizer(path("out"));
+    auto expected = tokenizer->encode(text);
+    expected.push_back(*tokenizer->end_of_document());
+    EXPECT_EQ(tokens("out"), expected) << rule;
+    if (rule == std::string("identity")) {
+      EXPECT_EQ(tokenizer->decode(expected), text);
+    }
+  }
+}
+
 TEST_F(PrepareTest, TrainingSeesASampleOnly) {
   auto o = options({write("a.txt", sample_text(2000))}, TokenizerKind::SentencePiece);
   o.vocabulary = 300;
@@ -131,6 +158,8 @@ TEST_F(PrepareTest, TrainingSeesASampleOnly) {
 TEST_F(PrepareTest, Errors) {
   expect_error(ErrorKind::MissingInput, {"none.txt"}, [&] { prepare(options({path("none.txt")})); });
   expect_error(ErrorKind::Usage, {}, [&] { prepare(options({})); });
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  expect_error(ErrorKind::MissingInput, {"pipe", "regular"}, [&] { prepare(options({path("pipe")})); });
   const std::string bad = write("bad.txt", "ab\ncd\xFF");
   for (const TokenizerKind kind : {TokenizerKind::Char, TokenizerKind::SentencePiece}) {
     expect_error(ErrorKind::BadData, {"bad.txt", "byte 5", "UTF-8"}, [&] { prepare(options({bad}, kind)); });
