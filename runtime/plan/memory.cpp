@@ -136,8 +136,8 @@ void place_persistent(std::span<const Program> programs, MemoryPlan& plan) {
       if (same == plan.persistent.end()) {
         plan.persistent.push_back({v.name, v.memory, 0, v.spec.bytes()});
       } else {
-        require(same->bytes == v.spec.bytes(), ErrorKind::Internal, "programs disagree about '{}': {} and {} bytes", v.name,
-                same->bytes, v.spec.bytes());
+        require(same->bytes == v.spec.bytes(), ErrorKind::Internal, "programs disagree about '{}': {} and {} bytes",
+                v.name, same->bytes, v.spec.bytes());
       }
     }
   }
@@ -179,7 +179,8 @@ MemoryPlan plan_memory(std::span<const Program> programs, int threads) {
   if (largest != nullptr) plan.class_bytes = largest->peak_class_bytes;
   for (const PersistentRegion& r : plan.persistent) plan.class_bytes[static_cast<std::size_t>(r.memory)] += r.bytes;
   plan.total_bytes = plan.persistent_bytes + (largest != nullptr ? largest->step_bytes : 0);
-  plan.padding_bytes = plan.total_bytes - std::accumulate(plan.class_bytes.begin(), plan.class_bytes.end(), std::int64_t{0});
+  plan.padding_bytes =
+      plan.total_bytes - std::accumulate(plan.class_bytes.begin(), plan.class_bytes.end(), std::int64_t{0});
   return plan;
 }
 
@@ -217,12 +218,14 @@ std::optional<std::string> check_memory(std::span<const Program> programs, const
       });
       if (layout.workspace_bytes[at] == 0) continue;
       touch(add_item("workspace of " + graph.nodes[at].label, layout.workspace_bytes[at],
-                     layout.workspace_offset[at] - plan.persistent_bytes), n);
+                     layout.workspace_offset[at] - plan.persistent_bytes),
+            n);
     }
     if (auto bad = replay(placed, accesses, layout.step_bytes)) return fmt::format("{}: {}", program.name, *bad);
     peak = std::max(peak, plan.persistent_bytes + layout.step_bytes);
   }
-  if (!programs.empty() && peak != plan.total_bytes) return fmt::format("the peak is {}, the plan says {}", peak, plan.total_bytes);
+  if (!programs.empty() && peak != plan.total_bytes)
+    return fmt::format("the peak is {}, the plan says {}", peak, plan.total_bytes);
   return std::nullopt;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// The memory plan: where every value of every program of a run lies in the one arena of its rank, and why it is that large.
+// The memory plan: where every value of every program of a run lies in the one arena of its rank, and why it is that
+// large.
 //
 // The arena is [step i/o | persistent values | step region]. Persistent values (parameters, gradients, optimizer state,
 // caches, staged tokens) are shared by all programs; the step region holds what lives within a step, laid out for each
@@ -37,10 +38,10 @@ struct ProgramLayout {
   std::vector<std::int64_t> value_offset;      // by value, in the arena; -1: the program does not touch it
   std::vector<std::int64_t> workspace_offset;  // by node; -1: none
   std::vector<std::int64_t> workspace_bytes;
-  std::int64_t step_bytes = 0;      // of the step region
-  std::int64_t max_live_bytes = 0;  // lower bound of step_bytes (sizes rounded up to kArenaAlignment)
-  std::string method;               // what found the offsets
-  std::string peak_node;            // where the most is live
+  std::int64_t step_bytes = 0;       // of the step region
+  std::int64_t max_live_bytes = 0;   // lower bound of step_bytes (sizes rounded up to kArenaAlignment)
+  std::string method;                // what found the offsets
+  std::string peak_node;             // where the most is live
   std::vector<LiveItem> peak_items;  // live there, without persistent values, largest first
   ClassBytes peak_class_bytes{};
 };
@@ -52,7 +53,7 @@ struct MemoryPlan {
   std::vector<ProgramLayout> programs;
   std::int64_t total_bytes = 0;  // of the arena
   ClassBytes class_bytes{};      // at the peak of the largest program; with `padding_bytes` they add up to total_bytes
-  std::int64_t padding_bytes = 0;  // alignment, and step i/o
+  std::int64_t padding_bytes = 0;                             // alignment, and step i/o
   const ProgramLayout& program(std::string_view name) const;  // throws Error(Internal)
   const PersistentRegion& region(std::string_view name) const;
 };

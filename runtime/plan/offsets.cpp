@@ -5,6 +5,7 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/rng.hpp"
 #include "runtime/plan/offset_problem.hpp"
+#include "runtime/plan/offset_search.hpp"
 
 namespace plimsoll {
 namespace {
@@ -70,6 +71,27 @@ void climb(const Problem& problem, std::int64_t target, std::int64_t max_nodes, 
   }
 }
 
+// First the target itself, with half of the nodes; then the range between it and the best known peak is halved, a
+// quarter of what is left for each question, until one unit or no nodes are left.
+void search_down(const Problem& problem, std::int64_t target, std::int64_t max_nodes, Best& best) {
+  std::int64_t left = max_nodes;
+  std::int64_t low = target;
+  std::int64_t capacity = target;
+  std::int64_t share = left / 2;
+  while (share > 0 && best.placement.peak > target && low < best.placement.peak) {
+    std::int64_t nodes = share;
+    auto placement = offsets::search(problem, capacity, nodes);
+    left -= share - nodes;
+    if (placement) {
+      best = {std::move(*placement), {}, best.fit, "search"};
+    } else {
+      low = capacity + 1;
+    }
+    capacity = low + (best.placement.peak - low) / 2;
+    share = left / 4;
+  }
+}
+
 }  // namespace
 
 Offsets assign_offsets(std::span<const Lifetime> lifetimes, const OffsetOptions& options) {
@@ -79,6 +101,7 @@ Offsets assign_offsets(std::span<const Lifetime> lifetimes, const OffsetOptions&
   const std::int64_t target = std::max(problem.max_live, options.capacity / options.alignment);
   Best best = run_portfolio(problem, target);
   climb(problem, target, options.max_nodes / 4, best);
+  search_down(problem, target, options.max_nodes - options.max_nodes / 4, best);
 
   Offsets answer{{}, 0, problem.max_live * options.alignment, best.placement.peak == problem.max_live, best.method};
   answer.offset.reserve(lifetimes.size());

@@ -4,12 +4,13 @@
 // 2).
 //
 // Sizes are rounded up to `alignment` first and every offset is a multiple of it. The lower bound of any answer is the
-// largest sum of rounded sizes that live at one position (max-live). Two searches run until one reaches the target,
+// largest sum of rounded sizes that live at one position (max-live). Three searches run until one reaches the target,
 // which is the larger of max-live and `capacity`:
 //   1. a portfolio: five orders (lifetime, size, area, log2 lifetime then size, conflict degree; largest first) × first
 //      fit and best fit;
-//   2. hill climbing on the best order (a buffer that causes the peak moves forward in the order).
-// The second stops after a number of visited nodes, never after a time: the answer is a function of its arguments.
+//   2. hill climbing on the best order (a buffer that causes the peak moves forward in the order);
+//   3. depth-first search over canonical placements (see offset_search.hpp).
+// Two and three stop after a number of visited nodes, never after a time: the answer is a function of its arguments.
 
 #include <cstdint>
 #include <span>
