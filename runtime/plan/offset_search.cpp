@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 #include "runtime/core/rng.hpp"
@@ -14,32 +16,50 @@ namespace {
 
 // 32-bit units keep twice as many buffers in a vector register; larger instances are left to the list placements.
 constexpr std::int64_t kLargestCapacity = std::int64_t{1} << 29;
-constexpr std::size_t kLargestPart = 2048;  // buffers: the search keeps a row per depth
+constexpr std::size_t kLargestPart = 2048;  // buffers: the search keeps a part per depth
 constexpr std::int64_t kFirstRestart = 3'000;
-constexpr int kPlaced = std::numeric_limits<int>::max() / 2;
+constexpr int kNever = std::numeric_limits<int>::max() / 2;
 
-// One descent over the items of a part, whose indices are their ranks.
+// The unplaced items of one part as parallel arrays, in the order of their ranks.
+struct Part {
+  std::vector<int> id, size, first, last;
+  std::vector<int> lowest;  // the lowest offset above what is placed
+
+  int count() const { return static_cast<int>(id.size()); }
+  void clear() {
+    for (auto* column : {&id, &size, &first, &last, &lowest}) column->clear();
+  }
+  void push(const Part& from, int k) {
+    id.push_back(from.id[k]);
+    size.push_back(from.size[k]);
+    first.push_back(from.first[k]);
+    last.push_back(from.last[k]);
+    lowest.push_back(from.lowest[k]);
+  }
+};
+
+// One descent over the items of a part, whose indices are their ranks. After each placement the rest falls apart where
+// no unplaced item crosses two sections, and the pieces are solved one after another: a piece that cannot be solved
+// refutes the placement, however the others look.
 class Descent {
  public:
   enum class Outcome { Found, Exhausted, OutOfNodes };
 
   Descent(const Problem& problem, std::span<const int> ranked, int first_section, int sections, int capacity)
-      : count_(static_cast<int>(ranked.size())), capacity_(capacity), load_(sections) {
+      : capacity_(capacity), load_(sections), reach_(sections), offset_(ranked.size()) {
     for (const int i : ranked) {
       const Item& item = problem.items[i];
-      size_.push_back(static_cast<int>(item.size));
-      first_.push_back(item.first - first_section);
-      last_.push_back(item.last - first_section);
+      root_.id.push_back(root_.count());
+      root_.size.push_back(static_cast<int>(item.size));
+      root_.first.push_back(item.first - first_section);
+      root_.last.push_back(item.last - first_section);
+      root_.lowest.push_back(0);
     }
-    lowest_.resize(static_cast<std::size_t>(count_ + 1) * count_);
-    offset_.resize(count_);
-    bound_.resize(count_);
-    lifted_.resize(count_);
   }
 
   Outcome run(std::int64_t& nodes) {
     nodes_ = nodes;
-    const Outcome outcome = visit(0, 0, -1);
+    const Outcome outcome = visit(root_, 0, -1, 0);
     nodes = nodes_;
     return outcome;
   }
@@ -47,96 +67,138 @@ class Descent {
   const std::vector<int>& offset() const { return offset_; }
 
  private:
-  int* row(int depth) { return lowest_.data() + static_cast<std::size_t>(depth) * count_; }
+  // What one level of the recursion needs; kept between visits for its memory.
+  struct Level {
+    Part rest, piece;
+    std::vector<std::pair<int, int>> pieces;  // sections, inclusive
+    std::vector<std::pair<int, int>> candidates;
+  };
 
-  Outcome visit(int depth, int floor, int rank) {
-    if (depth == count_) return Outcome::Found;
-    if ((nodes_ -= 1 + count_ / 64) < 0) return Outcome::OutOfNodes;
-    if (!raise_bounds(depth, floor, rank) || !sections_hold(depth)) return Outcome::Exhausted;
-    for (const auto& [at, item] : candidates(depth, floor, rank)) {
-      place(depth, item, at);
-      const Outcome outcome = visit(depth + 1, at, item);
+  Level& level(std::size_t depth) {
+    while (levels_.size() <= depth) levels_.emplace_back();
+    return levels_[depth];  // a deque: the reference outlives deeper levels
+  }
+
+  Outcome visit(const Part& part, int floor, int rank, std::size_t depth) {
+    if (part.count() == 0) return Outcome::Found;
+    if ((nodes_ -= 1 + part.count() / 64) < 0) return Outcome::OutOfNodes;
+    if (!raise_bounds(part, floor, rank) || !sections_hold(part)) return Outcome::Exhausted;
+    Level& here = level(depth);
+    find_candidates(part, floor, rank, here.candidates);
+    for (const auto& [at, k] : here.candidates) {
+      place(part, k, at, here.rest);
+      const Outcome outcome = visit_pieces(here, at, part.id[k], depth);
       if (outcome != Outcome::Exhausted) return outcome;
     }
     return Outcome::Exhausted;
   }
 
-  void place(int depth, int item, int at) {
-    const int* from = row(depth);
-    int* to = row(depth + 1);
-    const int top = at + size_[item];
-    const int first = first_[item];
-    const int last = last_[item];
-    for (int j = 0; j < count_; ++j) {
-      const bool meets = (first_[j] <= last) & (last_[j] >= first);
-      to[j] = meets ? std::max(from[j], top) : from[j];
+  Outcome visit_pieces(Level& here, int floor, int rank, std::size_t depth) {
+    const Part& rest = here.rest;
+    if (rest.count() == 0) return Outcome::Found;
+    cut(rest, here.pieces);
+    if (here.pieces.size() == 1) return visit(rest, floor, rank, depth + 1);
+    for (const auto& [first, last] : here.pieces) {
+      here.piece.clear();
+      for (int k = 0; k < rest.count(); ++k) {
+        if (rest.first[k] >= first && rest.first[k] <= last) here.piece.push(rest, k);
+      }
+      const Outcome outcome = visit(here.piece, floor, rank, depth + 1);
+      if (outcome != Outcome::Found) return outcome;
     }
-    to[item] = kPlaced;
-    offset_[item] = at;
+    return Outcome::Found;
   }
 
-  static bool passed_over(int at, int item, int floor, int rank) { return at < floor || (at == floor && item < rank); }
-
-  // bound_: the lowest offset each unplaced item can still get. A passed-over one must be lifted by an unplaced
-  // neighbour; false when there is none.
-  bool raise_bounds(int depth, int floor, int rank) {
-    const int* lowest = row(depth);
-    for (int j = 0; j < count_; ++j) {
-      bound_[j] = std::max(lowest[j], floor);
-      lifted_[j] = lowest[j] == kPlaced ? kPlaced : bound_[j] + size_[j];
+  // The ranges of sections between which no item of `part` crosses, those with the fewest sections first: they fail
+  // or pass at the least cost.
+  void cut(const Part& part, std::vector<std::pair<int, int>>& pieces) {
+    std::fill(reach_.begin(), reach_.end(), -1);
+    for (int k = 0; k < part.count(); ++k) reach_[part.first[k]] = std::max(reach_[part.first[k]], part.last[k]);
+    pieces.clear();
+    int end = -1;
+    for (int s = 0; s < static_cast<int>(reach_.size()); ++s) {
+      if (reach_[s] < 0) continue;
+      if (s > end) pieces.emplace_back(s, s);
+      end = std::max(end, reach_[s]);
+      pieces.back().second = end;
     }
-    for (int j = 0; j < count_; ++j) {
-      if (lowest[j] == kPlaced || !passed_over(lowest[j], j, floor, rank)) continue;
-      const int own = std::exchange(lifted_[j], kPlaced);
-      int support = kPlaced;
-      for (int k = 0; k < count_; ++k) {
-        const bool meets = (first_[k] <= last_[j]) & (last_[k] >= first_[j]);
-        support = std::min(support, meets ? lifted_[k] : kPlaced);
+    std::stable_sort(pieces.begin(), pieces.end(),
+                     [](const auto& a, const auto& b) { return a.second - a.first < b.second - b.first; });
+  }
+
+  void place(const Part& part, int k, int at, Part& rest) {
+    const int top = at + part.size[k];
+    const int first = part.first[k];
+    const int last = part.last[k];
+    rest = part;
+    for (int j = 0; j < part.count(); ++j) {
+      const bool meets = (part.first[j] <= last) & (part.last[j] >= first);
+      rest.lowest[j] = meets ? std::max(part.lowest[j], top) : part.lowest[j];
+    }
+    for (auto* column : {&rest.id, &rest.size, &rest.first, &rest.last, &rest.lowest})
+      column->erase(column->begin() + k);
+    offset_[part.id[k]] = at;
+  }
+
+  static bool passed_over(int at, int id, int floor, int rank) { return at < floor || (at == floor && id < rank); }
+
+  // bound_: the lowest offset each item can still get. A passed-over one must be lifted by a neighbour; false when
+  // there is none.
+  bool raise_bounds(const Part& part, int floor, int rank) {
+    const int count = part.count();
+    bound_.resize(count);
+    top_.resize(count);
+    for (int j = 0; j < count; ++j) {
+      bound_[j] = std::max(part.lowest[j], floor);
+      top_[j] = bound_[j] + part.size[j];
+    }
+    for (int j = 0; j < count; ++j) {
+      if (!passed_over(part.lowest[j], part.id[j], floor, rank)) continue;
+      const int own = std::exchange(top_[j], kNever);
+      int support = kNever;
+      for (int k = 0; k < count; ++k) {
+        const bool meets = (part.first[k] <= part.last[j]) & (part.last[k] >= part.first[j]);
+        support = std::min(support, meets ? top_[k] : kNever);
       }
-      lifted_[j] = own;
-      if (support + size_[j] > capacity_) return false;
+      top_[j] = own;
+      if (support + part.size[j] > capacity_) return false;
       bound_[j] = std::max(bound_[j], support);
     }
     return true;
   }
 
-  bool sections_hold(int depth) {
-    const int* lowest = row(depth);
+  bool sections_hold(const Part& part) {
     by_bound_.clear();
-    for (int j = 0; j < count_; ++j) {
-      if (lowest[j] != kPlaced) by_bound_.emplace_back(bound_[j], j);
-    }
+    for (int j = 0; j < part.count(); ++j) by_bound_.emplace_back(bound_[j], j);
     std::sort(by_bound_.begin(), by_bound_.end(), std::greater<>());
     std::fill(load_.begin(), load_.end(), 0);
-    for (const auto& [bound, item] : by_bound_) {
-      const int room = capacity_ - bound;
-      const int size = size_[item];
+    for (const auto& [bound, j] : by_bound_) {
+      const int size = part.size[j];
       int heaviest = 0;
-      for (int s = first_[item]; s <= last_[item]; ++s) heaviest = std::max(heaviest, load_[s] += size);
-      if (heaviest > room) return false;
+      for (int s = part.first[j]; s <= part.last[j]; ++s) heaviest = std::max(heaviest, load_[s] += size);
+      if (heaviest > capacity_ - bound) return false;
     }
     return true;
   }
 
-  std::vector<std::pair<int, int>> candidates(int depth, int floor, int rank) const {
-    const int* lowest = lowest_.data() + static_cast<std::size_t>(depth) * count_;
-    int sink = kPlaced;
-    for (int j = 0; j < count_; ++j) sink = std::min(sink, lowest[j] == kPlaced ? kPlaced : lowest[j] + size_[j]);
-    std::vector<std::pair<int, int>> found;
-    for (int j = 0; j < count_; ++j) {
-      if (lowest[j] < sink && !passed_over(lowest[j], j, floor, rank)) found.emplace_back(lowest[j], j);
+  void find_candidates(const Part& part, int floor, int rank, std::vector<std::pair<int, int>>& found) const {
+    int sink = kNever;
+    for (int j = 0; j < part.count(); ++j) sink = std::min(sink, part.lowest[j] + part.size[j]);
+    found.clear();
+    for (int j = 0; j < part.count(); ++j) {
+      const int at = part.lowest[j];
+      if (at < sink && !passed_over(at, part.id[j], floor, rank)) found.emplace_back(at, j);
     }
     std::sort(found.begin(), found.end());
-    return found;
   }
 
-  int count_;
   int capacity_;
   std::int64_t nodes_ = 0;
-  std::vector<int> size_, first_, last_;
-  std::vector<int> lowest_;  // a row per depth: the lowest offset above what is placed; kPlaced for placed items
-  std::vector<int> offset_, bound_, lifted_, load_;
+  Part root_;
+  std::deque<Level> levels_;
+  std::vector<int> bound_, top_, load_, reach_;
   std::vector<std::pair<int, int>> by_bound_;
+  std::vector<int> offset_;
 };
 
 class Search {
@@ -190,22 +252,27 @@ class Search {
     return descend(items, first, last, base);
   }
 
-  // Ranks of one restart: the first few are plain orders, the others the order of area with random factors.
+  // Ranks of one restart: by lifetime, by pressure (the fullest section an item lives in) then area, by pressure then
+  // lifetime; later rounds shake these keys.
   std::vector<int> ranks(const std::vector<int>& items, int restart) {
-    std::vector<std::pair<double, int>> keyed;
+    const double noise = restart < 3 ? 0.0 : 0.5;
+    const auto shaken = [&](double value) {
+      return noise == 0.0 ? value : value * std::exp(noise * (2.0 * random_.uniform(draw_++) - 1.0));
+    };
+    std::vector<std::tuple<double, double, double, int>> keyed;
     for (const int i : items) {
       const Item& item = problem_.items[i];
-      const double size = std::log(static_cast<double>(item.size));
-      const double length = std::log(static_cast<double>(item.lifetime));
-      double key = size + length;
-      if (restart == 1) key = length;
-      if (restart == 2) key = size;
-      if (restart > 2) key = size + length * (0.5 + (restart % 3) * 0.5) + 1.5 * random_.uniform(draw_++);
-      keyed.emplace_back(-key, i);
+      const auto live = problem_.live.begin();
+      const double pressure = shaken(static_cast<double>(*std::max_element(live + item.first, live + item.last + 1)));
+      const double length = shaken(static_cast<double>(item.lifetime));
+      const double area = length * static_cast<double>(item.size);
+      if (restart % 3 == 0) keyed.emplace_back(-length, -area, -pressure, i);
+      if (restart % 3 == 1) keyed.emplace_back(-pressure, -area, -length, i);
+      if (restart % 3 == 2) keyed.emplace_back(-pressure, -length, -area, i);
     }
     std::sort(keyed.begin(), keyed.end());
     std::vector<int> ranked;
-    for (const auto& entry : keyed) ranked.push_back(entry.second);
+    for (const auto& entry : keyed) ranked.push_back(std::get<3>(entry));
     return ranked;
   }
 
