@@ -17,7 +17,7 @@ namespace {
 // 32-bit units keep twice as many buffers in a vector register; larger instances are left to the list placements.
 constexpr std::int64_t kLargestCapacity = std::int64_t{1} << 29;
 constexpr std::size_t kLargestPart = 2048;  // buffers: the search keeps a part per depth
-constexpr std::int64_t kFirstRestart = 3'000;
+constexpr std::int64_t kFirstRestart = 16'000;
 constexpr int kNever = std::numeric_limits<int>::max() / 2;
 
 // The unplaced items of one part as parallel arrays, in the order of their ranks.
@@ -81,7 +81,7 @@ class Descent {
 
   Outcome visit(const Part& part, int floor, int rank, std::size_t depth) {
     if (part.count() == 0) return Outcome::Found;
-    if ((nodes_ -= 1 + part.count() / 64) < 0) return Outcome::OutOfNodes;
+    if ((nodes_ -= 1 + part.count() / 32) < 0) return Outcome::OutOfNodes;
     if (!raise_bounds(part, floor, rank) || !sections_hold(part)) return Outcome::Exhausted;
     Level& here = level(depth);
     find_candidates(part, floor, rank, here.candidates);
@@ -255,7 +255,7 @@ class Search {
   // Ranks of one restart: by lifetime, by pressure (the fullest section an item lives in) then area, by pressure then
   // lifetime; later rounds shake these keys.
   std::vector<int> ranks(const std::vector<int>& items, int restart) {
-    const double noise = restart < 3 ? 0.0 : 0.5;
+    const double noise = restart < 3 ? 0.0 : 0.25;
     const auto shaken = [&](double value) {
       return noise == 0.0 ? value : value * std::exp(noise * (2.0 * random_.uniform(draw_++) - 1.0));
     };
@@ -279,7 +279,7 @@ class Search {
   bool descend(const std::vector<int>& items, int first, int last, std::int64_t base) {
     if (items.size() > kLargestPart) return false;
     std::int64_t limit = kFirstRestart;
-    for (int restart = 0; nodes_ > 0; ++restart, limit += limit / 8) {
+    for (int restart = 0; nodes_ > 0; ++restart, limit += limit / 32) {
       const std::vector<int> ranked = ranks(items, restart);
       Descent descent(problem_, ranked, first, last - first + 1, static_cast<int>(capacity_ - base));
       const std::int64_t granted = std::min(limit, nodes_);

@@ -18,7 +18,7 @@
 namespace plimsoll::offsets {
 
 // A placement with a peak of at most `capacity` units, or nullopt when none was found. Restarts with other ranks until
-// `nodes` is used up, from which it subtracts what it visited: one placement among k buffers counts 1 + k / 64.
+// `nodes` is used up, from which it subtracts what it visited: one placement among k buffers counts 1 + k / 32.
 std::optional<Placement> search(const Problem& problem, std::int64_t capacity, std::int64_t& nodes);
 
 }  // namespace plimsoll::offsets

@@ -14,6 +14,8 @@ using offsets::Fit;
 using offsets::Placement;
 using offsets::Problem;
 
+constexpr std::int64_t kClimbShare = 16;  // one node in so many goes to hill climbing: the search gains more from it
+
 struct Best {
   Placement placement;
   std::vector<int> order;  // what place_in_order made it from
@@ -71,13 +73,13 @@ void climb(const Problem& problem, std::int64_t target, std::int64_t max_nodes, 
   }
 }
 
-// First the target itself, with half of the nodes; then the range between it and the best known peak is halved, a
+// First the target itself, with two thirds of the nodes; then the range between it and the best known peak is halved, a
 // quarter of what is left for each question, until one unit or no nodes are left.
 void search_down(const Problem& problem, std::int64_t target, std::int64_t max_nodes, Best& best) {
   std::int64_t left = max_nodes;
   std::int64_t low = target;
   std::int64_t capacity = target;
-  std::int64_t share = left / 2;
+  std::int64_t share = left - left / 3;
   while (share > 0 && best.placement.peak > target && low < best.placement.peak) {
     std::int64_t nodes = share;
     auto placement = offsets::search(problem, capacity, nodes);
@@ -100,8 +102,9 @@ Offsets assign_offsets(std::span<const Lifetime> lifetimes, const OffsetOptions&
   const Problem problem = offsets::make_problem(lifetimes, options.alignment);
   const std::int64_t target = std::max(problem.max_live, options.capacity / options.alignment);
   Best best = run_portfolio(problem, target);
-  climb(problem, target, options.max_nodes / 4, best);
-  search_down(problem, target, options.max_nodes - options.max_nodes / 4, best);
+  const std::int64_t climbing = options.max_nodes / kClimbShare;
+  climb(problem, target, climbing, best);
+  search_down(problem, target, options.max_nodes - climbing, best);
 
   Offsets answer{{}, 0, problem.max_live * options.alignment, best.placement.peak == problem.max_live, best.method};
   answer.offset.reserve(lifetimes.size());
