@@ -74,7 +74,7 @@ NamedBackend& selected() {
 
 template <class T>
 void dispatch(const GemmArguments<T>& p) {
-  Backend backend = selected().backend;
+  [[maybe_unused]] Backend backend = selected().backend;
 #ifdef PLIMSOLL_HAVE_ONEDNN
   if constexpr (std::is_same_v<T, float>) {
     if (backend == Backend::OneDnn) return onednn_gemm(p);
