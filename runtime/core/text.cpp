@@ -69,9 +69,10 @@ std::string format_bytes(std::int64_t bytes) {
 std::string format_count(std::int64_t value) {
   std::string digits = std::to_string(std::abs(value));
   for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > 0; at -= 3) {
-    digits.insert(static_cast<std::size_t>(at), ",");
+    digits.insert(digits.begin() + at, ',');
   }
-  return value < 0 ? "-" + digits : digits;
+  if (value < 0) digits.insert(digits.begin(), '-');
+  return digits;
 }
 
 std::optional<std::string> nearest_name(std::string_view name, std::span<const std::string> candidates) {

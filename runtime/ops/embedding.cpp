@@ -30,6 +30,7 @@ std::vector<Sample<Embedding::Attrs>> Embedding::samples() {
       make_sample(Attrs{}, {{kTokens, {3, 5}, DType::i32}, {kWeight, {11, 7}}, {kPositions, {9, 7}}}, 11),
       make_sample(Attrs{}, {{kTokens, {2, 9}, DType::i32}, {kWeight, {5, 33}}}, 5),
       make_sample(Attrs{}, {{kTokens, {4, 13}, DType::i32}, {kWeight, {29, 64}}, {kPositions, {17, 64}}}, 29),
+      make_sample(Attrs{}, {{kTokens, {3, 53}, DType::i32}, {kWeight, {101, 130}}, {kPositions, {61, 130}}}, 101),
   };
 }
 

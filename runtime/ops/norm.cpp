@@ -10,6 +10,12 @@ std::int64_t norm_flops(std::int64_t elements, Phase phase) {
   return phase == Phase::InputGrad ? kBackwardFlops * elements : 0;
 }
 
+// With the addition of the residual, in backward of the gradient of the sum.
+std::int64_t add_norm_flops(std::int64_t elements, Phase phase) {
+  const std::int64_t flops = norm_flops(elements, phase);
+  return flops == 0 ? 0 : flops + elements;
+}
+
 std::int64_t partial_bytes(const TensorSpec& x, std::int64_t rows, std::int64_t columns, Phase phase) {
   return phase == Phase::InputGrad ? norm_row_blocks(rows) * columns * dtype_bytes(x.dtype) : 0;
 }
@@ -59,6 +65,7 @@ std::vector<Sample<LayerNorm::Attrs>> LayerNorm::samples() {
       make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kWeight, {33}}}),
       make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kWeight, {64}}, {kBias, {64}}}),
       make_sample(Attrs{}, {{kX, {1, 2}}, {kWeight, {2}}, {kBias, {2}}}),
+      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kWeight, {97}}, {kBias, {97}}}),
   };
 }
 
@@ -79,6 +86,7 @@ std::vector<Sample<RmsNorm::Attrs>> RmsNorm::samples() {
       make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kWeight, {7}}}),
       make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kWeight, {33}}}),
       make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kWeight, {64}}}),
+      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kWeight, {97}}}),
   };
 }
 
@@ -92,7 +100,7 @@ void AddLayerNorm::infer(const Attrs&, SlotSpecs& s) {
   s.set(kRstd, per_row(x));
 }
 std::int64_t AddLayerNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
-  return norm_flops(s[kX].elements(), phase) + (phase == Phase::WeightGrad ? 0 : s[kX].elements());
+  return add_norm_flops(s[kX].elements(), phase);
 }
 std::int64_t AddLayerNorm::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int) {
   return partial_bytes(s[kX], s[kX].rows(), 2 * s[kX].last(), phase);
@@ -102,6 +110,7 @@ std::vector<Sample<AddLayerNorm::Attrs>> AddLayerNorm::samples() {
       make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kResidual, {3, 5, 7}}, {kWeight, {7}}, {kBias, {7}}}),
       make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kResidual, {19, 33}}, {kWeight, {33}}}),
       make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kResidual, {2, 17, 64}}, {kWeight, {64}}, {kBias, {64}}}),
+      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kResidual, {3, 91, 97}}, {kWeight, {97}}, {kBias, {97}}}),
   };
 }
 
@@ -114,7 +123,7 @@ void AddRmsNorm::infer(const Attrs&, SlotSpecs& s) {
   s.set(kRstd, per_row(x));
 }
 std::int64_t AddRmsNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
-  return norm_flops(s[kX].elements(), phase) + (phase == Phase::WeightGrad ? 0 : s[kX].elements());
+  return add_norm_flops(s[kX].elements(), phase);
 }
 std::int64_t AddRmsNorm::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int) {
   return partial_bytes(s[kX], s[kX].rows(), s[kX].last(), phase);
@@ -124,6 +133,7 @@ std::vector<Sample<AddRmsNorm::Attrs>> AddRmsNorm::samples() {
       make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kResidual, {3, 5, 7}}, {kWeight, {7}}}),
       make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kResidual, {19, 33}}, {kWeight, {33}}}),
       make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kResidual, {2, 17, 64}}, {kWeight, {64}}}),
+      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kResidual, {3, 91, 97}}, {kWeight, {97}}}),
   };
 }
 
@@ -148,6 +158,7 @@ std::vector<Sample<HeadNorm::Attrs>> HeadNorm::samples() {
   return {
       make_sample(Attrs{3, 1, 7}, {{kX, {2, 5, 35}}, {kQueryWeight, {7}}, {kKeyWeight, {7}}}),
       make_sample(Attrs{4, 2, 16, 1e-3}, {{kX, {3, 11, 128}}, {kQueryWeight, {16}}, {kKeyWeight, {16}}}),
+      make_sample(Attrs{2, 1, 32}, {{kX, {3, 71, 128}}, {kQueryWeight, {32}}, {kKeyWeight, {32}}}),
       make_sample(Attrs{1, 1, 33}, {{kX, {1, 19, 99}}, {kQueryWeight, {33}}, {kKeyWeight, {33}}}),
   };
 }

@@ -26,11 +26,11 @@ std::int64_t Activate::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
 std::vector<Sample<Activate::Attrs>> Activate::samples() {
   return {
       make_sample(Attrs{Activation::GeluTanh}, {{kX, {3, 5, 7}}}),
-      make_sample(Attrs{Activation::GeluErf}, {{kX, {19, 33}}}),
-      make_sample(Attrs{Activation::Silu}, {{kX, {2, 17, 64}}}),
+      make_sample(Attrs{Activation::GeluErf}, {{kX, {307, 65}}}),
+      make_sample(Attrs{Activation::Silu}, {{kX, {5, 71, 64}}}),
       make_sample(Attrs{Activation::Relu}, {{kX, {13, 7}}}),
       make_sample(Attrs{Activation::None}, {{kX, {3, 33}}}),
-      make_sample(Attrs{Activation::GeluTanh}, {{kX, {1}}}),
+      make_sample(Attrs{Activation::GeluTanh}, {{kX, {20011}}}),
   };
 }
 
@@ -48,7 +48,8 @@ std::vector<Sample<SwiGlu::Attrs>> SwiGlu::samples() {
   return {
       make_sample(Attrs{}, {{kX, {3, 5, 14}}}),
       make_sample(Attrs{}, {{kX, {19, 66}}}),
-      make_sample(Attrs{}, {{kX, {2, 17, 128}}}),
+      make_sample(Attrs{}, {{kX, {2, 131, 130}}}),
+      make_sample(Attrs{}, {{kX, {3, 12002}}}),
   };
 }
 
@@ -63,7 +64,7 @@ std::int64_t Add::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
 std::vector<Sample<Add::Attrs>> Add::samples() {
   return {
       make_sample(Attrs{}, {{kA, {3, 5, 7}}, {kB, {3, 5, 7}}}),
-      make_sample(Attrs{}, {{kA, {19, 33}}, {kB, {19, 33}}}),
+      make_sample(Attrs{}, {{kA, {307, 65}}, {kB, {307, 65}}}),
   };
 }
 
@@ -77,7 +78,7 @@ std::int64_t Scale::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
 std::vector<Sample<Scale::Attrs>> Scale::samples() {
   return {
       make_sample(Attrs{0.125}, {{kX, {3, 5, 7}}}),
-      make_sample(Attrs{-3.7}, {{kX, {19, 33}}}),
+      make_sample(Attrs{-3.7}, {{kX, {307, 65}}}),
   };
 }
 
@@ -92,7 +93,7 @@ std::vector<Sample<Cast::Attrs>> Cast::samples() {
       make_sample(Attrs{DType::f64}, {{kX, {3, 5, 7}}}),
       make_sample(Attrs{DType::f32}, {{kX, {19, 33}}}),
       make_sample(Attrs{DType::bf16}, {{kX, {19, 33}}}),
-      make_sample(Attrs{DType::f16}, {{kX, {2, 64}}}),
+      make_sample(Attrs{DType::f16}, {{kX, {307, 65}}}),
       make_sample(Attrs{DType::f64}, {{kX, {19, 33}, DType::bf16}}),
       make_sample(Attrs{DType::f64}, {{kX, {19, 33}, DType::f16}}),
   };
@@ -111,7 +112,7 @@ std::vector<Sample<Dropout::Attrs>> Dropout::samples() {
       make_sample(Attrs{0.1, 3}, {{kX, {3, 5, 7}}}),
       make_sample(Attrs{0.5, stream_id("residual")}, {{kX, {19, 33}}}),
       make_sample(Attrs{0.0, 4}, {{kX, {2, 17}}}),
-      make_sample(Attrs{0.25, 5}, {{kX, {3, 41, 64}}}),
+      make_sample(Attrs{0.25, 5}, {{kX, {3, 97, 67}}}),
   };
 }
 

@@ -16,13 +16,14 @@ void Rope::infer(const Attrs& a, SlotSpecs& s) {
 }
 
 std::int64_t Rope::flops(const Attrs& a, const SlotSpecs& s, Phase phase) {
-  if (phase == Phase::WeightGrad) return 0;
+  if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
   return 3 * s[kX].rows() * (a.layout.heads + a.layout.kv_heads) * a.layout.head_dim;
 }
 
 // cos and sin of each position and frequency.
 std::int64_t Rope::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int) {
-  return phase == Phase::WeightGrad ? 0 : s[kX].shape[1] * a.layout.head_dim * dtype_bytes(s[kX].dtype);
+  if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
+  return s[kX].shape[1] * a.layout.head_dim * dtype_bytes(s[kX].dtype);
 }
 
 std::vector<Sample<Rope::Attrs>> Rope::samples() {
@@ -31,7 +32,7 @@ std::vector<Sample<Rope::Attrs>> Rope::samples() {
   return {
       make_sample(Attrs{{3, 1, 6}, {}}, {{kX, {2, 5, 30}}}),
       make_sample(Attrs{{2, 2, 14}, linear}, {{kX, {3, 9, 84}}}),
-      make_sample(Attrs{{4, 2, 32}, llama}, {{kX, {1, 37, 256}}}),
+      make_sample(Attrs{{4, 2, 32}, llama}, {{kX, {2, 37, 256}}}),
   };
 }
 

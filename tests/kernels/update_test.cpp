@@ -1,0 +1,213 @@
+// Optimizer kernels against plain references written from PyTorch's documentation.
+
+#include "runtime/ops/update.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/register.hpp"
+#include "runtime/core/rng.hpp"
+
+namespace plimsoll {
+namespace {
+
+constexpr std::int64_t kElements = 20011;
+
+template <class T>
+std::vector<T> random_vector(std::string_view name, std::int64_t n = kElements) {
+  const RandomStream stream(2, name);
+  std::vector<T> v;
+  for (std::int64_t i = 0; i < n; ++i) v.push_back(static_cast<T>(static_cast<float>(stream.normal(std::uint64_t(i)))));
+  return v;
+}
+
+// Runs an update kernel on vectors given by slot; the norm is slot 1 of the optimizers.
+struct Update {
+  StepInputs in;
+  StepOutputs out;
+  int threads = 2;
+  std::vector<std::byte> workspace;
+
+  template <class Op, class T>
+  void run(const typename Op::Attrs& attrs, const std::vector<View>& value) {
+    const Attrs any(std::in_place_index<op_id<Op>>, attrs);
+    KernelArgs args;
+    args.value = value.data();
+    args.attributes = &any;
+    args.threads = threads;
+    args.inputs = &in;
+    args.outputs = &out;
+    args.workspace = workspace.data();
+    static const KernelTable kernels = cpu_kernels();
+    kernels.find(op_id<Op>, Phase::Update, dtype_of<T>())(args);
+  }
+};
+
+template <class T>
+View view(std::vector<T>& v) {
+  return {v.data(), {{static_cast<std::int64_t>(v.size())}, dtype_of<T>()}};
+}
+
+template <class T>
+void expect_near(const std::vector<T>& a, const std::vector<double>& b, double tolerance) {
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    ASSERT_NEAR(static_cast<double>(a[i]), b[i], tolerance * (1 + std::fabs(b[i]))) << i;
+  }
+}
+
+template <class T>
+void check_adamw(const AdamW::Attrs& a, double loss_scale, double tolerance) {
+  auto p = random_vector<T>("p"), m = random_vector<T>("m"), v = random_vector<T>("v");
+  for (T& x : v) x = x * x;
+  std::vector<double> rp(p.begin(), p.end()), rm(m.begin(), m.end()), rv(v.begin(), v.end());
+  std::vector<double> norm{3.5};
+  Update update;
+  update.in.loss_scale = static_cast<float>(loss_scale);
+  for (int t = 1; t <= 3; ++t) {
+    auto g = random_vector<T>("g" + std::to_string(t));
+    update.in.learning_rate = 0.01F * static_cast<float>(t);
+    update.in.bias_correction1 = static_cast<float>(1 - std::pow(a.beta1, t));
+    update.in.bias_correction2 = static_cast<float>(1 - std::pow(a.beta2, t));
+    const double lr = update.in.learning_rate;
+    const double clip = a.clip > 0 ? std::min(1.0, a.clip / (norm[0] + 1e-6)) : 1.0;
+    for (std::size_t i = 0; i < g.size(); ++i) {
+      const double gradient = static_cast<double>(g[i]) / loss_scale * clip;
+      if (static_cast<std::int64_t>(i) < a.decay_elements) rp[i] -= lr * a.weight_decay * rp[i];
+      rm[i] = a.beta1 * rm[i] + (1 - a.beta1) * gradient;
+      rv[i] = a.beta2 * rv[i] + (1 - a.beta2) * gradient * gradient;
+      const double root = std::sqrt(rv[i]) / std::sqrt(static_cast<double>(update.in.bias_correction2));
+      rp[i] -= lr / static_cast<double>(update.in.bias_correction1) * rm[i] / (root + a.eps);
+    }
+    update.run<AdamW, T>(a, {view(g), view(norm), view(p), view(m), view(v)});
+  }
+  expect_near(p, rp, tolerance);
+  expect_near(m, rm, tolerance);
+  expect_near(v, rv, tolerance);
+}
+
+TEST(AdamWKernel, FollowsTheReference) {
+  const AdamW::Attrs plain{}, full{0.9, 0.95, 1e-8, 0.1, 1.0, 7001};
+  for (const double scale : {1.0, 1024.0}) {
+    check_adamw<double>(plain, scale, 1e-12);
+    check_adamw<double>(full, scale, 1e-12);
+    check_adamw<float>(plain, scale, 2e-6);
+    check_adamw<float>(full, scale, 2e-6);
+  }
+}
+
+TEST(AdamWKernel, DoesNothingWhenTheNormIsNotFinite) {
+  auto g = random_vector<float>("g"), p = random_vector<float>("p"), m = p, v = p;
+  std::vector<double> norm{std::numeric_limits<double>::infinity()};
+  const auto before = p;
+  Update update;
+  update.in.learning_rate = 1;
+  update.out.found_inf = 1;
+  update.run<AdamW, float>({}, {view(g), view(norm), view(p), view(m), view(v)});
+  update.run<Sgd, float>({}, {view(g), view(norm), view(p), view(m)});
+  EXPECT_EQ(p, before);
+  EXPECT_EQ(m, before);
+  EXPECT_EQ(v, before);
+}
+
+template <class T>
+void check_sgd(const Sgd::Attrs& a, double tolerance) {
+  auto p = random_vector<T>("p");
+  std::vector<T> m(p.size(), T(0));
+  std::vector<double> rp(p.begin(), p.end()), rm(p.size(), 0), norm{0.25};
+  Update update;
+  update.in.learning_rate = 0.05F;
+  update.in.loss_scale = 4;
+  const double lr = update.in.learning_rate, clip = a.clip > 0 ? std::min(1.0, a.clip / (norm[0] + 1e-6)) : 1.0;
+  for (int t = 1; t <= 3; ++t) {
+    auto g = random_vector<T>("g" + std::to_string(t));
+    for (std::size_t i = 0; i < g.size(); ++i) {
+      double gradient = static_cast<double>(g[i]) / 4 * clip;
+      if (static_cast<std::int64_t>(i) < a.decay_elements) gradient += a.weight_decay * rp[i];
+      rm[i] = t == 1 ? gradient : a.momentum * rm[i] + gradient;
+      rp[i] -= lr * (a.nesterov ? gradient + a.momentum * rm[i] : rm[i]);
+    }
+    update.run<Sgd, T>(a, {view(g), view(norm), view(p), view(m)});
+  }
+  expect_near(p, rp, tolerance);
+  expect_near(m, rm, tolerance);
+}
+
+TEST(SgdKernel, FollowsTheReference) {
+  for (const bool nesterov : {false, true}) {
+    for (const double clip : {0.0, 0.1, 10.0}) {
+      check_sgd<double>({0.9, 0.1, clip, nesterov, 7001}, 1e-12);
+      check_sgd<float>({0.9, 0.1, clip, nesterov, 7001}, 2e-6);
+      check_sgd<float>({0.0, 0.0, clip, nesterov, 0}, 2e-6);
+    }
+  }
+}
+
+TEST(UpdateKernels, BitsDoNotDependOnThreads) {
+  std::vector<float> first;
+  for (const int threads : {1, 2, 3}) {
+    auto g = random_vector<float>("g"), p = random_vector<float>("p"), m = random_vector<float>("m");
+    std::vector<float> v(p.size(), 1.0F);
+    std::vector<double> norm{2};
+    Update update;
+    update.threads = threads;
+    update.in.learning_rate = 0.1F;
+    update.run<AdamW, float>({0.9, 0.95, 1e-8, 0.1, 1.0, 7001}, {view(g), view(norm), view(p), view(m), view(v)});
+    update.run<Sgd, float>({0.9, 0.1, 1.0, true, 7001}, {view(g), view(norm), view(p), view(m)});
+    if (threads == 1) first = p;
+    EXPECT_EQ(std::memcmp(first.data(), p.data(), p.size() * sizeof(float)), 0) << threads;
+  }
+}
+
+double run_norm(std::vector<float>& g, const std::vector<Segment>& segments, Update& update) {
+  const GlobalNorm::Attrs attrs{segments};
+  SlotSpecs specs;
+  specs.set(GlobalNorm::kGradients, view(g).spec);
+  GlobalNorm::infer(attrs, specs);
+  update.workspace.resize(std::size_t(GlobalNorm::workspace_bytes(attrs, specs, Phase::Update, update.threads)));
+  std::vector<double> norm{-1};
+  update.run<GlobalNorm, float>(attrs, {view(g), view(norm)});
+  EXPECT_TRUE(norm[0] == update.out.grad_norm || std::isnan(norm[0]));
+  return norm[0];
+}
+
+TEST(GlobalNormKernel, SumsTheSegmentsInDouble) {
+  auto g = random_vector<float>("g", 100003);
+  g[60] = 1e30F;  // in a gap: not counted
+  const std::vector<Segment> segments{{0, 7}, {7, 33}, {64, 40000}, {40064, 0}, {40070, 59933}};
+  double total = 0;
+  for (const Segment& s : segments) {
+    for (std::int64_t i = 0; i < s.elements; ++i) total += std::pow(double(g[std::size_t(s.offset + i)]), 2);
+  }
+  double first = 0;
+  for (const int threads : {1, 2, 3}) {
+    Update update;
+    update.threads = threads;
+    update.in.loss_scale = 8;
+    const double norm = run_norm(g, segments, update);
+    EXPECT_NEAR(norm, std::sqrt(total) / 8, 1e-12 * norm);
+    EXPECT_EQ(update.out.found_inf, 0);
+    if (threads == 1) first = norm;
+    EXPECT_EQ(norm, first);
+  }
+}
+
+TEST(GlobalNormKernel, ReportsWhatIsNotFinite) {
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    auto g = random_vector<float>("g", 100);
+    Update update;
+    run_norm(g, {{0, 100}}, update);
+    EXPECT_EQ(update.out.found_inf, 0);
+    g[99] = bad;
+    run_norm(g, {{0, 100}}, update);
+    EXPECT_EQ(update.out.found_inf, 1);
+    run_norm(g, {{0, 99}}, update);
+    EXPECT_EQ(update.out.found_inf, 0);
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll

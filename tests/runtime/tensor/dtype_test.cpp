@@ -1,0 +1,96 @@
+#include "runtime/tensor/dtype.hpp"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "runtime/tensor/spec.hpp"
+
+namespace plimsoll {
+namespace {
+
+TEST(F16, EveryPatternSurvivesFloat) {
+  for (std::uint32_t bits = 0; bits < 0x10000U; ++bits) {
+    f16 h;
+    h.bits = static_cast<std::uint16_t>(bits);
+    const auto value = static_cast<float>(h);
+    const bool nan = (bits & 0x7FFFU) > 0x7C00U;
+    ASSERT_EQ(std::isnan(value), nan) << bits;
+    if (nan)
+      ASSERT_TRUE(std::isnan(static_cast<float>(f16(value)))) << bits;
+    else
+      ASSERT_EQ(f16(value).bits, bits);
+  }
+}
+
+TEST(Bf16, EveryPatternSurvivesFloat) {
+  for (std::uint32_t bits = 0; bits < 0x10000U; ++bits) {
+    bf16 b;
+    b.bits = static_cast<std::uint16_t>(bits);
+    const auto value = static_cast<float>(b);
+    if (std::isnan(value))
+      ASSERT_TRUE(std::isnan(static_cast<float>(bf16(value)))) << bits;
+    else
+      ASSERT_EQ(bf16(value).bits, bits);
+  }
+}
+
+// Between neighbours the nearer one is taken, at the middle the even one.
+template <class Half>
+void check_rounding(std::uint32_t last) {
+  for (std::uint32_t bits = 0; bits < last; ++bits) {
+    Half low, high;
+    low.bits = static_cast<std::uint16_t>(bits);
+    high.bits = static_cast<std::uint16_t>(bits + 1);
+    const double a = static_cast<float>(low), b = static_cast<float>(high), middle = (a + b) / 2;
+    const auto exact = static_cast<float>(middle);
+    ASSERT_EQ(static_cast<double>(exact), middle);
+    for (const float sign : {1.0F, -1.0F}) {
+      const std::uint16_t sign_bit = sign < 0 ? 0x8000U : 0U;
+      ASSERT_EQ(Half(sign * exact).bits, ((bits & 1U) == 0 ? bits : bits + 1) | sign_bit) << bits;
+      ASSERT_EQ(Half(sign * std::nextafter(exact, 0.0F)).bits, bits | sign_bit) << bits;
+      ASSERT_EQ(Half(sign * std::nextafter(exact, std::numeric_limits<float>::infinity())).bits, (bits + 1) | sign_bit);
+    }
+  }
+}
+
+TEST(F16, RoundsToNearestEven) { check_rounding<f16>(0x7BFF); }
+TEST(Bf16, RoundsToNearestEven) { check_rounding<bf16>(0x7F7F); }
+
+TEST(F16, OverflowsToInfinity) {
+  EXPECT_EQ(static_cast<float>(f16(65504.0F)), 65504.0F);
+  EXPECT_EQ(static_cast<float>(f16(65519.0F)), 65504.0F);
+  EXPECT_TRUE(std::isinf(static_cast<float>(f16(65520.0F))));
+  EXPECT_EQ(static_cast<float>(f16(-1e30F)), -std::numeric_limits<float>::infinity());
+  EXPECT_EQ(f16(0x1p-24F).bits, 1U);
+  EXPECT_EQ(f16(0x1p-26F).bits, 0U);
+}
+
+TEST(Bf16, OverflowsToInfinity) {
+  EXPECT_TRUE(std::isinf(static_cast<float>(bf16(std::numeric_limits<float>::max()))));
+  EXPECT_TRUE(std::isinf(static_cast<float>(bf16(-std::numeric_limits<float>::infinity()))));
+}
+
+TEST(TensorSpec, CountsElementsRowsAndBytes) {
+  const TensorSpec s{{2, 3, 5}, DType::bf16};
+  EXPECT_EQ(s.elements(), 30);
+  EXPECT_EQ(s.rows(), 6);
+  EXPECT_EQ(s.last(), 5);
+  EXPECT_EQ(s.bytes(), 60);
+  EXPECT_EQ(to_string(s), "bf16[2, 3, 5]");
+  EXPECT_EQ((TensorSpec{{}, DType::f64}.bytes()), 8);
+  EXPECT_EQ((TensorSpec{{4, 0}, DType::f32}.rows()), 0);
+  EXPECT_NE(s, (TensorSpec{{2, 3, 5}, DType::f16}));
+  EXPECT_NE(s, (TensorSpec{{6, 5}, DType::bf16}));
+}
+
+TEST(Shape, HasAtMostSixDims) {
+  Shape shape{1, 2, 3, 4, 5, 6};
+  EXPECT_EQ(shape[-1], 6);
+  EXPECT_THROW(shape.push_back(7), Error);
+}
+
+}  // namespace
+}  // namespace plimsoll
