@@ -2,8 +2,8 @@
 // The one interface of CPU and CUDA. Nothing outside the device files and the kernels asks which one it is.
 //
 // A Stream runs tasks in order. A CPU stream is inline (tasks run in the caller: the compute stream, whose kernels use
-// threads inside) or a worker thread with a FIFO (the communication stream); a CUDA stream calls the task at once, and the
-// task launches work on native_handle(). Streams wait for streams; the host waits only in synchronize().
+// threads inside) or a worker thread with a FIFO (the communication stream); a CUDA stream calls the task at once, and
+// the task launches work on native_handle(). Streams wait for streams; the host waits only in synchronize().
 
 #include <cstddef>
 #include <cstdint>
@@ -23,8 +23,8 @@ struct Task {
 class Event {
  public:
   virtual ~Event() = default;
-  virtual bool ready() const = 0;         // everything before the last record() is done (true if never recorded)
-  virtual void synchronize() const = 0;   // block the host until ready
+  virtual bool ready() const = 0;        // everything before the last record() is done (true if never recorded)
+  virtual void synchronize() const = 0;  // block the host until ready
 };
 
 class Stream {
@@ -32,11 +32,16 @@ class Stream {
   virtual ~Stream() = default;
   virtual void launch(Task task) = 0;
   virtual void record(Event& event) = 0;
-  virtual void wait(const Event& event) = 0;  // later tasks start after `event`; the host does not block (inline CPU streams do)
+  virtual void wait(
+      const Event& event) = 0;  // later tasks start after `event`; the host does not block (inline CPU streams do)
   // Blocks the host until all tasks are done. Rethrows the first exception a task threw.
   virtual void synchronize() = 0;
   virtual void* native_handle() { return nullptr; }  // cudaStream_t
 };
+
+// True on a stream's own thread once that stream is being destroyed. A task that waits for others polls it and throws,
+// so that an exception elsewhere in the process never hangs on a stream that waits for a lost peer.
+bool stop_requested() noexcept;
 
 enum class StreamKind { Compute, Communication };
 
