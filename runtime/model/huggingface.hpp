@@ -1,0 +1,29 @@
+#pragma once
+// Between ModelConfig and the config.json of Hugging Face transformers (model types gpt2, llama, qwen2, qwen3), in its
+// newer form (rope_parameters, dtype) and its older one (rope_theta, rope_scaling, torch_dtype). A key that changes
+// what the model computes is honoured or refused by name; a key that cannot be judged is named in a warning.
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/model/config.hpp"
+
+namespace plimsoll {
+
+// The model that `config` describes, with every size filled in. Error(Config) lists each key, with its value, that
+// cannot be honoured; messages begin with `name`.
+ModelConfig model_from_huggingface(const nlohmann::json& config, std::string_view name);
+// The same for the config.json of a folder. MissingInput when there is none, BadData when it is not JSON.
+ModelConfig model_from_huggingface_folder(const std::filesystem::path& folder);
+
+// The config.json (newer form) of a resolved model. What transformers cannot express goes into an object "plimsoll",
+// which model_from_huggingface honours and transformers ignores: reading back gives the same model, but for `preset`
+// and `from`.
+nlohmann::json model_to_huggingface(const ModelConfig& model);
+// The fields by which transformers would compute another function than `config` means; empty: it can be exported.
+std::vector<std::string> huggingface_gaps(const nlohmann::json& config);
+
+}  // namespace plimsoll
