@@ -140,7 +140,8 @@ class Execution {
     }
     for (int s = 0; s < case_.slots(); ++s) {
       const Slot& slot = case_.slot(s);
-      const bool stat = case_.specs.has(s) && slot.role == Role::Stat && slot.over >= 0;
+      const bool stat =
+          case_.specs.has(s) && slot.role == Role::Stat && slot.over >= 0 && grad_[at(slot.over)] != nullptr;
       if (!stat && (!gradient_goes_out(case_, s) || !wanted(s))) continue;
       const bool over =
           how_.in_place && slot.over >= 0 && grad_[at(slot.over)] != nullptr && spec(slot.over) == spec(s);
