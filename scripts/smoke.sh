@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The smoke run: set-up, build, then a real training run on real text under mpirun, and a sample of what was learned.
+#   scripts/smoke.sh [--data FILE] [--ranks N] [--set key=value]…
+# Text: the King James Bible of Debian's bible-kjv, or FILE. Every run gets a new directory, runs/smoke-<time>.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+text=
+ranks=4
+overrides=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --data) text=$(realpath -e -- "${2:?--data needs a file}"); shift ;;
+    --ranks) ranks=${2:?--ranks needs a number}; shift ;;
+    --set) overrides+=(--set "${2:?--set needs key=value}"); shift ;;
+    -h | --help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown argument '$1' (usage: scripts/smoke.sh [--data FILE] [--ranks N] [--set key=value]…)" ;;
+  esac
+  shift
+done
+
+"$root/scripts/setup.sh"
+"$root/scripts/build.sh" release plimsoll
+cd "$root"
+plimsoll=build/release/bin/plimsoll
+use_fast_blas
+use_local_mpi
+
+mkdir -p data
+if [ -z "$text" ]; then
+  text=data/kjv.txt
+  if [ ! -s "$text" ]; then
+    say "text: the King James Bible -> $text"
+    bible -f gen1:1-rev22:21 >"$text.part"
+    mv "$text.part" "$text"
+  fi
+  tokens=data/kjv
+else
+  # A file's name and content choose the prefix, so that two files never share one.
+  name=$(basename "$text" | sed 's/\.[^.]*$//; s/[^A-Za-z0-9_-]/_/g')
+  tokens=data/smoke-$name-$(cksum <"$text" | cut -d' ' -f1)
+fi
+
+if [ -s "$tokens.bin" ] && [ -s "$tokens.idx" ] && [ ! "$text" -nt "$tokens.idx" ]; then
+  say "tokens: $tokens is up to date"
+else
+  say "tokens: $text -> $tokens"
+  step "$plimsoll" data prepare "$text" --out "$tokens" --tokenizer byte
+fi
+
+stamp=$(date +%Y%m%d-%H%M%S)
+run=runs/smoke-$stamp
+n=1
+until mkdir -p runs && mkdir "$run" 2>/dev/null; do
+  n=$((n + 1))
+  [ "$n" -lt 100 ] || die "cannot make a run directory like $run"
+  run=runs/smoke-$stamp-$n
+done
+
+say "training: $ranks ranks -> $run"
+step timeout -k 10 600 mpirun --oversubscribe --bind-to none -n "$ranks" \
+  "$plimsoll" train configs/smoke.yaml --set "run.dir=$run" --set "data.train=$tokens" "${overrides[@]}"
+
+say "sample of $run"
+step timeout -k 10 120 "$plimsoll" generate "$run" --prompt "In the beginning" --tokens 200 --temperature 0.8 --seed 1
+
+say "left in $run"
+ls -l "$run" "$run/checkpoints"
