@@ -1,0 +1,125 @@
+#include "launch/cli.hpp"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "launch/bootstrap.hpp"
+#include "launch/commands.hpp"
+
+namespace plimsoll {
+namespace {
+
+struct Arguments {
+  ConfigArguments config;
+  PrepareArguments prepare;
+  GenerateArguments generate;
+  PlanArguments plan;
+  GraphArguments graph;
+  std::string from, to;
+  bool json = false;
+};
+
+void add_config(CLI::App* app, ConfigArguments& a) {
+  app->add_option("CONFIG", a.path, "configuration file (YAML)")->required();
+  app->add_option("--set", a.overrides, "override a key: --set memory.budget=2GiB (repeatable)")->allow_extra_args(false);
+}
+
+void add_prepare(CLI::App& data, PrepareArguments& a) {
+  CLI::App* app = data.add_subcommand("prepare", "turn text files into a token file");
+  app->add_option("TEXT", a.options.inputs, "text files; each is one document")->required();
+  app->add_option("--out", a.options.out, "prefix of the files to write")->required();
+  app->add_option("--tokenizer", a.tokenizer, "byte | char | sentencepiece")->capture_default_str();
+  app->add_option("--like", a.options.like, "use the tokenizer of these data");
+  app->add_option("--model", a.options.model, "sentencepiece: use this .model instead of training one");
+  app->add_option("--vocabulary", a.options.vocabulary, "sentencepiece: number of pieces to train")->capture_default_str();
+  app->add_option("--model-type", a.options.model_type, "sentencepiece: bpe | unigram")->capture_default_str();
+  app->add_flag("--json", a.json, "report as JSON");
+}
+
+void add_generate(CLI::App* app, GenerateArguments& a) {
+  app->add_option("SOURCE", a.source, "run directory, configuration file, or Hugging Face folder")->required();
+  app->add_option("--set", a.overrides, "override a key of the configuration")->allow_extra_args(false);
+  app->add_option("--prompt", a.prompt, "text to continue")->capture_default_str();
+  app->add_option("--tokens", a.tokens, "number of tokens to add")->capture_default_str();
+  app->add_option("--temperature", a.sampling.temperature, "0: always the most likely token")->capture_default_str()->check(CLI::NonNegativeNumber);
+  app->add_option("--top-k", a.sampling.top_k, "sample among the k most likely; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
+  app->add_option("--top-p", a.sampling.top_p, "sample among the most likely with this total probability")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  app->add_option("--seed", a.sampling.seed, "of the draws")->capture_default_str();
+  app->add_option("--tokenizer", a.tokenizer, "prefix or folder of the tokenizer, when SOURCE has none");
+  app->add_flag("--json", a.json, "report as JSON");
+}
+
+void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& verbs) {
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("plimsoll ") + PLIMSOLL_VERSION);
+  const auto verb = [&](const std::string& name, const std::string& text) {
+    CLI::App* sub = app.add_subcommand(name, text);
+    verbs[sub] = name;
+    return sub;
+  };
+  add_config(verb("train", "train a model (under mpirun or srun for several ranks)"), a.config);
+  CLI::App* eval = verb("eval", "loss over the validation split");
+  add_config(eval, a.config);
+  eval->add_flag("--json", a.json, "report as JSON");
+  add_generate(verb("generate", "continue a text"), a.generate);
+  CLI::App* data = verb("data", "token files");
+  data->require_subcommand(1);
+  add_prepare(*data, a.prepare);
+  CLI::App* plan = verb("plan", "the memory plan of a configuration; trains nothing, needs no MPI");
+  add_config(plan, a.config);
+  plan->add_option("--ranks", a.plan.ranks, "plan for this many ranks")->capture_default_str()->check(CLI::PositiveNumber);
+  plan->add_option("--budget", a.plan.budget, "bytes per rank, instead of memory.budget");
+  plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
+  plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
+  plan->add_flag("--json", a.json, "report as JSON");
+  CLI::App* graph = verb("graph", "the step program of a configuration");
+  add_config(graph, a.config);
+  graph->add_option("--program", a.graph.program, "train | evaluate | logits | prefill | decode")->capture_default_str();
+  graph->add_flag("--dot", a.graph.dot, "as a Graphviz digraph");
+  CLI::App* config = verb("config", "every key with type, default, unit and meaning; or a file as it resolves");
+  config->add_option("CONFIG", a.config.path, "configuration file to resolve");
+  config->add_option("--set", a.config.overrides, "override a key")->allow_extra_args(false);
+  config->add_flag("--json", a.json, "report as JSON");
+  verb("info", "build, devices, libraries")->add_flag("--json", a.json, "report as JSON");
+  CLI::App* out = verb("export", "write the weights of a run as a Hugging Face folder");
+  out->add_option("FROM", a.from, "run directory or checkpoint folder")->required();
+  out->add_option("TO", a.to, "folder to make")->required();
+}
+
+}  // namespace
+
+int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context) {
+  CLI::App app{"Plimsoll: trains transformers under MPI inside a memory budget", "plimsoll"};
+  Arguments a;
+  std::map<const CLI::App*, std::string> verbs;
+  build(app, a, verbs);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : static_cast<int>(ErrorKind::Usage);
+  }
+  const std::string verb = verbs.at(app.get_subcommands().front());
+  if (verb == "train") return command_train(a.config, mpi, context.run_dir);
+  if (verb == "eval") return command_eval(a.config, mpi, a.json);
+  if (verb == "generate") return command_generate(a.generate);
+  if (verb == "data") return command_prepare(a.prepare);
+  if (verb == "plan") return command_plan(a.config, a.plan, a.json);
+  if (verb == "graph") return command_graph(a.config, a.graph);
+  if (verb == "config") return command_config(a.config, a.json);
+  if (verb == "info") return command_info(a.json);
+  return command_export(a.from, a.to);
+}
+
+std::string command_line_help() {
+  CLI::App app{"Plimsoll: trains transformers under MPI inside a memory budget", "plimsoll"};
+  Arguments a;
+  std::map<const CLI::App*, std::string> verbs;
+  build(app, a, verbs);
+  return app.help("", CLI::AppFormatMode::All);
+}
+
+}  // namespace plimsoll

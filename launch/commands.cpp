@@ -1,0 +1,166 @@
+#include "launch/commands.hpp"
+
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "launch/info.hpp"
+#include "launch/plan_report.hpp"
+#include "launch/process.hpp"
+#include "launch/progress.hpp"
+#include "launch/run_files.hpp"
+#include "launch/run_setup.hpp"
+#include "launch/trainer.hpp"
+#include "runtime/core/log.hpp"
+#include "runtime/core/text.hpp"
+#include "runtime/model/huggingface.hpp"
+
+namespace plimsoll {
+namespace {
+
+void print_json(const nlohmann::json& json) { fmt::print("{}\n", json.dump(2)); }
+
+// What a process needs besides its arena when nothing was measured: image, libraries, MPI.
+constexpr std::int64_t kOutsideEstimate = std::int64_t{160} << 20;
+
+// A configuration for planning: data need not exist when the model says its vocabulary.
+Config planning_config(const ConfigArguments& arguments, int ranks) {
+  Config config = load_config(arguments.path, arguments.overrides);
+  check_for_ranks(config, ranks);
+  if (config.model.vocabulary == 0) complete_vocabulary(config, data_tokenizer(config).get());
+  return config;
+}
+
+}  // namespace
+
+int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::string& run_dir) {
+  Config config = load_config(arguments.path, arguments.overrides);
+  run_dir = config.run.dir;
+  train(std::move(config), mpi);
+  return 0;
+}
+
+int command_eval(const ConfigArguments& arguments, const MpiSession& mpi, bool json) {
+  const Evaluation e = evaluate(load_config(arguments.path, arguments.overrides), mpi);
+  if (mpi.rank() != 0) return 0;
+  if (json) {
+    print_json({{"validation_loss", e.loss}, {"targets", e.targets}, {"weights", e.source}});
+  } else {
+    fmt::print("validation loss {} over {} targets ({})\n", e.loss, format_count(e.targets), e.source);
+  }
+  return 0;
+}
+
+int command_generate(const GenerateArguments& a) {
+  const GenerationSource source = open_generation_source(a.source, a.overrides, a.tokenizer);
+  Place place;
+  ProgramOptions options = choose_programs(source.config, place, Purpose::Generate, 0, 0);
+  const std::vector<std::int32_t> prompt = source.tokenizer->encode(a.prompt);
+  require(!prompt.empty(), ErrorKind::Usage, "--prompt is empty: there is nothing to continue");
+  Engine engine(build_programs(options), {options.threads, false, {}, nullptr});
+  engine.load(HuggingFaceWeights::open(source.weights));
+  std::vector<std::int32_t> made;
+  std::string shown;
+  // Bytes and pieces may be parts of a character: what is printed is what the whole text has gained.
+  const auto on_token = [&](std::int32_t token) {
+    if (source.tokenizer->end_of_document() == token) return false;
+    made.push_back(token);
+    const std::string text = source.tokenizer->decode(made);
+    if (!a.json && text.size() > shown.size()) fmt::print("{}", text.substr(shown.size()));
+    std::fflush(stdout);
+    shown = text;
+    return true;
+  };
+  if (!a.json) fmt::print("{}", a.prompt);
+  generate(engine, prompt, a.tokens, a.sampling, on_token);
+  if (a.json) {
+    print_json({{"prompt", a.prompt}, {"text", nlohmann::json::parse(nlohmann::json(shown).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))},
+                {"tokens", made}, {"weights", source.weights.string()}});
+  } else {
+    fmt::print("\n");
+  }
+  return 0;
+}
+
+int command_prepare(const PrepareArguments& a) {
+  PrepareOptions options = a.options;
+  const auto kind = parse_tokenizer_kind(a.tokenizer);
+  require(kind.has_value(), ErrorKind::Usage, "--tokenizer '{}': is not byte, char or sentencepiece", a.tokenizer);
+  options.tokenizer = *kind;
+  ByteProgress progress("preparing");
+  const PrepareResult r = prepare(options, [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
+  progress.finish();
+  if (a.json) {
+    print_json({{"documents", r.documents}, {"tokens", r.tokens}, {"text_bytes", r.text_bytes}, {"unknown_tokens", r.unknown_tokens},
+                {"vocabulary", r.vocabulary}, {"tokenizer", r.tokenizer}, {"out", options.out}});
+  } else {
+    fmt::print("{}: {} tokens from {} of text in {} document(s), {} tokenizer with {} ids\n", options.out, format_count(r.tokens),
+               format_bytes(r.text_bytes), r.documents, r.tokenizer, r.vocabulary);
+    if (r.unknown_tokens > 0) fmt::print("{} tokens are unknown to the tokenizer\n", format_count(r.unknown_tokens));
+  }
+  return 0;
+}
+
+int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json) {
+  std::vector<std::string> overrides = arguments.overrides;
+  if (!plan.budget.empty()) overrides.push_back("memory.budget=" + plan.budget);
+  const Config config = planning_config({arguments.path, overrides}, plan.ranks);
+  const Place place{0, plan.ranks, 0, 1};
+  PlanContext context;
+  context.ranks = plan.ranks;
+  context.budget_bytes = config.memory.budget.value_or(0);
+  context.outside_bytes = config.memory.reserve.value_or(kOutsideEstimate);
+  context.outside_source = config.memory.reserve ? "memory.reserve" : "estimate";
+  const ProgramOptions options = choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes);
+  const Programs programs = build_programs(options);
+  if (plan.verify) {
+    const auto bad = check_memory(programs.list(), programs.plan);
+    require(!bad, ErrorKind::Internal, "the plan does not hold: {}", bad.value_or(""));
+  }
+  if (json) {
+    nlohmann::json report = plan_json(programs, options, context);
+    if (plan.verify) report["verified"] = true;
+    print_json(report);
+  } else {
+    fmt::print("{}", plan_text(programs, options, context, plan.peak));
+    if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
+  }
+  if (context.budget_bytes == 0) return 0;
+  const auto infeasible = check_budget(programs, options, context.budget_bytes, context.outside_bytes);
+  require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+  return 0;
+}
+
+int command_graph(const ConfigArguments& arguments, const GraphArguments& graph) {
+  const Config config = planning_config(arguments, 1);
+  ProgramOptions options = choose_programs(config, {}, Purpose::Train, 0, 0);
+  options.logits = graph.program == "logits";
+  if (graph.program == "prefill" || graph.program == "decode") options.cache_positions = config.model.positions;
+  const Programs programs = build_programs(options);
+  require(programs.has(graph.program), ErrorKind::Usage, "--program '{}': this configuration has {}", graph.program,
+          join(programs.names, ", "));
+  fmt::print("{}", graph.dot ? dump_graphviz(programs.graph(graph.program)) : dump_text(programs.graph(graph.program)));
+  return 0;
+}
+
+int command_config(const ConfigArguments& arguments, bool json) {
+  if (arguments.path.empty()) {
+    fmt::print("{}", describe_keys(json));
+  } else {
+    fmt::print("{}", dump_config(load_config(arguments.path, arguments.overrides)));
+  }
+  return 0;
+}
+
+int command_info(bool json) {
+  fmt::print("{}", info_text(mpi_library_version(), json));
+  return 0;
+}
+
+int command_export(const std::string& from, const std::string& to) {
+  export_run(from, to);
+  fmt::print("{}: written from {}\n", to, from);
+  return 0;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,50 @@
+#pragma once
+// What each verb of the command line does. Results go to stdout; each returns the exit code 0 or throws Error.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launch/bootstrap.hpp"
+#include "launch/generate.hpp"
+#include "runtime/data/prepare.hpp"
+
+namespace plimsoll {
+
+struct ConfigArguments {
+  std::string path;
+  std::vector<std::string> overrides;  // "a.b=c"
+};
+struct PrepareArguments {
+  PrepareOptions options;
+  std::string tokenizer = "byte";
+  bool json = false;
+};
+struct GenerateArguments {
+  std::string source, prompt = "\n", tokenizer;
+  std::vector<std::string> overrides;
+  std::int64_t tokens = 100;
+  SamplingOptions sampling;
+  bool json = false;
+};
+struct PlanArguments {
+  int ranks = 1;
+  std::string budget;
+  bool peak = false, verify = false;
+};
+struct GraphArguments {
+  std::string program = "train";
+  bool dot = false;
+};
+
+int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::string& run_dir);
+int command_eval(const ConfigArguments& arguments, const MpiSession& mpi, bool json);
+int command_generate(const GenerateArguments& arguments);
+int command_prepare(const PrepareArguments& arguments);
+int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json);
+int command_graph(const ConfigArguments& arguments, const GraphArguments& graph);
+int command_config(const ConfigArguments& arguments, bool json);
+int command_info(bool json);
+int command_export(const std::string& from, const std::string& to);
+
+}  // namespace plimsoll

@@ -1,0 +1,46 @@
+#pragma once
+// What a run leaves on disk besides its metrics: configuration, plan, checkpoints.
+
+#include <filesystem>
+#include <optional>
+
+#include "launch/config.hpp"
+#include "launch/engine.hpp"
+#include "runtime/data/tokenizer.hpp"
+
+namespace plimsoll {
+
+// Where a run stands; everything besides tensors that a resumed run needs.
+struct RunState {
+  std::int64_t step = 0;             // steps done
+  std::int64_t applied_updates = 0;  // of them, those whose gradients were finite
+  std::int64_t tokens = 0;
+  std::uint64_t seed = 1;
+};
+
+std::filesystem::path checkpoint_folder(const Config& config);
+
+// Writes config.yaml and plan.json (temp + rename). Error(CheckpointIo).
+void write_run_files(const Config& config, const std::string& plan);
+
+// Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. nullopt, or what went wrong.
+std::optional<std::string> save_run(const Config& config, Engine& engine, const RunState& state);
+
+// Loads the newest valid checkpoint into the engine; nullopt when there is none at all. Error(NoCheckpoint) when none is valid,
+// Error(Config) when it is of another model or seed.
+std::optional<RunState> load_run(const Config& config, Engine& engine);
+
+// What `generate` continues with: a run directory (its newest checkpoint), a configuration file (of such a run) or a Hugging
+// Face folder. The tokenizer is the one kept in the checkpoint, or that of `tokenizer`, or of the configured data; a model of
+// 257 or 256 ids without one speaks bytes.
+struct GenerationSource {
+  Config config;  // its model has a vocabulary
+  std::filesystem::path weights;
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides, const std::string& tokenizer);
+
+// Hugging Face folder with the weights: `from` (a run directory, its newest checkpoint, or a checkpoint folder) → `to`.
+void export_run(const std::filesystem::path& from, const std::filesystem::path& to);
+
+}  // namespace plimsoll

@@ -1,0 +1,274 @@
+#include "launch/trainer.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+
+#include "comm/group.hpp"
+#include "kernels/cpu/gemm.hpp"
+#include "launch/allocation_counter.hpp"
+#include "launch/handshake.hpp"
+#include "launch/metrics.hpp"
+#include "launch/plan_report.hpp"
+#include "launch/process.hpp"
+#include "launch/progress.hpp"
+#include "launch/run_files.hpp"
+#include "launch/run_setup.hpp"
+#include "launch/summary.hpp"
+#include "launch/tensorboard.hpp"
+#include "optim/schedule.hpp"
+#include "runtime/core/log.hpp"
+#include "runtime/core/text.hpp"
+#include "runtime/data/loader.hpp"
+
+namespace plimsoll {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+std::atomic<std::int64_t> step_now{-1};
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// Everything of one rank, in the order in which it is made.
+struct Run {
+  const MpiSession& mpi;
+  Config config;
+  Place place;
+  Group data, control;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Dataset> dataset;
+  std::int64_t budget = 0, outside = 0;
+  double peak_gflops = 0;  // of all ranks together
+  ProgramOptions options;
+  std::unique_ptr<Profile> profile;
+  std::unique_ptr<Engine> engine;
+
+  Run(Config given, const MpiSession& session, Purpose purpose)
+      : mpi(session),
+        config(std::move(given)),
+        place{session.rank(), session.size(), session.local_rank(), session.local_size()},
+        data(session.world("data")),
+        control(session.world("control")) {
+    check_for_ranks(config, place.ranks);
+    tokenizer = data_tokenizer(config);
+    complete_vocabulary(config, tokenizer.get());
+    dataset = std::make_unique<Dataset>(config.data, config.run.seed, config.model.vocabulary);
+    agree(control, config, place);
+    const int threads = choose_threads(config, place);
+    peak_gflops = control.sum(measure_gemm_gflops(threads));
+    budget = choose_budget(config, place);
+    outside = config.memory.reserve.value_or(measured_outside_bytes());
+    // The plan must be the same everywhere, so what was measured is: the largest of all ranks, the smallest budget.
+    outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
+    budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(budget)));
+    options = choose_programs(config, place, purpose, budget, outside);
+    Programs programs = build_programs(options);
+    const auto infeasible = check_budget(programs, options, budget, outside);
+    require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+    if (!config.run.trace.empty()) profile = std::make_unique<Profile>();
+    EngineOptions engine_options{threads, config.run.poison, {}, profile.get()};
+    engine_options.groups["data"] = &data;
+    engine = std::make_unique<Engine>(std::move(programs), engine_options);
+  }
+
+  // What the process has besides the arena before it exists, and room for what libraries allocate later.
+  static std::int64_t measured_outside_bytes() { return current_rss_bytes() + (std::int64_t{32} << 20); }
+
+  LoaderOptions loader(Split split, std::int64_t first_step) const {
+    return {split, config.train.global_batch, place.rank, place.ranks, options.micro_batch, first_step};
+  }
+  bool chief() const { return place.rank == 0; }
+  PlanContext plan_context() const {
+    return {budget, outside, config.memory.reserve ? "memory.reserve" : "measured", place.ranks};
+  }
+};
+
+std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, std::optional<std::int64_t> limit) {
+  loader.restart(0);
+  double sum = 0, count = 0;
+  const std::int64_t steps = limit ? std::min(*limit, loader.steps()) : loader.steps();
+  for (std::int64_t i = 0; i < steps * loader.micro_batches(); ++i) {
+    const Batch& batch = loader.next();
+    if (batch.valid_targets > 0) run.engine->evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
+  }
+  sum = run.control.sum(sum);
+  count = run.control.sum(count);
+  return {sum / count, static_cast<std::int64_t>(count)};
+}
+
+// Valid targets of a global training batch: every window is full.
+double targets_per_step(const Run& run) { return static_cast<double>(run.config.train.global_batch * run.config.data.sequence); }
+
+StepResult train_step(Run& run, BatchLoader& loader, const RunState& state) {
+  const std::int64_t micro_batches = loader.micro_batches();
+  for (std::int64_t m = 0; m < micro_batches; ++m) {
+    const Batch& batch = loader.next();
+    const Variant variant = micro_batches == 1 ? Variant::Only
+                            : m == 0           ? Variant::First
+                            : m + 1 < micro_batches ? Variant::Middle
+                                                    : Variant::Last;
+    run.engine->train_micro_batch(batch.tokens, batch.targets, variant, 1.0 / targets_per_step(run),
+                                  static_cast<std::uint64_t>(batch.first_sample));
+  }
+  const double lr = learning_rate(run.config.schedule, run.config.optimizer.lr, state.step, run.config.train.steps);
+  return run.engine->update(lr, static_cast<std::uint64_t>(state.step), state.applied_updates);
+}
+
+// Reporting of rank 0.
+struct Reporter {
+  Run& run;
+  MetricsFile metrics;
+  TensorBoardWriter board;
+  TrainProgress progress;
+  RunSummary summary;
+
+  Reporter(Run& r, const RunState& state)
+      : run(r),
+        metrics(r.config.run.dir, state.step),
+        board(r.config.run.dir),
+        progress(r.config.train.steps, state.step, r.config.run.log_every) {}
+
+  void step(const RunState& state, const StepResult& result, double lr, double seconds) {
+    const double tokens = targets_per_step(run);
+    const double flops = static_cast<double>(run.engine->programs().train_flops_per_micro_batch) /
+                         static_cast<double>(run.options.micro_batch * run.options.sequence) * tokens;
+    StepMetrics m;
+    m.step = state.step;
+    m.tokens = state.tokens;
+    m.loss = result.loss();
+    m.lr = lr;
+    m.grad_norm = result.grad_norm;
+    m.step_ms = seconds * 1e3;
+    m.tokens_per_s = tokens / seconds;
+    m.model_gflops = flops / seconds * 1e-9;
+    m.mfu = m.model_gflops / run.peak_gflops;
+    if (state.step % run.config.run.log_every == 0 || state.step == run.config.train.steps) {
+      metrics.append(m);
+      board.scalar("train/loss", state.step, m.loss);
+      board.scalar("train/lr", state.step, m.lr);
+      board.scalar("train/grad_norm", state.step, m.grad_norm);
+      board.scalar("train/tokens_per_s", state.step, m.tokens_per_s);
+      board.scalar("train/mfu", state.step, m.mfu);
+    }
+    progress.update(m, run.engine->programs().plan.total_bytes + run.outside, run.budget);
+    summary.last = m;
+  }
+  void validation(const RunState& state, double loss) {
+    metrics.append_validation(state.step, loss);
+    board.scalar("validation/loss", state.step, loss);
+    progress.message(fmt::format("step {}: validation loss {:.6f}", state.step, loss));
+    summary.validation_loss = loss;
+  }
+};
+
+RankSummary rank_summary(Run& run) {
+  RankSummary s;
+  const MemoryPlan& plan = run.engine->programs().plan;
+  s.rank = run.place.rank;
+  s.budget_bytes = run.budget;
+  s.planned_bytes = plan.total_bytes;
+  s.arena_high_water_bytes = run.engine->arena().high_water();
+  s.peak_process_bytes = peak_rss_bytes();
+  s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes;
+  s.allocations_after_first_step = AllocationCounter::count();
+  s.class_bytes = plan.class_bytes;
+  s.collective_bytes["data"] = run.data.bytes_sent();
+  return s;
+}
+
+void save(Run& run, const RunState& state) {
+  std::optional<std::string> error;
+  if (run.chief()) error = save_run(run.config, *run.engine, state);
+  // Training goes on without this checkpoint, but not silently.
+  if (error) log_warn("step {}: the checkpoint was not saved: {}", state.step, *error);
+  run.control.barrier();
+}
+
+void finish(Run& run, Reporter* reporter) {
+  const std::vector<RankSummary> ranks = gather_summaries(run.control, rank_summary(run));
+  if (reporter == nullptr) return;
+  reporter->progress.finish();
+  reporter->summary.ranks = ranks;
+  write_summary(reporter->summary, run.config.run.dir);
+  fmt::print("{}", memory_report(reporter->summary));
+  if (run.profile) fmt::print("{}", run.profile->table());
+}
+
+RunState first_state(Run& run) {
+  if (auto loaded = load_run(run.config, *run.engine)) {
+    if (run.chief()) log_info("{}: resuming at step {}", run.config.run.dir, loaded->step);
+    run.engine->set_seed(loaded->seed);
+    return *loaded;
+  }
+  run.engine->initialise(run.config.run.seed);
+  if (!run.config.model.from.empty()) run.engine->load(HuggingFaceWeights::open(run.config.model.from));
+  RunState state;
+  state.seed = run.config.run.seed;
+  return state;
+}
+
+}  // namespace
+
+std::int64_t current_step() { return step_now; }
+
+void train(Config given, const MpiSession& mpi) {
+  Run run(std::move(given), mpi, Purpose::Train);
+  const Config& config = run.config;
+  if (run.chief()) {
+    write_run_files(config, plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
+    fmt::print("{}", plan_text(run.engine->programs(), run.options, run.plan_context(), false));
+    log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads, gemm_backend(), run.peak_gflops);
+  }
+  RunState state = first_state(run);
+  if (state.step >= config.train.steps) {
+    if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);
+    return;
+  }
+  BatchLoader loader(*run.dataset, run.loader(Split::Train, state.step));
+  std::unique_ptr<BatchLoader> validation;
+  if (run.dataset->validation_samples() > 0) validation = std::make_unique<BatchLoader>(*run.dataset, run.loader(Split::Validation, 0));
+  std::unique_ptr<Reporter> reporter;
+  if (run.chief()) reporter = std::make_unique<Reporter>(run, state);
+
+  std::int64_t skipped = 0, first_step = state.step;
+  while (state.step < config.train.steps) {
+    step_now = state.step;
+    const auto begin = Clock::now();
+    const double lr = learning_rate(config.schedule, config.optimizer.lr, state.step, config.train.steps);
+    const StepResult result = train_step(run, loader, state);
+    skipped = result.applied ? 0 : skipped + 1;
+    require(skipped <= 3, ErrorKind::Numerical, "step {}: the gradients were not finite for {} steps in a row", state.step, skipped);
+    state.applied_updates += result.applied ? 1 : 0;
+    state.tokens += static_cast<std::int64_t>(targets_per_step(run));
+    ++state.step;
+    if (reporter) reporter->step(state, result, lr, seconds_since(begin));
+    if (state.step == first_step + 1) AllocationCounter::start();
+    const bool last = state.step == config.train.steps;
+    if (validation && (last || (config.run.eval_every > 0 && state.step % config.run.eval_every == 0))) {
+      const double loss = validation_loss(run, *validation, config.train.eval_batches).first;
+      if (reporter) reporter->validation(state, loss);
+    }
+    if (last || (config.run.save_every > 0 && state.step % config.run.save_every == 0)) save(run, state);
+  }
+  step_now = -1;
+  finish(run, reporter.get());
+  if (run.profile) run.profile->write_trace(config.run.trace + (run.place.ranks > 1 ? fmt::format(".{}", run.place.rank) : ""), run.place.rank);
+}
+
+Evaluation evaluate(Config given, const MpiSession& mpi) {
+  Run run(std::move(given), mpi, Purpose::Evaluate);
+  require(run.dataset->validation_samples() > 0, ErrorKind::Config, "data.validation is 0: there is nothing to evaluate");
+  Evaluation result;
+  if (auto state = load_run(run.config, *run.engine)) {
+    result.source = fmt::format("{} at step {}", run.config.run.dir, state->step);
+  } else {
+    require(!run.config.model.from.empty(), ErrorKind::MissingInput, "{}: has no checkpoint, and model.from names no weights", run.config.run.dir);
+    run.engine->load(HuggingFaceWeights::open(run.config.model.from));
+    result.source = run.config.model.from;
+  }
+  BatchLoader loader(*run.dataset, run.loader(Split::Validation, 0));
+  std::tie(result.loss, result.targets) = validation_loss(run, loader, run.config.train.eval_batches);
+  return result;
+}
+
+}  // namespace plimsoll
