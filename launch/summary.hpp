@@ -1,0 +1,42 @@
+#pragma once
+// The end of a run: summary.json, and the memory report that people read.
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launch/metrics.hpp"
+#include "runtime/plan/memory.hpp"
+
+namespace plimsoll {
+
+class Group;
+
+struct RankSummary {
+  int rank = 0;
+  std::int64_t budget_bytes = 0, planned_bytes = 0;  // planned: of the arena
+  std::int64_t arena_high_water_bytes = 0;           // measured from what was written
+  std::int64_t outside_arena_bytes = 0;              // peak of the process minus the arena
+  std::int64_t peak_process_bytes = 0;
+  std::int64_t allocations_after_first_step = 0;  // by ops
+  std::int64_t data_collective_bytes = 0;         // sent on the data axis
+  std::int64_t padding_bytes = 0;
+  ClassBytes class_bytes{};
+};
+
+struct RunSummary {
+  StepMetrics last;
+  std::optional<double> validation_loss;
+  std::vector<RankSummary> ranks;
+};
+
+// Every rank's summary, on every rank, in rank order.
+std::vector<RankSummary> gather_summaries(const Group& control, const RankSummary& mine);
+
+// Writes <run_dir>/summary.json (temp + rename). Error(CheckpointIo).
+void write_summary(const RunSummary& summary, const std::string& run_dir);
+// Planned bytes per class, then budget, plan and what was measured.
+std::string memory_report(const RunSummary& summary);
+
+}  // namespace plimsoll
