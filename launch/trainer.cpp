@@ -172,7 +172,8 @@ RankSummary rank_summary(Run& run) {
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes;
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
-  s.collective_bytes["data"] = run.data.bytes_sent();
+  s.data_collective_bytes = run.data.bytes_sent();
+  s.padding_bytes = plan.padding_bytes;
   return s;
 }
 

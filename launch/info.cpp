@@ -1,0 +1,37 @@
+#include "launch/info.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "kernels/cpu/gemm.hpp"
+#include "launch/process.hpp"
+#include "runtime/core/text.hpp"
+#include "runtime/device/device.hpp"
+
+namespace plimsoll {
+
+std::string info_text(const std::string& mpi_version, bool json) {
+  const auto device = make_cpu_device(1);
+  const DeviceMemory memory = device->memory();
+  const nlohmann::ordered_json info{{"version", PLIMSOLL_VERSION},
+                                    {"build", PLIMSOLL_BUILD_TYPE},
+                                    {"compiler", fmt::format("g++ {}", __VERSION__)},
+                                    {"precisions", {"fp32", "fp64"}},
+                                    {"devices", {"cpu"}},
+                                    {"cuda", "not built"},
+                                    {"cpu", cpu_model()},
+                                    {"cores", usable_cores()},
+                                    {"avx512", cpu_has_avx512()},
+                                    {"memory_total_bytes", memory.total_bytes},
+                                    {"memory_free_bytes", memory.free_bytes},
+                                    {"matrix_products", gemm_backend()},
+                                    {"mpi", mpi_version},
+                                    {"environment", environment_changes()}};
+  if (json) return info.dump(2) + "\n";
+  std::string out;
+  for (const auto& [key, value] : info.items()) {
+    out += fmt::format("{:<20}{}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  return out;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,79 @@
+#include "launch/summary.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "comm/group.hpp"
+#include "runtime/core/text.hpp"
+
+namespace plimsoll {
+namespace {
+
+nlohmann::ordered_json rank_json(const RankSummary& r) {
+  nlohmann::ordered_json json{{"rank", r.rank},
+                              {"budget_bytes", r.budget_bytes},
+                              {"planned_bytes", r.planned_bytes},
+                              {"arena_high_water_bytes", r.arena_high_water_bytes},
+                              {"outside_arena_bytes", r.outside_arena_bytes},
+                              {"peak_process_bytes", r.peak_process_bytes},
+                              {"allocations_after_first_step", r.allocations_after_first_step},
+                              {"collective_bytes", {{"data", r.data_collective_bytes}}},
+                              {"padding_bytes", r.padding_bytes}};
+  for (std::size_t c = 0; c < r.class_bytes.size(); ++c) json[std::string(kMemoryClassNames[c])] = r.class_bytes[c];
+  return json;
+}
+
+}  // namespace
+
+std::vector<RankSummary> gather_summaries(const Group& control, const RankSummary& mine) {
+  static_assert(std::is_trivially_copyable_v<RankSummary>);
+  std::vector<RankSummary> all(static_cast<std::size_t>(control.size()));
+  control.gather_values(&mine, sizeof(mine), all.data());
+  return all;
+}
+
+void write_summary(const RunSummary& summary, const std::string& run_dir) {
+  nlohmann::ordered_json json{{"step", summary.last.step},
+                              {"tokens", summary.last.tokens},
+                              {"loss", summary.last.loss},
+                              {"lr", summary.last.lr},
+                              {"grad_norm", summary.last.grad_norm},
+                              {"step_ms", summary.last.step_ms},
+                              {"tokens_per_s", summary.last.tokens_per_s},
+                              {"model_gflops", summary.last.model_gflops},
+                              {"mfu", summary.last.mfu}};
+  if (summary.validation_loss) json["validation_loss"] = *summary.validation_loss;
+  for (const RankSummary& r : summary.ranks) json["ranks"].push_back(rank_json(r));
+  const std::string path = run_dir + "/summary.json", temporary = path + ".tmp";
+  std::ofstream out(temporary);
+  out << json.dump(2) << "\n";
+  out.close();
+  require(out.good(), ErrorKind::CheckpointIo, "{}: cannot be written", temporary);
+  std::filesystem::rename(temporary, path);
+}
+
+std::string memory_report(const RunSummary& summary) {
+  std::string out = "memory per rank, bytes\n";
+  const auto row = [&](std::string_view name, auto&& value) {
+    out += fmt::format("  {:<24}", name);
+    for (const RankSummary& r : summary.ranks) out += fmt::format("{:>16}", value(r));
+    out += "\n";
+  };
+  row("rank", [](const RankSummary& r) { return std::to_string(r.rank); });
+  for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c) {
+    row(kMemoryClassNames[c], [c](const RankSummary& r) { return format_count(r.class_bytes[c]); });
+  }
+  row("padding", [](const RankSummary& r) { return format_count(r.padding_bytes); });
+  row("arena planned", [](const RankSummary& r) { return format_count(r.planned_bytes); });
+  row("arena high water", [](const RankSummary& r) { return format_count(r.arena_high_water_bytes); });
+  row("high water - plan", [](const RankSummary& r) { return format_count(r.arena_high_water_bytes - r.planned_bytes); });
+  row("outside the arena", [](const RankSummary& r) { return format_count(r.outside_arena_bytes); });
+  row("process peak", [](const RankSummary& r) { return format_count(r.peak_process_bytes); });
+  row("budget", [](const RankSummary& r) { return format_count(r.budget_bytes); });
+  row("budget - process peak", [](const RankSummary& r) { return format_count(r.budget_bytes - r.peak_process_bytes); });
+  row("allocations after step 1", [](const RankSummary& r) { return format_count(r.allocations_after_first_step); });
+  return out;
+}
+
+}  // namespace plimsoll
