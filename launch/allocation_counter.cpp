@@ -1,6 +1,7 @@
 #include "launch/allocation_counter.hpp"
 
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 #include <new>
 

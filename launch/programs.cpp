@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/group.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
 #include "runtime/core/text.hpp"
@@ -16,7 +17,9 @@ Graph train_graph(const ProgramOptions& o) {
   const FlatLayout layout = flat_layout(graph);
   flatten_parameters(graph, layout);
   add_update(graph, layout, o.optimizer);
-  if (o.data_ranks > 1) add_data_parallel(graph, layout, o.data_ranks, o.bucket_bytes);
+  if (o.data_ranks > 1) {
+    add_data_parallel(graph, layout, o.data_ranks, o.bucket_bytes, reduce_scratch_bytes(o.data_ranks));
+  }
   return graph;
 }
 

@@ -5,7 +5,7 @@
 namespace plimsoll {
 namespace {
 
-Node all_reduce_node(Graph& graph, ValueId value, const std::string& label, int ranks) {
+Node all_reduce_node(Graph& graph, ValueId value, ValueId scratch, const std::string& label, int ranks) {
   Node node;
   node.op = op_id<AllReduce>;
   node.phase = Phase::Reduce;
@@ -14,7 +14,9 @@ Node all_reduce_node(Graph& graph, ValueId value, const std::string& label, int 
   node.stream = StreamKind::Communication;
   node.when = kFinalVariants;
   node.value[AllReduce::kX] = value;
+  node.value[AllReduce::kScratch] = scratch;
   node.specs.set(AllReduce::kX, graph[value].spec);
+  node.specs.set(AllReduce::kScratch, graph[scratch].spec);
   return node;
 }
 
@@ -43,9 +45,16 @@ std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layou
   return buckets;
 }
 
-void add_data_parallel(Graph& graph, const FlatLayout& layout, int ranks, std::int64_t bucket_bytes) {
+void add_data_parallel(Graph& graph, const FlatLayout& layout, int ranks, std::int64_t bucket_bytes,
+                       std::int64_t scratch_bytes) {
   const ValueId flat = graph.find("gradients");
   const std::int64_t element_bytes = dtype_bytes(graph[flat].spec.dtype);
+  Value buffer;
+  buffer.name = "reduce.scratch";
+  buffer.spec = {{scratch_bytes}, DType::u8};
+  buffer.persistent = true;
+  buffer.memory = MemoryClass::Communication;
+  const ValueId scratch = graph.add_value(std::move(buffer));
   std::vector<std::pair<std::size_t, Node>> inserts;
   int index = 0;
   for (const Bucket& bucket : gradient_buckets(graph, layout, bucket_bytes)) {
@@ -57,13 +66,13 @@ void add_data_parallel(Graph& graph, const FlatLayout& layout, int ranks, std::i
     part.base = flat;
     part.byte_offset = bucket.offset * element_bytes;
     const ValueId value = graph.add_value(std::move(part));
-    inserts.emplace_back(bucket.ready_after, all_reduce_node(graph, value, fmt::format("reduce.bucket{}", index++), ranks));
+    inserts.emplace_back(bucket.ready_after, all_reduce_node(graph, value, scratch, fmt::format("reduce.bucket{}", index++), ranks));
   }
   const ValueId loss = graph.find("loss");
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     bool writes_loss = false;
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) { writes_loss = writes_loss || (a.value == loss && a.writes); });
-    if (writes_loss) inserts.emplace_back(n, all_reduce_node(graph, loss, "reduce.loss", ranks));
+    if (writes_loss) inserts.emplace_back(n, all_reduce_node(graph, loss, scratch, "reduce.loss", ranks));
   }
   std::stable_sort(inserts.begin(), inserts.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<Node> merged;

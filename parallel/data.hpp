@@ -17,7 +17,7 @@ std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layou
 
 // Inserts the all-reduces of the buckets and of the loss into the backward of the last micro-batch, each right after what it
 // waits for, on the communication stream: they overlap with the rest of backward. The seed of the loss gradient is
-// 1 / global count of tokens, so sums are averages.
-void add_data_parallel(Graph& graph, const FlatLayout& layout, int ranks, std::int64_t bucket_bytes);
+// 1 / global count of tokens, so sums are averages. `scratch_bytes`: what the transport's reduction needs.
+void add_data_parallel(Graph& graph, const FlatLayout& layout, int ranks, std::int64_t bucket_bytes, std::int64_t scratch_bytes);
 
 }  // namespace plimsoll

@@ -6,7 +6,8 @@ namespace plimsoll {
 // Collectives are ops over a mesh axis. Sums are made by the owner of an element in rank order (design §9.8). In backward a
 // collective becomes its conjugate: all_gather ↔ reduce_scatter.
 
-// x = Σ_ranks x, in place: parameter gradients, losses.
+// x = Σ_ranks x, in place: parameter gradients, losses. `scratch` (u8): what the reduction receives before it is summed; the
+// all-reduces of a program run one after another and share it.
 struct AllReduce : OpDefaults {
   struct Attrs {
     std::string axis = "data";
@@ -15,8 +16,8 @@ struct AllReduce : OpDefaults {
   static constexpr std::string_view name = "all_reduce";
   static constexpr bool update_only = true;
   static constexpr bool collective = true;
-  enum : int { kX };
-  static constexpr std::array slots{Slot{"x", Role::State}};
+  enum : int { kX, kScratch };
+  static constexpr std::array slots{Slot{"x", Role::State}, Slot{"scratch", Role::State}};
   static void infer(const Attrs&, SlotSpecs&) {}
   static std::int64_t flops(const Attrs&, const SlotSpecs&, Phase) { return 0; }
   static std::vector<Sample<Attrs>> samples();

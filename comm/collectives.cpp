@@ -1,0 +1,198 @@
+// The collectives over pairwise messages. Cost models: Thakur, Rabenseifner & Gropp 2005, with pairwise exchange: n−1 messages a
+// rank and phase, each element moved once to its owner and once from it.
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "comm/group.hpp"
+
+namespace plimsoll {
+namespace {
+
+constexpr int kMaxRanksOnStack = 64;
+
+struct MessageList {
+  std::array<Message, kMaxRanksOnStack> small;
+  std::vector<Message> large;
+  std::size_t count = 0;
+  explicit MessageList(int ranks) {
+    if (ranks > kMaxRanksOnStack) large.resize(static_cast<std::size_t>(ranks));
+  }
+  void add(Message m) { (large.empty() ? small[count] : large[count]) = m, ++count; }
+  std::span<const Message> list() const { return {large.empty() ? small.data() : large.data(), count}; }
+};
+
+// Elements [first, first + count) of a rank's share of n elements.
+struct Range {
+  std::int64_t first, count;
+};
+Range share_of(std::int64_t n, int rank, int size) {
+  const std::int64_t first = n * rank / size;
+  return {first, n * (rank + 1) / size - first};
+}
+Range piece_of(Range share, std::int64_t piece, std::int64_t piece_elements) {
+  const std::int64_t first = std::min(share.count, piece * piece_elements);
+  return {share.first + first, std::min(piece_elements, share.count - first)};
+}
+
+std::byte* at(const View& v, std::int64_t element) { return static_cast<std::byte*>(v.data) + element * dtype_bytes(v.spec.dtype); }
+
+template <class T>
+void combine(T* __restrict out, const T* __restrict a, const T* __restrict b, std::int64_t n, ReduceOp op) {
+  if (op == ReduceOp::Sum) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = std::max(a[i], b[i]);
+  }
+}
+
+// out = contributions combined in rank order. contribution(r) is where rank r's piece lies; `out` may be this rank's.
+template <class T, class Where>
+void combine_ranks(T* out, std::int64_t n, int size, ReduceOp op, const Where& contribution) {
+  // In blocks that stay in the first-level cache: out may alias a contribution that comes late in the order.
+  constexpr std::int64_t kBlock = 1024;
+  std::array<T, kBlock> sum;
+  for (std::int64_t first = 0; first < n; first += kBlock) {
+    const std::int64_t count = std::min(kBlock, n - first);
+    const T* zero = reinterpret_cast<const T*>(contribution(0)) + first;
+    std::copy(zero, zero + count, sum.begin());
+    for (int r = 1; r < size; ++r) combine(sum.data(), sum.data(), reinterpret_cast<const T*>(contribution(r)) + first, count, op);
+    std::copy(sum.begin(), sum.begin() + count, out + first);
+  }
+}
+
+template <class Where>
+void combine_any(DType dtype, void* out, std::int64_t n, int size, ReduceOp op, const Where& contribution) {
+  switch (dtype) {
+    case DType::f32: return combine_ranks(static_cast<float*>(out), n, size, op, contribution);
+    case DType::f64: return combine_ranks(static_cast<double*>(out), n, size, op, contribution);
+    case DType::i32: return combine_ranks(static_cast<std::int32_t*>(out), n, size, op, contribution);
+    case DType::i64: return combine_ranks(static_cast<std::int64_t*>(out), n, size, op, contribution);
+    default: fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
+  }
+}
+
+// This rank's share of `in`, reduced, to `out`, piece by piece: the next piece travels while one is summed.
+void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte* scratch) {
+  const int size = t.size(), rank = t.rank();
+  const std::int64_t element = dtype_bytes(in.spec.dtype), n = in.spec.elements();
+  const std::int64_t piece_elements = kPieceBytes / element;
+  const std::int64_t pieces = ((n + size - 1) / size + piece_elements - 1) / piece_elements;
+  const Range mine = share_of(n, rank, size);
+  const auto inbox = [&](int slot, int peer) { return scratch + (slot * (size - 1) + (peer < rank ? peer : peer - 1)) * kPieceBytes; };
+  const auto start = [&](std::int64_t piece) {
+    const int slot = static_cast<int>(piece % 2);
+    MessageList sends(size), receives(size);
+    for (int step = 1; step < size; ++step) {
+      const int to = (rank + step) % size, from = (rank - step + size) % size;
+      const Range theirs = piece_of(share_of(n, to, size), piece, piece_elements);
+      if (theirs.count > 0) sends.add({to, at(in, theirs.first), theirs.count * element});
+      const Range ours = piece_of(mine, piece, piece_elements);
+      if (ours.count > 0) receives.add({from, inbox(slot, from), ours.count * element});
+    }
+    t.start(slot, sends.list(), receives.list());
+  };
+  if (pieces > 0) start(0);
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    if (piece + 1 < pieces) start(piece + 1);
+    const int slot = static_cast<int>(piece % 2);
+    t.finish(slot);
+    const Range range = piece_of(mine, piece, piece_elements);
+    if (range.count == 0) continue;
+    combine_any(in.spec.dtype, out + (range.first - mine.first) * element, range.count, size, op, [&](int r) {
+      return r == rank ? at(in, range.first) : inbox(slot, r);
+    });
+  }
+}
+
+// Every rank's share of `x` to all ranks.
+void gather_shares(Transport& t, View x) {
+  const int size = t.size(), rank = t.rank();
+  const std::int64_t element = dtype_bytes(x.spec.dtype), n = x.spec.elements();
+  MessageList sends(size), receives(size);
+  const Range mine = share_of(n, rank, size);
+  for (int step = 1; step < size; ++step) {
+    const int to = (rank + step) % size, from = (rank - step + size) % size;
+    const Range theirs = share_of(n, from, size);
+    if (mine.count > 0) sends.add({to, at(x, mine.first), mine.count * element});
+    if (theirs.count > 0) receives.add({from, at(x, theirs.first), theirs.count * element});
+  }
+  t.start(0, sends.list(), receives.list());
+  t.finish(0);
+}
+
+void exchange(Transport& t, std::span<const Message> sends, std::span<const Message> receives) {
+  t.start(0, sends, receives);
+  t.finish(0);
+}
+
+}  // namespace
+
+void Group::all_reduce(View x, ReduceOp op, std::byte* scratch) const {
+  if (size() == 1) return;
+  if (native_ && transport_->native_all_reduce(x, op)) return;
+  const Range mine = share_of(x.spec.elements(), rank(), size());
+  reduce_shares(*transport_, x, at(x, mine.first), op, scratch);
+  gather_shares(*transport_, x);
+}
+
+void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const {
+  require(in.spec.elements() == out.spec.elements() * size(), ErrorKind::Internal, "reduce_scatter: {} is not {} times {}",
+          to_string(in.spec), size(), to_string(out.spec));
+  if (size() == 1) {
+    if (out.data != in.data) std::memcpy(out.data, in.data, static_cast<std::size_t>(in.spec.bytes()));
+    return;
+  }
+  reduce_shares(*transport_, in, static_cast<std::byte*>(out.data), op, scratch);
+}
+
+void Group::all_gather(View in, View out) const {
+  require(out.spec.elements() == in.spec.elements() * size(), ErrorKind::Internal, "all_gather: {} is not {} times {}",
+          to_string(out.spec), size(), to_string(in.spec));
+  std::byte* place = at(out, in.spec.elements() * rank());
+  if (place != in.data) std::memcpy(place, in.data, static_cast<std::size_t>(in.spec.bytes()));
+  if (size() > 1) gather_shares(*transport_, out);
+}
+
+void Group::broadcast(View x, int root) const {
+  MessageList sends(size()), receives(1);
+  for (int peer = 0; peer < size() && rank() == root; ++peer) {
+    if (peer != root) sends.add({peer, x.data, x.spec.bytes()});
+  }
+  if (rank() != root) receives.add({root, x.data, x.spec.bytes()});
+  exchange(*transport_, sends.list(), receives.list());
+}
+
+void Group::send(View x, int peer) const {
+  const Message m{peer, x.data, x.spec.bytes()};
+  exchange(*transport_, {&m, 1}, {});
+}
+
+void Group::receive(View x, int peer) const {
+  const Message m{peer, x.data, x.spec.bytes()};
+  exchange(*transport_, {}, {&m, 1});
+}
+
+void Group::barrier() const { sum(0); }
+
+void Group::gather_values(const void* mine, std::int64_t bytes, void* all) const {
+  const View in{const_cast<void*>(mine), {{bytes}, DType::u8}};
+  all_gather(in, {all, {{bytes * size()}, DType::u8}});
+}
+
+double Group::sum(double value) const {
+  std::vector<double> all(static_cast<std::size_t>(size()));
+  gather_values(&value, sizeof(value), all.data());
+  double total = 0;
+  for (const double v : all) total += v;
+  return total;
+}
+
+double Group::max(double value) const {
+  std::vector<double> all(static_cast<std::size_t>(size()));
+  gather_values(&value, sizeof(value), all.data());
+  return *std::max_element(all.begin(), all.end());
+}
+
+}  // namespace plimsoll

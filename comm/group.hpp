@@ -1,0 +1,53 @@
+#pragma once
+// The ranks along a mesh axis: a small value over a transport. Every call is collective over the group and blocks its thread;
+// in a step, the executor runs them as tasks of the communication stream, which is what makes them asynchronous.
+
+#include <memory>
+#include <string>
+
+#include "comm/transport.hpp"
+
+namespace plimsoll {
+
+// Bytes of one piece of a collective: large enough for full bandwidth, small enough to stay in cache while it is summed.
+inline constexpr std::int64_t kPieceBytes = std::int64_t{512} << 10;
+
+// Scratch that all_reduce and reduce_scatter need: two pieces from every other rank.
+constexpr std::int64_t reduce_scratch_bytes(int ranks) { return 2 * (ranks - 1) * kPieceBytes; }
+
+class Group {
+ public:
+  Group() = default;
+  // `native`: use the transport's own all-reduce where it has one (comm.collectives: mpi).
+  Group(std::string axis, std::shared_ptr<Transport> transport, bool native = false)
+      : axis_(std::move(axis)), transport_(std::move(transport)), native_(native) {}
+  const std::string& axis() const { return axis_; }
+  int rank() const { return transport_->rank(); }
+  int size() const { return transport_->size(); }
+  std::int64_t bytes_sent() const { return transport_->bytes_sent(); }
+
+  // x = reduction over ranks, element by element in rank order ((r0 + r1) + r2) + …: the bits depend on nothing but the values
+  // (design §9.8). f32, f64, i32, i64. `scratch`: reduce_scratch_bytes(size()). Pairwise exchange: each rank owns n/size elements,
+  // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring.
+  void all_reduce(View x, ReduceOp op, std::byte* scratch) const;
+  // out = this rank's 1/size of the reduction of `in`. in: size · out elements.
+  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const;
+  // out = the `in` of all ranks in rank order. out: size · in elements. `in` may lie at its place in `out`.
+  void all_gather(View in, View out) const;
+  void broadcast(View x, int root) const;
+  void send(View x, int peer) const;
+  void receive(View x, int peer) const;
+  void barrier() const;
+
+  // Host values, for control: small and rare.
+  double sum(double value) const;
+  double max(double value) const;
+  void gather_values(const void* mine, std::int64_t bytes, void* all) const;
+
+ private:
+  std::string axis_;
+  std::shared_ptr<Transport> transport_;
+  bool native_ = false;
+};
+
+}  // namespace plimsoll

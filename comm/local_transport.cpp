@@ -1,0 +1,138 @@
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+
+#include "comm/transport.hpp"
+
+namespace plimsoll {
+namespace {
+
+// What all ranks share: a queue of offered messages per ordered pair. The receiver copies straight out of the sender's buffer.
+struct Exchange {
+  struct Offer {
+    const void* data;
+    std::int64_t bytes;
+    bool* taken;  // under the mutex
+  };
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::deque<Offer>> queues;
+  bool aborted = false;
+};
+
+class LocalTransport : public Transport {
+ public:
+  LocalTransport(std::shared_ptr<Exchange> shared, int rank, int size) : shared_(std::move(shared)), rank_(rank), size_(size) {
+    for (auto& slot : pending_) {
+      slot.taken = std::make_unique<bool[]>(static_cast<std::size_t>(size));
+      slot.receives.reserve(static_cast<std::size_t>(size));
+    }
+  }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  void start(int slot, std::span<const Message> sends, std::span<const Message> receives) override {
+    Pending& p = pending_[slot];
+    p.receives.assign(receives.begin(), receives.end());
+    p.sends = sends.size();
+    {
+      const std::lock_guard lock(shared_->mutex);
+      for (std::size_t i = 0; i < sends.size(); ++i) {
+        p.taken[i] = false;
+        queue(rank_, sends[i].peer).push_back({sends[i].data, sends[i].bytes, &p.taken[i]});
+        bytes_sent_ += sends[i].bytes;
+      }
+    }
+    shared_->changed.notify_all();
+  }
+
+  void finish(int slot) override {
+    Pending& p = pending_[slot];
+    for (const Message& m : p.receives) receive(m);
+    std::unique_lock lock(shared_->mutex);
+    wait(lock, [&] {
+      for (std::size_t i = 0; i < p.sends; ++i) {
+        if (!p.taken[i]) return false;
+      }
+      return true;
+    });
+  }
+
+  void abort() {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->aborted = true;
+    shared_->changed.notify_all();
+  }
+
+ private:
+  struct Pending {
+    std::vector<Message> receives;
+    std::unique_ptr<bool[]> taken;
+    std::size_t sends = 0;
+  };
+
+  std::deque<Exchange::Offer>& queue(int from, int to) { return shared_->queues[static_cast<std::size_t>(from * size_ + to)]; }
+
+  template <class Condition>
+  void wait(std::unique_lock<std::mutex>& lock, const Condition& condition) {
+    shared_->changed.wait(lock, [&] { return shared_->aborted || condition(); });
+    require(condition(), ErrorKind::PeerLost, "rank {}: another rank of this process failed", rank_);
+  }
+
+  void receive(const Message& m) {
+    Exchange::Offer offer{};
+    {
+      std::unique_lock lock(shared_->mutex);
+      auto& offers = queue(m.peer, rank_);
+      wait(lock, [&] { return !offers.empty(); });
+      offer = offers.front();
+      offers.pop_front();
+    }
+    require(offer.bytes == m.bytes, ErrorKind::Internal, "rank {} expects {} bytes from rank {}, which sent {}", rank_, m.bytes, m.peer, offer.bytes);
+    std::memcpy(m.data, offer.data, static_cast<std::size_t>(m.bytes));
+    const std::lock_guard lock(shared_->mutex);
+    *offer.taken = true;
+    shared_->changed.notify_all();
+  }
+
+  std::shared_ptr<Exchange> shared_;
+  int rank_, size_;
+  Pending pending_[2];
+};
+
+class SelfTransport : public Transport {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void start(int, std::span<const Message> sends, std::span<const Message> receives) override {
+    require(sends.empty() && receives.empty(), ErrorKind::Internal, "a group of one rank has nobody to talk to");
+  }
+  void finish(int) override {}
+};
+
+}  // namespace
+
+std::shared_ptr<Transport> make_self_transport() { return std::make_shared<SelfTransport>(); }
+
+std::vector<std::shared_ptr<Transport>> make_local_transports(int ranks) {
+  auto shared = std::make_shared<Exchange>();
+  shared->queues.resize(static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks));
+  std::vector<std::shared_ptr<Transport>> all;
+  for (int r = 0; r < ranks; ++r) all.push_back(std::make_shared<LocalTransport>(shared, r, ranks));
+  return all;
+}
+
+void abort_local(Transport& transport) {
+  if (auto* local = dynamic_cast<LocalTransport*>(&transport)) local->abort();
+}
+
+void FakeTransport::start(int, std::span<const Message> sends, std::span<const Message> receives) {
+  FakeCall call;
+  for (const Message& m : sends) call.sent_bytes += m.bytes;
+  for (const Message& m : receives) call.received_bytes += m.bytes;
+  bytes_sent_ += call.sent_bytes;
+  calls_.push_back(call);
+}
+
+}  // namespace plimsoll

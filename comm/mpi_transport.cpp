@@ -1,0 +1,125 @@
+#include "comm/mpi_transport.hpp"
+
+#include <sched.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <string>
+#include <thread>
+
+namespace plimsoll {
+namespace {
+
+// MPI counts are int: longer messages go in chunks.
+constexpr std::int64_t kMaxCount = std::numeric_limits<int>::max() / 4096 * 4096;
+constexpr int kTag = 7;
+
+MPI_Datatype mpi_type(DType t) {
+  switch (t) {
+    case DType::f32: return MPI_FLOAT;
+    case DType::f64: return MPI_DOUBLE;
+    case DType::i32: return MPI_INT32_T;
+    case DType::i64: return MPI_INT64_T;
+    default: return MPI_DATATYPE_NULL;
+  }
+}
+
+class MpiTransport : public Transport {
+ public:
+  explicit MpiTransport(MPI_Comm parent) {
+    check_mpi(MPI_Comm_dup(parent, &communicator_), "MPI_Comm_dup");
+    check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    check_mpi(MPI_Comm_rank(communicator_, &rank_), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(communicator_, &size_), "MPI_Comm_size");
+    for (auto& slot : requests_) slot.reserve(static_cast<std::size_t>(4 * size_));
+  }
+  ~MpiTransport() override {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (finalized == 0) MPI_Comm_free(&communicator_);
+  }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  void start(int slot, std::span<const Message> sends, std::span<const Message> receives) override {
+    auto& requests = requests_[slot];
+    requests.clear();
+    for (const Message& m : receives) {
+      in_chunks(m, [&](std::byte* data, int bytes) {
+        check_mpi(MPI_Irecv(data, bytes, MPI_BYTE, m.peer, kTag, communicator_, &requests.emplace_back()), "MPI_Irecv");
+      });
+    }
+    for (const Message& m : sends) {
+      in_chunks(m, [&](std::byte* data, int bytes) {
+        check_mpi(MPI_Isend(data, bytes, MPI_BYTE, m.peer, kTag, communicator_, &requests.emplace_back()), "MPI_Isend");
+      });
+      bytes_sent_ += m.bytes;
+    }
+  }
+
+  // Open MPI moves data only inside its calls, so the wait is a loop of tests; it gives the core away in between, since the
+  // compute threads may need it.
+  void finish(int slot) override {
+    auto& requests = requests_[slot];
+    constexpr int kSpins = 200;
+    for (int tries = 0;; ++tries) {
+      int done = 0;
+      check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), "MPI_Testall");
+      if (done != 0) return;
+      if (tries < kSpins) {
+        sched_yield();
+      } else {
+        fine_timers();
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      }
+    }
+  }
+
+  bool native_all_reduce(View buffer, ReduceOp op) override {
+    const MPI_Datatype type = mpi_type(buffer.spec.dtype);
+    if (type == MPI_DATATYPE_NULL) return false;
+    const std::int64_t element = dtype_bytes(buffer.spec.dtype);
+    for (std::int64_t first = 0; first < buffer.spec.elements(); first += kMaxCount) {
+      const auto count = static_cast<int>(std::min(kMaxCount, buffer.spec.elements() - first));
+      check_mpi(MPI_Allreduce(MPI_IN_PLACE, static_cast<std::byte*>(buffer.data) + first * element, count, type,
+                              op == ReduceOp::Sum ? MPI_SUM : MPI_MAX, communicator_),
+                "MPI_Allreduce");
+    }
+    bytes_sent_ += 2 * buffer.spec.bytes() * (size_ - 1) / size_;  // what a ring sends; MPI does not say
+    return true;
+  }
+
+ private:
+  template <class Call>
+  static void in_chunks(const Message& m, const Call& call) {
+    for (std::int64_t first = 0; first < m.bytes; first += kMaxCount) {
+      call(static_cast<std::byte*>(m.data) + first, static_cast<int>(std::min(kMaxCount, m.bytes - first)));
+    }
+  }
+  // Linux rounds short sleeps up by 50 us unless the thread asks for less.
+  static void fine_timers() {
+    thread_local bool set = false;
+    if (!set) prctl(PR_SET_TIMERSLACK, 1000UL);
+    set = true;
+  }
+
+  MPI_Comm communicator_ = MPI_COMM_NULL;
+  int rank_ = 0, size_ = 1;
+  std::vector<MPI_Request> requests_[2];
+};
+
+}  // namespace
+
+void check_mpi(int code, const char* what) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING] = "";
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  fail(ErrorKind::PeerLost, "{} failed: {}", what, std::string(text, static_cast<std::size_t>(length)));
+}
+
+std::shared_ptr<Transport> make_mpi_transport(MPI_Comm communicator) { return std::make_shared<MpiTransport>(communicator); }
+
+}  // namespace plimsoll

@@ -1,0 +1,35 @@
+#pragma once
+// The process as a rank: MPI when a launcher started it, otherwise one rank by itself.
+
+#include <string>
+
+#include "comm/group.hpp"
+
+namespace plimsoll {
+
+class MpiSession {
+ public:
+  // Initialises MPI when mpirun or srun started this process (it then needs MPI_THREAD_MULTIPLE, else Error(Device)); without
+  // a launcher MPI is left alone. One session per process.
+  MpiSession();
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  int local_rank() const { return local_rank_; }  // on this host
+  int local_size() const { return local_size_; }
+  // All ranks as a group with a communicator of its own. Collective.
+  Group world(const std::string& axis, bool native = false) const;
+  // Ends all ranks with this code.
+  void abort(int code) const;
+
+ private:
+  bool active_ = false;
+  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+};
+
+std::string mpi_library_version();
+
+}  // namespace plimsoll
