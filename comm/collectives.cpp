@@ -39,11 +39,11 @@ Range piece_of(Range share, std::int64_t piece, std::int64_t piece_elements) {
 std::byte* at(const View& v, std::int64_t element) { return static_cast<std::byte*>(v.data) + element * dtype_bytes(v.spec.dtype); }
 
 template <class T>
-void combine(T* __restrict out, const T* __restrict a, const T* __restrict b, std::int64_t n, ReduceOp op) {
+void combine(T* __restrict sum, const T* __restrict b, std::int64_t n, ReduceOp op) {
   if (op == ReduceOp::Sum) {
-    for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+    for (std::int64_t i = 0; i < n; ++i) sum[i] += b[i];
   } else {
-    for (std::int64_t i = 0; i < n; ++i) out[i] = std::max(a[i], b[i]);
+    for (std::int64_t i = 0; i < n; ++i) sum[i] = std::max(sum[i], b[i]);
   }
 }
 
@@ -57,7 +57,7 @@ void combine_ranks(T* out, std::int64_t n, int size, ReduceOp op, const Where& c
     const std::int64_t count = std::min(kBlock, n - first);
     const T* zero = reinterpret_cast<const T*>(contribution(0)) + first;
     std::copy(zero, zero + count, sum.begin());
-    for (int r = 1; r < size; ++r) combine(sum.data(), sum.data(), reinterpret_cast<const T*>(contribution(r)) + first, count, op);
+    for (int r = 1; r < size; ++r) combine(sum.data(), reinterpret_cast<const T*>(contribution(r)) + first, count, op);
     std::copy(sum.begin(), sum.begin() + count, out + first);
   }
 }
