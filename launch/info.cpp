@@ -1,5 +1,7 @@
 #include "launch/info.hpp"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "kernels/cpu/gemm.hpp"
@@ -15,8 +17,8 @@ std::string info_text(const std::string& mpi_version, bool json) {
   const nlohmann::ordered_json info{{"version", PLIMSOLL_VERSION},
                                     {"build", PLIMSOLL_BUILD_TYPE},
                                     {"compiler", fmt::format("g++ {}", __VERSION__)},
-                                    {"precisions", {"fp32", "fp64"}},
-                                    {"devices", {"cpu"}},
+                                    {"precisions", nlohmann::json::array({"fp32", "fp64"})},
+                                    {"devices", nlohmann::json::array({"cpu"})},
                                     {"cuda", "not built"},
                                     {"cpu", cpu_model()},
                                     {"cores", usable_cores()},

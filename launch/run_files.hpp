@@ -6,17 +6,10 @@
 
 #include "launch/config.hpp"
 #include "launch/engine.hpp"
+#include "runtime/checkpoint/checkpoint.hpp"
 #include "runtime/data/tokenizer.hpp"
 
 namespace plimsoll {
-
-// Where a run stands; everything besides tensors that a resumed run needs.
-struct RunState {
-  std::int64_t step = 0;             // steps done
-  std::int64_t applied_updates = 0;  // of them, those whose gradients were finite
-  std::int64_t tokens = 0;
-  std::uint64_t seed = 1;
-};
 
 std::filesystem::path checkpoint_folder(const Config& config);
 
@@ -24,11 +17,11 @@ std::filesystem::path checkpoint_folder(const Config& config);
 void write_run_files(const Config& config, const std::string& plan);
 
 // Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. nullopt, or what went wrong.
-std::optional<std::string> save_run(const Config& config, Engine& engine, const RunState& state);
+std::optional<std::string> save_run(const Config& config, Engine& engine, const TrainingState& state);
 
-// Loads the newest valid checkpoint into the engine; nullopt when there is none at all. Error(NoCheckpoint) when none is valid,
-// Error(Config) when it is of another model or seed.
-std::optional<RunState> load_run(const Config& config, Engine& engine);
+// Loads the newest valid checkpoint into the engine, with the moments when it trains; nullopt when there is none at all.
+// Error(NoCheckpoint) when none is valid, Error(Config) when it is of another model, optimizer or seed.
+std::optional<TrainingState> load_run(const Config& config, Engine& engine);
 
 // What `generate` continues with: a run directory (its newest checkpoint), a configuration file (of such a run) or a Hugging
 // Face folder. The tokenizer is the one kept in the checkpoint, or that of `tokenizer`, or of the configured data; a model of

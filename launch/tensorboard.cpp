@@ -4,8 +4,8 @@
 #include <chrono>
 #include <cstring>
 
-#include "event.pb.h"
 #include "launch/process.hpp"
+#include "proto/event.pb.h"
 #include "runtime/core/error.hpp"
 
 namespace plimsoll {

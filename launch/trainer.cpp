@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
 #include "kernels/cpu/gemm.hpp"
@@ -99,7 +100,7 @@ std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, s
 // Valid targets of a global training batch: every window is full.
 double targets_per_step(const Run& run) { return static_cast<double>(run.config.train.global_batch * run.config.data.sequence); }
 
-StepResult train_step(Run& run, BatchLoader& loader, const RunState& state) {
+StepResult train_step(Run& run, BatchLoader& loader, const TrainingState& state) {
   const std::int64_t micro_batches = loader.micro_batches();
   for (std::int64_t m = 0; m < micro_batches; ++m) {
     const Batch& batch = loader.next();
@@ -122,13 +123,13 @@ struct Reporter {
   TrainProgress progress;
   RunSummary summary;
 
-  Reporter(Run& r, const RunState& state)
+  Reporter(Run& r, const TrainingState& state)
       : run(r),
         metrics(r.config.run.dir, state.step),
         board(r.config.run.dir),
         progress(r.config.train.steps, state.step, r.config.run.log_every) {}
 
-  void step(const RunState& state, const StepResult& result, double lr, double seconds) {
+  void step(const TrainingState& state, const StepResult& result, double lr, double seconds) {
     const double tokens = targets_per_step(run);
     const double flops = static_cast<double>(run.engine->programs().train_flops_per_micro_batch) /
                          static_cast<double>(run.options.micro_batch * run.options.sequence) * tokens;
@@ -153,7 +154,7 @@ struct Reporter {
     progress.update(m, run.engine->programs().plan.total_bytes + run.outside, run.budget);
     summary.last = m;
   }
-  void validation(const RunState& state, double loss) {
+  void validation(const TrainingState& state, double loss) {
     metrics.append_validation(state.step, loss);
     board.scalar("validation/loss", state.step, loss);
     progress.message(fmt::format("step {}: validation loss {:.6f}", state.step, loss));
@@ -177,7 +178,7 @@ RankSummary rank_summary(Run& run) {
   return s;
 }
 
-void save(Run& run, const RunState& state) {
+void save(Run& run, const TrainingState& state) {
   std::optional<std::string> error;
   if (run.chief()) error = save_run(run.config, *run.engine, state);
   // Training goes on without this checkpoint, but not silently.
@@ -195,7 +196,7 @@ void finish(Run& run, Reporter* reporter) {
   if (run.profile) fmt::print("{}", run.profile->table());
 }
 
-RunState first_state(Run& run) {
+TrainingState first_state(Run& run) {
   if (auto loaded = load_run(run.config, *run.engine)) {
     if (run.chief()) log_info("{}: resuming at step {}", run.config.run.dir, loaded->step);
     run.engine->set_seed(loaded->seed);
@@ -203,7 +204,7 @@ RunState first_state(Run& run) {
   }
   run.engine->initialise(run.config.run.seed);
   if (!run.config.model.from.empty()) run.engine->load(HuggingFaceWeights::open(run.config.model.from));
-  RunState state;
+  TrainingState state;
   state.seed = run.config.run.seed;
   return state;
 }
@@ -220,7 +221,7 @@ void train(Config given, const MpiSession& mpi) {
     fmt::print("{}", plan_text(run.engine->programs(), run.options, run.plan_context(), false));
     log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads, gemm_backend(), run.peak_gflops);
   }
-  RunState state = first_state(run);
+  TrainingState state = first_state(run);
   if (state.step >= config.train.steps) {
     if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);
     return;
@@ -242,6 +243,7 @@ void train(Config given, const MpiSession& mpi) {
     state.applied_updates += result.applied ? 1 : 0;
     state.tokens += static_cast<std::int64_t>(targets_per_step(run));
     ++state.step;
+    state.next_sample = state.step * config.train.global_batch;
     if (reporter) reporter->step(state, result, lr, seconds_since(begin));
     if (state.step == first_step + 1) AllocationCounter::start();
     const bool last = state.step == config.train.steps;
