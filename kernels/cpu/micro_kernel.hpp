@@ -169,15 +169,22 @@ inline void pack_columns_transposed(std::int64_t k, int width, const float* __re
 // kTileRows: sliver s holds k steps of rows s * kTileRows and up; the last one is zero-padded.
 inline void pack_rows_transposed(std::int64_t k, std::int64_t height, const float* __restrict a, std::int64_t lda,
                                  float* __restrict packed) {
+  constexpr std::int64_t kSteps = 8;  // whole cache lines of each sliver: slivers lie a power of two apart
   const std::int64_t whole = height / kTileRows;
-  for (std::int64_t p = 0; p < k; ++p) {
+  for (std::int64_t begin = 0; begin < k; begin += kSteps) {
+    const std::int64_t end = begin + kSteps < k ? begin + kSteps : k;
     for (std::int64_t s = 0; s < whole; ++s) {
+      for (std::int64_t p = begin; p < end; ++p) {
 #pragma GCC unroll 8
-      for (int i = 0; i < kTileRows; ++i) packed[(s * k + p) * kTileRows + i] = a[p * lda + s * kTileRows + i];
+        for (int i = 0; i < kTileRows; ++i) packed[(s * k + p) * kTileRows + i] = a[p * lda + s * kTileRows + i];
+      }
     }
-    for (int i = 0; whole * kTileRows < height && i < kTileRows; ++i) {
-      const std::int64_t row = whole * kTileRows + i;
-      packed[(whole * k + p) * kTileRows + i] = row < height ? a[p * lda + row] : 0.0F;
+    if (whole * kTileRows == height) continue;
+    for (std::int64_t p = begin; p < end; ++p) {
+      for (int i = 0; i < kTileRows; ++i) {
+        const std::int64_t row = whole * kTileRows + i;
+        packed[(whole * k + p) * kTileRows + i] = row < height ? a[p * lda + row] : 0.0F;
+      }
     }
   }
 }

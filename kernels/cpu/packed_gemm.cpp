@@ -17,19 +17,21 @@ namespace {
 using simd::kTileColumns;
 using simd::kTileRows;
 
-// A thread's share of the workspace, for an L2 cache of 1 MiB. Where A is read in place, a block of packed B stays in
-// L2 and rows of A pass by. Where A has to be packed too, a block of packed A stays in L2, so that each element is
-// packed once for many columns, and panels of a larger block of packed B pass by.
-constexpr std::int64_t kMaxDepth = 768;  // rows of op(B) in a block: long enough to hide the load and store of a tile
-constexpr std::int64_t kResidentB = 768 * 192, kPassingB = 768 * 512, kResidentA = 768 * 128;  // floats
+// Rows of op(B) in a block: all of them where that fits, because every further block reads and writes C once more.
+constexpr std::int64_t kMaxDepth = 768, kSplitDepth = 512;
+
+// A thread's share of the workspace, in floats, for an L2 cache of 1 MiB. Where A is read in place, a block of packed B
+// stays in L2 and rows of A pass by. Where A has to be packed too, a block of packed A stays in L2, so that each
+// element is packed once for many columns, and panels of a larger block of packed B pass by.
+constexpr std::int64_t kResidentB = 768 * 192, kPassingB = 768 * 512, kResidentA = 768 * 128;
 static_assert((kPassingB + kResidentA) * 4 + 64 <= kPackedGemmBytesPerThread);
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
-// Equal blocks of at most kMaxDepth: the order of summation, a function of k only.
+// Equal blocks: the order of summation, a function of k only.
 std::int64_t block_depth(std::int64_t k) {
-  return round_up(ceil_div(k, std::max<std::int64_t>(ceil_div(k, kMaxDepth), 1)), simd::kLanes);
+  return round_up(k <= kMaxDepth ? k : ceil_div(k, ceil_div(k, kSplitDepth)), simd::kLanes);
 }
 
 std::int64_t block_columns(std::int64_t depth, bool packs_a) {
@@ -61,7 +63,7 @@ Grid thread_grid(const PackedProduct<float>& p, int threads) {
   double best_cost = INFINITY;
   for (int rows = 1; rows <= threads; ++rows) {
     const Grid grid{rows, threads / rows};
-    const auto m = static_cast<double>(round_up(ceil_div(ceil_div(p.m, kTileRows), grid.rows) * kTileRows, kTileRows));
+    const auto m = static_cast<double>(ceil_div(ceil_div(p.m, kTileRows), grid.rows) * kTileRows);
     const std::int64_t n = ceil_div(ceil_div(p.n, kTileColumns), grid.columns) * kTileColumns;
     const double packed =
         static_cast<double>(n) + (p.trans_a ? m * static_cast<double>(ceil_div(n, columns_per_block)) : 0);
@@ -104,11 +106,11 @@ class Worker {
       const Range steps{k, std::min(p_.k, k + depth)};
       for (std::int64_t j = columns_.begin; j < columns_.end; j += width) {
         const Range columns{j, std::min(columns_.end, j + width)};
-        pack_b(steps, columns);
         if (p_.trans_a) {
           multiply_packed_a(steps, columns, block_rows(depth));
         } else {
-          expect_b(steps, columns, depth, width);
+          for (std::int64_t at = j; at < columns.end; at += kTileColumns) pack_panel(steps, columns, at);
+          expect_block(steps, columns, depth, width);
           multiply_direct_a(steps, columns);
         }
       }
@@ -116,18 +118,17 @@ class Worker {
   }
 
  private:
-  void pack_b(Range steps, Range columns) const {
-    for (std::int64_t j = columns.begin; j < columns.end; j += kTileColumns) {
-      float* packed = b_ + (j - columns.begin) * steps.size();
-      const int width = static_cast<int>(std::min<std::int64_t>(kTileColumns, columns.end - j));
-      if (p_.trans_b) {
-        simd::pack_columns_transposed(steps.size(), width, p_.b + j * p_.ldb + steps.begin, p_.ldb, packed);
-      } else {
-        simd::pack_columns(steps.size(), width, p_.b + steps.begin * p_.ldb + j, p_.ldb, packed);
-      }
-      if (p_.column_sum_b != nullptr && rows_.begin == 0) {
-        sum_steps<kTileColumns>(steps, packed, width, p_.column_sum_b + j);
-      }
+  // Packs the panel of op(B) that begins at column j of the block `columns`.
+  void pack_panel(Range steps, Range columns, std::int64_t j) const {
+    float* packed = b_ + (j - columns.begin) * steps.size();
+    const int width = static_cast<int>(std::min<std::int64_t>(kTileColumns, columns.end - j));
+    if (p_.trans_b) {
+      simd::pack_columns_transposed(steps.size(), width, p_.b + j * p_.ldb + steps.begin, p_.ldb, packed);
+    } else {
+      simd::pack_columns(steps.size(), width, p_.b + steps.begin * p_.ldb + j, p_.ldb, packed);
+    }
+    if (p_.column_sum_b != nullptr && rows_.begin == 0) {
+      sum_steps<kTileColumns>(steps, packed, width, p_.column_sum_b + j);
     }
   }
 
@@ -168,9 +169,12 @@ class Worker {
       expect(soon_.a, p_.a + steps.begin * p_.lda + block.end, p_.lda, block.end < rows_.end ? steps.size() : 0,
              std::min(height, rows_.end - block.end), slivers * ceil_div(columns.size(), kTileColumns));
       for (std::int64_t j = columns.begin; j < columns.end; j += kTileColumns) {
+        if (begin == rows_.begin) {  // each panel is packed right before its first use, while the next one is fetched
+          pack_panel(steps, columns, j);
+          expect_raw_b(steps, {std::min(columns.end, j + kTileColumns), std::min(columns.end, j + 2 * kTileColumns)},
+                       slivers);
+        }
         const float* b = b_ + (j - columns.begin) * steps.size();
-        const float* next_b = j + kTileColumns < columns.end ? b + kTileColumns * steps.size() : b_;
-        expect(soon_.b, next_b, 0, 1, kTileColumns * steps.size(), slivers);
         for (std::int64_t i = block.begin; i < block.end; i += kTileRows) {
           multiply_tile(steps, {i, std::min(block.end, i + kTileRows)}, {j, std::min(columns.end, j + kTileColumns)},
                         true, a_ + (i - block.begin) * steps.size(), b);
@@ -188,22 +192,23 @@ class Worker {
         0};
   }
 
-  // The block of B that will be packed after this one.
-  void expect_b(Range steps, Range columns, std::int64_t depth, std::int64_t width) {
-    std::int64_t k = steps.begin, j = columns.end;
-    if (j >= columns_.end) {
-      k += depth;
-      j = columns_.begin;
-    }
-    const std::int64_t next_k = std::min(depth, p_.k - k), next_n = std::min(width, columns_.end - j);
-    const std::int64_t tiles = ceil_div(rows_.size(), kTileRows) * ceil_div(columns.size(), kTileColumns);
-    if (k >= p_.k) {
-      soon_.b = {};
-    } else if (p_.trans_b) {
-      expect(soon_.b, p_.b + j * p_.ldb + k, p_.ldb, next_n, next_k, tiles);
+  void expect_raw_b(Range steps, Range columns, std::int64_t tiles) {
+    if (p_.trans_b) {
+      expect(soon_.b, p_.b + columns.begin * p_.ldb + steps.begin, p_.ldb, columns.size(), steps.size(), tiles);
     } else {
-      expect(soon_.b, p_.b + k * p_.ldb + j, p_.ldb, next_k, next_n, tiles);
+      expect(soon_.b, p_.b + steps.begin * p_.ldb + columns.begin, p_.ldb, steps.size(), columns.size(), tiles);
     }
+  }
+
+  // The block of B that will be packed after this one, if there is one.
+  void expect_block(Range steps, Range columns, std::int64_t depth, std::int64_t width) {
+    if (columns.end < columns_.end) {
+      columns = {columns.end, std::min(columns_.end, columns.end + width)};
+    } else {
+      columns = {columns_.begin, std::min(columns_.end, columns_.begin + width)};
+      steps = {steps.end, std::min(p_.k, steps.end + depth)};
+    }
+    expect_raw_b(steps, columns, ceil_div(rows_.size(), kTileRows) * ceil_div(columns.size(), kTileColumns));
   }
 
   void pack_a(Range steps, Range rows, Range columns) const {
