@@ -92,6 +92,15 @@ std::string describe_value(const ConfigNode& node) {
 
 void ConfigErrors::add(const ConfigPlace& place, std::string text) { faults_.push_back({place, std::move(text)}); }
 
+void ConfigErrors::add_value(const ConfigPlace& place, const std::string& key, const std::string& text) {
+  add(place, key.empty() ? text : key + ": " + text);
+  unreadable_.push_back(key);
+}
+
+bool ConfigErrors::unreadable(std::string_view key) const {
+  return std::find(unreadable_.begin(), unreadable_.end(), key) != unreadable_.end();
+}
+
 std::string ConfigErrors::text() const {
   std::vector<Fault> sorted = faults_;
   // Files first, then overrides (line 0), each in its own order.

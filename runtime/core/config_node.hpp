@@ -56,6 +56,9 @@ std::string quote_text(std::string_view text);
 class ConfigErrors {
  public:
   void add(const ConfigPlace& place, std::string text);
+  // The same for the value of a key, which is remembered as unreadable.
+  void add_value(const ConfigPlace& place, const std::string& key, const std::string& text);
+  bool unreadable(std::string_view key) const;
   bool empty() const { return faults_.empty(); }
   std::size_t size() const { return faults_.size(); }
   // One line per fault, `place: text`, in the order of the sources; after kMostLines only their number.
@@ -69,6 +72,7 @@ class ConfigErrors {
     std::string text;
   };
   std::vector<Fault> faults_;
+  std::vector<std::string> unreadable_;
 };
 
 }  // namespace plimsoll

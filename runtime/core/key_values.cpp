@@ -53,7 +53,7 @@ std::string Range::text() const {
 }
 
 bool KeyScope::fault(const ConfigNode& node, const std::string& text) const {
-  errors->add(node.place, path.empty() ? text : path + ": " + text);
+  errors->add_value(node.place, path, text);
   return false;
 }
 

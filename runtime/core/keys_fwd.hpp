@@ -4,16 +4,19 @@
 #include <array>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace plimsoll {
 
 template <class Section>
 struct KeyTable;
 
-// A contradiction between values: the key to point at ("schedule.warmup") and what is wrong with it.
+// A contradiction between values: the key to point at ("schedule.warmup"), what is wrong with it, and the other keys
+// that take part. Where one of them was unreadable, the contradiction is not reported.
 struct ConfigIssue {
   std::string key;
   std::string text;
+  std::vector<std::string> others = {};
 };
 
 // The spelling of an enum's value. An enum that is a key's type has a function enum_names(E) beside it.

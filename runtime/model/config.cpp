@@ -37,23 +37,28 @@ void check_origin(const ModelConfig& given, Issues& issues) {
 
 void check_heads(const ModelConfig& given, const ModelConfig& model, Issues& issues) {
   if (given.head_dim == 0 && model.hidden % model.heads != 0) {
-    issues.push_back({"heads", fmt::format("hidden {} is not divisible by heads {}", model.hidden, model.heads)});
+    issues.push_back({"heads",
+                      fmt::format("hidden {} is not divisible by heads {}", model.hidden, model.heads),
+                      {"hidden", "head_dim"}});
     return;
   }
   if (model.kv_heads < 1 || model.heads % model.kv_heads != 0) {
     issues.push_back(
-        {"kv_heads", fmt::format("heads {} is not divisible by kv_heads {}", model.heads, model.kv_heads)});
+        {"kv_heads", fmt::format("heads {} is not divisible by kv_heads {}", model.heads, model.kv_heads), {"heads"}});
   }
 }
 
 void check_gpt2(const ModelConfig& model, Issues& issues) {
   if (model.kv_heads != model.heads) {
-    issues.push_back({"kv_heads", fmt::format("the gpt2 family has one key and value per head: {} and not {}",
-                                              model.heads, model.kv_heads)});
+    issues.push_back(
+        {"kv_heads",
+         fmt::format("the gpt2 family has one key and value per head: {} and not {}", model.heads, model.kv_heads),
+         {"heads"}});
   }
   if (model.query_size() != model.hidden && model.hidden % model.heads == 0) {
-    issues.push_back(
-        {"head_dim", fmt::format("the gpt2 family needs hidden / heads = {}", model.hidden / model.heads)});
+    issues.push_back({"head_dim",
+                      fmt::format("the gpt2 family needs hidden / heads = {}", model.hidden / model.heads),
+                      {"hidden", "heads"}});
   }
   if (model.activation == Activation::Silu)
     issues.push_back({"activation", "the gpt2 family takes gelu_tanh or gelu_erf"});
@@ -65,19 +70,23 @@ void check_gpt2(const ModelConfig& model, Issues& issues) {
 void check_llama(const ModelConfig& model, Issues& issues) {
   const RopeConfig& rope = model.rope;
   if (model.head_dim % 2 != 0) {
-    issues.push_back({"head_dim", fmt::format("rotary positions need an even head_dim, not {}", model.head_dim)});
+    issues.push_back({"head_dim",
+                      fmt::format("rotary positions need an even head_dim, not {}", model.head_dim),
+                      {"hidden", "heads"}});
   }
   if (model.activation != Activation::Silu) issues.push_back({"activation", "the llama family takes silu"});
   if (rope.scaling == RopeScaling::None && rope.factor != 1.0) {
-    issues.push_back({"rope.factor", "has no effect with rope.scaling: none"});
+    issues.push_back({"rope.factor", "has no effect with rope.scaling: none", {"rope.scaling"}});
   }
   if (rope.scaling == RopeScaling::Llama3 && rope.low_freq_factor >= rope.high_freq_factor) {
     issues.push_back({"rope.low_freq_factor",
-                      fmt::format("{} is not below high_freq_factor {}", rope.low_freq_factor, rope.high_freq_factor)});
+                      fmt::format("{} is not below high_freq_factor {}", rope.low_freq_factor, rope.high_freq_factor),
+                      {"rope.high_freq_factor", "rope.scaling"}});
   }
   if (rope.scaling == RopeScaling::Llama3 && rope.original_positions > model.positions) {
     issues.push_back({"rope.original_positions",
-                      fmt::format("{} is above model.positions {}", rope.original_positions, model.positions)});
+                      fmt::format("{} is above model.positions {}", rope.original_positions, model.positions),
+                      {"positions", "rope.scaling"}});
   }
 }
 

@@ -6,7 +6,7 @@
 #include "runtime/core/keys.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/model/config.hpp"
-#include "runtime/model/hugging_face.hpp"
+#include "runtime/model/huggingface.hpp"
 #include "runtime/model/presets.hpp"
 
 namespace plimsoll {
@@ -17,32 +17,42 @@ constexpr double kMostLayers = 10000;
 constexpr double kMostWidth = 1 << 20;
 constexpr double kMostTokens = 1 << 30;
 
+// The text of a key that names something; null when the key is absent, `none` or not a text.
+const std::string* named_by(const ConfigNode& node, std::string_view key) {
+  const ConfigEntry* entry = node.entry(key);
+  const bool names = entry != nullptr && entry->value.kind == ConfigNode::Kind::Scalar && !entry->value.is_word("none");
+  return names ? &entry->value.text : nullptr;
+}
+
+void lay_preset(ModelConfig& model, const std::string& name, const ConfigNode& at, const KeyScope& scope) {
+  if (auto found = find_model_preset(name)) {
+    model = *found;
+    return;
+  }
+  const std::vector<std::string> names = model_preset_names();
+  const auto near = nearest_name(name, names);
+  scope.fault(at, fmt::format("{} is unknown ({})", quote_text(name),
+                              near ? fmt::format("did you mean '{}'?", *near) : "known: " + join(names, ", ")));
+}
+
 // What a family, a preset or a folder says comes first; explicit keys are laid over it.
 void lay_base(ModelConfig& model, const ConfigNode& node, const KeyScope& scope) {
-  const ConfigEntry* family = node.entry("family");
+  const std::string* family = named_by(node, "family");
   for (const EnumName& n : enum_names(ModelFamily{})) {
-    if (family != nullptr && family->value.is_word(n.name)) model = family_defaults(static_cast<ModelFamily>(n.value));
+    if (family != nullptr && *family == n.name) model = family_defaults(static_cast<ModelFamily>(n.value));
   }
-  const ConfigEntry* preset = node.entry("preset");
-  if (preset != nullptr && preset->value.kind == ConfigNode::Kind::Scalar && !preset->value.is_word("none")) {
-    if (auto found = find_model_preset(preset->value.text)) {
-      model = *found;
-    } else {
-      const std::vector<std::string> names = model_preset_names();
-      const auto near = nearest_name(preset->value.text, names);
-      scope.child("preset").fault(
-          preset->value, fmt::format("{} is unknown ({})", quote_text(preset->value.text),
-                                     near ? fmt::format("did you mean '{}'?", *near) : "known: " + join(names, ", ")));
+  const std::string* preset = named_by(node, "preset");
+  const std::string* from = named_by(node, "from");
+  if (preset != nullptr) {
+    lay_preset(model, *preset, node.entry("preset")->value, scope.child("preset"));
+  } else if (from != nullptr) {
+    const ConfigNode& at = node.entry("from")->value;
+    try {
+      model = model_from_huggingface_folder(*from);
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::MissingInput) throw;
+      scope.child("from").fault(at, error.what());
     }
-  }
-  const ConfigEntry* from = node.entry("from");
-  if (preset != nullptr || from == nullptr || from->value.kind != ConfigNode::Kind::Scalar ||
-      from->value.is_word("none"))
-    return;
-  try {
-    model = read_hugging_face_config(from->value.text);
-  } catch (const Error& error) {
-    scope.child("from").fault(from->value, error.what());
   }
 }
 

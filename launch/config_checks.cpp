@@ -1,0 +1,188 @@
+#include "launch/config_checks.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace plimsoll {
+namespace {
+
+using Issues = std::vector<ConfigIssue>;
+
+void check_schedule(const Config& config, Issues& issues) {
+  const ScheduleConfig& s = config.schedule;
+  if (s.warmup > config.train.steps) {
+    issues.push_back({"schedule.warmup",
+                      fmt::format("warmup {} is above train.steps {}", s.warmup, config.train.steps),
+                      {"train.steps"}});
+  } else if (s.decay_steps && s.warmup + *s.decay_steps > config.train.steps) {
+    issues.push_back({"schedule.decay_steps",
+                      fmt::format("warmup {} + decay_steps {} is above train.steps {}", s.warmup, *s.decay_steps,
+                                  config.train.steps),
+                      {"schedule.warmup", "train.steps"}});
+  }
+  if (s.min_lr > config.optimizer.lr) {
+    issues.push_back({"schedule.min_lr",
+                      fmt::format("min_lr {} is above optimizer.lr {}", s.min_lr, config.optimizer.lr),
+                      {"optimizer.lr"}});
+  }
+  if (s.decay_steps && s.name != ScheduleName::Wsd) {
+    issues.push_back({"schedule.decay_steps",
+                      fmt::format("only with schedule.name: wsd, not {}", to_text(s.name)),
+                      {"schedule.name"}});
+  }
+  if (s.min_lr > 0 && s.name == ScheduleName::Constant) {
+    issues.push_back({"schedule.min_lr", "has no effect with schedule.name: constant", {"schedule.name"}});
+  }
+  if (config.optimizer.momentum > 0 && config.optimizer.name != OptimizerName::Sgd) {
+    issues.push_back({"optimizer.momentum", "only with optimizer.name: sgd", {"optimizer.name"}});
+  }
+}
+
+void check_data(const Config& config, Issues& issues) {
+  const DataConfig& data = config.data;
+  if (data.train.empty()) issues.push_back({"data.train", "is required: prefixes of .bin and .idx files"});
+  if (data.sequence > config.model.positions) {
+    issues.push_back({"data.sequence",
+                      fmt::format("sequence {} is above model.positions {}", data.sequence, config.model.positions),
+                      {"model.positions"}});
+  }
+  for (const std::string& file : data.validation_files) {
+    const bool shared =
+        std::any_of(data.train.begin(), data.train.end(), [&](const DataSource& s) { return s.path == file; });
+    if (shared) issues.push_back({"data.validation", fmt::format("'{}' is also in data.train", file), {"data.train"}});
+  }
+}
+
+void check_batch(const Config& config, Issues& issues) {
+  const std::int64_t micro = config.train.micro_batch.value_or(1);
+  if (config.train.global_batch % micro != 0) {
+    issues.push_back(
+        {"train.micro_batch",
+         fmt::format("global_batch {} is not divisible by micro_batch {}", config.train.global_batch, micro),
+         {"train.global_batch"}});
+  }
+}
+
+void check_memory(const Config& config, Issues& issues) {
+  const MemoryConfig& memory = config.memory;
+  if (memory.budget && memory.reserve && *memory.reserve >= *memory.budget) {
+    issues.push_back({"memory.reserve", "leaves nothing of memory.budget", {"memory.budget"}});
+  }
+  const auto listed = static_cast<std::int64_t>(memory.recompute_layers.size());
+  if (listed > 0 && listed != config.model.layers) {
+    issues.push_back(
+        {"memory.recompute", fmt::format("{} modes for {} layers", listed, config.model.layers), {"model.layers"}});
+  }
+}
+
+void check_parallel(const Config& config, Issues& issues) {
+  const ParallelConfig& p = config.parallel;
+  const std::int64_t kv_heads = config.model.kv_heads == 0 ? config.model.heads : config.model.kv_heads;
+  if (p.tensor > 1 && config.model.heads % p.tensor != 0) {
+    issues.push_back({"parallel.tensor",
+                      fmt::format("model.heads {} is not divisible by tensor {}", config.model.heads, p.tensor),
+                      {"model.heads"}});
+  }
+  if (p.tensor > 1 && kv_heads > 0 && kv_heads % p.tensor != 0 && p.tensor % kv_heads != 0) {
+    issues.push_back({"parallel.tensor",
+                      fmt::format("neither of tensor {} and model.kv_heads {} divides the other", p.tensor, kv_heads),
+                      {"model.kv_heads", "model.heads"}});
+  }
+  if (p.pipeline > config.model.layers) {
+    issues.push_back({"parallel.pipeline",
+                      fmt::format("{} stages for {} layers", p.pipeline, config.model.layers),
+                      {"model.layers"}});
+  }
+  if (p.sequence.value_or(false) && p.tensor == 1) {
+    issues.push_back({"parallel.sequence", "sequence parallelism needs tensor > 1", {"parallel.tensor"}});
+  }
+}
+
+}  // namespace
+
+Issues contradictions(const Config& config) {
+  Issues issues;
+  for (ConfigIssue& issue : model_issues(config.model)) {
+    issue.key = "model." + issue.key;
+    for (std::string& other : issue.others) other = "model." + other;
+    // These decide what all other keys of the model are laid over.
+    for (const char* base : {"model.preset", "model.from", "model.family"}) issue.others.emplace_back(base);
+    issues.push_back(std::move(issue));
+  }
+  check_data(config, issues);
+  check_batch(config, issues);
+  check_schedule(config, issues);
+  check_parallel(config, issues);
+  check_memory(config, issues);
+  return issues;
+}
+
+Issues rank_contradictions(const Config& config, int ranks) {
+  const ParallelConfig& p = config.parallel;
+  const std::int64_t model_ranks = p.pipeline * p.tensor;
+  const std::int64_t data = p.data.value_or(std::max<std::int64_t>(1, ranks / model_ranks));
+  if (data * model_ranks != ranks) {
+    return {{p.data ? "parallel.data" : "parallel.pipeline",
+             fmt::format("data {} * pipeline {} * tensor {} = {} ranks, but {} were started", data, p.pipeline,
+                         p.tensor, data * model_ranks, ranks),
+             {"parallel.tensor"}}};
+  }
+  Issues issues;
+  const std::int64_t micro = config.train.micro_batch.value_or(1);
+  const std::int64_t unit = data * micro;
+  const std::int64_t batch = config.train.global_batch;
+  if (batch % unit != 0) {
+    const std::int64_t lower = batch / unit * unit;
+    const std::string nearest = lower == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", lower, lower + unit);
+    issues.push_back({"train.global_batch",
+                      fmt::format("global_batch {} is not divisible by {} replicas * micro_batch {} = {} "
+                                  "(nearest that is: {})",
+                                  batch, data, micro, unit, nearest),
+                      {"train.micro_batch", "parallel.data"}});
+  }
+  if (config.comm.transport == TransportName::Self && ranks > 1) {
+    issues.push_back({"comm.transport", fmt::format("self is for one rank, but {} were started", ranks)});
+  }
+  return issues;
+}
+
+Issues unsupported_values(const Config& config) {
+  const auto has_recompute = [](RecomputeMode mode) {
+    return mode == RecomputeMode::Full || mode == RecomputeMode::Selective;
+  };
+  const std::vector<RecomputeMode>& layers = config.memory.recompute_layers;
+  const TransportName transport = config.comm.transport;
+  struct Row {
+    bool asked;
+    const char* key;
+    const char* text;
+  };
+  const Row rows[] = {
+      {config.device == DeviceKind::Cuda, "device", "this build computes on the CPU only"},
+      {config.precision == DType::bf16 || config.precision == DType::f16, "precision",
+       "this build computes in fp32 and fp64"},
+      {config.parallel.tensor > 1, "parallel.tensor", "this build has no tensor parallelism"},
+      {config.parallel.pipeline > 1, "parallel.pipeline", "this build has no pipeline parallelism"},
+      {config.parallel.zero.value_or(0) > 0, "parallel.zero", "this build shards nothing over replicas: zero: 0"},
+      {config.parallel.sequence.value_or(false), "parallel.sequence", "this build has no sequence parallelism"},
+      {has_recompute(config.memory.recompute) || std::any_of(layers.begin(), layers.end(), has_recompute),
+       "memory.recompute", "this build keeps all activations: recompute: none"},
+      {transport == TransportName::Nccl || transport == TransportName::Staged, "comm.transport",
+       "this build has no transport for GPUs"},
+  };
+  Issues issues;
+  for (const Row& row : rows) {
+    if (row.asked) issues.push_back({row.key, row.text});
+  }
+  return issues;
+}
+
+void resolve_automatic(Config& config) {
+  config.parallel.automatic = false;
+  if (!config.parallel.zero) config.parallel.zero = 0;
+  if (!config.parallel.sequence) config.parallel.sequence = false;
+  if (config.memory.recompute == RecomputeMode::Auto) config.memory.recompute = RecomputeMode::None;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,19 @@
+#pragma once
+// What no single key can say: contradictions between values, and what this build does not do.
+
+#include <vector>
+
+#include "launch/config.hpp"
+
+namespace plimsoll {
+
+// Values that exclude each other, whatever the machine. Keys are full names.
+std::vector<ConfigIssue> contradictions(const Config& config);
+// Contradictions that show once the number of ranks is known.
+std::vector<ConfigIssue> rank_contradictions(const Config& config, int ranks);
+// Explicit values that this build cannot honour. One table; a line goes when its feature arrives.
+std::vector<ConfigIssue> unsupported_values(const Config& config);
+// Replaces each `auto` that this build decides without looking at ranks or memory.
+void resolve_automatic(Config& config);
+
+}  // namespace plimsoll
