@@ -58,7 +58,7 @@ void attend_tile(const QueryHead<T>& h, int head_dim, T scale, std::int64_t star
   T* result = s[&Scratch::result];
   T *row_max = s[&Scratch::row_a], *row_sum = s[&Scratch::row_b];
   tile::pack(count, head_dim, scale, h.queries + start * h.query_stride, h.query_stride, s[&Scratch::queries], width);
-  tile::transpose(padded, head_dim, s[&Scratch::queries], width, s[&Scratch::queries_t]);
+  tile::transpose(padded, width, s[&Scratch::queries], width, s[&Scratch::queries_t]);
   pack_segments<T>(h.segments == nullptr ? nullptr : h.segments + start, count, s.segments(&Scratch::query_segments));
   std::fill_n(result, padded * width, T(0));
   std::fill_n(row_max, padded, kMasked<T> / 2);

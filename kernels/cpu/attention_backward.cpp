@@ -25,10 +25,7 @@ template <class T>
 void unpack(std::int64_t rows, std::int64_t columns, T factor, const T* from, std::int64_t width, bool add, T* to,
             std::int64_t stride) {
   for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t j = 0; j < columns; ++j) {
-      const T x = factor * from[i * width + j];
-      to[i * stride + j] = add ? to[i * stride + j] + x : x;
-    }
+    store_range(to + i * stride, add, 0, columns, [=](std::int64_t j) { return factor * from[i * width + j]; });
   }
 }
 
@@ -41,14 +38,16 @@ void pack_queries(const GradientHead<T>& h, int head_dim, T scale, std::int64_t 
   const T* gradient = h.out_gradient + start * h.out_stride;
   tile::pack(count, head_dim, scale, h.queries + start * h.stride, h.stride, s[&Scratch::queries], width);
   tile::pack(count, head_dim, T(1), gradient, h.out_stride, s[&Scratch::gradient], width);
-  tile::transpose(padded, head_dim, s[&Scratch::queries], width, s[&Scratch::queries_t]);
-  tile::transpose(padded, head_dim, s[&Scratch::gradient], width, s[&Scratch::gradient_t]);
+  tile::transpose(padded, width, s[&Scratch::queries], width, s[&Scratch::queries_t]);
+  tile::transpose(padded, width, s[&Scratch::gradient], width, s[&Scratch::gradient_t]);
   pack_segments<T>(h.segments == nullptr ? nullptr : h.segments + start, count, s.segments(&Scratch::query_segments));
   T *lse = s[&Scratch::row_a], *delta = s[&Scratch::row_b];
   for (std::int64_t q = 0; q < padded; ++q) {
     T sum = 0;
-    for (int d = 0; q < count && d < head_dim; ++d) {
-      sum += h.out[(start + q) * h.out_stride + d] * gradient[q * h.out_stride + d];
+    if (q < count) {
+      const T *out = h.out + (start + q) * h.out_stride, *out_gradient = gradient + q * h.out_stride;
+#pragma omp simd reduction(+ : sum)
+      for (int d = 0; d < head_dim; ++d) sum += out[d] * out_gradient[d];
     }
     delta[q] = sum;
     lse[q] = q < count ? h.lse[start + q] : T(0);

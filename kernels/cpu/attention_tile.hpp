@@ -4,11 +4,13 @@
 // boundary and sizes are multiples of kAttentionPad, unless said otherwise.
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cpu/micro_kernel.hpp"
 #include "runtime/ops/attention_scratch.hpp"
 
 namespace plimsoll::tile {
@@ -48,37 +50,64 @@ struct Left {
   std::int64_t row, column;
 };
 
-template <int kRows, int kColumns, class T>
-inline void product_block(std::int64_t depth, Left<T> a, const T* b, std::int64_t ldb, bool add, T* c,
-                          std::int64_t ldc) {
+// GCC would rather load a row of B again for each row of A, and loads are what limits the loop then.
+template <class V>
+void keep_in_register([[maybe_unused]] V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#endif
+}
+
+// The unrolling keeps the sums in registers.
+template <int kRows, int kColumns, bool kAdd, class T>
+[[gnu::noinline]] void product_block(std::int64_t depth, Left<T> a, const T* __restrict b, std::int64_t ldb,
+                                     T* __restrict c, std::int64_t ldc) {
   Vector<T> sum[kRows][kColumns];
+#pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kColumns; ++j) sum[i][j] = add ? at(c + i * ldc + j * kLanes<T>) : Vector<T>{};
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) sum[i][j] = Vector<T>{};
   }
-  for (std::int64_t k = 0; k < depth; ++k) {
+  for (const T* row = a.data; depth > 0; --depth, row += a.column, b += ldb) {
+    Vector<T> right[kColumns];
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) {
+      right[j] = at(b + j * kLanes<T>);
+      keep_in_register(right[j]);
+    }
+#pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const T left = a.data[i * a.row + k * a.column];
-      for (int j = 0; j < kColumns; ++j) sum[i][j] += left * at(b + k * ldb + j * kLanes<T>);
+      const Vector<T> left = row[i * a.row] - Vector<T>{};
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumns; ++j) sum[i][j] += left * right[j];
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kColumns; ++j) at(c + i * ldc + j * kLanes<T>) = sum[i][j];
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) {
+      Vector<T>& to = at(c + i * ldc + j * kLanes<T>);
+      to = kAdd ? to + sum[i][j] : sum[i][j];
+    }
   }
 }
 
-// C[m, n] = A · B, or C += A · B with `add`; B [depth, n], any depth.
-template <class T>
-void product(std::int64_t m, std::int64_t n, std::int64_t depth, Left<T> a, const T* b, std::int64_t ldb, bool add,
-             T* c, std::int64_t ldc) {
+// C[m, n] = A · B, or C += A · B with kAdd; B [depth, n], any depth.
+template <bool kAdd, class T>
+void product(std::int64_t m, std::int64_t n, std::int64_t depth, Left<T> a, const T* b, std::int64_t ldb, T* c,
+             std::int64_t ldc) {
   constexpr int kRows = 4, kColumns = kVectorBytes == 64 ? 4 : 2;
   const auto columns = [&](auto count, std::int64_t j) {
     for (std::int64_t i = 0; i < m; i += kRows) {
       const Left<T> rows{a.data + i * a.row, a.row, a.column};
-      product_block<kRows, count>(depth, rows, b + j, ldb, add, c + i * ldc + j, ldc);
+      product_block<kRows, count, kAdd>(depth, rows, b + j, ldb, c + i * ldc + j, ldc);
     }
   };
   std::int64_t j = 0;
   for (; j + kColumns * kLanes<T> <= n; j += kColumns * kLanes<T>) columns(std::integral_constant<int, kColumns>{}, j);
+  if constexpr (kColumns > 2) {
+    for (; j + 2 * kLanes<T> <= n; j += 2 * kLanes<T>) columns(std::integral_constant<int, 2>{}, j);
+  }
   for (; j < n; j += kLanes<T>) columns(std::integral_constant<int, 1>{}, j);
 }
 
@@ -113,17 +142,32 @@ template <class T>
 void pack(std::int64_t rows, std::int64_t columns, T factor, const T* from, std::int64_t stride, T* to,
           std::int64_t width) {
   for (std::int64_t i = 0; i < rows; ++i) {
+#pragma omp simd
     for (std::int64_t j = 0; j < columns; ++j) to[i * width + j] = factor * from[i * stride + j];
     std::fill(to + i * width + columns, to + (i + 1) * width, T(0));
   }
   std::fill(to + rows * width, to + pad_attention(rows) * width, T(0));
 }
 
-// to[columns, rows] = fromᵀ, rows of kAttentionTile.
+// to[columns, rows] = fromᵀ, rows of kAttentionTile; sizes are padded.
 template <class T>
 void transpose(std::int64_t rows, std::int64_t columns, const T* from, std::int64_t stride, T* to) {
-  for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t j = 0; j < columns; ++j) to[j * kAttentionTile + i] = from[i * stride + j];
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr std::int64_t kSide = simd::kLanes;
+    for (std::int64_t i = 0; i < rows; i += kSide) {
+      for (std::int64_t j = 0; j < columns; j += kSide) {
+        std::array<simd::Vector, kSide> square;
+#pragma GCC unroll 16
+        for (std::int64_t l = 0; l < kSide; ++l) square[l] = simd::load(from + (i + l) * stride + j);
+        simd::transpose(square);
+#pragma GCC unroll 16
+        for (std::int64_t l = 0; l < kSide; ++l) simd::store(to + (j + l) * kAttentionTile + i, square[l]);
+      }
+    }
+  } else {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = 0; j < columns; ++j) to[j * kAttentionTile + i] = from[i * stride + j];
+    }
   }
 }
 
@@ -144,8 +188,8 @@ void tile_scores(const Tile& s, std::int64_t depth, const T* rows, std::int64_t 
   const std::int64_t step = s.diagonal ? kAttentionPad : s.keys;
   for (std::int64_t k = 0; k < s.keys; k += step) {
     const std::int64_t q = s.diagonal ? k : 0;
-    product(step, s.queries - q, depth, Left<T>{rows + k * width, width, 1}, columns_t + q, kAttentionTile, false,
-            tile + k * kAttentionTile + q, kAttentionTile);
+    product<false>(step, s.queries - q, depth, Left<T>{rows + k * width, width, 1}, columns_t + q, kAttentionTile,
+                   tile + k * kAttentionTile + q, kAttentionTile);
   }
 }
 
@@ -154,8 +198,8 @@ template <class T>
 void tile_sum_keys(const Tile& s, const T* tile, const T* rows, std::int64_t width, T* out) {
   const std::int64_t step = s.diagonal ? kAttentionPad : s.queries;
   for (std::int64_t q = 0; q < s.queries; q += step) {
-    product(step, width, s.keys_before(q + step), Left<T>{tile + q, 1, kAttentionTile}, rows, width, true,
-            out + q * width, width);
+    product<true>(step, width, s.keys_before(q + step), Left<T>{tile + q, 1, kAttentionTile}, rows, width,
+                  out + q * width, width);
   }
 }
 
@@ -165,8 +209,8 @@ void tile_sum_queries(const Tile& s, const T* tile, const T* rows, std::int64_t 
   const std::int64_t step = s.diagonal ? kAttentionPad : s.keys;
   for (std::int64_t k = 0; k < s.keys; k += step) {
     const std::int64_t q = s.diagonal ? k : 0;
-    product(step, width, s.queries - q, Left<T>{tile + k * kAttentionTile + q, kAttentionTile, 1}, rows + q * width,
-            width, true, out + k * width, width);
+    product<true>(step, width, s.queries - q, Left<T>{tile + k * kAttentionTile + q, kAttentionTile, 1},
+                  rows + q * width, width, out + k * width, width);
   }
 }
 
