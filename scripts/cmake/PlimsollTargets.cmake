@@ -16,7 +16,7 @@ if(PLIMSOLL_SANITIZE)
   target_link_options(plimsoll_flags INTERFACE -fsanitize=${PLIMSOLL_SANITIZE})
 endif()
 
-# plimsoll_library(NAME DEPENDS lib… [PRIVATE lib…]): every .cpp below the calling folder.
+# plimsoll_library(NAME DEPENDS lib… [PRIVATE lib…] [EXCLUDE regex…]): every .cpp below the calling folder; its headers are installed.
 # The sources are globbed so that a new op is a new file and nothing else.
 function(plimsoll_library name)
   cmake_parse_arguments(ARG "" "" "DEPENDS;PRIVATE;EXCLUDE" ${ARGN})
@@ -24,7 +24,12 @@ function(plimsoll_library name)
   foreach(pattern IN LISTS ARG_EXCLUDE)
     list(FILTER sources EXCLUDE REGEX ${pattern})
   endforeach()
+  file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.hpp)
+  foreach(pattern IN LISTS ARG_EXCLUDE)
+    list(FILTER headers EXCLUDE REGEX ${pattern})
+  endforeach()
   add_library(plimsoll_${name} ${sources})
+  target_sources(plimsoll_${name} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FILES ${headers})
   add_library(plimsoll::${name} ALIAS plimsoll_${name})
   set_target_properties(plimsoll_${name} PROPERTIES EXPORT_NAME ${name})
   target_link_libraries(plimsoll_${name} PUBLIC plimsoll_flags ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE})

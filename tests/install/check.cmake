@@ -1,0 +1,20 @@
+# Installs BUILD into WORK/prefix, builds CONSUMER against it, runs the consumer and the installed program.
+file(REMOVE_RECURSE ${WORK})
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "${ARGN}: ${code}\n${out}\n${err}")
+  endif()
+  set(out "${out}" PARENT_SCOPE)
+endfunction()
+
+run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
+run(${CMAKE_COMMAND} -S ${CONSUMER} -B ${WORK}/consumer -G Ninja -DCMAKE_PREFIX_PATH=${WORK}/prefix
+  -DCMAKE_CXX_COMPILER=${COMPILER})
+run(${CMAKE_COMMAND} --build ${WORK}/consumer)
+run(${WORK}/consumer/consumer)
+if(NOT out STREQUAL "124439808\n")
+  message(FATAL_ERROR "the consumer printed '${out}' instead of GPT-2's 124439808 parameters")
+endif()
+run(${WORK}/prefix/bin/plimsoll --version)
+message(STATUS "installed, found, linked: ${out}")

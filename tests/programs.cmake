@@ -1,0 +1,69 @@
+# Tests that run programs and scripts: the layer check, the configurations, the reference models, a small training run, the
+# installed package. Those that start ranks run alone and have the label mpi.
+
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+
+set(environment OMPI_MCA_mpi_yield_when_idle=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
+set(mpirun ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none ${MPIEXEC_NUMPROC_FLAG})
+
+# plimsoll_program_test(NAME COMMAND … [LABELS label…] [TIMEOUT s] [SERIAL])
+function(plimsoll_program_test name)
+  cmake_parse_arguments(ARG "SERIAL" "TIMEOUT" "COMMAND;LABELS" ${ARGN})
+  add_test(NAME ${name} COMMAND ${ARG_COMMAND})
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${environment}" LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_SERIAL)
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+  endif()
+endfunction()
+
+# The house: who includes whom, and every header compiles alone.
+plimsoll_program_test(layers COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/scripts/layers.py LABELS unit TIMEOUT 60)
+plimsoll_program_test(layers_self_test COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/scripts/layers.py --self-test
+  LABELS unit TIMEOUT 60)
+plimsoll_program_test(headers COMMAND ${CMAKE_COMMAND} --build ${PROJECT_BINARY_DIR} --target all_verify_interface_header_sets
+  LABELS slow TIMEOUT 900 SERIAL)
+
+# Every configuration plans; the plan is replayed by the independent checker.
+file(GLOB configs CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/configs/*.yaml)
+foreach(config IN LISTS configs)
+  get_filename_component(name ${config} NAME_WE)
+  plimsoll_program_test(plan.${name} COMMAND plimsoll plan ${config} --json --verify LABELS unit TIMEOUT 120)
+  plimsoll_program_test(plan.${name}.4_ranks COMMAND plimsoll plan ${config} --ranks 4 --json --verify LABELS unit TIMEOUT 120)
+endforeach()
+
+# Reference models: ours, and those of a shared folder where there is one.
+file(GLOB goldens CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/golden/*/golden.json)
+file(GLOB shared_goldens CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/../shared/golden/*/golden.json
+  ${PROJECT_SOURCE_DIR}/shared/golden/*/golden.json)
+foreach(json IN LISTS goldens shared_goldens)
+  get_filename_component(folder ${json} DIRECTORY)
+  get_filename_component(name ${folder} NAME)
+  set(prefix golden)
+  if(NOT json IN_LIST goldens)
+    set(prefix golden.shared)
+  endif()
+  if(NOT TEST ${prefix}.${name})
+    plimsoll_program_test(${prefix}.${name} COMMAND golden_check ${folder} LABELS unit TIMEOUT 120)
+    plimsoll_program_test(${prefix}.${name}.2_ranks COMMAND ${mpirun} 2 $<TARGET_FILE:golden_check> ${folder}
+      LABELS mpi TIMEOUT 120 SERIAL)
+  endif()
+endforeach()
+
+# The main job, short: prepare, train on four ranks, generate; and what it leaves behind.
+plimsoll_program_test(smoke_run
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/smoke_run.py $<TARGET_FILE:plimsoll>
+    ${PROJECT_SOURCE_DIR}/configs/smoke.yaml ${CMAKE_CURRENT_BINARY_DIR}/smoke_run -- ${mpirun} 4
+  LABELS mpi TIMEOUT 180 SERIAL)
+
+# CUDA is refused, in words.
+plimsoll_program_test(cuda_is_refused
+  COMMAND ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON
+  LABELS unit TIMEOUT 120)
+set_tests_properties(cuda_is_refused PROPERTIES PASS_REGULAR_EXPRESSION "this version has no CUDA backend")
+
+# The installed package: another project finds it, compiles against it and runs.
+plimsoll_program_test(install
+  COMMAND ${CMAKE_COMMAND} -DBUILD=${PROJECT_BINARY_DIR} -DCONSUMER=${CMAKE_CURRENT_SOURCE_DIR}/install
+    -DWORK=${CMAKE_CURRENT_BINARY_DIR}/install -DCOMPILER=${CMAKE_CXX_COMPILER}
+    -P ${CMAKE_CURRENT_SOURCE_DIR}/install/check.cmake
+  LABELS slow TIMEOUT 300 SERIAL)
