@@ -1,5 +1,6 @@
 #include "comm/mpi_transport.hpp"
 
+#include <mpi.h>
 #include <sched.h>
 #include <sys/prctl.h>
 
@@ -18,11 +19,16 @@ constexpr int kTag = 7;
 
 MPI_Datatype mpi_type(DType t) {
   switch (t) {
-    case DType::f32: return MPI_FLOAT;
-    case DType::f64: return MPI_DOUBLE;
-    case DType::i32: return MPI_INT32_T;
-    case DType::i64: return MPI_INT64_T;
-    default: return MPI_DATATYPE_NULL;
+    case DType::f32:
+      return MPI_FLOAT;
+    case DType::f64:
+      return MPI_DOUBLE;
+    case DType::i32:
+      return MPI_INT32_T;
+    case DType::i64:
+      return MPI_INT64_T;
+    default:
+      return MPI_DATATYPE_NULL;
   }
 }
 
@@ -59,14 +65,15 @@ class MpiTransport : public Transport {
     }
   }
 
-  // Open MPI moves data only inside its calls, so the wait is a loop of tests; it gives the core away in between, since the
-  // compute threads may need it.
+  // Open MPI moves data only inside its calls, so the wait is a loop of tests; it gives the core away in between, since
+  // the compute threads may need it.
   void finish(int slot) override {
     auto& requests = requests_[slot];
     constexpr int kSpins = 200;
     for (int tries = 0;; ++tries) {
       int done = 0;
-      check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), "MPI_Testall");
+      check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
+                "MPI_Testall");
       if (done != 0) return;
       if (tries < kSpins) {
         sched_yield();
@@ -120,6 +127,6 @@ void check_mpi(int code, const char* what) {
   fail(ErrorKind::PeerLost, "{} failed: {}", what, std::string(text, static_cast<std::size_t>(length)));
 }
 
-std::shared_ptr<Transport> make_mpi_transport(MPI_Comm communicator) { return std::make_shared<MpiTransport>(communicator); }
+std::shared_ptr<Transport> make_mpi_transport() { return std::make_shared<MpiTransport>(MPI_COMM_WORLD); }
 
 }  // namespace plimsoll

@@ -1,8 +1,6 @@
 #pragma once
-// Messages over MPI. The communicator is the transport's own, so groups never mix up each other's messages, and each group may be
-// used by a thread of its own (MPI_THREAD_MULTIPLE).
-
-#include <mpi.h>
+// Messages over MPI. The communicator is the transport's own, so groups never mix up each other's messages, and each
+// group may be used by a thread of its own (MPI_THREAD_MULTIPLE).
 
 #include <memory>
 
@@ -13,7 +11,8 @@ namespace plimsoll {
 // Throws Error(PeerLost) naming the call when `code` is not MPI_SUCCESS.
 void check_mpi(int code, const char* what);
 
-// Duplicates `communicator` (collective). The duplicate is freed with the transport unless MPI is finalized by then.
-std::shared_ptr<Transport> make_mpi_transport(MPI_Comm communicator);
+// Over all ranks, on a duplicate of MPI_COMM_WORLD (collective). The duplicate is freed with the transport unless MPI
+// is finalized by then.
+std::shared_ptr<Transport> make_mpi_transport();
 
 }  // namespace plimsoll

@@ -30,7 +30,8 @@ MpiSession::MpiSession() {
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
   MPI_Comm host = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host), "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
+            "MPI_Comm_split_type");
   check_mpi(MPI_Comm_rank(host, &local_rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(host, &local_size_), "MPI_Comm_size");
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
@@ -42,7 +43,7 @@ MpiSession::~MpiSession() {
 }
 
 Group MpiSession::world(const std::string& axis, bool native) const {
-  return {axis, active_ && size_ > 1 ? make_mpi_transport(MPI_COMM_WORLD) : make_self_transport(), native};
+  return {axis, active_ && size_ > 1 ? make_mpi_transport() : make_self_transport(), native};
 }
 
 void MpiSession::abort(int code) const {
