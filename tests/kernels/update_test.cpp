@@ -68,7 +68,7 @@ void check_adamw(const AdamW::Attrs& a, double loss_scale, double tolerance) {
   Update update;
   update.in.loss_scale = static_cast<float>(loss_scale);
   for (int t = 1; t <= 3; ++t) {
-    auto g = random_vector<T>("g" + std::to_string(t));
+    auto g = random_vector<T>(fmt::format("g{}", t));
     update.in.learning_rate = 0.01F * static_cast<float>(t);
     update.in.bias_correction1 = static_cast<float>(1 - std::pow(a.beta1, t));
     update.in.bias_correction2 = static_cast<float>(1 - std::pow(a.beta2, t));
@@ -123,7 +123,7 @@ void check_sgd(const Sgd::Attrs& a, double tolerance) {
   update.in.loss_scale = 4;
   const double lr = update.in.learning_rate, clip = a.clip > 0 ? std::min(1.0, a.clip / (norm[0] + 1e-6)) : 1.0;
   for (int t = 1; t <= 3; ++t) {
-    auto g = random_vector<T>("g" + std::to_string(t));
+    auto g = random_vector<T>(fmt::format("g{}", t));
     for (std::size_t i = 0; i < g.size(); ++i) {
       double gradient = static_cast<double>(g[i]) / 4 * clip;
       if (static_cast<std::int64_t>(i) < a.decay_elements) gradient += a.weight_decay * rp[i];

@@ -267,7 +267,7 @@ std::string OpCase::text() const {
   for (int s = 0; s < slots(); ++s) {
     const Role role = slot(s).role;
     if (!specs.has(s) || role == Role::Output || role == Role::Stat) continue;
-    list += (list.empty() ? "" : ", ") + to_string(specs[s]);
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", to_string(specs[s]));
   }
   return fmt::format("{}({})", op->name, list);
 }
@@ -298,8 +298,8 @@ OpInputs random_inputs(const OpCase& c, std::uint64_t seed) {
       continue;
     }
     in.value[at] = random_floats(seed, name, n);
-    in.grad[at] = random_floats(seed, "gradient of " + name, n);
-    in.previous[at] = random_floats(seed, "previous " + name, n);
+    in.grad[at] = random_floats(seed, fmt::format("gradient of {}", name), n);
+    in.previous[at] = random_floats(seed, fmt::format("previous {}", name), n);
   }
   return in;
 }

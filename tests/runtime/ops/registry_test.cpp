@@ -198,7 +198,7 @@ TEST_P(EveryOp, SinglePrecisionAgreesWithDouble) {
         expect_near(to_numbers(a, f.specs[s].dtype), to_numbers(b, d.specs[s].dtype), 1e-5, what);
       };
       expect(rounded.value[at], exact.value[at], name);
-      expect(rounded.grad[at], exact.grad[at], "gradient of " + name);
+      expect(rounded.grad[at], exact.grad[at], fmt::format("gradient of {}", name));
     }
   }
 }
