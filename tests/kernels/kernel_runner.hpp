@@ -42,6 +42,8 @@ class KernelRunner {
   std::vector<T> grads_of(int slot) { return {grad(slot), grad(slot) + elements(slot)}; }
   void fill_value(int slot, std::uint64_t seed, double size = 1) { fill(value(slot), elements(slot), seed, size); }
   void fill_grad(int slot, std::uint64_t seed, double size = 1) { fill(grad(slot), elements(slot), seed, size); }
+  // The gradient of `slot` lies in the memory of that of `over`.
+  void share_grad(int slot, int over) { shared_[static_cast<std::size_t>(slot)] = over; }
   void drop_grad(int slot) { no_grad_ |= 1U << slot; }
 
   // Backward phases see only the values that the op declares as read; a terminal op also its outputs.
@@ -55,7 +57,9 @@ class KernelRunner {
       if (phase == Phase::Forward || reads_in(slot.backward, phase) || (Op::terminal && slot.role == Role::Output)) {
         values[i].data = value(s);
       }
-      if ((no_grad_ >> s & 1U) == 0 && is_floating(specs_[s].dtype)) grads[i].data = grad(s);
+      if ((no_grad_ >> s & 1U) == 0 && is_floating(specs_[s].dtype)) {
+        grads[i].data = grad(shared_[i] < 0 ? s : shared_[i]);
+      }
     }
     const DType dtype = dtype_of<T>();
     const std::int64_t scratch = Op::workspace_bytes(std::get<op_id<Op>>(attributes_), specs_, phase, threads);
@@ -96,6 +100,11 @@ class KernelRunner {
   Attrs attributes_;
   SlotSpecs specs_;
   Buffers value_, grad_;
+  std::array<int, kMaxSlots> shared_ = [] {
+    std::array<int, kMaxSlots> none{};
+    none.fill(-1);
+    return none;
+  }();
   std::uint32_t no_grad_ = 0;
 };
 
