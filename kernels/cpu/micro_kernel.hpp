@@ -67,10 +67,12 @@ struct TilePrefetch {
 
 // C[kTileRows, kTileColumns] = or += A · B over k steps. B is packed: k rows of kTileColumns. Element (i, p) of A lies
 // at a[i * lda + p], or, packed, at a[p * kTileRows + i].
-template <bool kPackedA, bool kAdd>
+// With kPackB, B still lies in rows of ldb, and its k rows are left in `packed` for the tiles that follow: the stores
+// hide between the FMAs. Otherwise ldb and packed are not used.
+template <bool kPackedA, bool kAdd, bool kPackB>
 [[gnu::noinline]] void tile_product(std::int64_t k, const float* __restrict a, std::int64_t lda,
-                                    const float* __restrict b, float* __restrict c, std::int64_t ldc,
-                                    TilePrefetch& soon) {
+                                    const float* __restrict b, std::int64_t ldb, float* __restrict packed,
+                                    float* __restrict c, std::int64_t ldc, TilePrefetch& soon) {
   Vector sum[kTileRows][kTileVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kTileRows; ++i) {
@@ -87,14 +89,18 @@ template <bool kPackedA, bool kAdd>
     for (std::int64_t steps = k * (part + 1) / kTileRows - k * part / kTileRows; steps > 0; --steps) {
       Vector row[kTileVectors];
 #pragma GCC unroll 16
-      for (int j = 0; j < kTileVectors; ++j) row[j] = load(b + j * kLanes);
+      for (int j = 0; j < kTileVectors; ++j) {
+        row[j] = load(b + j * kLanes);
+        if (kPackB) store(packed + j * kLanes, row[j]);
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < kTileRows; ++i) {
         const Vector factor = broadcast(kPackedA ? a[i] : a[i * lda]);
 #pragma GCC unroll 16
         for (int j = 0; j < kTileVectors; ++j) sum[i][j] += factor * row[j];
       }
-      b += kTileColumns;
+      b += kPackB ? ldb : kTileColumns;
+      if (kPackB) packed += kTileColumns;
       a += kPackedA ? kTileRows : 1;
     }
   }

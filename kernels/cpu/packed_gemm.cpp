@@ -109,7 +109,6 @@ class Worker {
         if (p_.trans_a) {
           multiply_packed_a(steps, columns, block_rows(depth));
         } else {
-          for (std::int64_t at = j; at < columns.end; at += kTileColumns) pack_panel(steps, columns, at);
           expect_block(steps, columns, depth, width);
           multiply_direct_a(steps, columns);
         }
@@ -118,18 +117,29 @@ class Worker {
   }
 
  private:
-  // Packs the panel of op(B) that begins at column j of the block `columns`.
-  void pack_panel(Range steps, Range columns, std::int64_t j) const {
-    float* packed = b_ + (j - columns.begin) * steps.size();
+  // The panel of op(B) that begins at column j of the block `columns`. `raw` is set when the panel's first tile has to
+  // pack it in passing; a panel that is transposed or incomplete is packed here.
+  struct Panel {
+    float* packed;
+    const float* raw = nullptr;
+  };
+  Panel new_panel(Range steps, Range columns, std::int64_t j) const {
+    Panel panel{b_ + (j - columns.begin) * steps.size()};
     const int width = static_cast<int>(std::min<std::int64_t>(kTileColumns, columns.end - j));
+    const float* b = p_.b + (p_.trans_b ? j * p_.ldb + steps.begin : steps.begin * p_.ldb + j);
     if (p_.trans_b) {
-      simd::pack_columns_transposed(steps.size(), width, p_.b + j * p_.ldb + steps.begin, p_.ldb, packed);
+      simd::pack_columns_transposed(steps.size(), width, b, p_.ldb, panel.packed);
+    } else if (width < kTileColumns) {
+      simd::pack_columns(steps.size(), width, b, p_.ldb, panel.packed);
     } else {
-      simd::pack_columns(steps.size(), width, p_.b + steps.begin * p_.ldb + j, p_.ldb, packed);
+      panel.raw = b;
     }
-    if (p_.column_sum_b != nullptr && rows_.begin == 0) {
-      sum_steps<kTileColumns>(steps, packed, width, p_.column_sum_b + j);
-    }
+    return panel;
+  }
+
+  void sum_panel(Range steps, Range columns, const Panel& panel) const {
+    if (p_.column_sum_b == nullptr || rows_.begin != 0) return;
+    sum_steps<kTileColumns>(steps, panel.packed, columns.size(), p_.column_sum_b + columns.begin);
   }
 
   // sums[0, width) = or += the sum over the steps of packed rows of kWidth.
@@ -154,8 +164,11 @@ class Worker {
       expect(soon_.a, p_.a + next * p_.lda + steps.begin, p_.lda, std::min<std::int64_t>(kTileRows, p_.m - next),
              steps.size(), ceil_div(columns.size(), kTileColumns));
       for (std::int64_t j = columns.begin; j < columns.end; j += kTileColumns) {
-        multiply_tile(steps, rows, {j, std::min(columns.end, j + kTileColumns)}, padded, a,
-                      b_ + (j - columns.begin) * steps.size());
+        const Range tile_columns{j, std::min(columns.end, j + kTileColumns)};
+        const bool first = i == rows_.begin;
+        const Panel b = first ? new_panel(steps, columns, j) : Panel{b_ + (j - columns.begin) * steps.size()};
+        multiply_tile(steps, rows, tile_columns, padded, a, b);
+        if (first) sum_panel(steps, tile_columns, b);
       }
     }
   }
@@ -169,16 +182,18 @@ class Worker {
       expect(soon_.a, p_.a + steps.begin * p_.lda + block.end, p_.lda, block.end < rows_.end ? steps.size() : 0,
              std::min(height, rows_.end - block.end), slivers * ceil_div(columns.size(), kTileColumns));
       for (std::int64_t j = columns.begin; j < columns.end; j += kTileColumns) {
-        if (begin == rows_.begin) {  // each panel is packed right before its first use, while the next one is fetched
-          pack_panel(steps, columns, j);
-          expect_raw_b(steps, {std::min(columns.end, j + kTileColumns), std::min(columns.end, j + 2 * kTileColumns)},
-                       slivers);
+        const Range tile_columns{j, std::min(columns.end, j + kTileColumns)};
+        Panel b{b_ + (j - columns.begin) * steps.size()};
+        if (begin == rows_.begin) {  // each panel is packed at its first use, while the next one is fetched
+          b = new_panel(steps, columns, j);
+          expect_raw_b(steps, {tile_columns.end, std::min(columns.end, j + 2 * kTileColumns)}, slivers);
         }
-        const float* b = b_ + (j - columns.begin) * steps.size();
         for (std::int64_t i = block.begin; i < block.end; i += kTileRows) {
-          multiply_tile(steps, {i, std::min(block.end, i + kTileRows)}, {j, std::min(columns.end, j + kTileColumns)},
-                        true, a_ + (i - block.begin) * steps.size(), b);
+          multiply_tile(steps, {i, std::min(block.end, i + kTileRows)}, tile_columns, true,
+                        a_ + (i - block.begin) * steps.size(), b);
+          b.raw = nullptr;
         }
+        if (begin == rows_.begin) sum_panel(steps, tile_columns, b);
       }
     }
   }
@@ -228,21 +243,30 @@ class Worker {
     }
   }
 
-  void multiply_tile(Range steps, Range rows, Range columns, bool packed_a, const float* a, const float* b) {
-    const bool add = steps.begin > 0 || p_.beta != 0, last = steps.end == p_.k;
+  using TileProduct = decltype(&simd::tile_product<false, false, false>);
+  static TileProduct tile_product(bool packed_a, bool add, bool pack_b) {
+    static constexpr TileProduct kProducts[2][2][2] = {
+        {{simd::tile_product<false, false, false>, simd::tile_product<false, false, true>},
+         {simd::tile_product<false, true, false>, simd::tile_product<false, true, true>}},
+        {{simd::tile_product<true, false, false>, simd::tile_product<true, false, true>},
+         {simd::tile_product<true, true, false>, simd::tile_product<true, true, true>}}};
+    return kProducts[packed_a][add][pack_b];
+  }
+
+  void multiply_tile(Range steps, Range rows, Range columns, bool packed_a, const float* a, const Panel& panel) {
+    const bool add = steps.begin > 0 || p_.beta != 0, last = steps.end == p_.k, pack_b = panel.raw != nullptr;
+    const float* b = pack_b ? panel.raw : panel.packed;
     float* c = p_.c + rows.begin * p_.ldc + columns.begin;
     if (rows.size() == kTileRows && columns.size() == kTileColumns) {
       const bool writes_out = last && p_.activated != nullptr;
       soon_.out = writes_out ? p_.activated + rows.begin * p_.ldactivated + columns.begin : nullptr;
       soon_.ldout = p_.ldactivated;
-      const auto product = packed_a ? (add ? simd::tile_product<true, true> : simd::tile_product<true, false>)
-                                    : (add ? simd::tile_product<false, true> : simd::tile_product<false, false>);
-      product(steps.size(), a, p_.lda, b, c, p_.ldc, soon_);
+      tile_product(packed_a, add, pack_b)(steps.size(), a, p_.lda, b, p_.ldb, panel.packed, c, p_.ldc, soon_);
     } else {
       alignas(64) float whole[kTileRows * kTileColumns];
       soon_.out = nullptr;
-      (packed_a ? simd::tile_product<true, false> : simd::tile_product<false, false>)(steps.size(), a, p_.lda, b, whole,
-                                                                                      kTileColumns, soon_);
+      tile_product(packed_a, false, pack_b)(steps.size(), a, p_.lda, b, p_.ldb, panel.packed, whole, kTileColumns,
+                                            soon_);
       for (std::int64_t i = 0; i < rows.size(); ++i) {
         for (std::int64_t j = 0; j < columns.size(); ++j) {
           const float sum = whole[i * kTileColumns + j];
