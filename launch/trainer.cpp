@@ -219,6 +219,7 @@ void train(Config given, const MpiSession& mpi) {
   if (run.chief()) {
     write_run_files(config, plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
     fmt::print("{}", plan_text(run.engine->programs(), run.options, run.plan_context(), false));
+    std::fflush(stdout);
     log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads, gemm_backend(), run.peak_gflops);
   }
   TrainingState state = first_state(run);
