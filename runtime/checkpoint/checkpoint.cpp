@@ -143,13 +143,6 @@ void tidy(const fs::path& directory, std::int64_t step, std::int64_t keep) {
   }
 }
 
-std::string text_of(const fs::path& path) {
-  const File file = File::open_regular(path, Links::Refuse);
-  std::string text(static_cast<std::size_t>(file.size()), '\0');
-  file.read_at(text.data(), file.size(), 0);
-  return text;
-}
-
 // nullopt, and the reason in `fault`, when the folder does not verify.
 std::optional<LoadedCheckpoint> load_if_valid(const fs::path& folder, std::int64_t step, std::string& fault) {
   if (std::optional<std::string> found = checkpoint_fault(folder, step)) {
@@ -159,7 +152,7 @@ std::optional<LoadedCheckpoint> load_if_valid(const fs::path& folder, std::int64
   // It verifies, so what is wrong now was written wrongly; still an older step may load.
   try {
     const nlohmann::json state = read_json_file(folder / kStateFile, Links::Refuse);
-    return LoadedCheckpoint{folder, state_from_json(state), text_of(folder / kConfigFile),
+    return LoadedCheckpoint{folder, state_from_json(state), read_text_file(folder / kConfigFile, Links::Refuse),
                             SafetensorsFile::open(folder / kModelFile, Links::Refuse),
                             SafetensorsFile::open(folder / kOptimizerFile, Links::Refuse)};
   } catch (const Error& error) {

@@ -10,13 +10,17 @@
 
 namespace plimsoll {
 
-nlohmann::json read_json_file(const std::filesystem::path& path, Links links, std::int64_t max_bytes) {
+std::string read_text_file(const std::filesystem::path& path, Links links, std::int64_t max_bytes) {
   const File file = File::open_regular(path, links);
   require(file.size() <= max_bytes, ErrorKind::BadData, "{}: has {} bytes, more than the {} allowed", path.string(),
           file.size(), max_bytes);
   std::string text(static_cast<std::size_t>(file.size()), '\0');
   file.read_at(text.data(), file.size(), 0);
-  return parse_json(text, path.string());
+  return text;
+}
+
+nlohmann::json read_json_file(const std::filesystem::path& path, Links links, std::int64_t max_bytes) {
+  return parse_json(read_text_file(path, links, max_bytes), path.string());
 }
 
 nlohmann::json parse_json(std::string_view text, std::string_view name) {

@@ -26,10 +26,15 @@ nlohmann::json manifest_body(const Manifest& manifest) {
   return {{"format", "plimsoll-checkpoint"}, {"version", kVersion}, {"step", manifest.step}, {"files", files}};
 }
 
+std::string spelled(const nlohmann::json& body) { return body.dump(1) + "\n"; }
+
 Manifest read_manifest(const std::filesystem::path& path) {
-  nlohmann::json body = read_json_file(path, Links::Refuse, kMaxManifestBytes);
   const std::string where = path.string();
+  const std::string written = read_text_file(path, Links::Refuse, kMaxManifestBytes);
+  nlohmann::json body = parse_json(written, where);
   require(body.is_object() && body.contains(kChecksumName), ErrorKind::BadData, "{}: has no checksum", where);
+  // Byte for byte, so that damage to white space shows as well.
+  require(written == spelled(body), ErrorKind::BadData, "{}: is not spelled as it was written", where);
   const nlohmann::json stated = body[kChecksumName];
   body.erase(kChecksumName);
   const std::string text = body.dump();
@@ -94,7 +99,7 @@ std::string manifest_text(const Manifest& manifest) {
   nlohmann::json body = manifest_body(manifest);
   const std::string text = body.dump();
   body[kChecksumName] = checksum_of(text.data(), text.size());
-  return body.dump(1) + "\n";
+  return spelled(body);
 }
 
 std::optional<std::string> checkpoint_fault(const std::filesystem::path& folder, std::int64_t step) {

@@ -55,8 +55,10 @@ class HeaderText {
       }
     } while (after_space && is_space(current_));
     follow_strings();
-    require(++token_bytes_ <= kMaxTokenBytes, ErrorKind::BadData,
-            "{}: the header holds a name, text or number of more than {} bytes", file_.path().string(), kMaxTokenBytes);
+    // Not require(): its arguments would be built for every byte.
+    if (++token_bytes_ > kMaxTokenBytes)
+      fail(ErrorKind::BadData, "{}: the header holds a name, text or number of more than {} bytes",
+           file_.path().string(), kMaxTokenBytes);
   }
 
  private:
@@ -70,7 +72,7 @@ class HeaderText {
       next_ = 0;
     }
     current_ = buffer_[next_++];
-    require(current_ != '\0', ErrorKind::BadData, "{}: the header holds a NUL byte", file_.path().string());
+    if (current_ == '\0') fail(ErrorKind::BadData, "{}: the header holds a NUL byte", file_.path().string());
     return true;
   }
 

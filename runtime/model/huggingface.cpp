@@ -203,7 +203,6 @@ RopeConfig read_rope(HuggingFaceKeys& keys, std::string_view key, std::optional<
                  "is not implemented (default, linear and llama3 are)");
     return rope;
   }
-  if (rope.theta <= 0.0) inner.refuse("rope_theta", "must be positive");
   if (rope.factor <= 0.0) inner.refuse("factor", "must be positive");
   for (const std::string& name : inner.unknown())
     issues.push_back(fmt::format("{}: is not known for rotary positions of type {}", name, type));
@@ -223,6 +222,7 @@ RopeConfig read_rotary_positions(HuggingFaceKeys& keys, std::optional<double> de
   const RopeConfig rope = read_rope(keys, newer ? "rope_parameters" : "rope_scaling", theta, issues);
   if (newer && older && read_rope(keys, "rope_scaling", rope.theta, issues) != rope)
     keys.refuse("rope_scaling", "contradicts rope_parameters");
+  if (rope.theta <= 0.0) issues.push_back(fmt::format("rope_theta: {}: must be positive", rope.theta));
   if (newer && has_theta && theta != rope.theta) keys.refuse("rope_theta", "contradicts rope_parameters");
   return rope;
 }

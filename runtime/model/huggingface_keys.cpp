@@ -50,9 +50,9 @@ std::int64_t HuggingFaceKeys::count(std::string_view key, std::optional<std::int
     if (!otherwise) complain(key, "is missing");
     return otherwise.value_or(1);
   }
-  if (value->is_number_unsigned() && value->get<std::uint64_t>() >= 1 &&
-      value->get<std::uint64_t>() <= static_cast<std::uint64_t>(kMaxCount))
-    return value->get<std::int64_t>();
+  // A 64-bit number above the signed range comes out negative here, and is refused as it should be.
+  const std::int64_t number = value->is_number_integer() ? value->get<std::int64_t>() : 0;
+  if (number >= 1 && number <= kMaxCount) return number;
   refuse(key, "must be a positive integer, at most 2^31");
   return otherwise.value_or(1);
 }
