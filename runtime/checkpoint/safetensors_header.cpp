@@ -129,7 +129,7 @@ class HeaderIterator {
 // Receives the events of the JSON parser and knows the header's grammar; depth is at most three by construction.
 class HeaderReader {
  public:
-  explicit HeaderReader(const File& file) : file_(file.path().string()), data_bytes_(file.size()) {}
+  explicit HeaderReader(const File& file) : file_(file.path().string()), where_(file_), data_bytes_(file.size()) {}
 
   bool null() { return unexpected("null"); }
   bool boolean(bool) { return unexpected("a boolean"); }
@@ -152,11 +152,6 @@ class HeaderReader {
  private:
   enum class Place { Outside, Header, Metadata, Tensor, Shape, Offsets };
 
-  std::string where() const {
-    if (place_ == Place::Outside || (place_ == Place::Header && key_.empty())) return file_;
-    if (place_ == Place::Metadata || key_ == kMetadataKey) return fmt::format("{}: {}", file_, kMetadataKey);
-    return fmt::format("{}: tensor {}", file_, shown_name(key_));
-  }
   bool unexpected(std::string_view what) const {
     constexpr std::array kExpected{"the header must be one JSON object",
                                    "a tensor must be described by an object",
@@ -164,7 +159,7 @@ class HeaderReader {
                                    "dtype must be a string, shape and data_offsets arrays of integers",
                                    "shape must be an array of integers, none negative",
                                    "data_offsets must be two integers, none negative"};
-    fail(ErrorKind::BadData, "{}: {}, found {}", where(), kExpected.at(static_cast<std::size_t>(place_)), what);
+    fail(ErrorKind::BadData, "{}: {}, found {}", where_, kExpected.at(static_cast<std::size_t>(place_)), what);
   }
   void count_memory(std::size_t bytes) {
     memory_ += static_cast<std::int64_t>(bytes);
@@ -174,6 +169,7 @@ class HeaderReader {
   void finish_tensor();
 
   std::string file_;
+  std::string where_;  // file and tensor, for messages
   std::int64_t data_bytes_;
   SafetensorsHeader header_;
   Place place_ = Place::Outside;
@@ -190,13 +186,13 @@ class HeaderReader {
 bool HeaderReader::number_unsigned(std::uint64_t value) {
   if (place_ != Place::Shape && place_ != Place::Offsets) return unexpected("a number");
   require(value <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()), ErrorKind::BadData,
-          "{}: {} is larger than a 63-bit integer", where(), value);
+          "{}: {} is larger than a 63-bit integer", where_, value);
   const auto number = static_cast<std::int64_t>(value);
   if (place_ == Place::Shape) {
-    require(tensor_.shape.rank() < kMaxRank, ErrorKind::BadData, "{}: has more than {} dims", where(), kMaxRank);
+    require(tensor_.shape.rank() < kMaxRank, ErrorKind::BadData, "{}: has more than {} dims", where_, kMaxRank);
     tensor_.shape.push_back(number);
   } else {
-    require(offsets_read_ < 2, ErrorKind::BadData, "{}: data_offsets has more than two entries", where());
+    require(offsets_read_ < 2, ErrorKind::BadData, "{}: data_offsets has more than two entries", where_);
     offsets_.at(offsets_read_++) = number;
   }
   return true;
@@ -205,14 +201,14 @@ bool HeaderReader::number_unsigned(std::uint64_t value) {
 bool HeaderReader::string(std::string& value) {
   if (place_ == Place::Metadata) {
     count_memory(inner_.size() + value.size() + 128);
-    require(header_.metadata.emplace(inner_, value).second, ErrorKind::BadData, "{}: key {} appears twice", where(),
+    require(header_.metadata.emplace(inner_, value).second, ErrorKind::BadData, "{}: key {} appears twice", where_,
             shown_name(inner_));
     return true;
   }
   if (place_ != Place::Tensor || inner_ != "dtype") return unexpected("a string");
   const auto* row =
       std::find_if(kStoredTypes.begin(), kStoredTypes.end(), [&](const StoredType& t) { return t.name == value; });
-  require(row != kStoredTypes.end(), ErrorKind::BadData, "{}: dtype {} is not known", where(), shown_name(value));
+  require(row != kStoredTypes.end(), ErrorKind::BadData, "{}: dtype {} is not known", where_, shown_name(value));
   type_ = row;
   return true;
 }
@@ -236,6 +232,8 @@ bool HeaderReader::start_object(std::size_t) {
 bool HeaderReader::key(std::string& name) {
   if (place_ == Place::Header) {
     key_ = name;
+    where_ = name == kMetadataKey ? fmt::format("{}: {}", file_, kMetadataKey)
+                                  : fmt::format("{}: tensor {}", file_, shown_name(name));
     if (name == kMetadataKey) {
       require(!has_metadata_, ErrorKind::BadData, "{}: {} appears twice", file_, kMetadataKey);
       has_metadata_ = true;
@@ -248,8 +246,8 @@ bool HeaderReader::key(std::string& name) {
                : name == "shape"        ? &has_shape_
                : name == "data_offsets" ? &has_offsets_
                                         : nullptr;
-  require(seen != nullptr, ErrorKind::BadData, "{}: key {} is not known", where(), shown_name(name));
-  require(!*seen, ErrorKind::BadData, "{}: {} appears twice", where(), name);
+  require(seen != nullptr, ErrorKind::BadData, "{}: key {} is not known", where_, shown_name(name));
+  require(!*seen, ErrorKind::BadData, "{}: {} appears twice", where_, name);
   *seen = true;
   return true;
 }
@@ -272,27 +270,27 @@ bool HeaderReader::end_array() {
 }
 
 void HeaderReader::finish_tensor() {
-  require(has_dtype_, ErrorKind::BadData, "{}: dtype is missing", where());
-  require(has_shape_, ErrorKind::BadData, "{}: shape is missing", where());
-  require(has_offsets_ && offsets_read_ == 2, ErrorKind::BadData, "{}: data_offsets must be two integers", where());
+  require(has_dtype_, ErrorKind::BadData, "{}: dtype is missing", where_);
+  require(has_shape_, ErrorKind::BadData, "{}: shape is missing", where_);
+  require(has_offsets_ && offsets_read_ == 2, ErrorKind::BadData, "{}: data_offsets must be two integers", where_);
   const auto [begin, end] = offsets_;
-  require(begin <= end, ErrorKind::BadData, "{}: data_offsets [{}, {}] run backwards", where(), begin, end);
-  require(end <= data_bytes_, ErrorKind::BadData, "{}: data_offsets [{}, {}] lie beyond the end of the file", where(),
+  require(begin <= end, ErrorKind::BadData, "{}: data_offsets [{}, {}] run backwards", where_, begin, end);
+  require(end <= data_bytes_, ErrorKind::BadData, "{}: data_offsets [{}, {}] lie beyond the end of the file", where_,
           begin, end);
   std::int64_t bits = type_->bits;
   bool overflow = false;
   for (const std::int64_t dim : tensor_.shape) overflow = overflow || __builtin_mul_overflow(bits, dim, &bits);
-  require(!overflow, ErrorKind::BadData, "{}: the product of its shape [{}] overflows", where(),
+  require(!overflow, ErrorKind::BadData, "{}: the product of its shape [{}] overflows", where_,
           fmt::join(tensor_.shape.begin(), tensor_.shape.end(), ", "));
   require(bits % 8 == 0 && bits / 8 == end - begin, ErrorKind::BadData,
-          "{}: {} [{}] takes {} bytes, data_offsets [{}, {}] hold {}", where(), type_->name,
+          "{}: {} [{}] takes {} bytes, data_offsets [{}, {}] hold {}", where_, type_->name,
           fmt::join(tensor_.shape.begin(), tensor_.shape.end(), ", "), bits / 8, begin, end, end - begin);
   tensor_.stored_dtype = type_->name;
   tensor_.dtype = type_->dtype;
   tensor_.begin = begin;
   tensor_.bytes = end - begin;
   count_memory(key_.size() + sizeof(SafetensorsTensor) + 128);
-  require(header_.tensors.emplace(key_, tensor_).second, ErrorKind::BadData, "{}: appears twice", where());
+  require(header_.tensors.emplace(key_, tensor_).second, ErrorKind::BadData, "{}: appears twice", where_);
 }
 
 SafetensorsHeader HeaderReader::finish(std::int64_t data_begin) {
