@@ -114,7 +114,7 @@ void product(std::int64_t m, std::int64_t n, std::int64_t depth, Left<T> a, cons
 // e^x for x <= 0, within 2 ulp; exactly 0 below -87 in float. Cody-Waite reduction to |r| <= ln2/2 and the Taylor
 // polynomial of degree 7.
 inline Vector<float> exp_nonpositive(Vector<float> x) {
-  using Bits = Vector<std::int32_t>;
+  using Bits = Vector<std::uint32_t>;  // wraps where x is far below -87
   const Vector<float> zero{};
   const Vector<float> shifted =
       x * 1.44269504088896341F + 12582912.0F;  // rounds to an integer in the low mantissa bits
@@ -128,7 +128,7 @@ inline Vector<float> exp_nonpositive(Vector<float> x) {
   p = p * r + 0.5F;
   p = p * r + 1.0F;
   p = p * r + 1.0F;
-  const Bits scale = ((Bits)shifted << 23) + 0x3F800000;
+  const Bits scale = ((Bits)shifted << 23) + 0x3F800000U;
   const Vector<float> y = p * (Vector<float>)scale;
   return x < -87.0F ? zero : y;
 }
