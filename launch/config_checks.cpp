@@ -106,8 +106,6 @@ Issues contradictions(const Config& config) {
   for (ConfigIssue& issue : model_issues(config.model)) {
     issue.key = "model." + issue.key;
     for (std::string& other : issue.others) other = "model." + other;
-    // These decide what all other keys of the model are laid over.
-    for (const char* base : {"model.preset", "model.from", "model.family"}) issue.others.emplace_back(base);
     issues.push_back(std::move(issue));
   }
   check_data(config, issues);
@@ -115,6 +113,12 @@ Issues contradictions(const Config& config) {
   check_schedule(config, issues);
   check_parallel(config, issues);
   check_memory(config, issues);
+  // These decide what all other keys of the model are laid over.
+  const auto of_model = [](const std::string& key) { return key.starts_with("model."); };
+  for (ConfigIssue& issue : issues) {
+    if (!of_model(issue.key) && std::none_of(issue.others.begin(), issue.others.end(), of_model)) continue;
+    for (const char* base : {"model.preset", "model.from", "model.family"}) issue.others.emplace_back(base);
+  }
   return issues;
 }
 
@@ -135,11 +139,11 @@ Issues rank_contradictions(const Config& config, int ranks) {
   if (batch % unit != 0) {
     const std::int64_t lower = batch / unit * unit;
     const std::string nearest = lower == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", lower, lower + unit);
-    issues.push_back({"train.global_batch",
-                      fmt::format("global_batch {} is not divisible by {} replicas * micro_batch {} = {} "
-                                  "(nearest that is: {})",
-                                  batch, data, micro, unit, nearest),
-                      {"train.micro_batch", "parallel.data"}});
+    issues.push_back(
+        {"train.global_batch",
+         fmt::format("global_batch {} is not divisible by {} replicas{} (nearest that is: {})", batch, data,
+                     config.train.micro_batch ? fmt::format(" * micro_batch {} = {}", micro, unit) : "", nearest),
+         {"train.micro_batch", "parallel.data"}});
   }
   if (config.comm.transport == TransportName::Self && ranks > 1) {
     issues.push_back({"comm.transport", fmt::format("self is for one rank, but {} were started", ranks)});
@@ -168,8 +172,10 @@ Issues unsupported_values(const Config& config) {
       {config.parallel.sequence.value_or(false), "parallel.sequence", "this build has no sequence parallelism"},
       {has_recompute(config.memory.recompute) || std::any_of(layers.begin(), layers.end(), has_recompute),
        "memory.recompute", "this build keeps all activations: recompute: none"},
-      {transport == TransportName::Nccl || transport == TransportName::Staged, "comm.transport",
-       "this build has no transport for GPUs"},
+      {transport != TransportName::Auto && transport != TransportName::Self && transport != TransportName::Mpi,
+       "comm.transport", "this build runs over auto, self or mpi"},
+      {config.comm.collectives == CollectiveSource::Mpi, "comm.collectives",
+       "this build sums with its own collectives"},
   };
   Issues issues;
   for (const Row& row : rows) {

@@ -46,7 +46,7 @@ void TrainProgress::update(const StepMetrics& m, std::int64_t memory_bytes, std:
     if (now - drawn_ < kRedraw && m.step != steps_) return;
     drawn_ = now;
     draw(bar_);
-  } else if (m.step % log_every_ == 0 || m.step == steps_) {
+  } else if (log_every_ > 0 && (m.step % log_every_ == 0 || m.step == steps_)) {
     fmt::print("step {}/{}  {}\n", m.step, steps_, text);
     std::fflush(stdout);
   }

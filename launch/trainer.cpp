@@ -143,7 +143,8 @@ struct Reporter {
     m.tokens_per_s = tokens / seconds;
     m.model_gflops = flops / seconds * 1e-9;
     m.mfu = m.model_gflops / run.peak_gflops;
-    if (state.step % run.config.run.log_every == 0 || state.step == run.config.train.steps) {
+    const std::int64_t period = run.config.run.log_every;
+    if (period > 0 && (state.step % period == 0 || state.step == run.config.train.steps)) {
       metrics.append(m);
       board.scalar("train/loss", state.step, m.loss);
       board.scalar("train/lr", state.step, m.lr);

@@ -149,7 +149,8 @@ ConfigNode read_yaml(const std::string& text, const std::string& name, ConfigErr
     return {};
   }
   TreeBuilder builder(source, whole_source, errors);
-  std::istringstream stream(text);
+  // yaml-cpp takes the end of the text for the end of an open quotation, but only after a line break.
+  std::istringstream stream(text.substr(0, text.find_last_not_of(" \t\r\n") + 1));
   try {
     YAML::Parser parser(stream);
     while (parser.HandleNextDocument(builder)) {

@@ -98,7 +98,9 @@ void ConfigErrors::add_value(const ConfigPlace& place, const std::string& key, c
 }
 
 bool ConfigErrors::unreadable(std::string_view key) const {
-  return std::find(unreadable_.begin(), unreadable_.end(), key) != unreadable_.end();
+  return std::any_of(unreadable_.begin(), unreadable_.end(), [&](const std::string& path) {
+    return key.starts_with(path) && (key.size() == path.size() || key[path.size()] == '.');
+  });
 }
 
 std::string ConfigErrors::text() const {

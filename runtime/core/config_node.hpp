@@ -58,7 +58,7 @@ class ConfigErrors {
   void add(const ConfigPlace& place, std::string text);
   // The same for the value of a key, which is remembered as unreadable.
   void add_value(const ConfigPlace& place, const std::string& key, const std::string& text);
-  bool unreadable(std::string_view key) const;
+  bool unreadable(std::string_view key) const;  // the key, or a section that holds it
   bool empty() const { return faults_.empty(); }
   std::size_t size() const { return faults_.size(); }
   // One line per fault, `place: text`, in the order of the sources; after kMostLines only their number.
