@@ -1,5 +1,7 @@
 #include "launch/engine.hpp"
 
+#include <omp.h>
+
 #include <atomic>
 #include <cmath>
 #include <thread>
@@ -54,6 +56,7 @@ std::byte* element(const NamedTensor& t, std::int64_t index) {
 }  // namespace
 
 Engine::Engine(Programs programs, const EngineOptions& options) : programs_(std::move(programs)), threads_(options.threads) {
+  omp_set_num_threads(options.threads);  // libraries that make their own parallel regions follow this
   device_ = make_cpu_device(options.threads);
   compute_ = device_->make_stream(StreamKind::Compute);
   communication_ = device_->make_stream(StreamKind::Communication);

@@ -1,6 +1,6 @@
 #include "runtime/exec/executor.hpp"
 
-#include <cstring>
+#include <algorithm>
 
 namespace plimsoll {
 
@@ -70,31 +70,39 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   }
 }
 
-// A node waits for the last node of the other stream that touched the same memory, when one of the two writes.
+// A node waits for the earlier nodes of the other stream that touched the same bytes, when one of the two writes. Bytes, not whole
+// values: the reduction of one bucket does not hold up the gradients of the next.
 void Executor::connect_streams() {
-  struct Last {
-    std::ptrdiff_t node = -1;
+  struct Touch {
+    std::size_t node;
+    ValueId root;
+    std::int64_t begin, end;
+    bool writes;
   };
-  std::vector<std::array<Last, 2>> last_write(graph_.values.size()), last_touch(graph_.values.size());
+  std::array<std::vector<Touch>, 2> touched;  // by stream
   for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
-    const auto mine = static_cast<std::size_t>(graph_.nodes[n].stream == StreamKind::Communication ? 1 : 0);
+    const std::size_t mine = graph_.nodes[n].stream == StreamKind::Communication ? 1 : 0;
+    std::vector<Touch> now;
     for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
-      const auto root = static_cast<std::size_t>(graph_.root(a.value));
-      const Last other = a.writes ? last_touch[root][1 - mine] : last_write[root][1 - mine];
-      if (other.node >= 0) {
-        Bound& from = bound_[static_cast<std::size_t>(other.node)];
-        if (from.done == nullptr) {
-          events_.push_back(context_.device->make_event());
-          from.done = events_.back().get();
-        }
-        bound_[n].waits.push_back(from.done);
+      const std::int64_t begin = graph_.offset_in_root(a.value);
+      now.push_back({n, graph_.root(a.value), begin, begin + graph_[a.value].spec.bytes(), a.writes});
+    });
+    std::ptrdiff_t wait_for = -1;  // of several, the latest: a stream runs in order
+    for (const Touch& t : now) {
+      for (const Touch& other : touched[1 - mine]) {
+        const bool meets = other.root == t.root && other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
+        if (meets) wait_for = std::max(wait_for, static_cast<std::ptrdiff_t>(other.node));
       }
-    });
-    for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
-      const auto root = static_cast<std::size_t>(graph_.root(a.value));
-      last_touch[root][mine].node = static_cast<std::ptrdiff_t>(n);
-      if (a.writes) last_write[root][mine].node = static_cast<std::ptrdiff_t>(n);
-    });
+    }
+    if (wait_for >= 0) {
+      Bound& from = bound_[static_cast<std::size_t>(wait_for)];
+      if (from.done == nullptr) {
+        events_.push_back(context_.device->make_event());
+        from.done = events_.back().get();
+      }
+      bound_[n].waits.push_back(from.done);
+    }
+    touched[mine].insert(touched[mine].end(), now.begin(), now.end());
   }
 }
 
