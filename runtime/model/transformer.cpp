@@ -53,7 +53,7 @@ class Builder {
 
   ValueId input(const std::string& name, TensorSpec spec) {
     Value v;
-    v.name = name;
+    v.name = fmt::format("{}_{}x{}", name, spec.shape[0], spec.shape[1]);  // programs of one shape share it
     v.spec = spec;
     v.persistent = true;
     v.memory = MemoryClass::Staging;
