@@ -119,7 +119,16 @@ std::string command_line_help() {
   Arguments a;
   std::map<const CLI::App*, std::string> verbs;
   build(app, a, verbs);
-  return app.help("", CLI::AppFormatMode::All);
+  std::string text = app.help();
+  const std::function<void(const CLI::App&, const std::string&)> add_verbs = [&](const CLI::App& parent, const std::string& prefix) {
+    for (const CLI::App* sub : parent.get_subcommands([](const CLI::App*) { return true; })) {
+      const std::string name = prefix + " " + sub->get_name();
+      text += "\n" + sub->help(prefix);
+      add_verbs(*sub, name);
+    }
+  };
+  add_verbs(app, "plimsoll");
+  return text;
 }
 
 }  // namespace plimsoll

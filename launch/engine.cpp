@@ -8,6 +8,7 @@
 
 #include "comm/collective_kernels.hpp"
 #include "kernels/cpu/register.hpp"
+#include "launch/allocation_counter.hpp"
 
 namespace plimsoll {
 namespace {
@@ -70,7 +71,7 @@ Engine::Engine(Programs programs, const EngineOptions& options) : programs_(std:
   for (std::size_t i = 0; i < programs_.names.size(); ++i) {
     executors_[programs_.names[i]] =
         std::make_unique<Executor>(*programs_.graphs[i], programs_.plan, programs_.plan.program(programs_.names[i]), context,
-                                   ExecutorOptions{options.threads, options.poison});
+                                   ExecutorOptions{options.threads, options.poison, begin_counted_region, end_counted_region});
   }
   for (const auto& graph : programs_.graphs) {
     for (const Node& node : graph->nodes) {

@@ -130,17 +130,24 @@ void Executor::plan_poison() {
   }
 }
 
+void Executor::run_kernel(Kernel kernel, const KernelArgs& args) const {
+  if (options_.before_node != nullptr) options_.before_node();
+  kernel(args);
+  if (options_.after_node != nullptr) options_.after_node();
+}
+
 void Executor::run_bound(const Bound& bound, const KernelArgs& args) {
   constexpr std::uint8_t kNaNByte = 0xFF;  // all ones is a NaN in every floating dtype
-  for (const auto& [data, bytes] : bound.poison_before) bound.owner->context_.device->fill(data, kNaNByte, bytes);
+  const Executor& owner = *bound.owner;
+  for (const auto& [data, bytes] : bound.poison_before) owner.context_.device->fill(data, kNaNByte, bytes);
   if (bound.profile_row >= 0) {
     const std::int64_t begin = Profile::now_ns();
-    bound.kernel(args);
-    bound.owner->context_.profile->record(bound.profile_row, begin, Profile::now_ns(), bound.stream == bound.owner->context_.communication);
+    owner.run_kernel(bound.kernel, args);
+    owner.context_.profile->record(bound.profile_row, begin, Profile::now_ns(), bound.stream == owner.context_.communication);
   } else {
-    bound.kernel(args);
+    owner.run_kernel(bound.kernel, args);
   }
-  for (const auto& [data, bytes] : bound.poison_after) bound.owner->context_.device->fill(data, kNaNByte, bytes);
+  for (const auto& [data, bytes] : bound.poison_after) owner.context_.device->fill(data, kNaNByte, bytes);
 }
 
 void Executor::run(Graph::Section section, Variant variant) {

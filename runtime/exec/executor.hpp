@@ -1,6 +1,6 @@
 #pragma once
-// Runs the nodes of one program at the addresses of its plan. All decisions were made before: the executor binds kernels to
-// addresses once, inserts the waits between streams, and then only launches.
+// Runs the nodes of one program at the addresses of its plan. All decisions were made before: the executor binds
+// kernels to addresses once, inserts the waits between streams, and then only launches.
 
 #include <chrono>
 #include <deque>
@@ -16,8 +16,12 @@ namespace plimsoll {
 
 struct ExecutorOptions {
   int threads = 1;
-  // Debugging: outputs are filled with NaN before they are written, memory with NaN as soon as nothing reads it any more.
+  // Debugging: outputs are filled with NaN before they are written, memory with NaN as soon as nothing reads it any
+  // more.
   bool poison = false;
+  // Called on the thread of a kernel right before and after it; may be null. They watch what kernels do (allocations).
+  void (*before_node)() = nullptr;
+  void (*after_node)() = nullptr;
 };
 
 // What a program runs with. Everything outlives the executor.
@@ -28,7 +32,7 @@ struct ExecutorContext {
   std::byte* arena = nullptr;       // MemoryPlan::total_bytes long
   const KernelTable* kernels = nullptr;
   std::map<std::string, const Group*, std::less<>> groups;  // by mesh axis
-  Profile* profile = nullptr;       // may be null
+  Profile* profile = nullptr;                               // may be null
 };
 
 class Executor {
@@ -65,6 +69,7 @@ class Executor {
   void connect_streams();
   void plan_poison();
   static void run_bound(const Bound& bound, const KernelArgs& args);
+  void run_kernel(Kernel kernel, const KernelArgs& args) const;
 
   const Graph& graph_;
   ExecutorContext context_;

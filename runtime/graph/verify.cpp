@@ -28,7 +28,7 @@ std::optional<std::string> check_node(const Graph& graph, std::size_t n) {
       if (id == kNoValue) continue;
       if (i >= slots.size()) return fmt::format("{}: has no slot {}", node_name(graph, n), i);
       if (id < 0 || id >= static_cast<ValueId>(graph.values.size())) return fmt::format("{}: bad value", node_name(graph, n));
-      if (graph[id].spec.bytes() != node.specs[static_cast<int>(i)].bytes()) {
+      if (graph[id].spec != node.specs[static_cast<int>(i)]) {
         return fmt::format("{}: slot '{}' is {} but value '{}' is {}", node_name(graph, n), slots[i].name,
                            to_string(node.specs[static_cast<int>(i)]), graph[id].name, to_string(graph[id].spec));
       }

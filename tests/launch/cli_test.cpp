@@ -1,0 +1,67 @@
+// Names that people and scripts type. They may be added to, not changed.
+
+#include "launch/cli.hpp"
+
+#include <gtest/gtest.h>
+
+#include "launch/bootstrap.hpp"
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+namespace {
+
+TEST(CommandLine, VerbsAndOptionsAreFrozen) {
+  const std::string help = command_line_help();
+  for (const char* verb :
+       {"train", "eval", "generate", "data", "data prepare", "plan", "graph", "config", "info", "export"}) {
+    EXPECT_NE(help.find(std::string("Usage: plimsoll ") + verb + " "), std::string::npos) << verb << " in\n" << help;
+  }
+  for (const char* option : {"CONFIG",   "--set",         "--json",    "--out",   "--tokenizer", "--like",  "--prompt",
+                             "--tokens", "--temperature", "--top-k",   "--top-p", "--seed",      "--ranks", "--budget",
+                             "--peak",   "--verify",      "--program", "--dot",   "--version",   "FROM",    "TO"}) {
+    EXPECT_NE(help.find(option), std::string::npos) << option;
+  }
+}
+
+int run(std::vector<std::string> words) {
+  words.insert(words.begin(), "plimsoll");
+  std::vector<char*> argv;
+  for (std::string& w : words) argv.push_back(w.data());
+  MpiSession mpi;
+  CommandContext context;
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  const auto release = [] {
+    testing::internal::GetCapturedStdout();
+    testing::internal::GetCapturedStderr();
+  };
+  try {
+    const int code = run_command(static_cast<int>(argv.size()), argv.data(), mpi, context);
+    release();
+    return code;
+  } catch (const Error& error) {
+    release();
+    return static_cast<int>(error.kind());
+  }
+}
+
+TEST(CommandLine, WhatIsNotUnderstoodIsAUsageError) {
+  const int usage = static_cast<int>(ErrorKind::Usage);
+  EXPECT_EQ(usage, 64);
+  EXPECT_EQ(run({}), usage);
+  EXPECT_EQ(run({"trian", "x.yaml"}), usage);
+  EXPECT_EQ(run({"train"}), usage);
+  EXPECT_EQ(run({"plan", "x.yaml", "--rnaks", "2"}), usage);
+  EXPECT_EQ(run({"plan", "x.yaml", "--ranks", "0"}), usage);
+  EXPECT_EQ(run({"--help"}), 0);
+  EXPECT_EQ(run({"--version"}), 0);
+  EXPECT_EQ(run({"config"}), 0);
+  EXPECT_EQ(run({"info", "--json"}), 0);
+}
+
+TEST(CommandLine, AMissingConfigurationIsMissingInput) {
+  EXPECT_EQ(run({"plan", "there/is/no/such.yaml"}), static_cast<int>(ErrorKind::MissingInput));
+}
+
+}  // namespace
+}  // namespace plimsoll

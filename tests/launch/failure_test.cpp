@@ -1,0 +1,57 @@
+#include "launch/failure.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <new>
+#include <nlohmann/json.hpp>
+
+#include "runtime/core/error.hpp"
+#include "tests/support/temp_folder.hpp"
+
+namespace plimsoll {
+namespace {
+
+using test::TempFolder;
+
+const auto kNoPeers = [](int) {};
+
+TEST(FailureDeathTest, LineAndCodeAreThoseOfTheError) {
+  const Error error(ErrorKind::BadData, "x.bin: token 70000 of 50257");
+  EXPECT_EXIT(fail_run({3, "node7", 12, ""}, error, kNoPeers),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::BadData)),
+              "FATAL code=65 kind=bad_data rank=3 host=node7 step=12 file=failure_test.cpp:[0-9]+: x.bin: token 70000 "
+              "of 50257");
+}
+
+TEST(FailureDeathTest, ForeignExceptionsAreDefectsAndBadAllocIsOutOfMemory) {
+  EXPECT_EXIT(fail_run({0, "h", -1, ""}, std::runtime_error("oops"), kNoPeers),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::Internal)),
+              "FATAL code=70 kind=[a-z_]+ rank=0 host=h step=- file=unknown: oops");
+  EXPECT_EXIT(fail_run({0, "h", -1, ""}, std::bad_alloc(), kNoPeers),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::OutOfMemory)), "FATAL code=71 kind=out_of_memory");
+}
+
+TEST(FailureDeathTest, ReasonFileLiesInTheRunDirectory) {
+  const TempFolder folder;
+  const Error error(ErrorKind::PeerLost, "rank 2 is gone \xff");  // text of any bytes
+  EXPECT_EXIT(fail_run({1, "node7", 40, folder.path().string()}, error, kNoPeers),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::PeerLost)), "FATAL");
+  const auto reason = nlohmann::json::parse(test::read_text(folder / "exit_reason.1.json"));
+  EXPECT_EQ(reason["code"], static_cast<int>(ErrorKind::PeerLost));
+  EXPECT_EQ(reason["kind"], "peer_lost");
+  EXPECT_EQ(reason["rank"], 1);
+  EXPECT_EQ(reason["host"], "node7");
+  EXPECT_EQ(reason["step"], 40);
+  EXPECT_NE(reason["text"].get<std::string>().find("rank 2 is gone"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(folder / "exit_reason.1.json.tmp"));
+}
+
+TEST(FailureDeathTest, PeersAreAbortedWithTheCode) {
+  const Error error(ErrorKind::Config, "no");
+  EXPECT_EXIT(fail_run({0, "h", -1, ""}, error, [](int code) { _exit(code + 100); }),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::Config) + 100), "FATAL code=78");
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,147 @@
+// The budget is a contract: what runs touches exactly what was planned, and what does not fit does not start.
+
+#include <gtest/gtest.h>
+
+#include "launch/allocation_counter.hpp"
+#include "launch/generate.hpp"
+#include "launch/trainer.hpp"
+#include "tests/launch/tiny_run.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+struct Case {
+  std::string name;
+  ModelFamily family;
+  bool train, evaluate;
+  std::int64_t cache, threads;
+  DType dtype = DType::f32;
+};
+
+class MemoryContract : public testing::TestWithParam<Case> {
+ protected:
+  ProgramOptions options() const {
+    ProgramOptions o = tiny_options(GetParam().family);
+    o.sequence = 64;  // a whole tile of the attention kernels: a shorter one leaves the end of their scratch unused
+    o.train = GetParam().train;
+    o.evaluate = GetParam().evaluate;
+    o.cache_positions = GetParam().cache;
+    o.threads = static_cast<int>(GetParam().threads);
+    o.dtype = GetParam().dtype;
+    return o;
+  }
+  static void run_everything(Engine& engine, const ProgramOptions& o, std::int64_t steps) {
+    for (std::int64_t step = 0; o.train && step < steps; ++step)
+      tiny_step(engine, o, step, 0, 2 * o.micro_batch, 2 * o.micro_batch);
+    if (o.evaluate) {
+      const TinyBatch batch = tiny_batch(o, 99, 0, o.micro_batch);
+      double sum = 0, count = 0;
+      engine.evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
+      EXPECT_EQ(count, static_cast<double>(batch.targets.size()));
+    }
+    if (o.cache_positions > 0) {
+      const auto prompt = tiny_tokens(70, 37, 1);
+      generate(engine, prompt, 4, {}, [](std::int32_t) { return true; });
+    }
+  }
+};
+
+TEST_P(MemoryContract, PlanPassesTheIndependentChecker) {
+  const Programs programs = build_programs(options());
+  EXPECT_EQ(check_memory(programs.list(), programs.plan), std::nullopt);
+  std::int64_t sum = programs.plan.padding_bytes;
+  for (const std::int64_t bytes : programs.plan.class_bytes) sum += bytes;
+  EXPECT_EQ(sum, programs.plan.total_bytes);
+}
+
+TEST_P(MemoryContract, HighWaterIsThePlanToTheByte) {
+  const ProgramOptions o = options();
+  Engine engine(build_programs(o), {o.threads, false, {}, nullptr});
+  EXPECT_EQ(engine.arena().bytes(), engine.programs().plan.total_bytes);
+  engine.initialise(1);
+  run_everything(engine, o, 2);
+  EXPECT_EQ(engine.arena().high_water(), engine.programs().plan.total_bytes);
+}
+
+TEST_P(MemoryContract, OpsDoNotAllocateAfterTheFirstStep) {
+  const ProgramOptions o = options();
+  Engine engine(build_programs(o), {o.threads, false, {}, nullptr});
+  engine.initialise(1);
+  run_everything(engine, o, 1);
+  AllocationCounter::start();
+  run_everything(engine, o, 2);
+  EXPECT_EQ(AllocationCounter::count(), 0);
+}
+
+TEST_P(MemoryContract, PoisonChangesNoBit) {
+  const ProgramOptions o = options();
+  std::vector<std::vector<double>> parameters;
+  for (const bool poison : {false, true}) {
+    Engine engine(build_programs(o), {o.threads, poison, {}, nullptr});
+    engine.initialise(1);
+    run_everything(engine, o, 3);
+    parameters.push_back(region_values(engine, "parameters"));
+  }
+  EXPECT_EQ(parameters[0], parameters[1]);
+  for (const double x : parameters[0]) ASSERT_TRUE(std::isfinite(x));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, MemoryContract,
+                         testing::Values(Case{"gpt2_train", ModelFamily::Gpt2, true, false, 0, 1},
+                                         Case{"gpt2_train_evaluate", ModelFamily::Gpt2, true, true, 0, 2},
+                                         Case{"gpt2_evaluate", ModelFamily::Gpt2, false, true, 0, 1},
+                                         Case{"gpt2_decode", ModelFamily::Gpt2, false, false, 80, 1},
+                                         Case{"llama_train", ModelFamily::Llama, true, false, 0, 1},
+                                         Case{"llama_train_evaluate", ModelFamily::Llama, true, true, 0, 2},
+                                         Case{"llama_decode", ModelFamily::Llama, false, false, 80, 2},
+                                         Case{"llama_train_f64", ModelFamily::Llama, true, true, 0, 1, DType::f64}),
+                         [](const auto& c) { return c.param.name; });
+
+TEST(AllocationCounter, CountsOnlyWithinNodes) {
+  AllocationCounter::start();
+  std::vector<int>* outside = new std::vector<int>(10);
+  delete outside;
+  EXPECT_EQ(AllocationCounter::count(), 0);
+  begin_counted_region();
+  void* inside = ::operator new(16);
+  end_counted_region();
+  ::operator delete(inside);
+  EXPECT_EQ(AllocationCounter::count(), 1);
+}
+
+TEST(Budget, WhatDoesNotFitNamesTheLargestTensorsAndWhatWouldFit) {
+  ProgramOptions o = tiny_options(ModelFamily::Gpt2);
+  o.micro_batch = 4;
+  const Programs programs = build_programs(o);
+  EXPECT_EQ(check_budget(programs, o, programs.plan.total_bytes + 100, 100), std::nullopt);
+  const auto no = check_budget(programs, o, programs.plan.total_bytes + 99, 100);
+  ASSERT_TRUE(no);
+  EXPECT_EQ(no->needed_bytes, programs.plan.total_bytes + 100);
+  for (const char* part : {"memory.budget", "parameters", "gradients", "optimizer.first", "optimizer.second",
+                           "train.micro_batch 4 -> 2", "data.sequence 12 -> 6", "fits"}) {
+    EXPECT_NE(no->text.find(part), std::string::npos) << part << " in\n" << no->text;
+  }
+}
+
+TEST(Budget, ARunThatDoesNotFitStopsBeforeItAllocates) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  // An arena of many gigabytes could not be allocated unnoticed.
+  const Config config = tiny_config(
+      folder, "run", {"memory.budget=64MiB", "memory.reserve=1MiB", "model.hidden=4096", "model.layers=48"});
+  const MpiSession mpi;
+  try {
+    train(config, mpi);
+    FAIL() << "the run fits";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory);
+    EXPECT_NE(std::string(error.what()).find("largest at the peak"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("optimizer.first"), std::string::npos) << error.what();
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder / "run"));
+}
+
+}  // namespace
+}  // namespace plimsoll

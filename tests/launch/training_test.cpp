@@ -1,0 +1,272 @@
+// What a run computes and what it leaves on disk.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "comm/group.hpp"
+#include "launch/tensorboard.hpp"
+#include "launch/trainer.hpp"
+#include "runtime/checkpoint/checkpoint.hpp"
+#include "tests/launch/tiny_run.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+namespace fs = std::filesystem;
+
+std::string train_quietly(const Config& config) {
+  const MpiSession mpi;
+  testing::internal::CaptureStdout();
+  try {
+    train(config, mpi);
+  } catch (...) {
+    testing::internal::GetCapturedStdout();
+    throw;
+  }
+  return testing::internal::GetCapturedStdout();
+}
+
+std::vector<nlohmann::ordered_json> metric_lines(const fs::path& run) {
+  std::istringstream in(read_text(run / "metrics.jsonl"));
+  std::vector<nlohmann::ordered_json> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::ordered_json::parse(line));
+  return lines;
+}
+
+// What a resumed run must repeat: everything but times.
+std::vector<std::string> lasting_metrics(const fs::path& run) {
+  std::vector<std::string> all;
+  for (nlohmann::ordered_json line : metric_lines(run)) {
+    for (const char* key : {"step_ms", "tokens_per_s", "model_gflops", "mfu"}) line.erase(key);
+    all.push_back(line.dump());
+  }
+  return all;
+}
+
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  return names;
+}
+
+TEST(Training, ResumedRunIsBitwiseTheUninterruptedOne) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "whole"));
+  fs::copy(folder / "whole", folder / "resumed", fs::copy_options::recursive);
+  ASSERT_EQ(fs::remove_all(folder / "resumed/checkpoints/step_00000006") > 0, true);
+  train_quietly(tiny_config(folder, "resumed"));
+  for (const char* file : {"model.safetensors", "optimizer.safetensors", "state.json"}) {
+    const std::string name = std::string("checkpoints/step_00000006/") + file;
+    ASSERT_TRUE(fs::exists(folder / "whole" / name)) << name;
+    EXPECT_EQ(read_text(folder / "whole" / name), read_text(folder / "resumed" / name)) << name;
+  }
+  EXPECT_EQ(lasting_metrics(folder / "whole"), lasting_metrics(folder / "resumed"));
+  EXPECT_NE(read_text(folder / "whole/checkpoints/step_00000003/model.safetensors"),
+            read_text(folder / "whole/checkpoints/step_00000006/model.safetensors"));
+}
+
+TEST(Training, RunDirectoryHoldsWhatTheDesignNames) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  const Config config = tiny_config(folder, "run");
+  train_quietly(config);
+  std::set<std::string> names = names_in(folder / "run");
+  for (const char* name : {"config.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints"})
+    EXPECT_EQ(names.erase(name), 1U) << name;
+  ASSERT_EQ(names.size(), 1U);
+  EXPECT_TRUE(names.begin()->starts_with("events.out.tfevents."));
+  EXPECT_EQ(names_in(folder / "run/checkpoints"), (std::set<std::string>{"step_00000003", "step_00000006"}));
+  Config again = load_config((folder / "run/config.yaml").string());
+  EXPECT_EQ(again.train, config.train);
+  EXPECT_EQ(again.run, config.run);
+  EXPECT_TRUE(nlohmann::json::parse(read_text(folder / "run/plan.json")).is_object());
+}
+
+TEST(Training, MetricsAndSummaryHaveTheFrozenKeys) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run"));
+  const std::vector<std::string> step_keys{"step",    "tokens",       "loss",         "lr", "grad_norm",
+                                           "step_ms", "tokens_per_s", "model_gflops", "mfu"};
+  std::int64_t steps = 0, evaluations = 0;
+  for (const auto& line : metric_lines(folder / "run")) {
+    std::vector<std::string> keys;
+    for (const auto& item : line.items()) keys.push_back(item.key());
+    if (line.contains("validation_loss")) {
+      ++evaluations;
+      EXPECT_EQ(keys, (std::vector<std::string>{"step", "validation_loss"}));
+    } else {
+      EXPECT_EQ(keys, step_keys);
+      EXPECT_EQ(line["step"], ++steps);
+      EXPECT_EQ(line["tokens"], steps * 256);
+    }
+  }
+  EXPECT_EQ(steps, 6);
+  EXPECT_EQ(evaluations, 2);
+
+  const auto summary = nlohmann::json::parse(read_text(folder / "run/summary.json"));
+  for (const std::string& key : step_keys) EXPECT_TRUE(summary.contains(key)) << key;
+  EXPECT_TRUE(summary.contains("validation_loss"));
+  ASSERT_EQ(summary["ranks"].size(), 1U);
+  const auto& rank = summary["ranks"][0];
+  for (const char* key :
+       {"budget_bytes", "planned_bytes", "arena_high_water_bytes", "outside_arena_bytes", "peak_process_bytes",
+        "allocations_after_first_step", "collective_bytes", "parameters", "gradients", "optimizer", "activations",
+        "transients", "communication", "workspace", "kv_cache", "staging"}) {
+    EXPECT_TRUE(rank.contains(key)) << key;
+  }
+  EXPECT_TRUE(rank["collective_bytes"].contains("data"));
+  EXPECT_EQ(rank["arena_high_water_bytes"], rank["planned_bytes"]);
+  EXPECT_EQ(rank["allocations_after_first_step"], 0);
+}
+
+std::uint32_t word_at(const std::string& text, std::size_t at) {
+  std::uint32_t word = 0;
+  std::memcpy(&word, text.data() + at, sizeof(word));
+  return word;
+}
+
+// TFRecord: u64 length, masked crc of it, data, masked crc of them.
+void expect_crc(const std::string& text, std::size_t from, std::size_t count) {
+  const std::uint32_t crc = crc32c(std::string_view(text).substr(from, count));
+  EXPECT_EQ(word_at(text, from + count), ((crc >> 15) | (crc << 17)) + 0xA282EAD8U);
+}
+
+TEST(Training, EventsFileIsReadBackWithItsChecksums) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run"));
+  std::string text;
+  for (const std::string& name : names_in(folder / "run")) {
+    if (name.starts_with("events")) text = read_text(folder / "run" / name);
+  }
+  std::vector<std::string> records;
+  std::size_t at = 0;
+  while (at < text.size()) {
+    std::uint64_t length = 0;
+    ASSERT_LE(at + 12, text.size());
+    std::memcpy(&length, text.data() + at, sizeof(length));
+    ASSERT_LE(at + 16 + length, text.size());
+    expect_crc(text, at, 8);
+    expect_crc(text, at + 12, length);
+    records.push_back(text.substr(at + 12, length));
+    at += 16 + length;
+  }
+  ASSERT_EQ(records.size(), 1 + 6 * 5 + 2U);  // version, five scalars a step, two evaluations
+  EXPECT_NE(records[0].find("brain.Event:2"), std::string::npos);
+  EXPECT_NE(records[1].find("train/loss"), std::string::npos);
+}
+
+TEST(Training, FinishedRunSaysSo) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run"));
+  const std::string before = read_text(folder / "run/metrics.jsonl");
+  EXPECT_NE(train_quietly(tiny_config(folder, "run")).find("is finished"), std::string::npos);
+  EXPECT_EQ(read_text(folder / "run/metrics.jsonl"), before);
+}
+
+TEST(Training, CheckpointOfAnotherModelIsRefused) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run"));
+  try {
+    train_quietly(tiny_config(folder, "run", {"model.layers=3"}));
+    FAIL() << "a checkpoint of another model was loaded";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::Config) << error.what();
+  }
+}
+
+TEST(Training, GradientAccumulationEqualsOneBigMicroBatch) {
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    std::vector<std::vector<double>> losses;
+    for (const std::int64_t micro_batch : {4, 2, 1}) {
+      ProgramOptions o = tiny_options(family);
+      o.micro_batch = micro_batch;
+      Engine engine(build_programs(o), {});
+      engine.initialise(1);
+      losses.emplace_back();
+      for (std::int64_t step = 0; step < 5; ++step) losses.back().push_back(tiny_step(engine, o, step, 0, 4, 4).loss());
+    }
+    for (std::size_t i = 0; i < losses[0].size(); ++i) {
+      EXPECT_NEAR(losses[0][i], losses[1][i], 1e-6);
+      EXPECT_NEAR(losses[0][i], losses[2][i], 1e-6);
+    }
+    EXPECT_LT(losses[0].back(), losses[0].front());
+  }
+}
+
+struct ParallelRun {
+  std::vector<double> losses;
+  std::int64_t sent_bytes = 0;  // by all ranks
+  std::int64_t gradient_bytes = 0;
+};
+
+// `ranks` replicas as threads, `rows` rows a step over all of them.
+ParallelRun train_parallel(int ranks, std::int64_t rows, std::int64_t steps, std::int64_t micro_batch,
+                           std::int64_t bucket_bytes) {
+  ParallelRun run;
+  auto transports = make_local_transports(ranks);
+  std::vector<Group> groups;
+  for (auto& transport : transports) groups.emplace_back("data", std::move(transport));
+  std::vector<std::vector<double>> losses(static_cast<std::size_t>(ranks));
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(ranks));
+  const auto work = [&](int rank) {
+    const auto at = static_cast<std::size_t>(rank);
+    try {  // the root of a thread: forwarded below
+      ProgramOptions o = tiny_options(ModelFamily::Gpt2);
+      o.micro_batch = micro_batch;
+      o.data_ranks = ranks;
+      o.bucket_bytes = bucket_bytes;
+      EngineOptions options;
+      options.groups["data"] = &groups[at];
+      Engine engine(build_programs(o), options);
+      engine.initialise(1);
+      const std::int64_t share = rows / ranks;
+      for (std::int64_t step = 0; step < steps; ++step)
+        losses[at].push_back(tiny_step(engine, o, step, rank * share, share, rows).loss());
+      if (rank == 0) run.gradient_bytes = engine.programs().plan.region("gradients").bytes;
+    } catch (...) {
+      errors[at] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int r = 1; r < ranks; ++r) threads.emplace_back(work, r);
+  work(0);
+  for (std::thread& t : threads) t.join();
+  for (const std::exception_ptr& e : errors) {
+    if (e) std::rethrow_exception(e);
+  }
+  for (const auto& other : losses) EXPECT_EQ(other, losses[0]);
+  for (const Group& g : groups) run.sent_bytes += g.bytes_sent();
+  run.losses = losses[0];
+  return run;
+}
+
+TEST(Training, DataParallelRanksGiveTheLossesOfOneRank) {
+  constexpr std::int64_t kSteps = 20, kRows = 8;
+  const ParallelRun one = train_parallel(1, kRows, kSteps, 2, 1 << 20);
+  EXPECT_EQ(one.sent_bytes, 0);
+  EXPECT_LT(one.losses.back(), one.losses.front());
+  for (const int ranks : {2, 4}) {
+    const ParallelRun run = train_parallel(ranks, kRows, kSteps, ranks == 2 ? 2 : 1, 4096);
+    ASSERT_EQ(run.losses.size(), one.losses.size());
+    for (std::size_t i = 0; i < run.losses.size(); ++i)
+      EXPECT_NEAR(run.losses[i], one.losses[i], 1e-5) << ranks << " ranks, step " << i;
+    // Every element goes to its owner from all others, and from it to all others; the loss is two doubles.
+    EXPECT_EQ(run.sent_bytes, kSteps * 2 * (ranks - 1) * (run.gradient_bytes + 16)) << ranks << " ranks";
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll
