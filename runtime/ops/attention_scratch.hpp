@@ -19,10 +19,11 @@ struct AttentionScratch {
       : width(pad_attention(layout.head_dim)) {
     const std::int64_t all_keys = pad_attention(longest) * width, rows = kAttentionTile * width;
     const std::int64_t square = kAttentionTile * kAttentionTile;
-    keys = take(all_keys), values = take(all_keys), key_segments = take(pad_attention(longest));
-    queries = take(rows), queries_t = take(rows), result = take(rows), scores = take(square);
+    // What not every call writes comes first, so that the high-water mark of the arena reaches the end.
+    key_segments = take(pad_attention(longest)), query_segments = take(kAttentionTile);
     row_a = take(kAttentionTile), row_b = take(kAttentionTile), row_c = take(kAttentionTile);
-    query_segments = take(kAttentionTile);
+    keys = take(all_keys), values = take(all_keys);
+    queries = take(rows), queries_t = take(rows), result = take(rows), scores = take(square);
     if (dropout) factors = take(square);
     if (!backward) return;
     key_gradient = take(all_keys), value_gradient = take(all_keys);

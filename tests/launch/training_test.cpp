@@ -84,7 +84,7 @@ TEST(Training, RunDirectoryHoldsWhatTheDesignNames) {
     EXPECT_EQ(names.erase(name), 1U) << name;
   ASSERT_EQ(names.size(), 1U);
   EXPECT_TRUE(names.begin()->starts_with("events.out.tfevents."));
-  EXPECT_EQ(names_in(folder / "run/checkpoints"), (std::set<std::string>{"step_00000003", "step_00000006"}));
+  EXPECT_EQ(names_in(folder / "run/checkpoints"), (std::set<std::string>{"latest", "step_00000003", "step_00000006"}));
   Config again = load_config((folder / "run/config.yaml").string());
   EXPECT_EQ(again.train, config.train);
   EXPECT_EQ(again.run, config.run);
