@@ -1,5 +1,5 @@
-// The collectives over pairwise messages. Cost models: Thakur, Rabenseifner & Gropp 2005, with pairwise exchange: n−1 messages a
-// rank and phase, each element moved once to its owner and once from it.
+// The collectives over pairwise messages. Cost models: Thakur, Rabenseifner & Gropp 2005, with pairwise exchange: n−1
+// messages a rank and phase, each element moved once to its owner and once from it.
 
 #include <algorithm>
 #include <array>
@@ -36,14 +36,22 @@ Range piece_of(Range share, std::int64_t piece, std::int64_t piece_elements) {
   return {share.first + first, std::min(piece_elements, share.count - first)};
 }
 
-std::byte* at(const View& v, std::int64_t element) { return static_cast<std::byte*>(v.data) + element * dtype_bytes(v.spec.dtype); }
+std::byte* at(const View& v, std::int64_t element) {
+  return static_cast<std::byte*>(v.data) + element * dtype_bytes(v.spec.dtype);
+}
+
+// NaN wins from either side, unlike in std::max.
+template <class T>
+T larger(T a, T b) {
+  return a > b || a != a ? a : b;
+}
 
 template <class T>
 void combine(T* __restrict sum, const T* __restrict b, std::int64_t n, ReduceOp op) {
   if (op == ReduceOp::Sum) {
     for (std::int64_t i = 0; i < n; ++i) sum[i] += b[i];
   } else {
-    for (std::int64_t i = 0; i < n; ++i) sum[i] = std::max(sum[i], b[i]);
+    for (std::int64_t i = 0; i < n; ++i) sum[i] = larger(sum[i], b[i]);
   }
 }
 
@@ -65,22 +73,33 @@ void combine_ranks(T* out, std::int64_t n, int size, ReduceOp op, const Where& c
 template <class Where>
 void combine_any(DType dtype, void* out, std::int64_t n, int size, ReduceOp op, const Where& contribution) {
   switch (dtype) {
-    case DType::f32: return combine_ranks(static_cast<float*>(out), n, size, op, contribution);
-    case DType::f64: return combine_ranks(static_cast<double*>(out), n, size, op, contribution);
-    case DType::i32: return combine_ranks(static_cast<std::int32_t*>(out), n, size, op, contribution);
-    case DType::i64: return combine_ranks(static_cast<std::int64_t*>(out), n, size, op, contribution);
-    default: fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
+    case DType::f32:
+      return combine_ranks(static_cast<float*>(out), n, size, op, contribution);
+    case DType::f64:
+      return combine_ranks(static_cast<double*>(out), n, size, op, contribution);
+    case DType::i32:
+      return combine_ranks(static_cast<std::int32_t*>(out), n, size, op, contribution);
+    case DType::i64:
+      return combine_ranks(static_cast<std::int64_t*>(out), n, size, op, contribution);
+    default:
+      fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
   }
 }
 
 // This rank's share of `in`, reduced, to `out`, piece by piece: the next piece travels while one is summed.
 void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte* scratch) {
+  const DType dtype = in.spec.dtype;
+  // Before anything is under way: buffers must not go while peers read them.
+  require(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::i32 || dtype == DType::i64, ErrorKind::Internal,
+          "no reduction of {}", dtype_name(dtype));
   const int size = t.size(), rank = t.rank();
-  const std::int64_t element = dtype_bytes(in.spec.dtype), n = in.spec.elements();
+  const std::int64_t element = dtype_bytes(dtype), n = in.spec.elements();
   const std::int64_t piece_elements = kPieceBytes / element;
   const std::int64_t pieces = ((n + size - 1) / size + piece_elements - 1) / piece_elements;
   const Range mine = share_of(n, rank, size);
-  const auto inbox = [&](int slot, int peer) { return scratch + (slot * (size - 1) + (peer < rank ? peer : peer - 1)) * kPieceBytes; };
+  const auto inbox = [&](int slot, int peer) {
+    return scratch + (slot * (size - 1) + (peer < rank ? peer : peer - 1)) * kPieceBytes;
+  };
   const auto start = [&](std::int64_t piece) {
     const int slot = static_cast<int>(piece % 2);
     MessageList sends(size), receives(size);
@@ -100,9 +119,8 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
     t.finish(slot);
     const Range range = piece_of(mine, piece, piece_elements);
     if (range.count == 0) continue;
-    combine_any(in.spec.dtype, out + (range.first - mine.first) * element, range.count, size, op, [&](int r) {
-      return r == rank ? at(in, range.first) : inbox(slot, r);
-    });
+    combine_any(dtype, out + (range.first - mine.first) * element, range.count, size, op,
+                [&](int r) { return r == rank ? at(in, range.first) : inbox(slot, r); });
   }
 }
 
@@ -138,8 +156,8 @@ void Group::all_reduce(View x, ReduceOp op, std::byte* scratch) const {
 }
 
 void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const {
-  require(in.spec.elements() == out.spec.elements() * size(), ErrorKind::Internal, "reduce_scatter: {} is not {} times {}",
-          to_string(in.spec), size(), to_string(out.spec));
+  require(in.spec.elements() == out.spec.elements() * size(), ErrorKind::Internal,
+          "reduce_scatter: {} is not {} times {}", to_string(in.spec), size(), to_string(out.spec));
   if (size() == 1) {
     if (out.data != in.data) std::memcpy(out.data, in.data, static_cast<std::size_t>(in.spec.bytes()));
     return;
@@ -192,7 +210,9 @@ double Group::sum(double value) const {
 double Group::max(double value) const {
   std::vector<double> all(static_cast<std::size_t>(size()));
   gather_values(&value, sizeof(value), all.data());
-  return *std::max_element(all.begin(), all.end());
+  double most = all[0];
+  for (const double v : all) most = larger(most, v);
+  return most;
 }
 
 }  // namespace plimsoll

@@ -18,7 +18,7 @@ constexpr std::int64_t reduce_scratch_bytes(int ranks) { return 2 * (ranks - 1) 
 class Group {
  public:
   Group() = default;
-  // `native`: use the transport's own all-reduce where it has one (comm.collectives: mpi).
+  // `native`: use the transport's own sum where it has one (comm.collectives: mpi); its order of summation is its own.
   Group(std::string axis, std::shared_ptr<Transport> transport, bool native = false)
       : axis_(std::move(axis)), transport_(std::move(transport)), native_(native) {}
   const std::string& axis() const { return axis_; }
@@ -27,7 +27,8 @@ class Group {
   std::int64_t bytes_sent() const { return transport_->bytes_sent(); }
 
   // x = reduction over ranks, element by element in rank order ((r0 + r1) + r2) + …: the bits depend on nothing but the values
-  // (design §9.8). f32, f64, i32, i64. `scratch`: reduce_scratch_bytes(size()). Pairwise exchange: each rank owns n/size elements,
+  // (design §9.8). f32, f64, i32, i64; the maximum of NaN and anything is NaN.
+  // `scratch`: reduce_scratch_bytes(size()). Pairwise exchange: each rank owns n/size elements,
   // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring.
   void all_reduce(View x, ReduceOp op, std::byte* scratch) const;
   // out = this rank's 1/size of the reduction of `in`. in: size · out elements.

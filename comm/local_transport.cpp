@@ -1,14 +1,17 @@
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <mutex>
 
 #include "comm/transport.hpp"
+#include "runtime/device/device.hpp"
 
 namespace plimsoll {
 namespace {
 
-// What all ranks share: a queue of offered messages per ordered pair. The receiver copies straight out of the sender's buffer.
+// What all ranks share: a queue of offered messages per ordered pair. The receiver copies straight out of the sender's
+// buffer.
 struct Exchange {
   struct Offer {
     const void* data;
@@ -18,12 +21,14 @@ struct Exchange {
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::deque<Offer>> queues;
+  int copies = 0;  // in progress, outside the mutex
   bool aborted = false;
 };
 
 class LocalTransport : public Transport {
  public:
-  LocalTransport(std::shared_ptr<Exchange> shared, int rank, int size) : shared_(std::move(shared)), rank_(rank), size_(size) {
+  LocalTransport(std::shared_ptr<Exchange> shared, int rank, int size)
+      : shared_(std::move(shared)), rank_(rank), size_(size) {
     for (auto& slot : pending_) {
       slot.taken = std::make_unique<bool[]>(static_cast<std::size_t>(size));
       slot.receives.reserve(static_cast<std::size_t>(size));
@@ -59,10 +64,10 @@ class LocalTransport : public Transport {
     });
   }
 
+  // No copy begins after this, and none is in progress when it returns: the caller's buffers may go.
   void abort() {
-    const std::lock_guard lock(shared_->mutex);
-    shared_->aborted = true;
-    shared_->changed.notify_all();
+    std::unique_lock lock(shared_->mutex);
+    abort(lock);
   }
 
  private:
@@ -72,26 +77,50 @@ class LocalTransport : public Transport {
     std::size_t sends = 0;
   };
 
-  std::deque<Exchange::Offer>& queue(int from, int to) { return shared_->queues[static_cast<std::size_t>(from * size_ + to)]; }
+  std::deque<Exchange::Offer>& queue(int from, int to) {
+    return shared_->queues[static_cast<std::size_t>(from * size_ + to)];
+  }
+
+  void abort(std::unique_lock<std::mutex>& lock) {
+    shared_->aborted = true;
+    shared_->changed.notify_all();
+    shared_->changed.wait(lock, [&] { return shared_->copies == 0; });
+  }
+
+  // Peers may be reading this rank's buffers, which unwinding frees: an exception leaves only through here.
+  [[noreturn]] void leave(std::unique_lock<std::mutex>& lock, ErrorKind kind, const std::string& text) {
+    abort(lock);
+    fail(kind, "{}", text);
+  }
+  [[noreturn]] void leave_lost(std::unique_lock<std::mutex>& lock) {
+    leave(lock, ErrorKind::PeerLost, fmt::format("rank {}: this rank or another one of this process failed", rank_));
+  }
 
   template <class Condition>
   void wait(std::unique_lock<std::mutex>& lock, const Condition& condition) {
-    shared_->changed.wait(lock, [&] { return shared_->aborted || condition(); });
-    require(condition(), ErrorKind::PeerLost, "rank {}: another rank of this process failed", rank_);
+    constexpr std::chrono::milliseconds kPoll{50};
+    while (!condition()) {
+      if (shared_->aborted || stop_requested()) leave_lost(lock);
+      shared_->changed.wait_for(lock, kPoll);
+    }
   }
 
   void receive(const Message& m) {
-    Exchange::Offer offer{};
-    {
-      std::unique_lock lock(shared_->mutex);
-      auto& offers = queue(m.peer, rank_);
-      wait(lock, [&] { return !offers.empty(); });
-      offer = offers.front();
-      offers.pop_front();
+    std::unique_lock lock(shared_->mutex);
+    auto& offers = queue(m.peer, rank_);
+    wait(lock, [&] { return !offers.empty(); });
+    if (shared_->aborted) leave_lost(lock);
+    const Exchange::Offer offer = offers.front();
+    offers.pop_front();
+    if (offer.bytes != m.bytes) {
+      leave(lock, ErrorKind::Internal,
+            fmt::format("rank {} expects {} bytes from rank {}, which sent {}", rank_, m.bytes, m.peer, offer.bytes));
     }
-    require(offer.bytes == m.bytes, ErrorKind::Internal, "rank {} expects {} bytes from rank {}, which sent {}", rank_, m.bytes, m.peer, offer.bytes);
+    ++shared_->copies;
+    lock.unlock();
     std::memcpy(m.data, offer.data, static_cast<std::size_t>(m.bytes));
-    const std::lock_guard lock(shared_->mutex);
+    lock.lock();
+    --shared_->copies;
     *offer.taken = true;
     shared_->changed.notify_all();
   }

@@ -10,6 +10,8 @@
 #include <string>
 #include <thread>
 
+#include "runtime/device/device.hpp"
+
 namespace plimsoll {
 namespace {
 
@@ -41,11 +43,6 @@ class MpiTransport : public Transport {
     check_mpi(MPI_Comm_size(communicator_, &size_), "MPI_Comm_size");
     for (auto& slot : requests_) slot.reserve(static_cast<std::size_t>(4 * size_));
   }
-  ~MpiTransport() override {
-    int finalized = 0;
-    MPI_Finalized(&finalized);
-    if (finalized == 0) MPI_Comm_free(&communicator_);
-  }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
@@ -65,16 +62,37 @@ class MpiTransport : public Transport {
     }
   }
 
+  void finish(int slot) override { wait_for(requests_[slot]); }
+
+  // Sums only: MPI_MAX does not say what becomes of NaN. Started and tested, not called, so that it can be left like
+  // any wait.
+  bool native_all_reduce(View buffer, ReduceOp op) override {
+    const MPI_Datatype type = mpi_type(buffer.spec.dtype);
+    if (op != ReduceOp::Sum || type == MPI_DATATYPE_NULL) return false;
+    const std::int64_t element = dtype_bytes(buffer.spec.dtype);
+    for (std::int64_t first = 0; first < buffer.spec.elements(); first += kMaxCount) {
+      const auto count = static_cast<int>(std::min(kMaxCount, buffer.spec.elements() - first));
+      MPI_Request request = MPI_REQUEST_NULL;
+      check_mpi(MPI_Iallreduce(MPI_IN_PLACE, static_cast<std::byte*>(buffer.data) + first * element, count, type,
+                               MPI_SUM, communicator_, &request),
+                "MPI_Iallreduce");
+      wait_for({&request, 1});
+    }
+    bytes_sent_ += 2 * buffer.spec.bytes() * (size_ - 1) / size_;  // what a ring sends; MPI does not say
+    return true;
+  }
+
+ private:
   // Open MPI moves data only inside its calls, so the wait is a loop of tests; it gives the core away in between, since
   // the compute threads may need it.
-  void finish(int slot) override {
-    auto& requests = requests_[slot];
+  static void wait_for(std::span<MPI_Request> requests) {
     constexpr int kSpins = 200;
     for (int tries = 0;; ++tries) {
       int done = 0;
       check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
                 "MPI_Testall");
       if (done != 0) return;
+      require(!stop_requested(), ErrorKind::PeerLost, "this rank failed while it waited for messages of others");
       if (tries < kSpins) {
         sched_yield();
       } else {
@@ -83,22 +101,6 @@ class MpiTransport : public Transport {
       }
     }
   }
-
-  bool native_all_reduce(View buffer, ReduceOp op) override {
-    const MPI_Datatype type = mpi_type(buffer.spec.dtype);
-    if (type == MPI_DATATYPE_NULL) return false;
-    const std::int64_t element = dtype_bytes(buffer.spec.dtype);
-    for (std::int64_t first = 0; first < buffer.spec.elements(); first += kMaxCount) {
-      const auto count = static_cast<int>(std::min(kMaxCount, buffer.spec.elements() - first));
-      check_mpi(MPI_Allreduce(MPI_IN_PLACE, static_cast<std::byte*>(buffer.data) + first * element, count, type,
-                              op == ReduceOp::Sum ? MPI_SUM : MPI_MAX, communicator_),
-                "MPI_Allreduce");
-    }
-    bytes_sent_ += 2 * buffer.spec.bytes() * (size_ - 1) / size_;  // what a ring sends; MPI does not say
-    return true;
-  }
-
- private:
   template <class Call>
   static void in_chunks(const Message& m, const Call& call) {
     for (std::int64_t first = 0; first < m.bytes; first += kMaxCount) {
@@ -112,7 +114,7 @@ class MpiTransport : public Transport {
     set = true;
   }
 
-  MPI_Comm communicator_ = MPI_COMM_NULL;
+  MPI_Comm communicator_ = MPI_COMM_NULL;  // until MPI_Finalize: freeing it is collective
   int rank_ = 0, size_ = 1;
   std::vector<MPI_Request> requests_[2];
 };

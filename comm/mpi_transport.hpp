@@ -11,8 +11,8 @@ namespace plimsoll {
 // Throws Error(PeerLost) naming the call when `code` is not MPI_SUCCESS.
 void check_mpi(int code, const char* what);
 
-// Over all ranks, on a duplicate of MPI_COMM_WORLD (collective). The duplicate is freed with the transport unless MPI
-// is finalized by then.
+// Over all ranks, on a duplicate of MPI_COMM_WORLD (collective). The duplicate lives until MPI_Finalize: freeing it is
+// collective too, and destructors never communicate.
 std::shared_ptr<Transport> make_mpi_transport();
 
 }  // namespace plimsoll

@@ -28,11 +28,12 @@ class Transport {
   virtual int size() const = 0;
 
   // Starts sends and receives; they are complete after finish(). At most two exchanges are in flight, finished in order.
-  // `slot` is 0 or 1. Buffers stay untouched in between. Throws Error(PeerLost) when a peer is gone.
+  // `slot` is 0 or 1. Buffers stay untouched in between. Throws Error(PeerLost) when a peer is gone, and
+  // on the thread of a stream that is being destroyed (stop_requested()).
   virtual void start(int slot, std::span<const Message> sends, std::span<const Message> receives) = 0;
   virtual void finish(int slot) = 0;
 
-  // The transport's own sum, as reference and fallback; false when it has none.
+  // The transport's own reduction, as reference; false when it has none for this operation and type, on all ranks alike.
   virtual bool native_all_reduce(View /*buffer*/, ReduceOp /*op*/) { return false; }
 
   std::int64_t bytes_sent() const { return bytes_sent_; }  // to other ranks, by all collectives
@@ -43,8 +44,8 @@ class Transport {
 
 std::shared_ptr<Transport> make_self_transport();
 
-// Ranks as threads of this process: transport i is that of rank i. abort_local() (or the destruction of a rank's transport while
-// others wait) makes their calls throw Error(PeerLost), so that nothing hangs.
+// Ranks as threads of this process: transport i is that of rank i. A rank that fails calls abort_local() before its buffers go:
+// the waits of all others throw Error(PeerLost), so that nothing hangs. Destroying a transport wakes nobody.
 std::vector<std::shared_ptr<Transport>> make_local_transports(int ranks);
 void abort_local(Transport& transport);
 

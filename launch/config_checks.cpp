@@ -174,8 +174,6 @@ Issues unsupported_values(const Config& config) {
        "memory.recompute", "this build keeps all activations: recompute: none"},
       {transport != TransportName::Auto && transport != TransportName::Self && transport != TransportName::Mpi,
        "comm.transport", "this build runs over auto, self or mpi"},
-      {config.comm.collectives == CollectiveSource::Mpi, "comm.collectives",
-       "this build sums with its own collectives"},
   };
   Issues issues;
   for (const Row& row : rows) {

@@ -48,7 +48,7 @@ struct Run {
       : mpi(session),
         config(std::move(given)),
         place{session.rank(), session.size(), session.local_rank(), session.local_size()},
-        data(session.world("data")),
+        data(session.world("data", config.comm.collectives == CollectiveSource::Mpi)),
         control(session.world("control")) {
     check_for_ranks(config, place.ranks);
     tokenizer = data_tokenizer(config);

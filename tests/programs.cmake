@@ -49,6 +49,14 @@ foreach(json IN LISTS goldens shared_goldens)
   endif()
 endforeach()
 
+# The collectives over MPI: the suite that the unit tests run over self and local.
+add_executable(mpi_collectives ${CMAKE_CURRENT_SOURCE_DIR}/comm/mpi_collectives.cpp)
+target_link_libraries(mpi_collectives PRIVATE plimsoll::launch)
+foreach(ranks IN ITEMS 1 2 4)
+  plimsoll_program_test(mpi_collectives.${ranks}_ranks COMMAND ${mpirun} ${ranks} $<TARGET_FILE:mpi_collectives>
+    LABELS mpi TIMEOUT 120 SERIAL)
+endforeach()
+
 # The main job, short: prepare, train on four ranks, generate; and what it leaves behind.
 plimsoll_program_test(smoke_run
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/smoke_run.py $<TARGET_FILE:plimsoll>
