@@ -135,8 +135,6 @@ void place_persistent(std::span<const Program> programs, MemoryPlan& plan) {
                                      [&](const PersistentRegion& r) { return r.name == v.name; });
       if (same == plan.persistent.end()) {
         plan.persistent.push_back({v.name, v.memory, 0, v.spec.bytes()});
-      } else if (v.memory == MemoryClass::Staging) {  // the host fills it anew for every program: prefill takes more tokens than decode
-        same->bytes = std::max(same->bytes, v.spec.bytes());
       } else {
         require(same->bytes == v.spec.bytes(), ErrorKind::Internal, "programs disagree about '{}': {} and {} bytes",
                 v.name, same->bytes, v.spec.bytes());
