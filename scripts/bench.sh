@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Training speed and memory on this machine, beside PyTorch where that is installed.
+#   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small]
+# PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh runs it tuned (default ../shared).
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+"$root/scripts/setup.sh"
+"$root/scripts/build.sh" release plimsoll
+cd "$root"
+use_fast_blas
+use_local_mpi
+mkdir -p data
+[ -s data/kjv.txt ] || bible -f gen1:1-rev22:21 >data/kjv.txt
+[ -s data/kjv.idx ] || build/release/bin/plimsoll data prepare data/kjv.txt --out data/kjv
+exec python3 scripts/bench.py "$@"
