@@ -26,8 +26,8 @@ struct AttentionScratch {
     queries = take(rows), queries_t = take(rows), result = take(rows), scores = take(square);
     if (dropout) factors = take(square);
     if (!backward) return;
-    key_gradient = take(all_keys), value_gradient = take(all_keys);
     gradient = take(rows), gradient_t = take(rows), score_gradient = take(square);
+    key_gradient = take(all_keys), value_gradient = take(all_keys);
   }
 
   std::int64_t width;                                             // head_dim, padded: length of a packed row

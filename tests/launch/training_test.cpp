@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "comm/group.hpp"
+#include "launch/allocation_counter.hpp"
 #include "launch/tensorboard.hpp"
 #include "launch/trainer.hpp"
 #include "runtime/checkpoint/checkpoint.hpp"
@@ -210,6 +211,7 @@ struct ParallelRun {
   std::vector<double> losses;
   std::int64_t sent_bytes = 0;  // by all ranks
   std::int64_t gradient_bytes = 0;
+  std::int64_t allocations = 0;  // by ops of all ranks, after the first step
 };
 
 // `ranks` replicas as threads, `rows` rows a step over all of them.
@@ -233,8 +235,10 @@ ParallelRun train_parallel(int ranks, std::int64_t rows, std::int64_t steps, std
       Engine engine(build_programs(o), options);
       engine.initialise(1);
       const std::int64_t share = rows / ranks;
-      for (std::int64_t step = 0; step < steps; ++step)
+      for (std::int64_t step = 0; step < steps; ++step) {
         losses[at].push_back(tiny_step(engine, o, step, rank * share, share, rows).loss());
+        if (rank == 0 && step == 0) AllocationCounter::start();
+      }
       if (rank == 0) run.gradient_bytes = engine.programs().plan.region("gradients").bytes;
     } catch (...) {
       errors[at] = std::current_exception();
@@ -250,6 +254,7 @@ ParallelRun train_parallel(int ranks, std::int64_t rows, std::int64_t steps, std
   for (const auto& other : losses) EXPECT_EQ(other, losses[0]);
   for (const Group& g : groups) run.sent_bytes += g.bytes_sent();
   run.losses = losses[0];
+  run.allocations = AllocationCounter::count();
   return run;
 }
 
@@ -263,6 +268,7 @@ TEST(Training, DataParallelRanksGiveTheLossesOfOneRank) {
     ASSERT_EQ(run.losses.size(), one.losses.size());
     for (std::size_t i = 0; i < run.losses.size(); ++i)
       EXPECT_NEAR(run.losses[i], one.losses[i], 1e-5) << ranks << " ranks, step " << i;
+    EXPECT_EQ(run.allocations, 0) << ranks << " ranks";
     // Every element goes to its owner from all others, and from it to all others; the loss is two doubles.
     EXPECT_EQ(run.sent_bytes, kSteps * 2 * (ranks - 1) * (run.gradient_bytes + 16)) << ranks << " ranks";
   }
