@@ -1,7 +1,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
-#include <deque>
 #include <mutex>
 
 #include "comm/transport.hpp"
@@ -20,7 +19,7 @@ struct Exchange {
   };
   std::mutex mutex;
   std::condition_variable changed;
-  std::vector<std::deque<Offer>> queues;
+  std::vector<std::vector<Offer>> queues;  // short: two exchanges are in flight at most
   int copies = 0;  // in progress, outside the mutex
   bool aborted = false;
 };
@@ -77,7 +76,7 @@ class LocalTransport : public Transport {
     std::size_t sends = 0;
   };
 
-  std::deque<Exchange::Offer>& queue(int from, int to) {
+  std::vector<Exchange::Offer>& queue(int from, int to) {
     return shared_->queues[static_cast<std::size_t>(from * size_ + to)];
   }
 
@@ -111,7 +110,7 @@ class LocalTransport : public Transport {
     wait(lock, [&] { return !offers.empty(); });
     if (shared_->aborted) leave_lost(lock);
     const Exchange::Offer offer = offers.front();
-    offers.pop_front();
+    offers.erase(offers.begin());
     if (offer.bytes != m.bytes) {
       leave(lock, ErrorKind::Internal,
             fmt::format("rank {} expects {} bytes from rank {}, which sent {}", rank_, m.bytes, m.peer, offer.bytes));
@@ -147,6 +146,7 @@ std::shared_ptr<Transport> make_self_transport() { return std::make_shared<SelfT
 std::vector<std::shared_ptr<Transport>> make_local_transports(int ranks) {
   auto shared = std::make_shared<Exchange>();
   shared->queues.resize(static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks));
+  for (auto& queue : shared->queues) queue.reserve(2);
   std::vector<std::shared_ptr<Transport>> all;
   for (int r = 0; r < ranks; ++r) all.push_back(std::make_shared<LocalTransport>(shared, r, ranks));
   return all;
