@@ -62,7 +62,7 @@ step timeout -k 10 600 mpirun --oversubscribe --bind-to none -n "$ranks" \
   "$plimsoll" train configs/smoke.yaml --set "run.dir=$run" --set "data.train=$tokens" "${overrides[@]}"
 
 say "sample of $run"
-step timeout -k 10 120 "$plimsoll" generate "$run" --prompt "In the beginning" --tokens 200 --temperature 0.8 --seed 1
+step timeout -k 10 120 "$plimsoll" generate "$run" --prompt "In the beginning" --tokens 100 --temperature 0.8 --seed 1
 
 say "left in $run"
 ls -l "$run" "$run/checkpoints"
