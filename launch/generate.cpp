@@ -41,12 +41,7 @@ std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> pro
   Executor& decode = engine.executor("decode");
   const View prefill_tokens = prefill.view("tokens"), decode_tokens = decode.view("tokens");
   const std::int64_t chunk = prefill_tokens.spec.elements();
-  const std::int64_t positions = engine.programs().graph("decode").parameters.empty() ? 0 : [&] {
-    for (const Value& v : engine.programs().graph("decode").values) {
-      if (v.memory == MemoryClass::KvCache) return v.spec.shape[1];
-    }
-    return std::int64_t{0};
-  }();
+  const std::int64_t positions = decode.view("cache").spec.shape[1];
   require(!prompt.empty(), ErrorKind::Usage, "the prompt has no tokens");
   require(static_cast<std::int64_t>(prompt.size()) + count <= positions, ErrorKind::Usage,
           "a prompt of {} tokens and {} new ones do not fit the model's {} positions", prompt.size(), count, positions);

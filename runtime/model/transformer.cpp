@@ -158,7 +158,7 @@ class Builder {
       v.persistent = true;
       v.memory = MemoryClass::KvCache;
       v.layer = layer_;
-      return g_.add_value(std::move(v));
+      return g_.named["cache"] = g_.add_value(std::move(v));
     };
     return add_node<CachedAttention>(g_, {layout_, scale},
                                      {{CachedAttention::kQkv, qkv}, {CachedAttention::kKeys, cache("keys")}, {CachedAttention::kValues, cache("values")}},

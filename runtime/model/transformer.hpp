@@ -21,7 +21,8 @@ struct ModelShape {
   bool dropout = false;               // training: dropout acts (model.dropout)
 };
 
-// named: "tokens" [B, T] i32, and by head "targets" and "loss" (f64 [2]: sum, count), "logits", or "hidden".
+// named: "tokens" [B, T] i32, and by head "targets" and "loss" (f64 [2]: sum, count), "logits", or "hidden"; with caches "cache", one of them
+// [B, positions, width].
 // Throws Error(Config) when the sequence is longer than the model's positions or the vocabulary is unknown.
 Graph build_transformer(const ModelConfig& model, const ModelShape& shape);
 
