@@ -73,16 +73,11 @@ void combine_ranks(T* out, std::int64_t n, int size, ReduceOp op, const Where& c
 template <class Where>
 void combine_any(DType dtype, void* out, std::int64_t n, int size, ReduceOp op, const Where& contribution) {
   switch (dtype) {
-    case DType::f32:
-      return combine_ranks(static_cast<float*>(out), n, size, op, contribution);
-    case DType::f64:
-      return combine_ranks(static_cast<double*>(out), n, size, op, contribution);
-    case DType::i32:
-      return combine_ranks(static_cast<std::int32_t*>(out), n, size, op, contribution);
-    case DType::i64:
-      return combine_ranks(static_cast<std::int64_t*>(out), n, size, op, contribution);
-    default:
-      fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
+    case DType::f32: return combine_ranks(static_cast<float*>(out), n, size, op, contribution);
+    case DType::f64: return combine_ranks(static_cast<double*>(out), n, size, op, contribution);
+    case DType::i32: return combine_ranks(static_cast<std::int32_t*>(out), n, size, op, contribution);
+    case DType::i64: return combine_ranks(static_cast<std::int64_t*>(out), n, size, op, contribution);
+    default: fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// The ranks along a mesh axis: a small value over a transport. Every call is collective over the group and blocks its thread;
-// in a step, the executor runs them as tasks of the communication stream, which is what makes them asynchronous.
+// The ranks along a mesh axis: a small value over a transport. Every call is collective over the group and blocks its
+// thread; in a step, the executor runs them as tasks of the communication stream, which is what makes them
+// asynchronous.
 
 #include <memory>
 #include <string>
@@ -9,7 +10,8 @@
 
 namespace plimsoll {
 
-// Bytes of one piece of a collective: large enough for full bandwidth, small enough to stay in cache while it is summed.
+// Bytes of one piece of a collective: large enough for full bandwidth, small enough to stay in cache while it is
+// summed.
 inline constexpr std::int64_t kPieceBytes = std::int64_t{512} << 10;
 
 // Scratch that all_reduce and reduce_scatter need: two pieces from every other rank.
@@ -26,10 +28,10 @@ class Group {
   int size() const { return transport_->size(); }
   std::int64_t bytes_sent() const { return transport_->bytes_sent(); }
 
-  // x = reduction over ranks, element by element in rank order ((r0 + r1) + r2) + …: the bits depend on nothing but the values
-  // (design §9.8). f32, f64, i32, i64; the maximum of NaN and anything is NaN.
-  // `scratch`: reduce_scratch_bytes(size()). Pairwise exchange: each rank owns n/size elements,
-  // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring.
+  // x = reduction over ranks, element by element in rank order ((r0 + r1) + r2) + …: the bits depend on nothing but the
+  // values (design §9.8). f32, f64, i32, i64; the maximum of NaN and anything is NaN. `scratch`:
+  // reduce_scratch_bytes(size()). Pairwise exchange: each rank owns n/size elements, receives them from all, sums, and
+  // sends the sums to all: 2(n−1)/n of the bytes, as a ring.
   void all_reduce(View x, ReduceOp op, std::byte* scratch) const;
   // out = this rank's 1/size of the reduction of `in`. in: size · out elements.
   void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const;

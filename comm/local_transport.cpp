@@ -20,7 +20,7 @@ struct Exchange {
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::vector<Offer>> queues;  // short: two exchanges are in flight at most
-  int copies = 0;  // in progress, outside the mutex
+  int copies = 0;                          // in progress, outside the mutex
   bool aborted = false;
 };
 

@@ -15,8 +15,9 @@ thread_local bool in_node = false;
 void* allocate(std::size_t bytes, std::size_t alignment) {
   if (in_node && counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
   const std::size_t size = bytes == 0 ? 1 : bytes;
-  void* memory = alignment <= alignof(std::max_align_t) ? std::malloc(size)
-                                                        : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  void* memory = alignment <= alignof(std::max_align_t)
+                     ? std::malloc(size)
+                     : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
@@ -36,8 +37,12 @@ void end_counted_region() { in_node = false; }
 
 void* operator new(std::size_t bytes) { return plimsoll::allocate(bytes, 0); }
 void* operator new[](std::size_t bytes) { return plimsoll::allocate(bytes, 0); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return plimsoll::allocate(bytes, static_cast<std::size_t>(alignment)); }
-void* operator new[](std::size_t bytes, std::align_val_t alignment) { return plimsoll::allocate(bytes, static_cast<std::size_t>(alignment)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return plimsoll::allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return plimsoll::allocate(bytes, static_cast<std::size_t>(alignment));
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }

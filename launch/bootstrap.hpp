@@ -9,8 +9,8 @@ namespace plimsoll {
 
 class MpiSession {
  public:
-  // Initialises MPI when mpirun or srun started this process (it then needs MPI_THREAD_MULTIPLE, else Error(Device)); without
-  // a launcher MPI is left alone. One session per process.
+  // Initialises MPI when mpirun or srun started this process (it then needs MPI_THREAD_MULTIPLE, else Error(Device));
+  // without a launcher MPI is left alone. One session per process.
   MpiSession();
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;

@@ -24,7 +24,8 @@ struct Arguments {
 
 void add_config(CLI::App* app, ConfigArguments& a) {
   app->add_option("CONFIG", a.path, "configuration file (YAML)")->required();
-  app->add_option("--set", a.overrides, "override a key: --set memory.budget=2GiB (repeatable)")->allow_extra_args(false);
+  app->add_option("--set", a.overrides, "override a key: --set memory.budget=2GiB (repeatable)")
+      ->allow_extra_args(false);
 }
 
 void add_prepare(CLI::App& data, PrepareArguments& a) {
@@ -34,7 +35,8 @@ void add_prepare(CLI::App& data, PrepareArguments& a) {
   app->add_option("--tokenizer", a.tokenizer, "byte | char | sentencepiece")->capture_default_str();
   app->add_option("--like", a.options.like, "use the tokenizer of these data");
   app->add_option("--model", a.options.model, "sentencepiece: use this .model instead of training one");
-  app->add_option("--vocabulary", a.options.vocabulary, "sentencepiece: number of pieces to train")->capture_default_str();
+  app->add_option("--vocabulary", a.options.vocabulary, "sentencepiece: number of pieces to train")
+      ->capture_default_str();
   app->add_option("--model-type", a.options.model_type, "sentencepiece: bpe | unigram")->capture_default_str();
   app->add_flag("--json", a.json, "report as JSON");
 }
@@ -44,9 +46,15 @@ void add_generate(CLI::App* app, GenerateArguments& a) {
   app->add_option("--set", a.overrides, "override a key of the configuration")->allow_extra_args(false);
   app->add_option("--prompt", a.prompt, "text to continue")->capture_default_str();
   app->add_option("--tokens", a.tokens, "number of tokens to add")->capture_default_str();
-  app->add_option("--temperature", a.sampling.temperature, "0: always the most likely token")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app->add_option("--top-k", a.sampling.top_k, "sample among the k most likely; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app->add_option("--top-p", a.sampling.top_p, "sample among the most likely with this total probability")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  app->add_option("--temperature", a.sampling.temperature, "0: always the most likely token")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--top-k", a.sampling.top_k, "sample among the k most likely; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--top-p", a.sampling.top_p, "sample among the most likely with this total probability")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
   app->add_option("--seed", a.sampling.seed, "of the draws")->capture_default_str();
   app->add_option("--tokenizer", a.tokenizer, "prefix or folder of the tokenizer, when SOURCE has none");
   app->add_flag("--json", a.json, "report as JSON");
@@ -70,14 +78,17 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   add_prepare(*data, a.prepare);
   CLI::App* plan = verb("plan", "the memory plan of a configuration; trains nothing, needs no MPI");
   add_config(plan, a.config);
-  plan->add_option("--ranks", a.plan.ranks, "plan for this many ranks")->capture_default_str()->check(CLI::PositiveNumber);
+  plan->add_option("--ranks", a.plan.ranks, "plan for this many ranks")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   plan->add_option("--budget", a.plan.budget, "bytes per rank, instead of memory.budget");
   plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
   plan->add_flag("--json", a.json, "report as JSON");
   CLI::App* graph = verb("graph", "the step program of a configuration");
   add_config(graph, a.config);
-  graph->add_option("--program", a.graph.program, "train | evaluate | logits | prefill | decode")->capture_default_str();
+  graph->add_option("--program", a.graph.program, "train | evaluate | logits | prefill | decode")
+      ->capture_default_str();
   graph->add_flag("--dot", a.graph.dot, "as a Graphviz digraph");
   CLI::App* config = verb("config", "every key with type, default, unit and meaning; or a file as it resolves");
   config->add_option("CONFIG", a.config.path, "configuration file to resolve");
@@ -120,7 +131,8 @@ std::string command_line_help() {
   std::map<const CLI::App*, std::string> verbs;
   build(app, a, verbs);
   std::string text = app.help();
-  const std::function<void(const CLI::App&, const std::string&)> add_verbs = [&](const CLI::App& parent, const std::string& prefix) {
+  const std::function<void(const CLI::App&, const std::string&)> add_verbs = [&](const CLI::App& parent,
+                                                                                 const std::string& prefix) {
     for (const CLI::App* sub : parent.get_subcommands([](const CLI::App*) { return true; })) {
       const std::string name = prefix + " " + sub->get_name();
       text += "\n" + sub->help(prefix);

@@ -74,8 +74,11 @@ int command_generate(const GenerateArguments& a) {
   if (!a.json) fmt::print("{}", a.prompt);
   generate(engine, prompt, a.tokens, a.sampling, on_token);
   if (a.json) {
-    print_json({{"prompt", a.prompt}, {"text", nlohmann::json::parse(nlohmann::json(shown).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))},
-                {"tokens", made}, {"weights", source.weights.string()}});
+    print_json({{"prompt", a.prompt},
+                {"text", nlohmann::json::parse(
+                             nlohmann::json(shown).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))},
+                {"tokens", made},
+                {"weights", source.weights.string()}});
   } else {
     fmt::print("\n");
   }
@@ -88,14 +91,20 @@ int command_prepare(const PrepareArguments& a) {
   require(kind.has_value(), ErrorKind::Usage, "--tokenizer '{}': is not byte, char or sentencepiece", a.tokenizer);
   options.tokenizer = *kind;
   ByteProgress progress("preparing");
-  const PrepareResult r = prepare(options, [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
+  const PrepareResult r =
+      prepare(options, [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
   progress.finish();
   if (a.json) {
-    print_json({{"documents", r.documents}, {"tokens", r.tokens}, {"text_bytes", r.text_bytes}, {"unknown_tokens", r.unknown_tokens},
-                {"vocabulary", r.vocabulary}, {"tokenizer", r.tokenizer}, {"out", options.out}});
+    print_json({{"documents", r.documents},
+                {"tokens", r.tokens},
+                {"text_bytes", r.text_bytes},
+                {"unknown_tokens", r.unknown_tokens},
+                {"vocabulary", r.vocabulary},
+                {"tokenizer", r.tokenizer},
+                {"out", options.out}});
   } else {
-    fmt::print("{}: {} tokens from {} of text in {} document(s), {} tokenizer with {} ids\n", options.out, format_count(r.tokens),
-               format_bytes(r.text_bytes), r.documents, r.tokenizer, r.vocabulary);
+    fmt::print("{}: {} tokens from {} of text in {} document(s), {} tokenizer with {} ids\n", options.out,
+               format_count(r.tokens), format_bytes(r.text_bytes), r.documents, r.tokenizer, r.vocabulary);
     if (r.unknown_tokens > 0) fmt::print("{} tokens are unknown to the tokenizer\n", format_count(r.unknown_tokens));
   }
   return 0;
@@ -111,7 +120,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   context.budget_bytes = config.memory.budget.value_or(0);
   context.outside_bytes = config.memory.reserve.value_or(kOutsideEstimate);
   context.outside_source = config.memory.reserve ? "memory.reserve" : "estimate";
-  const ProgramOptions options = choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes);
+  const ProgramOptions options =
+      choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes);
   const Programs programs = build_programs(options);
   if (plan.verify) {
     const auto bad = check_memory(programs.list(), programs.plan);

@@ -56,7 +56,8 @@ std::byte* element(const NamedTensor& t, std::int64_t index) {
 
 }  // namespace
 
-Engine::Engine(Programs programs, const EngineOptions& options) : programs_(std::move(programs)), threads_(options.threads) {
+Engine::Engine(Programs programs, const EngineOptions& options)
+    : programs_(std::move(programs)), threads_(options.threads) {
   omp_set_num_threads(options.threads);  // libraries that make their own parallel regions follow this
   device_ = make_cpu_device(options.threads);
   compute_ = device_->make_stream(StreamKind::Compute);
@@ -66,12 +67,12 @@ Engine::Engine(Programs programs, const EngineOptions& options) : programs_(std:
   device_->fill(arena_->base(), 0, programs_.plan.persistent_bytes);
   kernels_ = cpu_kernels();
   add_collective_kernels(kernels_);
-  const ExecutorContext context{device_.get(),    compute_.get(), communication_.get(), arena_->base(),
-                                &kernels_, options.groups, options.profile};
+  const ExecutorContext context{device_.get(), compute_.get(), communication_.get(), arena_->base(),
+                                &kernels_,     options.groups, options.profile};
   for (std::size_t i = 0; i < programs_.names.size(); ++i) {
-    executors_[programs_.names[i]] =
-        std::make_unique<Executor>(*programs_.graphs[i], programs_.plan, programs_.plan.program(programs_.names[i]), context,
-                                   ExecutorOptions{options.threads, options.poison, begin_counted_region, end_counted_region});
+    executors_[programs_.names[i]] = std::make_unique<Executor>(
+        *programs_.graphs[i], programs_.plan, programs_.plan.program(programs_.names[i]), context,
+        ExecutorOptions{options.threads, options.poison, begin_counted_region, end_counted_region});
   }
   for (const auto& graph : programs_.graphs) {
     for (const Node& node : graph->nodes) {
@@ -139,19 +140,20 @@ void Engine::load(const HuggingFaceWeights& weights) {
   });
 }
 
-void Engine::fill_inputs(Executor& executor, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets) {
+void Engine::fill_inputs(Executor& executor, std::span<const std::int32_t> tokens,
+                         std::span<const std::int32_t> targets) {
   const auto fill = [&](std::string_view name, std::span<const std::int32_t> from) {
     const View to = executor.view(name);
-    require(static_cast<std::int64_t>(from.size()) == to.spec.elements(), ErrorKind::Internal, "'{}' has {} elements, not {}", name,
-            to.spec.elements(), from.size());
+    require(static_cast<std::int64_t>(from.size()) == to.spec.elements(), ErrorKind::Internal,
+            "'{}' has {} elements, not {}", name, to.spec.elements(), from.size());
     device_->copy_to_device(to.data, from.data(), to.spec.bytes());
   };
   fill("tokens", tokens);
   if (!targets.empty()) fill("targets", targets);
 }
 
-void Engine::train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, Variant variant,
-                               double loss_seed, std::uint64_t first_sample) {
+void Engine::train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
+                               Variant variant, double loss_seed, std::uint64_t first_sample) {
   Executor& train = executor("train");
   compute_->synchronize();  // the device no longer reads the inputs of the micro-batch before
   fill_inputs(train, tokens, targets);
@@ -182,8 +184,8 @@ StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t
   return result;
 }
 
-void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double& sum,
-                                  double& count) {
+void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
+                                  double& sum, double& count) {
   Executor& evaluate = executor("evaluate");
   fill_inputs(evaluate, tokens, targets);
   evaluate.run(Graph::Section::Forward);

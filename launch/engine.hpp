@@ -1,6 +1,6 @@
 #pragma once
-// One rank at work: device, streams, the arena of the plan, and an executor for each program. The training loop, evaluation,
-// generation and the golden check drive it.
+// One rank at work: device, streams, the arena of the plan, and an executor for each program. The training loop,
+// evaluation, generation and the golden check drive it.
 
 #include <map>
 #include <memory>
@@ -47,14 +47,15 @@ class Engine {
   void initialise(std::uint64_t seed);
   void load(const HuggingFaceWeights& weights);
 
-  // One micro-batch: forward and backward. tokens and targets are [micro_batch, sequence]; loss_seed = 1 / valid targets of
-  // the global batch; first_sample: global index of row 0 (dropout).
+  // One micro-batch: forward and backward. tokens and targets are [micro_batch, sequence]; loss_seed = 1 / valid
+  // targets of the global batch; first_sample: global index of row 0 (dropout).
   void train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, Variant variant,
                          double loss_seed, std::uint64_t first_sample);
   // Norm, clipping and optimizer step; `applied_updates` counts the earlier ones. Waits for the device.
   StepResult update(double learning_rate, std::uint64_t step, std::int64_t applied_updates);
   // Adds a micro-batch to `sum` and `count`.
-  void evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double& sum, double& count);
+  void evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double& sum,
+                            double& count);
 
   Executor& executor(std::string_view program) { return *executors_.find(program)->second; }
   const Programs& programs() const { return programs_; }

@@ -16,11 +16,13 @@ std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& 
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
     return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
   });
-  if (options.top_k > 0 && options.top_k < static_cast<std::int64_t>(order.size())) order.resize(static_cast<std::size_t>(options.top_k));
+  if (options.top_k > 0 && options.top_k < static_cast<std::int64_t>(order.size()))
+    order.resize(static_cast<std::size_t>(options.top_k));
   std::vector<double> weight;
   double sum = 0;
   for (const std::int32_t token : order) {
-    weight.push_back(std::exp((static_cast<double>(logits[static_cast<std::size_t>(token)]) - *best) / options.temperature));
+    weight.push_back(
+        std::exp((static_cast<double>(logits[static_cast<std::size_t>(token)]) - *best) / options.temperature));
     sum += weight.back();
   }
   double kept = 0;
@@ -35,8 +37,8 @@ std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& 
   return order[count - 1];
 }
 
-std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> prompt, std::int64_t count, const SamplingOptions& options,
-                                   const std::function<bool(std::int32_t)>& on_token) {
+std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> prompt, std::int64_t count,
+                                   const SamplingOptions& options, const std::function<bool(std::int32_t)>& on_token) {
   Executor& prefill = engine.executor("prefill");
   Executor& decode = engine.executor("decode");
   const View prefill_tokens = prefill.view("tokens"), decode_tokens = decode.view("tokens");
@@ -46,7 +48,8 @@ std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> pro
   require(static_cast<std::int64_t>(prompt.size()) + count <= positions, ErrorKind::Usage,
           "a prompt of {} tokens and {} new ones do not fit the model's {} positions", prompt.size(), count, positions);
   const auto feed = [&](Executor& program, const View& tokens, std::int64_t at, std::int64_t n) {
-    engine.device().copy_to_device(tokens.data, prompt.data() + at, n * static_cast<std::int64_t>(sizeof(std::int32_t)));
+    engine.device().copy_to_device(tokens.data, prompt.data() + at,
+                                   n * static_cast<std::int64_t>(sizeof(std::int32_t)));
     program.inputs().position = at;
     program.run(Graph::Section::Forward);
     program.synchronize();

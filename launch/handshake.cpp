@@ -52,8 +52,8 @@ void agree(const Group& control, const Config& config, const Place& place) {
     for (std::size_t r = 0; r < all.size(); ++r) {
       if (all[r] != majority) minority.push_back(std::to_string(r));
     }
-    fail(ErrorKind::RanksDisagree, "the ranks do not agree about the {}: rank(s) {} differ from the other {} of {}", item.name,
-         join(minority, ", "), most, place.ranks);
+    fail(ErrorKind::RanksDisagree, "the ranks do not agree about the {}: rank(s) {} differ from the other {} of {}",
+         item.name, join(minority, ", "), most, place.ranks);
   }
 }
 

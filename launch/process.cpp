@@ -47,7 +47,8 @@ std::vector<std::pair<std::string, std::string>> wanted_environment() {
   const bool crowded = local_ranks() > usable_cores();
   if (environment("OMP_WAIT_POLICY").empty()) wanted.emplace_back("OMP_WAIT_POLICY", crowded ? "passive" : "active");
   if (environment("GOMP_SPINCOUNT").empty() && crowded) wanted.emplace_back("GOMP_SPINCOUNT", "0");
-  if (crowded && environment("OMPI_MCA_mpi_yield_when_idle").empty()) wanted.emplace_back("OMPI_MCA_mpi_yield_when_idle", "1");
+  if (crowded && environment("OMPI_MCA_mpi_yield_when_idle").empty())
+    wanted.emplace_back("OMPI_MCA_mpi_yield_when_idle", "1");
   return wanted;
 }
 
@@ -80,8 +81,8 @@ std::string cpu_model() {
 }
 
 bool cpu_has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
 void ensure_environment(char** argv) {

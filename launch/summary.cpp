@@ -67,11 +67,13 @@ std::string memory_report(const RunSummary& summary) {
   row("padding", [](const RankSummary& r) { return format_count(r.padding_bytes); });
   row("arena planned", [](const RankSummary& r) { return format_count(r.planned_bytes); });
   row("arena high water", [](const RankSummary& r) { return format_count(r.arena_high_water_bytes); });
-  row("high water - plan", [](const RankSummary& r) { return format_count(r.arena_high_water_bytes - r.planned_bytes); });
+  row("high water - plan",
+      [](const RankSummary& r) { return format_count(r.arena_high_water_bytes - r.planned_bytes); });
   row("outside the arena", [](const RankSummary& r) { return format_count(r.outside_arena_bytes); });
   row("process peak", [](const RankSummary& r) { return format_count(r.peak_process_bytes); });
   row("budget", [](const RankSummary& r) { return format_count(r.budget_bytes); });
-  row("budget - process peak", [](const RankSummary& r) { return format_count(r.budget_bytes - r.peak_process_bytes); });
+  row("budget - process peak",
+      [](const RankSummary& r) { return format_count(r.budget_bytes - r.peak_process_bytes); });
   row("allocations after step 1", [](const RankSummary& r) { return format_count(r.allocations_after_first_step); });
   return out;
 }

@@ -12,9 +12,7 @@ constexpr int kBlockDepth = 2;  // sections and their keys
 
 void emit(YAML::Emitter& out, const ConfigNode& node, int depth) {
   switch (node.kind) {
-    case ConfigNode::Kind::Null:
-      out << YAML::Null;
-      return;
+    case ConfigNode::Kind::Null: out << YAML::Null; return;
     case ConfigNode::Kind::Scalar:
       if (node.quoted) out << YAML::DoubleQuoted;
       out << node.text;

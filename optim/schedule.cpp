@@ -16,7 +16,8 @@ double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t s
     case ScheduleName::Constant: return peak;
     case ScheduleName::Linear: return peak + (schedule.min_lr - peak) * fraction(schedule.warmup);
     case ScheduleName::Cosine:
-      return schedule.min_lr + (peak - schedule.min_lr) * 0.5 * (1.0 + std::cos(std::numbers::pi * fraction(schedule.warmup)));
+      return schedule.min_lr +
+             (peak - schedule.min_lr) * 0.5 * (1.0 + std::cos(std::numbers::pi * fraction(schedule.warmup)));
     case ScheduleName::Wsd: {
       const std::int64_t decay = schedule.decay_steps.value_or(std::max<std::int64_t>(1, steps / 5));
       const std::int64_t begin = std::max(schedule.warmup, steps - decay);

@@ -17,8 +17,8 @@ void add_update(Graph& graph, const FlatLayout& layout, const OptimizerConfig& o
       norm_attrs.segments.push_back({layout.offset[p] + part.first_element, part.shape.elements()});
     }
   }
-  const ValueId norm =
-      add_node<GlobalNorm>(graph, norm_attrs, {{GlobalNorm::kGradients, gradients}}, "gradient_norm", -1)[GlobalNorm::kNorm];
+  const ValueId norm = add_node<GlobalNorm>(graph, norm_attrs, {{GlobalNorm::kGradients, gradients}}, "gradient_norm",
+                                            -1)[GlobalNorm::kNorm];
   graph.nodes.back().phase = Phase::Update;
 
   std::vector<ValueId> moments;
@@ -31,15 +31,23 @@ void add_update(Graph& graph, const FlatLayout& layout, const OptimizerConfig& o
     moments.push_back(graph.named[v.name] = graph.add_value(std::move(v)));
   }
   if (optimizer.name == OptimizerName::AdamW) {
-    const AdamW::Attrs attrs{optimizer.betas[0], optimizer.betas[1],   optimizer.eps,
-                             optimizer.weight_decay, optimizer.clip, layout.decay_elements};
+    const AdamW::Attrs attrs{optimizer.betas[0],     optimizer.betas[1], optimizer.eps,
+                             optimizer.weight_decay, optimizer.clip,     layout.decay_elements};
     add_node<AdamW>(graph, attrs,
-                    {{AdamW::kGradients, gradients}, {AdamW::kNorm, norm}, {AdamW::kParameters, parameters}, {AdamW::kFirst, moments[0]}, {AdamW::kSecond, moments[1]}},
+                    {{AdamW::kGradients, gradients},
+                     {AdamW::kNorm, norm},
+                     {AdamW::kParameters, parameters},
+                     {AdamW::kFirst, moments[0]},
+                     {AdamW::kSecond, moments[1]}},
                     "adamw", -1);
   } else {
     const Sgd::Attrs attrs{optimizer.momentum, optimizer.weight_decay, optimizer.clip, false, layout.decay_elements};
     add_node<Sgd>(graph, attrs,
-                  {{Sgd::kGradients, gradients}, {Sgd::kNorm, norm}, {Sgd::kParameters, parameters}, {Sgd::kMomentum, moments[0]}}, "sgd", -1);
+                  {{Sgd::kGradients, gradients},
+                   {Sgd::kNorm, norm},
+                   {Sgd::kParameters, parameters},
+                   {Sgd::kMomentum, moments[0]}},
+                  "sgd", -1);
   }
   graph.nodes.back().phase = Phase::Update;
 }

@@ -6,11 +6,12 @@
 
 namespace plimsoll {
 
-// Appends the update nodes; the graph is differentiated and flattened. Moments are persistent values "optimizer.first" and
-// "optimizer.second" (AdamW) or "optimizer.momentum" (SGD), laid out as the parameters.
+// Appends the update nodes; the graph is differentiated and flattened. Moments are persistent values "optimizer.first"
+// and "optimizer.second" (AdamW) or "optimizer.momentum" (SGD), laid out as the parameters.
 void add_update(Graph& graph, const FlatLayout& layout, const OptimizerConfig& optimizer);
 
-// Names of the moments, in the order above, as checkpoints call them: PyTorch's "exp_avg", "exp_avg_sq", "momentum_buffer".
+// Names of the moments, in the order above, as checkpoints call them: PyTorch's "exp_avg", "exp_avg_sq",
+// "momentum_buffer".
 struct Moment {
   std::string_view value, checkpoint;
 };

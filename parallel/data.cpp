@@ -31,8 +31,10 @@ std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layou
   }
   std::vector<std::size_t> order(graph.parameters.size());
   for (std::size_t p = 0; p < order.size(); ++p) order[p] = p;
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return layout.offset[a] < layout.offset[b]; });
-  const std::int64_t limit = std::max<std::int64_t>(1, bucket_bytes / dtype_bytes(graph[graph.find("gradients")].spec.dtype));
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return layout.offset[a] < layout.offset[b]; });
+  const std::int64_t limit =
+      std::max<std::int64_t>(1, bucket_bytes / dtype_bytes(graph[graph.find("gradients")].spec.dtype));
   std::vector<Bucket> buckets;
   for (std::size_t i = 0; i < order.size(); ++i) {
     const std::int64_t begin = layout.offset[order[i]];
@@ -66,12 +68,14 @@ void add_data_parallel(Graph& graph, const FlatLayout& layout, int ranks, std::i
     part.base = flat;
     part.byte_offset = bucket.offset * element_bytes;
     const ValueId value = graph.add_value(std::move(part));
-    inserts.emplace_back(bucket.ready_after, all_reduce_node(graph, value, scratch, fmt::format("reduce.bucket{}", index++), ranks));
+    inserts.emplace_back(bucket.ready_after,
+                         all_reduce_node(graph, value, scratch, fmt::format("reduce.bucket{}", index++), ranks));
   }
   const ValueId loss = graph.find("loss");
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     bool writes_loss = false;
-    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) { writes_loss = writes_loss || (a.value == loss && a.writes); });
+    for_each_access(graph, graph.nodes[n],
+                    [&](const MemoryAccess& a) { writes_loss = writes_loss || (a.value == loss && a.writes); });
     if (writes_loss) inserts.emplace_back(n, all_reduce_node(graph, loss, scratch, "reduce.loss", ranks));
   }
   std::stable_sort(inserts.begin(), inserts.end(), [](const auto& a, const auto& b) { return a.first < b.first; });

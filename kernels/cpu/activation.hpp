@@ -67,16 +67,11 @@ template <Activation A, class T>
 template <class F>
 void with_activation(Activation kind, F&& f) {
   switch (kind) {
-    case Activation::None:
-      return f(std::integral_constant<Activation, Activation::None>{});
-    case Activation::GeluTanh:
-      return f(std::integral_constant<Activation, Activation::GeluTanh>{});
-    case Activation::GeluErf:
-      return f(std::integral_constant<Activation, Activation::GeluErf>{});
-    case Activation::Silu:
-      return f(std::integral_constant<Activation, Activation::Silu>{});
-    case Activation::Relu:
-      return f(std::integral_constant<Activation, Activation::Relu>{});
+    case Activation::None: return f(std::integral_constant<Activation, Activation::None>{});
+    case Activation::GeluTanh: return f(std::integral_constant<Activation, Activation::GeluTanh>{});
+    case Activation::GeluErf: return f(std::integral_constant<Activation, Activation::GeluErf>{});
+    case Activation::Silu: return f(std::integral_constant<Activation, Activation::Silu>{});
+    case Activation::Relu: return f(std::integral_constant<Activation, Activation::Relu>{});
   }
 }
 

@@ -142,31 +142,21 @@ template <class From>
 void cast_from(int threads, const View& in, const View& out, bool accumulate) {
   const std::int64_t n = in.spec.elements();
   switch (out.spec.dtype) {
-    case DType::f32:
-      return cast_elements<From, float>(threads, in.data, out.data, n, accumulate);
-    case DType::f64:
-      return cast_elements<From, double>(threads, in.data, out.data, n, accumulate);
-    case DType::bf16:
-      return cast_elements<From, bf16>(threads, in.data, out.data, n, accumulate);
-    case DType::f16:
-      return cast_elements<From, f16>(threads, in.data, out.data, n, accumulate);
-    default:
-      fail(ErrorKind::Internal, "cast: no conversion to {}", dtype_name(out.spec.dtype));
+    case DType::f32: return cast_elements<From, float>(threads, in.data, out.data, n, accumulate);
+    case DType::f64: return cast_elements<From, double>(threads, in.data, out.data, n, accumulate);
+    case DType::bf16: return cast_elements<From, bf16>(threads, in.data, out.data, n, accumulate);
+    case DType::f16: return cast_elements<From, f16>(threads, in.data, out.data, n, accumulate);
+    default: fail(ErrorKind::Internal, "cast: no conversion to {}", dtype_name(out.spec.dtype));
   }
 }
 
 void cast_view(int threads, const View& in, const View& out, bool accumulate) {
   switch (in.spec.dtype) {
-    case DType::f32:
-      return cast_from<float>(threads, in, out, accumulate);
-    case DType::f64:
-      return cast_from<double>(threads, in, out, accumulate);
-    case DType::bf16:
-      return cast_from<bf16>(threads, in, out, accumulate);
-    case DType::f16:
-      return cast_from<f16>(threads, in, out, accumulate);
-    default:
-      fail(ErrorKind::Internal, "cast: no conversion from {}", dtype_name(in.spec.dtype));
+    case DType::f32: return cast_from<float>(threads, in, out, accumulate);
+    case DType::f64: return cast_from<double>(threads, in, out, accumulate);
+    case DType::bf16: return cast_from<bf16>(threads, in, out, accumulate);
+    case DType::f16: return cast_from<f16>(threads, in, out, accumulate);
+    default: fail(ErrorKind::Internal, "cast: no conversion from {}", dtype_name(in.spec.dtype));
   }
 }
 

@@ -28,18 +28,13 @@ void convert(const std::byte* from, std::int64_t count, To* to) {
 template <class To>
 void convert_from(DType type, const std::byte* from, std::int64_t count, To* to) {
   switch (type) {
-    case DType::f32:
-      return convert<float>(from, count, to);
-    case DType::f64:
-      return convert<double>(from, count, to);
-    case DType::bf16:
-      return convert<bf16>(from, count, to);
-    case DType::f16:
-      return convert<f16>(from, count, to);
+    case DType::f32: return convert<float>(from, count, to);
+    case DType::f64: return convert<double>(from, count, to);
+    case DType::bf16: return convert<bf16>(from, count, to);
+    case DType::f16: return convert<f16>(from, count, to);
     case DType::i32:
     case DType::i64:
-    case DType::u8:
-      break;
+    case DType::u8: break;
   }
   fail(ErrorKind::Internal, "{} is not a floating type", dtype_name(type));
 }

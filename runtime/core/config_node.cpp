@@ -44,10 +44,8 @@ ConfigPlace ConfigNode::place_of(std::string_view path) const {
 
 std::string ConfigNode::one_line() const {
   switch (kind) {
-    case Kind::Null:
-      return "null";
-    case Kind::Scalar:
-      return text;
+    case Kind::Null: return "null";
+    case Kind::Scalar: return text;
     case Kind::List: {
       std::vector<std::string> parts;
       for (const ConfigNode& item : items) parts.push_back(item.one_line());
@@ -78,14 +76,11 @@ std::string quote_text(std::string_view text) {
 
 std::string describe_value(const ConfigNode& node) {
   switch (node.kind) {
-    case ConfigNode::Kind::Null:
-      return "nothing";
+    case ConfigNode::Kind::Null: return "nothing";
     case ConfigNode::Kind::Scalar:
       return node.quoted ? "the quoted text " + quote_text(node.text) : quote_text(node.text);
-    case ConfigNode::Kind::List:
-      return "a list";
-    case ConfigNode::Kind::Map:
-      return "a map";
+    case ConfigNode::Kind::List: return "a list";
+    case ConfigNode::Kind::Map: return "a map";
   }
   return {};
 }

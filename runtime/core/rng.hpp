@@ -66,7 +66,8 @@ class RandomStream {
   std::uint64_t stream_;
 };
 
-// Keep-threshold of a dropout: an element is dropped when its 32 random bits are below it. Integers, so every backend agrees.
+// Keep-threshold of a dropout: an element is dropped when its 32 random bits are below it. Integers, so every backend
+// agrees.
 constexpr std::uint32_t dropout_threshold(double p) {
   return p >= 1.0 ? 0xFFFFFFFFU : static_cast<std::uint32_t>(p * 4294967296.0);
 }

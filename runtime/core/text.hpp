@@ -16,7 +16,8 @@ std::optional<std::int64_t> parse_bytes(std::string_view text);
 std::string format_bytes(std::int64_t bytes);
 // 12345678 → "12,345,678".
 std::string format_count(std::int64_t value);
-// The candidate with the smallest edit distance, when that is at most a third of the name's length (at least 1, at most 4).
+// The candidate with the smallest edit distance, when that is at most a third of the name's length (at least 1, at most
+// 4).
 std::optional<std::string> nearest_name(std::string_view name, std::span<const std::string> candidates);
 std::string join(std::span<const std::string> parts, std::string_view separator);
 

@@ -77,19 +77,14 @@ TokenFile TokenFile::open(const std::string& path, TokenType raw) {
 std::int64_t TokenFile::element_bytes(Element element) {
   switch (element) {
     case Element::Uint8:
-    case Element::Int8:
-      return 1;
+    case Element::Int8: return 1;
     case Element::Int16:
-    case Element::Uint16:
-      return 2;
+    case Element::Uint16: return 2;
     case Element::Int32:
-    case Element::Uint32:
-      return 4;
-    case Element::Int64:
-      return 8;
+    case Element::Uint32: return 4;
+    case Element::Int64: return 8;
     case Element::Float64:
-    case Element::Float32:
-      break;
+    case Element::Float32: break;
   }
   return 0;
 }
@@ -207,23 +202,15 @@ void TokenFile::read(std::int64_t first, std::span<std::int32_t> out, std::int64
     std::int64_t value = 0;
     const auto bad = [&]() -> std::optional<std::size_t> {
       switch (element_) {
-        case Element::Uint8:
-          return widen<std::uint8_t>(block.data(), part, vocabulary, value);
-        case Element::Int8:
-          return widen<std::int8_t>(block.data(), part, vocabulary, value);
-        case Element::Int16:
-          return widen<std::int16_t>(block.data(), part, vocabulary, value);
-        case Element::Uint16:
-          return widen<std::uint16_t>(block.data(), part, vocabulary, value);
-        case Element::Int32:
-          return widen<std::int32_t>(block.data(), part, vocabulary, value);
-        case Element::Uint32:
-          return widen<std::uint32_t>(block.data(), part, vocabulary, value);
-        case Element::Int64:
-          return widen<std::int64_t>(block.data(), part, vocabulary, value);
+        case Element::Uint8: return widen<std::uint8_t>(block.data(), part, vocabulary, value);
+        case Element::Int8: return widen<std::int8_t>(block.data(), part, vocabulary, value);
+        case Element::Int16: return widen<std::int16_t>(block.data(), part, vocabulary, value);
+        case Element::Uint16: return widen<std::uint16_t>(block.data(), part, vocabulary, value);
+        case Element::Int32: return widen<std::int32_t>(block.data(), part, vocabulary, value);
+        case Element::Uint32: return widen<std::uint32_t>(block.data(), part, vocabulary, value);
+        case Element::Int64: return widen<std::int64_t>(block.data(), part, vocabulary, value);
         case Element::Float64:
-        case Element::Float32:
-          break;
+        case Element::Float32: break;
       }
       return std::size_t{0};
     }();

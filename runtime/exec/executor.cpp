@@ -4,8 +4,8 @@
 
 namespace plimsoll {
 
-Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayout& layout, const ExecutorContext& context,
-                   const ExecutorOptions& options)
+Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayout& layout,
+                   const ExecutorContext& context, const ExecutorOptions& options)
     : graph_(graph), context_(context), options_(options), value_offset_(layout.value_offset) {
   inputs_ = reinterpret_cast<StepInputs*>(context.arena + plan.inputs_offset);
   outputs_ = reinterpret_cast<StepOutputs*>(context.arena + plan.outputs_offset);
@@ -32,8 +32,8 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   b.owner = this;
   const DType dtype = compute_dtype(op, node.specs);
   b.kernel = context_.kernels->find(node.op, node.phase, dtype);
-  require(b.kernel != nullptr, ErrorKind::Internal, "no {} kernel for {} {} in {} ('{}')", context_.device->kind(), op.name,
-          phase_name(node.phase), dtype_name(dtype), node.label);
+  require(b.kernel != nullptr, ErrorKind::Internal, "no {} kernel for {} {} in {} ('{}')", context_.device->kind(),
+          op.name, phase_name(node.phase), dtype_name(dtype), node.label);
   KernelArgs& args = b.first;
   for (std::size_t i = 0; i < op.slots.size(); ++i) {
     const auto slot = static_cast<int>(i);
@@ -54,9 +54,14 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   require(b.stream != nullptr, ErrorKind::Internal, "'{}' needs a communication stream", node.label);
   args.stream = b.stream;
   if (op.collective) {
-    const std::string axis = std::visit([](const auto& a) -> std::string {
-      if constexpr (requires { a.axis; }) return a.axis; else return "";
-    }, node.attrs);
+    const std::string axis = std::visit(
+        [](const auto& a) -> std::string {
+          if constexpr (requires { a.axis; })
+            return a.axis;
+          else
+            return "";
+        },
+        node.attrs);
     const auto group = context_.groups.find(axis);
     require(group != context_.groups.end(), ErrorKind::Internal, "'{}' needs the group of axis '{}'", node.label, axis);
     args.group = group->second;
@@ -65,13 +70,13 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   b.later = args;
   b.later.accumulate = later;
   if (context_.profile != nullptr) {
-    b.profile_row = context_.profile->add_row(layout.name, std::string(op.name), std::string(phase_name(node.phase)), node.label,
-                                              node.layer, op.flops(node.attrs, node.specs, node.phase));
+    b.profile_row = context_.profile->add_row(layout.name, std::string(op.name), std::string(phase_name(node.phase)),
+                                              node.label, node.layer, op.flops(node.attrs, node.specs, node.phase));
   }
 }
 
-// A node waits for the earlier nodes of the other stream that touched the same bytes, when one of the two writes. Bytes, not whole
-// values: the reduction of one bucket does not hold up the gradients of the next.
+// A node waits for the earlier nodes of the other stream that touched the same bytes, when one of the two writes.
+// Bytes, not whole values: the reduction of one bucket does not hold up the gradients of the next.
 void Executor::connect_streams() {
   struct Touch {
     std::size_t node;
@@ -90,7 +95,8 @@ void Executor::connect_streams() {
     std::ptrdiff_t wait_for = -1;  // of several, the latest: a stream runs in order
     for (const Touch& t : now) {
       for (const Touch& other : touched[1 - mine]) {
-        const bool meets = other.root == t.root && other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
+        const bool meets =
+            other.root == t.root && other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
         if (meets) wait_for = std::max(wait_for, static_cast<std::ptrdiff_t>(other.node));
       }
     }
@@ -126,7 +132,8 @@ void Executor::plan_poison() {
       }
       return false;
     }();
-    if (!is_result) bound_[static_cast<std::size_t>(last[v])].poison_after.emplace_back(memory.data, memory.spec.bytes());
+    if (!is_result)
+      bound_[static_cast<std::size_t>(last[v])].poison_after.emplace_back(memory.data, memory.spec.bytes());
   }
 }
 
@@ -143,7 +150,8 @@ void Executor::run_bound(const Bound& bound, const KernelArgs& args) {
   if (bound.profile_row >= 0) {
     const std::int64_t begin = Profile::now_ns();
     owner.run_kernel(bound.kernel, args);
-    owner.context_.profile->record(bound.profile_row, begin, Profile::now_ns(), bound.stream == owner.context_.communication);
+    owner.context_.profile->record(bound.profile_row, begin, Profile::now_ns(),
+                                   bound.stream == owner.context_.communication);
   } else {
     owner.run_kernel(bound.kernel, args);
   }

@@ -1,5 +1,6 @@
 #pragma once
-// Kernels by (op, phase, dtype) for one device. A kernel sees its slots and nothing else: no graph, no rank, no allocation.
+// Kernels by (op, phase, dtype) for one device. A kernel sees its slots and nothing else: no graph, no rank, no
+// allocation.
 
 #include <map>
 #include <tuple>
@@ -13,12 +14,14 @@ class Group;  // comm/group.hpp
 
 // What a kernel gets. Both arrays are indexed by slot.
 // Forward and Update: `value` holds every present slot (inputs, parameters, outputs, stats, states).
-// InputGrad, WeightGrad: `value` holds only the slots that the op declares as read in that phase (others: data == nullptr;
-//   a terminal op also gets its outputs); `grad` of Output slots comes in (nullptr: zero), `grad` of Input and Param slots
-//   goes out (nullptr: not wanted). A Stat with `over`: InputGrad writes its grad, WeightGrad reads it (grad of the Output it
-//   lies over is then nullptr in WeightGrad).
+// InputGrad, WeightGrad: `value` holds only the slots that the op declares as read in that phase (others: data ==
+// nullptr;
+//   a terminal op also gets its outputs); `grad` of Output slots comes in (nullptr: zero), `grad` of Input and Param
+//   slots goes out (nullptr: not wanted). A Stat with `over`: InputGrad writes its grad, WeightGrad reads it (grad of
+//   the Output it lies over is then nullptr in WeightGrad).
 // Bit s of `accumulate`: add to grad[s] (of a terminal op's output: to value[s]) instead of overwriting it.
-// A gradient shares memory with another only where the declaration's `over` or `same_gradient` allows it; of a pair with
+// A gradient shares memory with another only where the declaration's `over` or `same_gradient` allows it; of a pair
+// with
 //   same_gradient only the first is given in `grad`.
 struct KernelArgs {
   const View* value = nullptr;
@@ -33,12 +36,18 @@ struct KernelArgs {
   Stream* stream = nullptr;
 
   template <class Op>
-  const typename Op::Attrs& attrs() const { return std::get<op_id<Op>>(*attributes); }
+  const typename Op::Attrs& attrs() const {
+    return std::get<op_id<Op>>(*attributes);
+  }
   bool accumulates(int slot) const { return (accumulate >> slot & 1U) != 0; }
   template <class T>
-  T* v(int slot) const { return value[slot].as<T>(); }
+  T* v(int slot) const {
+    return value[slot].as<T>();
+  }
   template <class T>
-  T* g(int slot) const { return grad[slot].as<T>(); }
+  T* g(int slot) const {
+    return grad[slot].as<T>();
+  }
 };
 
 using Kernel = void (*)(const KernelArgs&);
@@ -46,7 +55,9 @@ using Kernel = void (*)(const KernelArgs&);
 class KernelTable {
  public:
   template <class Op>
-  void add(Phase phase, DType dtype, Kernel kernel) { kernels_[{op_id<Op>, phase, dtype}] = kernel; }
+  void add(Phase phase, DType dtype, Kernel kernel) {
+    kernels_[{op_id<Op>, phase, dtype}] = kernel;
+  }
   // nullptr when there is none.
   Kernel find(OpId op, Phase phase, DType dtype) const {
     const auto at = kernels_.find({op, phase, dtype});

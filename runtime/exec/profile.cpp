@@ -13,7 +13,8 @@ namespace plimsoll {
 
 Profile::Profile(std::size_t max_events) { spans_.reserve(max_events); }
 
-int Profile::add_row(std::string program, std::string op, std::string phase, std::string label, int layer, std::int64_t flops) {
+int Profile::add_row(std::string program, std::string op, std::string phase, std::string label, int layer,
+                     std::int64_t flops) {
   rows_.push_back({std::move(program), std::move(op), std::move(phase), std::move(label), layer, flops, 0, 0});
   return static_cast<int>(rows_.size() - 1);
 }
@@ -46,7 +47,8 @@ std::string Profile::table() const {
   for (const auto& [name, s] : sorted) {
     if (s.calls == 0) continue;
     const auto ns = static_cast<double>(std::max<std::int64_t>(s.ns, 1));
-    out += fmt::format("{:<32}{:>8}{:>12.2f}{:>8.2f}{:>10.1f}\n", name, s.calls, ns * 1e-6, 100.0 * ns / static_cast<double>(std::max<std::int64_t>(total, 1)),
+    out += fmt::format("{:<32}{:>8}{:>12.2f}{:>8.2f}{:>10.1f}\n", name, s.calls, ns * 1e-6,
+                       100.0 * ns / static_cast<double>(std::max<std::int64_t>(total, 1)),
                        static_cast<double>(s.flops) / ns);
   }
   return out;

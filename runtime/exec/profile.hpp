@@ -11,14 +11,16 @@ namespace plimsoll {
 
 class Profile {
  public:
-  // `max_events` spans are kept for the trace (later ones only count in the sums): memory is bounded and allocated here.
+  // `max_events` spans are kept for the trace (later ones only count in the sums): memory is bounded and allocated
+  // here.
   explicit Profile(std::size_t max_events = 200'000);
 
   // A row of the table: one node of one program. Called before the run.
   int add_row(std::string program, std::string op, std::string phase, std::string label, int layer, std::int64_t flops);
   void record(int row, std::int64_t begin_ns, std::int64_t end_ns, bool communication);
   static std::int64_t now_ns() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
   }
 
   // Rows by op and phase, the most expensive first: calls, total ms, share, GFLOP/s.

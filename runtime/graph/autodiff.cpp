@@ -24,7 +24,8 @@ class Differentiator {
             "autodiff needs a graph that ends in a loss");
     graph_.nodes.pop_back();
     graph_.backward_begin = graph_.nodes.size();
-    for (at_ = static_cast<int>(forward_.size()) - 1; at_ >= 0; --at_) differentiate(forward_[static_cast<std::size_t>(at_)]);
+    for (at_ = static_cast<int>(forward_.size()) - 1; at_ >= 0; --at_)
+      differentiate(forward_[static_cast<std::size_t>(at_)]);
     graph_.update_begin = graph_.nodes.size();
   }
 
@@ -82,12 +83,12 @@ class Differentiator {
   }
 
   // Chooses where the gradient of an input goes. A contribution that cannot be added in place comes back in `late`.
-  void give_input_gradient(Node& node, const OpInfo& op, std::size_t slot, std::vector<std::pair<ValueId, ValueId>>& late) {
+  void give_input_gradient(Node& node, const OpInfo& op, std::size_t slot,
+                           std::vector<std::pair<ValueId, ValueId>>& late) {
     const ValueId value = node.value[slot];
     ValueId& current = gradient_[index(value)];
-    const bool has_twin = std::any_of(op.slots.begin(), op.slots.end(), [&](const Slot& s) {
-      return s.same_gradient == static_cast<int>(slot);
-    });
+    const bool has_twin = std::any_of(op.slots.begin(), op.slots.end(),
+                                      [&](const Slot& s) { return s.same_gradient == static_cast<int>(slot); });
     if (current != kNoValue) {
       if (!has_twin && !shared_with_pending(value, current)) {
         node.grad[slot] = current;

@@ -22,7 +22,8 @@ std::int64_t Graph::offset_in_root(ValueId id) const {
   return offset;
 }
 
-SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<SlotInput> inputs, std::string label, int layer) {
+SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<SlotInput> inputs, std::string label,
+                    int layer) {
   const OpInfo& info = op_info(op);
   Node node;
   node.op = op;
@@ -38,7 +39,8 @@ SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<Sl
   for (std::size_t i = 0; i < info.slots.size(); ++i) {
     const Slot& slot = info.slots[i];
     const bool present = node.specs.has(static_cast<int>(i));
-    require(present || slot.optional, ErrorKind::Internal, "{}: slot '{}' of {} is missing", node.label, slot.name, info.name);
+    require(present || slot.optional, ErrorKind::Internal, "{}: slot '{}' of {} is missing", node.label, slot.name,
+            info.name);
     const bool made = slot.role == Role::Output || slot.role == Role::Stat;
     if (!made || !present || node.value[i] != kNoValue) continue;
     Value value;
@@ -108,7 +110,8 @@ void share_forward_memory(Graph& graph) {
       if (in == kNoValue) continue;
       const auto in_root = static_cast<std::size_t>(graph.root(in));
       Value& out = graph[node.value[i]];
-      const bool free_now = last_access[in_root] == n && !graph.values[in_root].persistent && graph[in].spec == out.spec;
+      const bool free_now =
+          last_access[in_root] == n && !graph.values[in_root].persistent && graph[in].spec == out.spec;
       if (!free_now || out.base != kNoValue || out.persistent) continue;
       last_access[in_root] = last_access[static_cast<std::size_t>(node.value[i])];
       out.base = in;

@@ -1,6 +1,7 @@
 #pragma once
-// A step of one rank as data: values (memory) and nodes (work) in execution order. Forward nodes first, then the backward of
-// one micro-batch, then what happens once a step. Planners read it, the executor runs it, the dumps show it.
+// A step of one rank as data: values (memory) and nodes (work) in execution order. Forward nodes first, then the
+// backward of one micro-batch, then what happens once a step. Planners read it, the executor runs it, the dumps show
+// it.
 
 #include <array>
 #include <functional>
@@ -10,31 +11,10 @@
 #include <vector>
 
 #include "runtime/device/device.hpp"
+#include "runtime/graph/value.hpp"
 #include "runtime/ops/registry.hpp"
 
 namespace plimsoll {
-
-using ValueId = std::int32_t;
-inline constexpr ValueId kNoValue = -1;
-
-// What memory is for. The names are those of the report and of summary.json.
-enum class MemoryClass : std::uint8_t {
-  Parameters, Gradients, Optimizer, Activations, Transients, Communication, Workspace, KvCache, Staging
-};
-inline constexpr std::array<std::string_view, 9> kMemoryClassNames{
-    "parameters", "gradients", "optimizer", "activations", "transients", "communication", "workspace", "kv_cache", "staging"};
-
-// A tensor's memory. A value may be written more than once (a gradient that several consumers add to); a value with a base
-// is a part of, or shares, the memory of that one.
-struct Value {
-  std::string name;
-  TensorSpec spec;
-  bool persistent = false;  // lives for the whole run; programs share persistent values of the same name
-  MemoryClass memory = MemoryClass::Transients;  // of values that are not persistent: set by classify_memory()
-  ValueId base = kNoValue;
-  std::int64_t byte_offset = 0;  // in base
-  int layer = -1;
-};
 
 // Which micro-batches of a step a backward node runs in: the first of several, a middle one, the last, or the only one.
 enum class Variant : std::uint8_t { First = 1, Middle = 2, Last = 4, Only = 8 };
@@ -50,7 +30,7 @@ struct Node {
   OpId op = 0;
   Phase phase = Phase::Forward;
   Attrs attrs;
-  SlotSpecs specs;    // of all slots of the op, also where a backward node does not see the value
+  SlotSpecs specs;     // of all slots of the op, also where a backward node does not see the value
   SlotValues value{};  // by slot; kNoValue where absent or not read in this phase
   SlotValues grad{};
   std::array<Accumulate, kMaxSlots> accumulate{};  // of grad[slot]; of value[slot] for a terminal op's outputs
@@ -59,7 +39,10 @@ struct Node {
   StreamKind stream = StreamKind::Compute;
   std::uint8_t when = kEveryVariant;
 
-  Node() { value.fill(kNoValue); grad.fill(kNoValue); }
+  Node() {
+    value.fill(kNoValue);
+    grad.fill(kNoValue);
+  }
 };
 
 // One tensor of a checkpoint inside a parameter: elements [first_element, first_element + shape.elements()).
@@ -86,9 +69,10 @@ struct Parameter {
 struct Graph {
   std::vector<Value> values;
   std::vector<Node> nodes;
-  // Sections of `nodes`: forward, then backward from here (forward nodes may be among them: recomputation), then the update.
+  // Sections of `nodes`: forward, then backward from here (forward nodes may be among them: recomputation), then the
+  // update.
   std::size_t backward_begin = SIZE_MAX, update_begin = SIZE_MAX;
-  std::vector<Parameter> parameters;  // in model order
+  std::vector<Parameter> parameters;                  // in model order
   std::map<std::string, ValueId, std::less<>> named;  // "tokens", "targets", "loss", "logits", "gradients" …
 
   enum class Section : std::uint8_t { Forward, Backward, Update };
@@ -112,10 +96,13 @@ struct SlotInput {
   int slot;
   ValueId value;
 };
-SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<SlotInput> inputs, std::string label, int layer);
+SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<SlotInput> inputs, std::string label,
+                    int layer);
 template <class Op>
-SlotValues add_node(Graph& graph, typename Op::Attrs attrs, std::initializer_list<SlotInput> inputs, std::string label, int layer) {
-  return add_node(graph, op_id<Op>, Attrs(std::in_place_index<op_id<Op>>, std::move(attrs)), inputs, std::move(label), layer);
+SlotValues add_node(Graph& graph, typename Op::Attrs attrs, std::initializer_list<SlotInput> inputs, std::string label,
+                    int layer) {
+  return add_node(graph, op_id<Op>, Attrs(std::in_place_index<op_id<Op>>, std::move(attrs)), inputs, std::move(label),
+                  layer);
 }
 
 // What a node does to memory, derived from the op's declaration: the one place that knows.
@@ -128,14 +115,15 @@ void for_each_access(const Graph& graph, const Node& node, const std::function<v
 
 // Lets outputs lie over inputs that nothing reads later, where the op's declaration allows it.
 void share_forward_memory(Graph& graph);
-// Sets Value::memory of values that are not persistent: Activations when a backward node reads what a forward node wrote.
+// Sets Value::memory of values that are not persistent: Activations when a backward node reads what a forward node
+// wrote.
 void classify_memory(Graph& graph);
 
 // FLOPs of one execution of all nodes of the given phases, from the op declarations.
 std::int64_t count_flops(const Graph& graph, std::initializer_list<Phase> phases);
 
-// Checks structure: shapes match the declarations, every read follows a write, persistent memory only where declared, parts of
-// a value inside it. Returns the first violation, naming node and value.
+// Checks structure: shapes match the declarations, every read follows a write, persistent memory only where declared,
+// parts of a value inside it. Returns the first violation, naming node and value.
 std::optional<std::string> verify(const Graph& graph);
 
 std::string dump_text(const Graph& graph);      // a line per node

@@ -27,7 +27,8 @@ std::optional<std::string> check_node(const Graph& graph, std::size_t n) {
     for (const ValueId id : {node.value[i], node.grad[i]}) {
       if (id == kNoValue) continue;
       if (i >= slots.size()) return fmt::format("{}: has no slot {}", node_name(graph, n), i);
-      if (id < 0 || id >= static_cast<ValueId>(graph.values.size())) return fmt::format("{}: bad value", node_name(graph, n));
+      if (id < 0 || id >= static_cast<ValueId>(graph.values.size()))
+        return fmt::format("{}: bad value", node_name(graph, n));
       if (graph[id].spec != node.specs[static_cast<int>(i)]) {
         return fmt::format("{}: slot '{}' is {} but value '{}' is {}", node_name(graph, n), slots[i].name,
                            to_string(node.specs[static_cast<int>(i)]), graph[id].name, to_string(graph[id].spec));

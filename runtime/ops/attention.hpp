@@ -3,8 +3,9 @@
 
 namespace plimsoll {
 
-// Packed heads: qkv [B, T, (heads + 2·kv_heads)·head_dim] holds all query heads, then key heads, then value heads of a token,
-// the order in which the q, k and v projections of a checkpoint stack. Query head i uses key head i / (heads / kv_heads).
+// Packed heads: qkv [B, T, (heads + 2·kv_heads)·head_dim] holds all query heads, then key heads, then value heads of a
+// token, the order in which the q, k and v projections of a checkpoint stack. Query head i uses key head i / (heads /
+// kv_heads).
 struct HeadLayout {
   int heads = 1, kv_heads = 1, head_dim = 1;
   std::int64_t packed_width() const { return std::int64_t{heads + 2 * kv_heads} * head_dim; }
@@ -70,9 +71,9 @@ struct RopeRule {
   int original_positions = 8192;                     // Llama3
 };
 
-// Rotates the query and key heads of packed qkv by their position (Su et al. 2021, RoFormer; halves convention of Hugging
-// Face: element i pairs with i + head_dim/2). Position of column t is step_inputs.position + t. Llama3 rule: wavelengths above
-// original/low are divided by factor, below original/high kept, between interpolated (Llama 3.1).
+// Rotates the query and key heads of packed qkv by their position (Su et al. 2021, RoFormer; halves convention of
+// Hugging Face: element i pairs with i + head_dim/2). Position of column t is step_inputs.position + t. Llama3 rule:
+// wavelengths above original/low are divided by factor, below original/high kept, between interpolated (Llama 3.1).
 // Backward rotates by the negative angle and reads nothing.
 struct Rope : OpDefaults {
   struct Attrs {
@@ -91,8 +92,8 @@ struct Rope : OpDefaults {
   static std::vector<Sample<Attrs>> samples();
 };
 
-// The head_dim/2 inverse frequencies of a rule, in double; float kernels round these, multiply by the position in float and
-// take sin and cos of that, as transformers does.
+// The head_dim/2 inverse frequencies of a rule, in double; float kernels round these, multiply by the position in float
+// and take sin and cos of that, as transformers does.
 std::vector<double> rope_inverse_frequencies(const RopeRule& rule, int head_dim);
 double rope_inverse_frequency(const RopeRule& rule, int head_dim, int i);
 

@@ -3,11 +3,11 @@
 
 namespace plimsoll {
 
-// Collectives are ops over a mesh axis. Sums are made by the owner of an element in rank order (design §9.8). In backward a
-// collective becomes its conjugate: all_gather ↔ reduce_scatter.
+// Collectives are ops over a mesh axis. Sums are made by the owner of an element in rank order (design §9.8). In
+// backward a collective becomes its conjugate: all_gather ↔ reduce_scatter.
 
-// x = Σ_ranks x, in place: parameter gradients, losses. `scratch` (u8): what the reduction receives before it is summed; the
-// all-reduces of a program run one after another and share it.
+// x = Σ_ranks x, in place: parameter gradients, losses. `scratch` (u8): what the reduction receives before it is
+// summed; the all-reduces of a program run one after another and share it.
 struct AllReduce : OpDefaults {
   struct Attrs {
     std::string axis = "data";

@@ -4,15 +4,18 @@
 namespace plimsoll {
 
 // The head and the loss in one op, over chunks of rows, so that full logits never exist when chunked:
-//   logits = x · Wᵀ;  loss[0] += Σ_valid −log softmax(logits)[target],  loss[1] += number of valid tokens (loss is f64 [2]).
+//   logits = x · Wᵀ;  loss[0] += Σ_valid −log softmax(logits)[target],  loss[1] += number of valid tokens (loss is f64
+//   [2]).
 // x [B, T, h]; weight [V, h]; targets i32 [B, T], −1 is ignored. `loss` adds up over the micro-batches of a step.
-// A terminal op: its gradient needs nothing coming in (step_inputs.loss_seed per valid token), so InputGrad computes loss, dx
-// and dW of a chunk while its logits are hot, and training runs no forward node (three products per chunk, not four).
-// Forward computes the loss alone, for evaluation.
+// A terminal op: its gradient needs nothing coming in (step_inputs.loss_seed per valid token), so InputGrad computes
+// loss, dx and dW of a chunk while its logits are hot, and training runs no forward node (three products per chunk, not
+// four). Forward computes the loss alone, for evaluation.
 struct CrossEntropy : OpDefaults {
   struct Attrs {
     std::int64_t chunk_rows = 0;  // rows of logits that exist at a time; 0: all
-    std::int64_t rows_per_chunk(std::int64_t rows) const { return chunk_rows == 0 || chunk_rows > rows ? rows : chunk_rows; }
+    std::int64_t rows_per_chunk(std::int64_t rows) const {
+      return chunk_rows == 0 || chunk_rows > rows ? rows : chunk_rows;
+    }
   };
   static constexpr std::string_view name = "cross_entropy";
   static constexpr bool terminal = true;

@@ -3,8 +3,9 @@
 
 namespace plimsoll {
 
-// y[b, t] = weight[tokens[b, t]] (+ positions[step_inputs.position + t]). tokens i32 [B, T]; weight [V, h]; positions [P, h].
-// Backward adds dy's rows to the gradient rows of weight in token order (no atomics: the result does not depend on threads).
+// y[b, t] = weight[tokens[b, t]] (+ positions[step_inputs.position + t]). tokens i32 [B, T]; weight [V, h]; positions
+// [P, h]. Backward adds dy's rows to the gradient rows of weight in token order (no atomics: the result does not depend
+// on threads).
 struct Embedding : OpDefaults {
   struct Attrs {};
   static constexpr std::string_view name = "embedding";

@@ -4,8 +4,9 @@
 
 namespace plimsoll {
 
-// y = act(x · Wᵀ + b). x [..., in]; weight [out, in] (Hugging Face Linear) or, with weight_in_out, [in, out] (GPT-2 Conv1D).
-// With an activation, `pre` keeps x · Wᵀ + b for backward; InputGrad leaves its gradient over dy, WeightGrad reads it there.
+// y = act(x · Wᵀ + b). x [..., in]; weight [out, in] (Hugging Face Linear) or, with weight_in_out, [in, out] (GPT-2
+// Conv1D). With an activation, `pre` keeps x · Wᵀ + b for backward; InputGrad leaves its gradient over dy, WeightGrad
+// reads it there.
 struct Linear : OpDefaults {
   struct Attrs {
     bool weight_in_out = false;

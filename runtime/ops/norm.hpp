@@ -14,7 +14,9 @@ constexpr std::int64_t norm_row_blocks(std::int64_t rows) {
 
 // y = (x - mean) · rstd · weight + bias (Ba et al. 2016), rstd = 1 / sqrt(var + eps), biased variance.
 struct LayerNorm : OpDefaults {
-  struct Attrs { double eps = 1e-5; };
+  struct Attrs {
+    double eps = 1e-5;
+  };
   static constexpr std::string_view name = "layer_norm";
   enum : int { kX, kWeight, kBias, kY, kMean, kRstd };
   static constexpr std::array slots{
@@ -33,7 +35,9 @@ struct LayerNorm : OpDefaults {
 
 // y = x · rstd · weight, rstd = 1 / sqrt(mean(x²) + eps) (Zhang & Sennrich 2019).
 struct RmsNorm : OpDefaults {
-  struct Attrs { double eps = 1e-5; };
+  struct Attrs {
+    double eps = 1e-5;
+  };
   static constexpr std::string_view name = "rms_norm";
   enum : int { kX, kWeight, kY, kRstd };
   static constexpr std::array slots{
@@ -51,7 +55,9 @@ struct RmsNorm : OpDefaults {
 // sum = x + residual; y = layer_norm(sum), one pass. The gradient of x and of residual is the same tensor
 // d = dsum + layer_norm'(dy), written over dsum (which is absent when nothing else reads sum).
 struct AddLayerNorm : OpDefaults {
-  struct Attrs { double eps = 1e-5; };
+  struct Attrs {
+    double eps = 1e-5;
+  };
   static constexpr std::string_view name = "add_layer_norm";
   enum : int { kX, kResidual, kWeight, kBias, kSum, kY, kMean, kRstd };
   static constexpr std::array slots{
@@ -72,7 +78,9 @@ struct AddLayerNorm : OpDefaults {
 
 // sum = x + residual; y = rms_norm(sum). Gradients as in AddLayerNorm.
 struct AddRmsNorm : OpDefaults {
-  struct Attrs { double eps = 1e-5; };
+  struct Attrs {
+    double eps = 1e-5;
+  };
   static constexpr std::string_view name = "add_rms_norm";
   enum : int { kX, kResidual, kWeight, kSum, kY, kRstd };
   static constexpr std::array slots{
@@ -99,10 +107,8 @@ struct HeadNorm : OpDefaults {
   static constexpr std::string_view name = "head_norm";
   enum : int { kX, kQueryWeight, kKeyWeight, kY, kRstd };
   static constexpr std::array slots{
-      Slot{"x", Role::Input, Backward::Reads},
-      Slot{"query_weight", Role::Param, Backward::Reads},
-      Slot{"key_weight", Role::Param, Backward::Reads},
-      Slot{"y", Role::Output},
+      Slot{"x", Role::Input, Backward::Reads},          Slot{"query_weight", Role::Param, Backward::Reads},
+      Slot{"key_weight", Role::Param, Backward::Reads}, Slot{"y", Role::Output},
       Slot{"rstd", Role::Stat, Backward::Reads},
   };
   static void infer(const Attrs& a, SlotSpecs& s);

@@ -12,8 +12,9 @@
 
 namespace plimsoll {
 
-// What a node does. InputGrad makes the gradients of the inputs (and of the parameters, unless the op splits its backward);
-// WeightGrad makes the gradients of the parameters of an op that splits. Reduce and Update act on parameter gradients.
+// What a node does. InputGrad makes the gradients of the inputs (and of the parameters, unless the op splits its
+// backward); WeightGrad makes the gradients of the parameters of an op that splits. Reduce and Update act on parameter
+// gradients.
 enum class Phase : std::uint8_t { Forward, InputGrad, WeightGrad, Reduce, Update };
 constexpr std::string_view phase_name(Phase p) {
   constexpr std::array<std::string_view, 5> names{"forward", "input_grad", "weight_grad", "reduce", "update"};
@@ -28,7 +29,8 @@ enum class Role : std::uint8_t {
   State,   // persistent, read and written (key/value cache, moments); never differentiated
 };
 
-// Which backward nodes read the *value* of a slot. Of an op that does not split, only InputGrad exists and `Reads` is meant.
+// Which backward nodes read the *value* of a slot. Of an op that does not split, only InputGrad exists and `Reads` is
+// meant.
 enum class Backward : std::uint8_t { Ignores = 0, InputGradReads = 1, WeightGradReads = 2, Reads = 3 };
 constexpr bool reads_in(Backward b, Phase p) {
   const auto bits = static_cast<unsigned>(b);
@@ -40,10 +42,12 @@ struct Slot {
   Role role;
   Backward backward = Backward::Ignores;
   bool optional = false;
-  // Output: may be written over this input (elementwise ops). Input: its gradient may be written over this output's gradient.
-  // Stat of a splitting op: InputGrad leaves its gradient over this output's gradient, and WeightGrad reads it.
+  // Output: may be written over this input (elementwise ops). Input: its gradient may be written over this output's
+  // gradient. Stat of a splitting op: InputGrad leaves its gradient over this output's gradient, and WeightGrad reads
+  // it.
   int over = -1;
-  int same_gradient = -1;  // Input: its gradient is the very tensor that is the gradient of this earlier input (x of x + r)
+  int same_gradient =
+      -1;  // Input: its gradient is the very tensor that is the gradient of this earlier input (x of x + r)
 };
 
 inline constexpr int kMaxSlots = 10;
@@ -79,17 +83,20 @@ Sample<Attrs> make_sample(Attrs attrs, std::initializer_list<SampleSlot> slots, 
   return s;
 }
 
-// What an op has unless it says otherwise. An op derives from this and adds: Attrs, name, slots, infer() (sets the specs of
-// Output and Stat slots; an optional one only where the attributes ask for it; bad shapes are Error(Internal)), flops(), samples().
+// What an op has unless it says otherwise. An op derives from this and adds: Attrs, name, slots, infer() (sets the
+// specs of Output and Stat slots; an optional one only where the attributes ask for it; bad shapes are
+// Error(Internal)), flops(), samples().
 struct OpDefaults {
   static constexpr bool splits_backward = false;  // InputGrad and WeightGrad are separate nodes
-  static constexpr bool terminal = false;         // a loss: InputGrad needs no incoming gradient and also writes the outputs
+  static constexpr bool terminal = false;  // a loss: InputGrad needs no incoming gradient and also writes the outputs
   static constexpr bool inference_only = false;
   static constexpr bool update_only = false;  // acts on flat parameter buffers in Phase::Update
-  static constexpr bool collective = false;   // runs on the communication stream, over the group named in its attributes
+  static constexpr bool collective = false;  // runs on the communication stream, over the group named in its attributes
   // Scratch memory of a kernel, planned; an upper bound over backends.
   template <class A>
-  static std::int64_t workspace_bytes(const A&, const SlotSpecs&, Phase, int /*threads*/) { return 0; }
+  static std::int64_t workspace_bytes(const A&, const SlotSpecs&, Phase, int /*threads*/) {
+    return 0;
+  }
 };
 
 // Host values that kernels read, in device memory, written by the host before the nodes that read them are launched.
@@ -98,8 +105,8 @@ struct StepInputs {
   float bias_correction1 = 1;  // 1 - beta1^t, t counts applied updates
   float bias_correction2 = 1;
   float loss_scale = 1;
-  double loss_seed = 1;            // gradient of each token's loss: loss_scale / global count of valid tokens
-  std::uint64_t seed = 0;          // of the run: dropout streams are (seed, site)
+  double loss_seed = 1;    // gradient of each token's loss: loss_scale / global count of valid tokens
+  std::uint64_t seed = 0;  // of the run: dropout streams are (seed, site)
   std::uint64_t step = 0;
   std::uint64_t first_sample = 0;  // global index of row 0 of this micro-batch, over the whole run: dropout counters
   std::int64_t position = 0;       // position of column 0: 0 in training, the number of cached tokens when decoding

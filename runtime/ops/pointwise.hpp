@@ -7,7 +7,9 @@ enum class Activation : std::uint8_t { None, GeluTanh, GeluErf, Silu, Relu };
 
 // y = act(x), elementwise. GELU: Hendrycks & Gimpel 2016, the tanh approximation or exact with erf.
 struct Activate : OpDefaults {
-  struct Attrs { Activation kind = Activation::GeluTanh; };
+  struct Attrs {
+    Activation kind = Activation::GeluTanh;
+  };
   static constexpr std::string_view name = "activate";
   enum : int { kX, kY };
   static constexpr std::array slots{
@@ -19,7 +21,8 @@ struct Activate : OpDefaults {
   static std::vector<Sample<Attrs>> samples();
 };
 
-// y = silu(gate) * up, with x [..., 2f] = [gate | up] and y [..., f] (Shazeer 2020, "GLU Variants Improve Transformer").
+// y = silu(gate) * up, with x [..., 2f] = [gate | up] and y [..., f] (Shazeer 2020, "GLU Variants Improve
+// Transformer").
 struct SwiGlu : OpDefaults {
   struct Attrs {};
   static constexpr std::string_view name = "swiglu";
@@ -47,7 +50,9 @@ struct Add : OpDefaults {
 
 // y = factor * x.
 struct Scale : OpDefaults {
-  struct Attrs { double factor = 1; };
+  struct Attrs {
+    double factor = 1;
+  };
   static constexpr std::string_view name = "scale";
   enum : int { kX, kY };
   static constexpr std::array slots{
@@ -61,7 +66,9 @@ struct Scale : OpDefaults {
 
 // y = x in another floating dtype, rounded to nearest even. The gradient is cast back.
 struct Cast : OpDefaults {
-  struct Attrs { DType to = DType::f32; };
+  struct Attrs {
+    DType to = DType::f32;
+  };
   static constexpr std::string_view name = "cast";
   enum : int { kX, kY };
   static constexpr std::array slots{Slot{"x", Role::Input}, Slot{"y", Role::Output}};
@@ -71,8 +78,8 @@ struct Cast : OpDefaults {
 };
 
 // y = x · mask / (1 - p) (Srivastava et al. 2014). Element e of sample row b is dropped when the 32 bits at index
-// (step_inputs.first_sample + b) · elements_per_sample + e of stream (step_inputs.seed, site) are below dropout_threshold(p):
-// nothing is saved, backward replays the counter. x [B, ...]: dim 0 is the sample.
+// (step_inputs.first_sample + b) · elements_per_sample + e of stream (step_inputs.seed, site) are below
+// dropout_threshold(p): nothing is saved, backward replays the counter. x [B, ...]: dim 0 is the sample.
 struct Dropout : OpDefaults {
   struct Attrs {
     double p = 0.1;

@@ -8,7 +8,14 @@ OpInfo make_info() {
   static_assert(Op::slots.size() <= kMaxSlots);
   constexpr OpId id = op_id<Op>;
   return {
-      id, Op::name, Op::slots, Op::splits_backward, Op::terminal, Op::inference_only, Op::update_only, Op::collective,
+      id,
+      Op::name,
+      Op::slots,
+      Op::splits_backward,
+      Op::terminal,
+      Op::inference_only,
+      Op::update_only,
+      Op::collective,
       [](const Attrs& a, SlotSpecs& s) { Op::infer(std::get<id>(a), s); },
       [](const Attrs& a, const SlotSpecs& s, Phase p) { return Op::flops(std::get<id>(a), s, p); },
       [](const Attrs& a, const SlotSpecs& s, Phase p, int threads) {

@@ -18,9 +18,9 @@ namespace plimsoll {
 template <class... Ops>
 struct TypeList {};
 
-using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm, HeadNorm,
-                        Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, CrossEntropy, AllReduce, AllGather,
-                        ReduceScatter, GlobalNorm, AdamW, Sgd>;
+using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
+                        HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, CrossEntropy, AllReduce,
+                        AllGather, ReduceScatter, GlobalNorm, AdamW, Sgd>;
 
 template <class List>
 struct AttrsOf;

@@ -14,10 +14,12 @@ struct Segment {
 inline constexpr std::int64_t kNormBlockElements = 16384;
 std::int64_t global_norm_blocks(std::span<const Segment> segments);
 
-// norm f64 [1] = sqrt(Σ g²) / loss_scale over the segments of a flat gradient buffer: fp64 per tensor, combined in parameter
-// order (design §9.8); also left in step_outputs (grad_norm, found_inf).
+// norm f64 [1] = sqrt(Σ g²) / loss_scale over the segments of a flat gradient buffer: fp64 per tensor, combined in
+// parameter order (design §9.8); also left in step_outputs (grad_norm, found_inf).
 struct GlobalNorm : OpDefaults {
-  struct Attrs { std::vector<Segment> segments; };
+  struct Attrs {
+    std::vector<Segment> segments;
+  };
   static constexpr std::string_view name = "global_norm";
   static constexpr bool update_only = true;
   enum : int { kGradients, kNorm };
@@ -28,8 +30,8 @@ struct GlobalNorm : OpDefaults {
   static std::vector<Sample<Attrs>> samples();
 };
 
-// One AdamW step on flat buffers (Loshchilov & Hutter 2019, as PyTorch: p -= lr · weight_decay · p, then the Adam step):
-// g = gradient / loss_scale · min(1, clip / (norm + 1e-6)); nothing happens when step_outputs.found_inf is set.
+// One AdamW step on flat buffers (Loshchilov & Hutter 2019, as PyTorch: p -= lr · weight_decay · p, then the Adam
+// step): g = gradient / loss_scale · min(1, clip / (norm + 1e-6)); nothing happens when step_outputs.found_inf is set.
 // The first decay_elements elements decay, the rest do not. clip = 0: no clipping. Learning rate and bias corrections
 // come from step_inputs.
 struct AdamW : OpDefaults {
@@ -49,8 +51,8 @@ struct AdamW : OpDefaults {
   static std::vector<Sample<Attrs>> samples();
 };
 
-// SGD with momentum as PyTorch: g += weight_decay · p; m = momentum · m + g (m starts at 0); p -= lr · m, or with Nesterov
-// p -= lr · (g + momentum · m). Clipping, scale, found_inf and decay_elements as in AdamW.
+// SGD with momentum as PyTorch: g += weight_decay · p; m = momentum · m + g (m starts at 0); p -= lr · m, or with
+// Nesterov p -= lr · (g + momentum · m). Clipping, scale, found_inf and decay_elements as in AdamW.
 struct Sgd : OpDefaults {
   struct Attrs {
     double momentum = 0.9, weight_decay = 0, clip = 0;

@@ -19,7 +19,9 @@ inline constexpr int kMaxRank = 6;
 class Shape {
  public:
   Shape() = default;
-  Shape(std::initializer_list<std::int64_t> dims) { for (const std::int64_t d : dims) push_back(d); }
+  Shape(std::initializer_list<std::int64_t> dims) {
+    for (const std::int64_t d : dims) push_back(d);
+  }
   void push_back(std::int64_t dim) {
     require(rank_ < kMaxRank, ErrorKind::Internal, "a tensor has at most {} dims", kMaxRank);
     dims_[static_cast<std::size_t>(rank_++)] = dim;
@@ -60,7 +62,10 @@ struct View {
   void* data = nullptr;
   TensorSpec spec;
   explicit operator bool() const { return data != nullptr; }
-  template <class T> T* as() const { return static_cast<T*>(data); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
 };
 
 }  // namespace plimsoll

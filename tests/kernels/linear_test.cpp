@@ -32,16 +32,12 @@ KernelRunner<Op, T> make_runner(const Case& c) {
 
 double activated(Activation kind, double x) {
   switch (kind) {
-    case Activation::None:
-      return x;
+    case Activation::None: return x;
     case Activation::GeluTanh:
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
-    case Activation::GeluErf:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case Activation::Silu:
-      return x / (1 + std::exp(-x));
-    case Activation::Relu:
-      return x > 0 ? x : 0;
+    case Activation::GeluErf: return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::Silu: return x / (1 + std::exp(-x));
+    case Activation::Relu: return x > 0 ? x : 0;
   }
   return 0;
 }

@@ -1,6 +1,6 @@
-// golden_check FOLDER…: compares this program with reference results: logits, loss, every gradient, a training curve and the
-// parameters after it. A folder is a Hugging Face model with golden.json, golden.safetensors, grads.safetensors and
-// final.safetensors beside it (tests/golden/README.md says how they are made). Exits 1 when a tolerance is missed.
+// golden_check FOLDER…: compares this program with reference results: logits, loss, every gradient, a training curve
+// and the parameters after it. A folder is a Hugging Face model with golden.json, golden.safetensors, grads.safetensors
+// and final.safetensors beside it (tests/golden/README.md says how they are made). Exits 1 when a tolerance is missed.
 // Under mpirun the rows of the batch are spread over the ranks.
 
 #include <cmath>
@@ -18,7 +18,8 @@
 namespace plimsoll {
 namespace {
 
-constexpr double kLogits = 2e-5, kLoss = 1e-6, kGradient = 1e-4, kCurve = 1e-5, kNorm = 1e-5, kFinal = 1e-4, kFinalAttentionBias = 5e-3;
+constexpr double kLogits = 2e-5, kLoss = 1e-6, kGradient = 1e-4, kCurve = 1e-5, kNorm = 1e-5, kFinal = 1e-4,
+                 kFinalAttentionBias = 5e-3;
 
 class Report {
  public:
@@ -27,7 +28,8 @@ class Report {
     const bool ok = difference <= tolerance;  // false for NaN
     failures_ += ok ? 0 : 1;
     ++checks_;
-    if (prints_) std::printf("  %-58s %11.3e  (tolerance %.0e) %s\n", what.c_str(), difference, tolerance, ok ? "ok" : "MISSED");
+    if (prints_)
+      std::printf("  %-58s %11.3e  (tolerance %.0e) %s\n", what.c_str(), difference, tolerance, ok ? "ok" : "MISSED");
   }
   int failures() const { return failures_; }
   int checks() const { return checks_; }
@@ -80,9 +82,11 @@ struct Golden {
 struct Share {
   std::int64_t rows, first, valid;
   Share(std::int64_t batch, int rank, int ranks)
-      : rows((batch + ranks - 1) / ranks), first(std::min<std::int64_t>(batch, rows * rank)), valid(std::min(rows, batch - first)) {}
-  std::vector<std::int32_t> take(std::span<const std::int32_t> all, std::int64_t stride, std::int64_t offset, std::int64_t width,
-                                 std::int32_t padding) const {
+      : rows((batch + ranks - 1) / ranks),
+        first(std::min<std::int64_t>(batch, rows * rank)),
+        valid(std::min(rows, batch - first)) {}
+  std::vector<std::int32_t> take(std::span<const std::int32_t> all, std::int64_t stride, std::int64_t offset,
+                                 std::int64_t width, std::int32_t padding) const {
     std::vector<std::int32_t> out(static_cast<std::size_t>(rows * width), padding);
     for (std::int64_t r = 0; r < valid; ++r) {
       for (std::int64_t t = 0; t < width; ++t) {
@@ -118,12 +122,14 @@ void check_logits(Engine& engine, const Golden& golden, const SafetensorsFile& d
   report.check("logits", difference / largest, kLogits);
 }
 
-void check_gradients(Engine& engine, const Golden& golden, const SafetensorsFile& data, const Share& share, Report& report) {
+void check_gradients(Engine& engine, const Golden& golden, const SafetensorsFile& data, const Share& share,
+                     Report& report) {
   const std::vector<std::int32_t> tokens = golden.integers(data, "tokens"), targets = golden.integers(data, "targets");
   const std::int64_t t = golden.sequence;
   double valid = 0;
   for (const std::int32_t target : targets) valid += target >= 0 ? 1 : 0;
-  engine.train_micro_batch(share.take(tokens, t, 0, t, 0), share.take(targets, t, 0, t, -1), Variant::Only, 1.0 / valid, 0);
+  engine.train_micro_batch(share.take(tokens, t, 0, t, 0), share.take(targets, t, 0, t, -1), Variant::Only, 1.0 / valid,
+                           0);
   Executor& train = engine.executor("train");
   train.synchronize();
   const auto* loss = train.view("loss").as<double>();
@@ -131,24 +137,30 @@ void check_gradients(Engine& engine, const Golden& golden, const SafetensorsFile
   const SafetensorsFile file = SafetensorsFile::open(golden.folder / "grads.safetensors");
   std::size_t found = 0;
   for (const NamedTensor& gradient : engine.tensors("gradients")) {
-    require(file.contains(gradient.name), ErrorKind::BadData, "{}: has no gradient of '{}'", file.path().string(), gradient.name);
-    report.check("gradient " + gradient.name, norm_difference(static_cast<const float*>(gradient.data), file.read_floats(gradient.name)), kGradient);
+    require(file.contains(gradient.name), ErrorKind::BadData, "{}: has no gradient of '{}'", file.path().string(),
+            gradient.name);
+    report.check("gradient " + gradient.name,
+                 norm_difference(static_cast<const float*>(gradient.data), file.read_floats(gradient.name)), kGradient);
     ++found;
   }
   require(found == file.tensors().size(), ErrorKind::BadData, "{}: has {} gradients, the model has {} parameters",
           file.path().string(), file.tensors().size(), found);
 }
 
-void check_curve(Engine& engine, const Golden& golden, const SafetensorsFile& data, const Share& share, Report& report) {
+void check_curve(Engine& engine, const Golden& golden, const SafetensorsFile& data, const Share& share,
+                 Report& report) {
   const nlohmann::json& curve = golden.json["curve"];
   const std::vector<std::int32_t> all = golden.integers(data, "curve_tokens");
   const std::int64_t t = golden.sequence, steps = curve["steps"];
   for (std::int64_t step = 0; step < steps; ++step) {
-    const std::span<const std::int32_t> batch(all.data() + step * golden.batch * (t + 1), static_cast<std::size_t>(golden.batch * (t + 1)));
+    const std::span<const std::int32_t> batch(all.data() + step * golden.batch * (t + 1),
+                                              static_cast<std::size_t>(golden.batch * (t + 1)));
     engine.train_micro_batch(share.take(batch, t + 1, 0, t, 0), share.take(batch, t + 1, 1, t, -1), Variant::Only,
                              1.0 / static_cast<double>(golden.batch * t), 0);
-    const StepResult result = engine.update(curve["lr_per_step"][static_cast<std::size_t>(step)], static_cast<std::uint64_t>(step), step);
-    report.check(fmt::format("step {} loss", step), relative(result.loss(), curve["loss"][static_cast<std::size_t>(step)]), kCurve);
+    const StepResult result =
+        engine.update(curve["lr_per_step"][static_cast<std::size_t>(step)], static_cast<std::uint64_t>(step), step);
+    report.check(fmt::format("step {} loss", step),
+                 relative(result.loss(), curve["loss"][static_cast<std::size_t>(step)]), kCurve);
     report.check(fmt::format("step {} gradient norm", step),
                  relative(result.grad_norm, curve["grad_norm_before_clip"][static_cast<std::size_t>(step)]), kNorm);
   }
@@ -161,7 +173,9 @@ void check_curve(Engine& engine, const Golden& golden, const SafetensorsFile& da
 
 int check_folder(const std::filesystem::path& folder, const MpiSession& mpi) {
   const Golden golden(folder);
-  if (mpi.rank() == 0) std::printf("%s: B=%ld T=%ld\n", folder.c_str(), static_cast<long>(golden.batch), static_cast<long>(golden.sequence));
+  if (mpi.rank() == 0)
+    std::printf("%s: B=%ld T=%ld\n", folder.c_str(), static_cast<long>(golden.batch),
+                static_cast<long>(golden.sequence));
   const SafetensorsFile data = SafetensorsFile::open(folder / "golden.safetensors");
   const Share share(golden.batch, mpi.rank(), mpi.size());
   const nlohmann::json& curve = golden.json["curve"];
@@ -185,7 +199,9 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi) {
   check_logits(engine, golden, data, report);
   check_gradients(engine, golden, data, share, report);
   check_curve(engine, golden, data, share, report);
-  if (mpi.rank() == 0) std::printf("%s: %d of %d quantities within tolerance\n", folder.c_str(), report.checks() - report.failures(), report.checks());
+  if (mpi.rank() == 0)
+    std::printf("%s: %d of %d quantities within tolerance\n", folder.c_str(), report.checks() - report.failures(),
+                report.checks());
   return report.failures();
 }
 
