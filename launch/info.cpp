@@ -25,7 +25,7 @@ std::string info_text(const std::string& mpi_version, bool json) {
                                     {"avx512", cpu_has_avx512()},
                                     {"memory_total_bytes", memory.total_bytes},
                                     {"memory_free_bytes", memory.free_bytes},
-                                    {"matrix_products", gemm_backend()},
+                                    {"matrix_products", gemm_description()},
                                     {"mpi", mpi_version},
                                     {"environment", environment_changes()}};
   if (json) return info.dump(2) + "\n";

@@ -60,6 +60,7 @@ nlohmann::json plan_json(const Programs& programs, const ProgramOptions& options
                       {"sequence", options.sequence},
                       {"threads", options.threads},
                       {"bucket_bytes", options.bucket_bytes},
+                      {"logits_bytes", options.logits_bytes},
                       {"arena_bytes", plan.total_bytes},
                       {"persistent_bytes", plan.persistent_bytes},
                       {"padding_bytes", plan.padding_bytes},

@@ -12,7 +12,7 @@ namespace plimsoll {
 namespace {
 
 Graph train_graph(const ProgramOptions& o) {
-  Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, 0, 0, true});
+  Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true});
   add_backward(graph);
   const FlatLayout layout = flat_layout(graph);
   flatten_parameters(graph, layout);
@@ -24,7 +24,7 @@ Graph train_graph(const ProgramOptions& o) {
 }
 
 Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t sequence, Head head, std::int64_t cache) {
-  Graph graph = build_transformer(o.model, {batch, sequence, head, o.dtype, 0, cache, false});
+  Graph graph = build_transformer(o.model, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false});
   flatten_parameters(graph, flat_layout(graph));
   return graph;
 }

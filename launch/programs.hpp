@@ -18,6 +18,7 @@ struct ProgramOptions {
   int threads = 1;
   int data_ranks = 1;
   std::int64_t bucket_bytes = std::int64_t{25} << 20;
+  std::int64_t logits_bytes = kLogitsBytes;
   OptimizerConfig optimizer;
   bool train = false;     // "train": forward, backward, reduction, update
   bool evaluate = false;  // "evaluate": the loss of a micro-batch

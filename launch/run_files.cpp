@@ -5,6 +5,7 @@
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
 #include "runtime/checkpoint/file.hpp"
+#include "runtime/checkpoint/json_file.hpp"
 #include "runtime/checkpoint/weights.hpp"
 #include "runtime/core/rng.hpp"
 #include "runtime/core/text.hpp"
@@ -75,6 +76,19 @@ void write_run_files(const Config& config, const std::string& plan) {
     copy_tokenizer(source.path, config.run.dir);
     break;
   }
+}
+
+void keep_plan_choices(Config& config, int ranks) {
+  const fs::path file = fs::path(config.run.dir) / "plan.json";
+  if (!fs::exists(checkpoint_folder(config)) || !fs::exists(file)) return;
+  const auto plan = nlohmann::json::parse(read_text_file(file), nullptr, false);
+  require(plan.is_object(), ErrorKind::BadData, "{}: is not a plan; remove it to plan the run anew", file.string());
+  if (plan.value("ranks", 0) != ranks) return;
+  const auto keep = [&](const char* name, std::optional<std::int64_t>& key) {
+    if (!key && plan.contains(name)) key = plan[name].get<std::int64_t>();
+  };
+  keep("micro_batch", config.train.micro_batch);
+  keep("logits_bytes", config.memory.logits);
 }
 
 std::optional<std::string> save_run(const Config& config, Engine& engine, const TrainingState& state) {

@@ -16,6 +16,10 @@ std::filesystem::path checkpoint_folder(const Config& config);
 // Writes config.yaml and plan.json (temp + rename). Error(CheckpointIo).
 void write_run_files(const Config& config, const std::string& plan);
 
+// A run that has checkpoints goes on with what its plan.json chose where `config` says auto (train.micro_batch, memory.logits):
+// memory that is free today must not change its bits. A plan for another number of ranks is no guide.
+void keep_plan_choices(Config& config, int ranks);
+
 // Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. nullopt, or what went wrong.
 std::optional<std::string> save_run(const Config& config, Engine& engine, const TrainingState& state);
 

@@ -19,6 +19,21 @@ std::vector<std::string> data_paths(const Config& config) {
 // Tokens of a micro-batch beyond which matrix products gain nothing on a CPU.
 constexpr std::int64_t kMicroBatchTokens = 4096;
 
+std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t share) {
+  if (config.train.micro_batch) return {*config.train.micro_batch};
+  std::vector<std::int64_t> choices;
+  for (std::int64_t rows = share; rows > 1; --rows) {
+    if (share % rows == 0 && rows * config.data.sequence <= std::max(kMicroBatchTokens, config.data.sequence)) choices.push_back(rows);
+  }
+  choices.push_back(1);
+  return choices;
+}
+
+std::vector<std::int64_t> logits_choices(const Config& config) {
+  if (config.memory.logits) return {*config.memory.logits};
+  return {kLogitsBytes, kLogitsBytes / 2, kLogitsBytes / 4, kLogitsBytes / 8};
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> data_tokenizer(const Config& config) { return load_common_tokenizer(data_paths(config)); }
@@ -57,14 +72,17 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
   const std::int64_t share = (config.train.global_batch + o.data_ranks - 1) / o.data_ranks;
-  o.micro_batch = config.train.micro_batch.value_or(1);
-  if (config.train.micro_batch) return o;
-  for (std::int64_t rows = share; rows > 1; --rows) {
-    if (share % rows != 0 || rows * o.sequence > std::max(kMicroBatchTokens, o.sequence)) continue;
+  const auto fits = [&](std::int64_t rows, std::int64_t logits_bytes) {
     o.micro_batch = rows;
-    if (budget_bytes == 0 || build_programs(o).plan.total_bytes + outside_bytes <= budget_bytes) return o;
+    o.logits_bytes = logits_bytes;
+    return budget_bytes == 0 || build_programs(o).plan.total_bytes + outside_bytes <= budget_bytes;
+  };
+  // A smaller chunk of logits costs less time than a smaller micro-batch. When nothing fits, the least is what is reported.
+  for (const std::int64_t rows : micro_batch_choices(config, share)) {
+    for (const std::int64_t logits_bytes : logits_choices(config)) {
+      if (fits(rows, logits_bytes)) return o;
+    }
   }
-  o.micro_batch = 1;
   return o;
 }
 

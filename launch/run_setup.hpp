@@ -27,8 +27,9 @@ int choose_threads(const Config& config, const Place& place);
 
 enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 
-// The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). micro_batch auto: the largest divisor
-// of a rank's share with at most 4096 tokens whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit).
+// The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and memory.logits
+// auto: the largest divisor of a rank's share with at most 4096 tokens, and the largest chunk of logits, whose plan fits
+// `budget_bytes` minus `outside_bytes` (0: no limit).
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
                                std::int64_t outside_bytes);
 

@@ -51,6 +51,7 @@ struct Run {
         data(session.world("data", config.comm.collectives == CollectiveSource::Mpi)),
         control(session.world("control")) {
     check_for_ranks(config, place.ranks);
+    if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
     tokenizer = data_tokenizer(config);
     complete_vocabulary(config, tokenizer.get());
     dataset = std::make_unique<Dataset>(config.data, config.run.seed, config.model.vocabulary);
@@ -221,7 +222,7 @@ void train(Config given, const MpiSession& mpi) {
     write_run_files(config, plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
     fmt::print("{}", plan_text(run.engine->programs(), run.options, run.plan_context(), false));
     std::fflush(stdout);
-    log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads, gemm_backend(), run.peak_gflops);
+    log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads, gemm_description(), run.peak_gflops);
   }
   TrainingState state = first_state(run);
   if (state.step >= config.train.steps) {

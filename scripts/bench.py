@@ -14,7 +14,7 @@ SHARED = Path(os.environ.get("PLIMSOLL_SHARED", ROOT.parent / "shared"))
 PYTHON = os.environ.get("PYTHON", "python3")
 SEQUENCE = 256
 MODELS = {
-    "gpt2": dict(batch=4, model="{preset: gpt2-124m, vocabulary: 50304, dropout: 0}"),
+    "gpt2": dict(batch=4, budget="2.6 GiB", model="{preset: gpt2-124m, vocabulary: 50304, dropout: 0}"),
     "small": dict(batch=8, model="{family: gpt2, layers: 6, hidden: 384, heads: 6, vocabulary: 50304, positions: 256}"),
 }
 LAYOUTS = ((1, 2), (2, 1))  # ranks x threads
@@ -35,6 +35,7 @@ def ours(name, ranks, threads, steps):
             f"model: {spec['model']}\n"
             f"data: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
             f"train: {{steps: {steps}, global_batch: {spec['batch']}, micro_batch: {spec['batch'] // ranks}}}\n"
+            f"memory: {{budget: {spec.get('budget', 'auto')}}}\n"
             f"optimizer: {{lr: 3e-4, weight_decay: 0.1, clip: 1.0}}\nschedule: {{name: constant}}\n"
             f"run: {{dir: {run}, threads: {threads}, eval_every: 0, save_every: 0, log_every: 1}}\n")
         launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []

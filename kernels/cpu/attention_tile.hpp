@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/cpu/micro_kernel.hpp"
+#include "kernels/cpu/simd.hpp"
 #include "runtime/ops/attention_scratch.hpp"
 
 namespace plimsoll::tile {

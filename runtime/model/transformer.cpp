@@ -200,7 +200,7 @@ class Builder {
     }
     const ValueId targets = input("targets", {{s_.batch, s_.sequence}, DType::i32});
     const std::int64_t rows = s_.batch * s_.sequence;
-    const std::int64_t chunk = s_.chunk_rows > 0 ? s_.chunk_rows : default_chunk_rows(rows, m_.vocabulary, s_.dtype);
+    const std::int64_t chunk = logits_chunk_rows(rows, m_.vocabulary, s_.dtype, s_.logits_bytes);
     const ValueId loss = add_node<CrossEntropy>(g_, {chunk}, {{CrossEntropy::kX, hidden}, {CrossEntropy::kWeight, weight}, {CrossEntropy::kTargets, targets}},
                                                 "loss", -1)[CrossEntropy::kLoss];
     g_[loss].persistent = true;
@@ -235,10 +235,11 @@ void initialise(const ParameterPart& part, const Initializer& init, std::uint64_
 
 }  // namespace
 
-std::int64_t default_chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType dtype) {
-  constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
-  const std::int64_t fit = kChunkBytes / (vocabulary * dtype_bytes(dtype)) / 64 * 64;
-  return std::min(rows, std::max<std::int64_t>(64, fit));
+std::int64_t logits_chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType dtype, std::int64_t logits_bytes) {
+  constexpr std::int64_t kMultiple = 16;
+  const std::int64_t most = std::max<std::int64_t>(1, logits_bytes / (vocabulary * dtype_bytes(dtype)));
+  const std::int64_t chunks = (rows + most - 1) / most, even = (rows + chunks - 1) / chunks;
+  return std::min({rows, most, (even + kMultiple - 1) / kMultiple * kMultiple});
 }
 
 Graph build_transformer(const ModelConfig& model, const ModelShape& shape) {

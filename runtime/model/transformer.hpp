@@ -11,12 +11,15 @@ namespace plimsoll {
 // (filling the key/value cache needs no head).
 enum class Head : std::uint8_t { Loss, Logits, Hidden };
 
+// Larger chunks of logits read the head's weight and add to its gradient less often; beyond this the gain is small.
+inline constexpr std::int64_t kLogitsBytes = std::int64_t{128} << 20;
+
 struct ModelShape {
   std::int64_t batch = 1;     // sequences of a micro-batch
   std::int64_t sequence = 1;  // tokens of each
   Head head = Head::Loss;
   DType dtype = DType::f32;
-  std::int64_t chunk_rows = 0;        // rows of logits that exist at a time; 0: chosen here
+  std::int64_t logits_bytes = kLogitsBytes;  // most logits that exist at a time
   std::int64_t cache_positions = 0;   // > 0: inference through key/value caches of this many tokens
   bool dropout = false;               // training: dropout acts (model.dropout)
 };
@@ -26,8 +29,8 @@ struct ModelShape {
 // Throws Error(Config) when the sequence is longer than the model's positions or the vocabulary is unknown.
 Graph build_transformer(const ModelConfig& model, const ModelShape& shape);
 
-// Rows per logits chunk so that a chunk takes about 64 MiB, a multiple of 64.
-std::int64_t default_chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType dtype);
+// Rows of logits that exist at a time: `rows` in equal chunks of at most `logits_bytes` (or one row), rounded to 16 rows.
+std::int64_t logits_chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType dtype, std::int64_t logits_bytes);
 
 // The flat buffers that updates and reductions act on. Parameters lie in them in reverse model order (the order in which
 // backward finishes them, so that a bucket is a range), those that decay first; each starts at a multiple of 64 bytes.

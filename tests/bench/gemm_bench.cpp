@@ -1,4 +1,4 @@
-// The matrix products of a training step, shape by shape and backend by backend, packing included: one JSON line each.
+// The matrix products of a training step, shape by shape and backend by backend: one JSON line each.
 //   gemm_bench [threads] [repetitions] [name filter]
 // Weights rotate over more copies than a cache holds, as they do in a step. Backends take turns within a repetition,
 // and the best repetition counts: by CPU time of the process per thread (steady on a shared machine) and by wall time.
@@ -18,8 +18,7 @@
 #include <vector>
 
 #include "kernels/cpu/gemm.hpp"
-#include "kernels/cpu/micro_kernel.hpp"
-#include "kernels/cpu/packed_gemm.hpp"
+#include "kernels/cpu/simd.hpp"
 #include "runtime/core/error.hpp"
 
 namespace plimsoll {
@@ -31,14 +30,12 @@ struct Shape {
   std::int64_t m, n, k;
   bool rotates_c = false;  // C, not B, is the weight (gradient)
   float beta = 0;
-  bool epilogue = false;  // packed products only: bias, and GELU where n is the wide side
 };
 
 // Forward, input gradient and weight gradient of a linear layer over `tokens`.
 void add_linear(std::vector<Shape>& shapes, const std::string& name, std::int64_t tokens, std::int64_t in,
                 std::int64_t out, bool in_out) {
   shapes.push_back({name + ".y", false, !in_out, tokens, out, in});
-  shapes.push_back({name + ".y+bias+gelu", false, !in_out, tokens, out, in, false, 0, true});
   shapes.push_back({name + ".dx", false, in_out, tokens, in, out});
   for (const float beta : {0.0F, 1.0F}) {
     if (in_out) {
@@ -94,7 +91,7 @@ void fma_loop() {
 #pragma omp parallel
   {
     std::array<simd::Vector, 24> sum{};
-    simd::Vector x = simd::broadcast(0.9999F), y = simd::broadcast(1e-6F);
+    const simd::Vector x = simd::Vector{} + 0.9999F, y = simd::Vector{} + 1e-6F;
     for (std::int64_t i = 0; i < kFmaSteps; ++i) {
 #pragma GCC unroll 24
       for (std::size_t j = 0; j < 24; ++j) {
@@ -138,7 +135,6 @@ class Bench {
  public:
   Bench(int threads, int repetitions) : threads_(threads), repetitions_(repetitions) {
     omp_set_num_threads(threads);
-    workspace_.reserve(packed_gemm_workspace_bytes(threads) / 4, 0);
     for (const char* name : {"openblas", "onednn", "eigen"}) {
       try {
         set_gemm_backend(name);
@@ -151,18 +147,6 @@ class Bench {
                                   s.trans_b ? s.k : s.n, s.beta, c, s.n);
                            }});
     }
-    backends_.push_back({"packed", [this](const Shape& s, const float* a, const float* b, float* c) {
-                           PackedProduct<float> p{
-                               s.trans_a, s.trans_b, s.m, s.n, s.k, a, s.trans_a ? s.m : s.k, b, s.trans_b ? s.k : s.n,
-                               s.beta,    c,         s.n};
-                           if (s.epilogue) {
-                             p.bias = a;
-                             p.activation = Activation::GeluTanh;
-                             p.activated = activated_.data();
-                             p.ldactivated = s.n;
-                           }
-                           packed_gemm(p, threads_, reinterpret_cast<std::byte*>(workspace_.data()));
-                         }});
   }
 
   void run(const Shape& s) {
@@ -172,14 +156,12 @@ class Bench {
     a_.reserve(a_size, 0.01F);
     b_.reserve(b_size * (s.rotates_c ? 1 : copies), 0.02F);
     c_.reserve(c_size * (s.rotates_c ? copies : 1), 0.0F);
-    activated_.reserve(c_size, 0.0F);
     Best peak;
     std::vector<Best> best(backends_.size());
     std::int64_t turn = 0;
     for (int r = 0; r <= repetitions_; ++r) {
       time_once(peak, fma_loop);
       for (std::size_t i = 0; i < backends_.size(); ++i) {
-        if (s.epilogue && backends_[i].name != "packed") continue;
         const std::int64_t copy = turn++ % copies;
         const float* b = b_.data() + (s.rotates_c ? 0 : copy * b_size);
         float* c = c_.data() + (s.rotates_c ? copy * c_size : 0);
@@ -208,7 +190,7 @@ class Bench {
 
   int threads_, repetitions_;
   std::vector<Backend> backends_;
-  Buffer workspace_, a_, b_, c_, activated_;
+  Buffer a_, b_, c_;
 };
 
 }  // namespace
@@ -216,6 +198,10 @@ class Bench {
 
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : omp_get_max_threads();
+  if (threads < 1) {
+    fmt::print(stderr, "usage: gemm_bench [threads] [repetitions] [name filter]\n");
+    return 64;
+  }
   plimsoll::Bench bench(threads, argc > 2 ? std::atoi(argv[2]) : 5);
   const std::string filter = argc > 3 ? argv[3] : "";
   for (const auto& shape : plimsoll::transformer_shapes()) {

@@ -4,6 +4,7 @@
 
 #include "launch/allocation_counter.hpp"
 #include "launch/generate.hpp"
+#include "launch/run_setup.hpp"
 #include "launch/trainer.hpp"
 #include "tests/launch/tiny_run.hpp"
 
@@ -126,6 +127,29 @@ TEST(Budget, WhatDoesNotFitNamesTheLargestTensorsAndWhatWouldFit) {
                            "train.micro_batch 4 -> 2", "data.sequence 12 -> 6", "fits"}) {
     EXPECT_NE(no->text.find(part), std::string::npos) << part << " in\n" << no->text;
   }
+}
+
+// Fewer logits at a time cost less time than smaller micro-batches, so they go first.
+TEST(Budget, LogitsShrinkBeforeTheMicroBatch) {
+  Config config;
+  config.model = tiny_model(ModelFamily::Gpt2);
+  config.model.vocabulary = 100'000;
+  config.model.positions = 512;
+  config.data.sequence = 512;
+  config.train.global_batch = 4;
+  const auto choose = [&](std::int64_t budget) { return choose_programs(config, {}, Purpose::Train, budget, 0); };
+  const ProgramOptions most = choose(0);
+  EXPECT_EQ(most.micro_batch, 4);
+  EXPECT_EQ(most.logits_bytes, kLogitsBytes);
+  const ProgramOptions less = choose(build_programs(most).plan.total_bytes - 1);
+  EXPECT_EQ(less.micro_batch, 4);
+  EXPECT_EQ(less.logits_bytes, kLogitsBytes / 2);
+  const ProgramOptions least = choose(1);
+  EXPECT_EQ(least.micro_batch, 1);
+  EXPECT_EQ(least.logits_bytes, kLogitsBytes / 8);
+  config.memory.logits = 1;
+  EXPECT_EQ(choose(0).logits_bytes, 1);
+  EXPECT_LT(build_programs(choose(0)).plan.total_bytes, build_programs(least).plan.total_bytes);
 }
 
 TEST(Budget, ARunThatDoesNotFitStopsBeforeItAllocates) {

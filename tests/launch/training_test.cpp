@@ -12,6 +12,7 @@
 
 #include "comm/group.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/run_files.hpp"
 #include "launch/tensorboard.hpp"
 #include "launch/trainer.hpp"
 #include "runtime/checkpoint/checkpoint.hpp"
@@ -73,6 +74,24 @@ TEST(Training, ResumedRunIsBitwiseTheUninterruptedOne) {
   EXPECT_EQ(lasting_metrics(folder / "whole"), lasting_metrics(folder / "resumed"));
   EXPECT_NE(read_text(folder / "whole/checkpoints/step_00000003/model.safetensors"),
             read_text(folder / "whole/checkpoints/step_00000006/model.safetensors"));
+}
+
+// What is free when a run is resumed must not change its bits.
+TEST(Training, ResumedRunKeepsWhatItsPlanChose) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run"));
+  Config config = tiny_config(folder, "run");
+  config.train.micro_batch.reset();
+  Config other_ranks = config, fresh = config;
+  fresh.run.dir = (folder / "fresh").string();
+  keep_plan_choices(config, 1);
+  EXPECT_EQ(config.train.micro_batch, 2);
+  EXPECT_EQ(config.memory.logits, kLogitsBytes);
+  keep_plan_choices(other_ranks, 2);
+  EXPECT_EQ(other_ranks.train.micro_batch, std::nullopt);
+  keep_plan_choices(fresh, 1);
+  EXPECT_EQ(fresh.train.micro_batch, std::nullopt);
 }
 
 TEST(Training, RunDirectoryHoldsWhatTheDesignNames) {
