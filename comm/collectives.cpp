@@ -43,7 +43,7 @@ std::byte* at(const View& v, std::int64_t element) {
 // NaN wins from either side, unlike in std::max.
 template <class T>
 T larger(T a, T b) {
-  return a > b || a != a ? a : b;
+  return a > b || a != a ? a : b;  // NOLINT(misc-redundant-expression): how to ask for NaN
 }
 
 template <class T>

@@ -148,6 +148,7 @@ std::vector<std::shared_ptr<Transport>> make_local_transports(int ranks) {
   shared->queues.resize(static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks));
   for (auto& queue : shared->queues) queue.reserve(2);
   std::vector<std::shared_ptr<Transport>> all;
+  all.reserve(static_cast<std::size_t>(ranks));
   for (int r = 0; r < ranks; ++r) all.push_back(std::make_shared<LocalTransport>(shared, r, ranks));
   return all;
 }

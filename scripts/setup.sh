@@ -14,7 +14,7 @@ packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   bible-kjv
 )
-dev_packages=(clang-format clang-tidy-16)
+dev_packages=(clang-format clang-tidy-16 libomp-16-dev)  # the last: clang-tidy reads its omp.h
 
 for argument in "$@"; do
   case $argument in

@@ -9,6 +9,7 @@ tidy=$(command -v clang-tidy-16 || true)
 preset=${PRESET:-dev}
 cd "$root"
 [ -f "build/$preset/compile_commands.json" ] || step cmake --preset "$preset"
+step cmake --build "build/$preset" --target plimsoll_event_proto  # the one generated header
 if [ $# = 0 ]; then
   mapfile -t files < <(find runtime kernels/cpu comm optim parallel launch tests -name '*.cpp' -not -path 'tests/install/*' | sort)
 else

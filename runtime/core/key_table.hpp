@@ -87,6 +87,7 @@ struct KeyTable {
 
   std::vector<std::string> names() const {
     std::vector<std::string> result;
+    result.reserve(keys.size());
     for (const Key<Section>& k : keys) result.push_back(k.name);
     return result;
   }

@@ -38,8 +38,8 @@ Key<Section> key(std::string name, T Section::*member, std::string meaning) {
 
 // A key whose value `absent` is written as a word: 0 as `auto`, an empty path as `off`.
 template <class Section, class T>
-Key<Section> key_or(std::string word, T absent, std::string name, T Section::*member, Range range, std::string unit,
-                    std::string meaning) {
+Key<Section> key_or(const std::string& word, T absent, std::string name, T Section::*member, Range range,
+                    std::string unit, std::string meaning) {
   Key<Section> result = key(std::move(name), member, range, std::move(unit), std::move(meaning));
   result.type = word + " | " + result.type;
   result.read = [word, absent, member, read = result.read](Section& s, const ConfigNode& node, const KeyScope& scope) {

@@ -276,9 +276,7 @@ ModelConfig read_llama(HuggingFaceKeys& keys, std::string_view type, std::vector
   // Where the default depends on the model type or its version, the value must be there.
   model.kv_heads = qwen ? keys.count("num_key_value_heads") : keys.count("num_key_value_heads", model.heads);
   if (model.heads % model.kv_heads != 0) keys.refuse("num_key_value_heads", "does not divide num_attention_heads");
-  if (type == "qwen3") {
-    model.head_dim = keys.count("head_dim");
-  } else if (keys.contains("head_dim")) {
+  if (type == "qwen3" || keys.contains("head_dim")) {
     model.head_dim = keys.count("head_dim");
   } else {
     divide_heads(keys, "num_attention_heads", model);

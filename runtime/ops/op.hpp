@@ -58,8 +58,8 @@ struct SlotSpecs {
   std::uint32_t present = 0;
   bool has(int slot) const { return (present >> slot & 1U) != 0; }
   const TensorSpec& operator[](int slot) const { return spec[static_cast<std::size_t>(slot)]; }
-  void set(int slot, TensorSpec s) {
-    spec[static_cast<std::size_t>(slot)] = std::move(s);
+  void set(int slot, const TensorSpec& s) {
+    spec[static_cast<std::size_t>(slot)] = s;
     present |= 1U << slot;
   }
 };
