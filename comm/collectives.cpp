@@ -92,8 +92,10 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
   const std::int64_t piece_elements = kPieceBytes / element;
   const std::int64_t pieces = ((n + size - 1) / size + piece_elements - 1) / piece_elements;
   const Range mine = share_of(n, rank, size);
-  const auto inbox = [&](int slot, int peer) {
-    return scratch + (slot * (size - 1) + (peer < rank ? peer : peer - 1)) * kPieceBytes;
+  // A piece lies at the end of its cell, so that the last byte of the scratch is written whatever this rank's share.
+  const std::int64_t cell = reduce_cell_bytes((n + size - 1) / size * element);
+  const auto inbox = [&](int slot, int peer, std::int64_t count) {
+    return scratch + (slot * (size - 1) + (peer < rank ? peer : peer - 1) + 1) * cell - count * element;
   };
   const auto start = [&](std::int64_t piece) {
     const int slot = static_cast<int>(piece % 2);
@@ -103,7 +105,7 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
       const Range theirs = piece_of(share_of(n, to, size), piece, piece_elements);
       if (theirs.count > 0) sends.add({to, at(in, theirs.first), theirs.count * element});
       const Range ours = piece_of(mine, piece, piece_elements);
-      if (ours.count > 0) receives.add({from, inbox(slot, from), ours.count * element});
+      if (ours.count > 0) receives.add({from, inbox(slot, from, ours.count), ours.count * element});
     }
     t.start(slot, sends.list(), receives.list());
   };
@@ -115,7 +117,7 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
     const Range range = piece_of(mine, piece, piece_elements);
     if (range.count == 0) continue;
     combine_any(dtype, out + (range.first - mine.first) * element, range.count, size, op,
-                [&](int r) { return r == rank ? at(in, range.first) : inbox(slot, r); });
+                [&](int r) { return r == rank ? at(in, range.first) : inbox(slot, r, range.count); });
   }
 }
 

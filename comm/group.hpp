@@ -7,15 +7,9 @@
 #include <string>
 
 #include "comm/transport.hpp"
+#include "runtime/ops/collective.hpp"
 
 namespace plimsoll {
-
-// Bytes of one piece of a collective: large enough for full bandwidth, small enough to stay in cache while it is
-// summed.
-inline constexpr std::int64_t kPieceBytes = std::int64_t{512} << 10;
-
-// Scratch that all_reduce and reduce_scatter need: two pieces from every other rank.
-constexpr std::int64_t reduce_scratch_bytes(int ranks) { return 2 * (ranks - 1) * kPieceBytes; }
 
 class Group {
  public:
@@ -30,8 +24,8 @@ class Group {
 
   // x = reduction over ranks, element by element in rank order ((r0 + r1) + r2) + …: the bits depend on nothing but the
   // values (design §9.8). f32, f64, i32, i64; the maximum of NaN and anything is NaN. `scratch`:
-  // reduce_scratch_bytes(size()). Pairwise exchange: each rank owns n/size elements, receives them from all, sums, and
-  // sends the sums to all: 2(n−1)/n of the bytes, as a ring.
+  // reduce_scratch_bytes(size()), or exactly for the share of x. Pairwise exchange: each rank owns n/size elements,
+  // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring.
   void all_reduce(View x, ReduceOp op, std::byte* scratch) const;
   // out = this rank's 1/size of the reduction of `in`. in: size · out elements.
   void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const;

@@ -11,7 +11,7 @@ Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayo
   outputs_ = reinterpret_cast<StepOutputs*>(context.arena + plan.outputs_offset);
   bound_.resize(graph.nodes.size());
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) bind(n, layout, context.arena);
-  connect_streams();
+  connect_streams(plan, layout);
   if (options_.poison) plan_poison();
   for (const Bound& b : bound_) {
     first_launch_.push_back({&b, &b.first});
@@ -75,12 +75,12 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   }
 }
 
-// A node waits for the earlier nodes of the other stream that touched the same bytes, when one of the two writes.
-// Bytes, not whole values: the reduction of one bucket does not hold up the gradients of the next.
-void Executor::connect_streams() {
+// A node waits for the earlier nodes of the other stream that touched the same bytes of the arena, when one of the two
+// writes: a value, or another one that lies in its place. Bytes, not whole values: the reduction of one bucket does not
+// hold up the gradients of the next.
+void Executor::connect_streams(const MemoryPlan& plan, const ProgramLayout& layout) {
   struct Touch {
     std::size_t node;
-    ValueId root;
     std::int64_t begin, end;
     bool writes;
   };
@@ -89,43 +89,56 @@ void Executor::connect_streams() {
     const std::size_t mine = graph_.nodes[n].stream == StreamKind::Communication ? 1 : 0;
     std::vector<Touch> now;
     for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
-      const std::int64_t begin = graph_.offset_in_root(a.value);
-      now.push_back({n, graph_.root(a.value), begin, begin + graph_[a.value].spec.bytes(), a.writes});
+      const std::int64_t begin = value_offset_[static_cast<std::size_t>(a.value)];
+      now.push_back({n, begin, begin + graph_[a.value].spec.bytes(), a.writes});
     });
+    const std::int64_t workspace = layout.workspace_offset[n];
+    if (workspace >= 0) now.push_back({n, workspace, workspace + layout.workspace_bytes[n], true});
     std::ptrdiff_t wait_for = -1;  // of several, the latest: a stream runs in order
     for (const Touch& t : now) {
       for (const Touch& other : touched[1 - mine]) {
-        const bool meets =
-            other.root == t.root && other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
+        const bool meets = other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
         if (meets) wait_for = std::max(wait_for, static_cast<std::ptrdiff_t>(other.node));
+      }
+      if (mine == 1 && t.end > plan.persistent_bytes && section_end_[0] == nullptr) {
+        for (Event*& end : section_end_) end = events_.emplace_back(context_.device->make_event()).get();
       }
     }
     if (wait_for >= 0) {
       Bound& from = bound_[static_cast<std::size_t>(wait_for)];
-      if (from.done == nullptr) {
-        events_.push_back(context_.device->make_event());
-        from.done = events_.back().get();
-      }
+      if (from.done == nullptr) from.done = events_.emplace_back(context_.device->make_event()).get();
       bound_[n].waits.push_back(from.done);
     }
     touched[mine].insert(touched[mine].end(), now.begin(), now.end());
   }
 }
 
+// The next section uses the memory of this one again, from either stream.
+void Executor::join_streams() {
+  if (section_end_[0] == nullptr) return;
+  context_.compute->record(*section_end_[0]);
+  context_.communication->record(*section_end_[1]);
+  context_.compute->wait(*section_end_[1]);
+  context_.communication->wait(*section_end_[0]);
+}
+
 void Executor::plan_poison() {
   std::vector<std::ptrdiff_t> first(graph_.values.size(), -1), last(graph_.values.size(), -1);
+  std::vector<bool> communicated(graph_.values.size(),
+                                 false);  // the other stream may still read it after its last node
   for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
     for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
       const auto root = static_cast<std::size_t>(graph_.root(a.value));
       if (first[root] < 0) first[root] = static_cast<std::ptrdiff_t>(n);
       last[root] = static_cast<std::ptrdiff_t>(n);
+      if (graph_.nodes[n].stream == StreamKind::Communication) communicated[root] = true;
     });
   }
   for (std::size_t v = 0; v < graph_.values.size(); ++v) {
     if (first[v] < 0 || graph_.values[v].persistent || graph_.values[v].base != kNoValue) continue;
     const View memory = view(static_cast<ValueId>(v));
     bound_[static_cast<std::size_t>(first[v])].poison_before.emplace_back(memory.data, memory.spec.bytes());
-    if (graph_.nodes[static_cast<std::size_t>(last[v])].stream == StreamKind::Communication) continue;
+    if (communicated[v]) continue;
     const bool is_result = [&] {  // what the host reads after the run stays
       for (const auto& [name, id] : graph_.named) {
         if (graph_.root(id) == static_cast<ValueId>(v)) return true;
@@ -173,6 +186,7 @@ void Executor::run(Graph::Section section, Variant variant) {
                       &launch});
     if (b.done != nullptr) b.stream->record(*b.done);
   }
+  join_streams();
 }
 
 void Executor::synchronize() {

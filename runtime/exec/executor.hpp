@@ -66,7 +66,8 @@ class Executor {
     Executor* owner = nullptr;
   };
   void bind(std::size_t n, const ProgramLayout& layout, std::byte* arena);
-  void connect_streams();
+  void connect_streams(const MemoryPlan& plan, const ProgramLayout& layout);
+  void join_streams();
   void plan_poison();
   static void run_bound(const Bound& bound, const KernelArgs& args);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
@@ -79,6 +80,7 @@ class Executor {
   StepOutputs* outputs_ = nullptr;
   std::vector<Bound> bound_;
   std::deque<std::unique_ptr<Event>> events_;
+  std::array<Event*, 2> section_end_{};  // by stream; null where communication nodes touch persistent memory only
   struct Launch {
     const Bound* bound;
     const KernelArgs* args;

@@ -90,7 +90,7 @@ class Differentiator {
     const bool has_twin = std::any_of(op.slots.begin(), op.slots.end(),
                                       [&](const Slot& s) { return s.same_gradient == static_cast<int>(slot); });
     if (current != kNoValue) {
-      if (!has_twin && !shared_with_pending(value, current)) {
+      if (!op.collective && !has_twin && !shared_with_pending(value, current)) {
         node.grad[slot] = current;
         node.accumulate[slot] = Accumulate::Always;
         return;

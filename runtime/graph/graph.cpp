@@ -30,6 +30,7 @@ SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<Sl
   node.attrs = std::move(attrs);
   node.label = std::move(label);
   node.layer = layer;
+  if (info.collective) node.stream = StreamKind::Communication;
   for (const SlotInput& in : inputs) {
     if (in.value == kNoValue) continue;
     node.value[static_cast<std::size_t>(in.slot)] = in.value;

@@ -4,24 +4,76 @@ namespace plimsoll {
 
 std::vector<Sample<AllReduce::Attrs>> AllReduce::samples() { return {make_sample(Attrs{"data", 2}, {{kX, {37}}})}; }
 
-void AllGather::infer(const Attrs& a, SlotSpecs& s) {
-  TensorSpec y = s[kX];
-  require(y.shape.rank() >= 1 && a.ranks >= 1, ErrorKind::Internal, "all_gather: x is {}, {} ranks", to_string(y),
+template <Phase sums>
+void SumOverRanks<sums>::infer(const Attrs& a, SlotSpecs& s) {
+  require(a.ranks >= 1 && is_floating(s[kX].dtype), ErrorKind::Internal, "sum of {} over {} ranks", to_string(s[kX]),
           a.ranks);
-  y.shape[0] *= a.ranks;
-  s.set(kY, y);
+  s.set(kY, s[kX]);
 }
-std::vector<Sample<AllGather::Attrs>> AllGather::samples() { return {make_sample(Attrs{"tensor", 2}, {{kX, {3, 5}}})}; }
 
-void ReduceScatter::infer(const Attrs& a, SlotSpecs& s) {
+template <Phase sums>
+std::int64_t SumOverRanks<sums>::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int) {
+  if (phase != sums || a.ranks == 1) return 0;
+  const std::int64_t share = (s[kX].elements() + a.ranks - 1) / a.ranks;
+  return reduce_scratch_bytes(a.ranks, share * dtype_bytes(s[kX].dtype));
+}
+
+template <Phase sums>
+std::vector<Sample<AxisAttrs>> SumOverRanks<sums>::samples() {
+  return {
+      make_sample(Attrs{"tensor", 2}, {{kX, {3, 5}}}),
+      make_sample(Attrs{"tensor", 3}, {{kX, {2, 3, 7}}}),
+      make_sample(Attrs{"tensor", 1}, {{kX, {4}}}),
+  };
+}
+
+template struct SumOverRanks<Phase::Forward>;
+template struct SumOverRanks<Phase::InputGrad>;
+
+RankBlocks rank_blocks(const TensorSpec& part, int dim) {
+  RankBlocks b;
+  for (int d = 0; d < dim; ++d) b.outer *= part.shape[d];
+  b.block_bytes = part.bytes() / b.outer;
+  return b;
+}
+
+std::int64_t reorder_bytes(const DimAttrs& a, const TensorSpec& part) {
+  return a.ranks == 1 || rank_blocks(part, a.dim).outer == 1 ? 0 : a.ranks * part.bytes();
+}
+
+template <Phase sums>
+void AlongDim<sums>::infer(const Attrs& a, SlotSpecs& s) {
+  constexpr std::string_view what = sums == Phase::Forward ? ReduceScatter::name : AllGather::name;
   TensorSpec y = s[kX];
-  require(y.shape.rank() >= 1 && a.ranks >= 1 && y.shape[0] % a.ranks == 0, ErrorKind::Internal,
-          "reduce_scatter: x is {}, {} ranks", to_string(y), a.ranks);
-  y.shape[0] /= a.ranks;
+  require(a.ranks >= 1 && a.dim >= 0 && a.dim < y.shape.rank() && is_floating(y.dtype), ErrorKind::Internal,
+          "{}: x is {}, dim {}, {} ranks", what, to_string(y), a.dim, a.ranks);
+  if (sums == Phase::Forward) {
+    require(y.shape[a.dim] % a.ranks == 0, ErrorKind::Internal, "{}: dim {} of {} is not a multiple of {} ranks", what,
+            a.dim, to_string(y), a.ranks);
+    y.shape[a.dim] /= a.ranks;
+  } else {
+    y.shape[a.dim] *= a.ranks;
+  }
   s.set(kY, y);
 }
-std::vector<Sample<ReduceScatter::Attrs>> ReduceScatter::samples() {
-  return {make_sample(Attrs{"tensor", 2}, {{kX, {6, 5}}})};
+
+template <Phase sums>
+std::int64_t AlongDim<sums>::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int) {
+  if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
+  const std::int64_t scratch = phase == sums ? reduce_scratch_bytes(a.ranks, s[part].bytes()) : 0;
+  return reorder_bytes(a, s[part]) + scratch;
 }
+
+template <Phase sums>
+std::vector<Sample<DimAttrs>> AlongDim<sums>::samples() {
+  return {
+      make_sample(Attrs{"tensor", 2, 0}, {{kX, {6, 5}}}),    make_sample(Attrs{"tensor", 3, 1}, {{kX, {2, 6, 5}}}),
+      make_sample(Attrs{"tensor", 2, 2}, {{kX, {3, 2, 4}}}), make_sample(Attrs{"tensor", 4, 1}, {{kX, {1, 4, 3}}}),
+      make_sample(Attrs{"tensor", 1, 1}, {{kX, {2, 3}}}),
+  };
+}
+
+template struct AlongDim<Phase::Forward>;
+template struct AlongDim<Phase::InputGrad>;
 
 }  // namespace plimsoll

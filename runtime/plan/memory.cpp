@@ -18,31 +18,25 @@ struct Item {
   Lifetime life{};
 };
 
-// Lifetimes of everything that is not persistent. What a communication node touches lives to the end of its section:
-// only there does the compute stream surely wait for it.
+// Lifetimes of everything that is not persistent, in the order of the nodes on both streams: the executor makes a node
+// wait for the other stream where their bytes meet.
 std::vector<Item> collect_items(const Graph& graph, const std::vector<std::int64_t>& workspaces) {
   std::vector<Item> items;
   std::vector<std::ptrdiff_t> item_of(graph.values.size(), -1);
-  const auto section_end = [&](std::size_t n) {
-    std::size_t end = n;
-    while (end + 1 < graph.nodes.size() && graph.section(end + 1) == graph.section(n)) ++end;
-    return end;
-  };
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
-    const auto last = static_cast<int>(graph.nodes[n].stream == StreamKind::Communication ? section_end(n) : n);
+    const auto now = static_cast<int>(n);
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);
       if (graph[root].persistent) return;
       std::ptrdiff_t& at = item_of[static_cast<std::size_t>(root)];
       if (at < 0) {
         at = static_cast<std::ptrdiff_t>(items.size());
-        items.push_back({root, -1, {graph[root].spec.bytes(), static_cast<int>(n), last}});
+        items.push_back({root, -1, {graph[root].spec.bytes(), now, now}});
       }
-      Lifetime& life = items[static_cast<std::size_t>(at)].life;
-      life.last = std::max(life.last, last);
+      items[static_cast<std::size_t>(at)].life.last = now;
     });
     if (workspaces[n] > 0) {
-      items.push_back({kNoValue, static_cast<std::ptrdiff_t>(n), {workspaces[n], static_cast<int>(n), last}});
+      items.push_back({kNoValue, static_cast<std::ptrdiff_t>(n), {workspaces[n], now, now}});
     }
   }
   return items;

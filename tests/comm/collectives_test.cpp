@@ -3,33 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <functional>
 #include <thread>
 
 #include "runtime/device/device.hpp"
 #include "tests/comm/collectives_suite.hpp"
+#include "tests/support/local_ranks.hpp"
 
 namespace plimsoll {
 namespace {
 
-// body(group) on a thread per rank. What a rank throws is its text; it aborts the others, as a failing process would.
-std::vector<std::string> on_ranks(int ranks, const std::function<std::string(const Group&)>& body) {
-  const auto transports = make_local_transports(ranks);
-  std::vector<std::string> faults(static_cast<std::size_t>(ranks));
-  std::vector<std::thread> threads;
-  for (std::size_t r = 0; r < faults.size(); ++r) {
-    threads.emplace_back([&, r] {
-      try {
-        faults[r] = body(Group("data", transports[r]));
-      } catch (const std::exception& error) {
-        faults[r] = error.what();
-        abort_local(*transports[r]);
-      }
-    });
-  }
-  for (std::thread& t : threads) t.join();
-  return faults;
-}
+using test::on_ranks;
 
 TEST(SelfTransport, Suite) {
   const Group group("data", make_self_transport());

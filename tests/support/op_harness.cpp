@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "runtime/core/rng.hpp"
+#include "tests/support/local_ranks.hpp"
 
 namespace plimsoll::test {
 namespace {
@@ -81,8 +82,8 @@ void with_type(DType dtype, F&& f) {
 // One execution: the buffers of the slots and of their gradients, and the calls on them.
 class Execution {
  public:
-  Execution(const KernelTable& kernels, const OpCase& c, const OpInputs& in, const OpRun& how)
-      : kernels_(kernels), case_(c), in_(in), how_(how), step_inputs_(harness_step_inputs()) {}
+  Execution(const KernelTable& kernels, const OpCase& c, const OpInputs& in, const OpRun& how, const Group* group)
+      : kernels_(kernels), case_(c), in_(in), how_(how), group_(group), step_inputs_(harness_step_inputs()) {}
 
   OpResult run() {
     forward();
@@ -209,6 +210,7 @@ class Execution {
     args.threads = how_.threads;
     args.inputs = &step_inputs_;
     args.outputs = &step_outputs_;
+    args.group = group_;
     kernel(args);
     EXPECT_TRUE(workspace.intact()) << case_.text() << " " << phase_name(phase) << " writes outside its workspace";
     for (int s = 0; s < case_.slots(); ++s) {
@@ -223,6 +225,7 @@ class Execution {
   const OpCase& case_;
   const OpInputs& in_;
   const OpRun& how_;
+  const Group* group_;
   StepInputs step_inputs_;
   StepOutputs step_outputs_;
   std::array<Memory, kMaxSlots> value_, grad_;
@@ -253,7 +256,37 @@ std::vector<double> random_integers(const OpCase& c, int s, std::uint64_t seed) 
   return numbers;
 }
 
+OpInputs rank_inputs(const OpCase& c, std::uint64_t seed) {
+  OpInputs in;
+  for (int s = 0; s < c.slots(); ++s) {
+    if (!c.specs.has(s)) continue;
+    const auto at = static_cast<std::size_t>(s);
+    const std::string name(c.slot(s).name);
+    const std::int64_t n = c.specs[s].elements();
+    if (!is_floating(c.specs[s].dtype)) {
+      in.value[at] = random_integers(c, s, seed);
+      continue;
+    }
+    in.value[at] = random_floats(seed, name, n);
+    in.grad[at] = random_floats(seed, fmt::format("gradient of {}", name), n);
+    in.previous[at] = random_floats(seed, fmt::format("previous {}", name), n);
+  }
+  return in;
+}
+
 }  // namespace
+
+int OpCase::ranks() const {
+  if (!op->collective) return 1;
+  return std::visit(
+      [](const auto& a) {
+        if constexpr (requires { a.ranks; })
+          return a.ranks;
+        else
+          return 1;
+      },
+      attrs);
+}
 
 std::string OpCase::text() const {
   std::string list;
@@ -280,19 +313,14 @@ std::vector<OpCase> op_cases(const OpInfo& op, DType dtype) {
 }
 
 OpInputs random_inputs(const OpCase& c, std::uint64_t seed) {
-  OpInputs in;
-  for (int s = 0; s < c.slots(); ++s) {
-    if (!c.specs.has(s)) continue;
-    const auto at = static_cast<std::size_t>(s);
-    const std::string name(c.slot(s).name);
-    const std::int64_t n = c.specs[s].elements();
-    if (!is_floating(c.specs[s].dtype)) {
-      in.value[at] = random_integers(c, s, seed);
-      continue;
+  OpInputs in = rank_inputs(c, seed);
+  for (int rank = 1; rank < c.ranks(); ++rank) {
+    OpInputs& other = in.others.emplace_back(rank_inputs(c, seed + 100 * static_cast<std::uint64_t>(rank)));
+    for (int s = 0; s < c.slots(); ++s) {
+      if (!same_on_all_ranks(c, s)) continue;
+      other.value[static_cast<std::size_t>(s)] = in.value[static_cast<std::size_t>(s)];
+      other.grad[static_cast<std::size_t>(s)] = in.grad[static_cast<std::size_t>(s)];
     }
-    in.value[at] = random_floats(seed, name, n);
-    in.grad[at] = random_floats(seed, fmt::format("gradient of {}", name), n);
-    in.previous[at] = random_floats(seed, fmt::format("previous {}", name), n);
   }
   return in;
 }
@@ -307,7 +335,17 @@ StepInputs harness_step_inputs() {
 }
 
 OpResult run_op(const KernelTable& kernels, const OpCase& c, const OpInputs& in, const OpRun& how) {
-  return Execution(kernels, c, in, how).run();
+  if (!c.op->collective) return Execution(kernels, c, in, how, nullptr).run();
+  std::vector<OpResult> results(static_cast<std::size_t>(c.ranks()));
+  const auto faults = on_ranks(c.ranks(), [&](const Group& group) {
+    const auto rank = static_cast<std::size_t>(group.rank());
+    results[rank] = Execution(kernels, c, rank == 0 ? in : in.others[rank - 1], how, &group).run();
+    return std::string();
+  });
+  for (const std::string& fault : faults) EXPECT_EQ(fault, "") << c.text();
+  OpResult all = std::move(results.front());
+  all.others.assign(std::make_move_iterator(results.begin() + 1), std::make_move_iterator(results.end()));
+  return all;
 }
 
 std::vector<double> to_numbers(const std::vector<std::byte>& bytes, DType dtype) {
@@ -328,6 +366,10 @@ bool gradient_goes_out(const OpCase& c, int s) {
   const Slot& slot = c.slot(s);
   return c.specs.has(s) && (slot.role == Role::Input || slot.role == Role::Param) && slot.same_gradient < 0 &&
          is_floating(c.specs[s].dtype);
+}
+
+bool same_on_all_ranks(const OpCase& c, int s) {
+  return (c.op->id == op_id<CopyTo> && s == CopyTo::kX) || (c.op->id == op_id<ReduceFrom> && s == ReduceFrom::kY);
 }
 
 }  // namespace plimsoll::test

@@ -20,6 +20,7 @@ struct OpCase {
   DType dtype() const { return compute_dtype(*op, specs); }
   int slots() const { return static_cast<int>(op->slots.size()); }
   const Slot& slot(int s) const { return op->slots[static_cast<std::size_t>(s)]; }
+  int ranks() const;         // that run it together: more than 1 for collectives only
   std::string text() const;  // "layer_norm(f64[3, 5, 7], f64[7])"
 };
 
@@ -31,9 +32,10 @@ using SlotNumbers = std::array<std::vector<double>, kMaxSlots>;
 
 // All floats are exact in f32, so that both precisions start from the same numbers.
 struct OpInputs {
-  SlotNumbers value;     // Input, Param, State
-  SlotNumbers grad;      // incoming gradients, of the Output slots
-  SlotNumbers previous;  // what accumulation adds to
+  SlotNumbers value;             // Input, Param, State
+  SlotNumbers grad;              // incoming gradients, of the Output slots
+  SlotNumbers previous;          // what accumulation adds to
+  std::vector<OpInputs> others;  // of ranks 1, 2 …
 };
 OpInputs random_inputs(const OpCase& c, std::uint64_t seed);
 
@@ -50,13 +52,13 @@ struct OpRun {
 struct OpResult {
   std::array<std::vector<std::byte>, kMaxSlots> value;  // Output, Stat (after forward; of a terminal op after backward)
   std::array<std::vector<std::byte>, kMaxSlots> grad;   // outgoing
-  bool operator==(const OpResult&) const = default;
+  std::vector<OpResult> others;                         // of ranks 1, 2 …
 };
 
 // The step inputs of every run: seed 7, first_sample 3, position 2, loss_seed 0.37.
 StepInputs harness_step_inputs();
 
-// Reports guards that were overwritten as test failures.
+// Collectives run on their ranks as threads. Reports guards that were overwritten as test failures.
 OpResult run_op(const KernelTable& kernels, const OpCase& c, const OpInputs& in, const OpRun& how);
 
 std::vector<double> to_numbers(const std::vector<std::byte>& bytes, DType dtype);
@@ -65,5 +67,8 @@ std::vector<std::byte> to_bytes(const std::vector<double>& numbers, DType dtype)
 // Whether the kernels leave gradients in this slot: floating inputs and parameters, unless another slot stands for
 // them.
 bool gradient_goes_out(const OpCase& c, int slot);
+
+// Whether the declaration means the same tensor on all ranks: x of copy_to, y of reduce_from, and their gradients.
+bool same_on_all_ranks(const OpCase& c, int slot);
 
 }  // namespace plimsoll::test
