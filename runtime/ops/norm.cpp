@@ -10,12 +10,6 @@ std::int64_t norm_flops(std::int64_t elements, Phase phase) {
   return phase == Phase::InputGrad ? kBackwardFlops * elements : 0;
 }
 
-// With the addition of the residual, in backward of the gradient of the sum.
-std::int64_t add_norm_flops(std::int64_t elements, Phase phase) {
-  const std::int64_t flops = norm_flops(elements, phase);
-  return flops == 0 ? 0 : flops + elements;
-}
-
 std::int64_t partial_bytes(const TensorSpec& x, std::int64_t rows, std::int64_t columns, Phase phase) {
   return phase == Phase::InputGrad ? norm_row_blocks(rows) * columns * dtype_bytes(x.dtype) : 0;
 }
@@ -37,105 +31,66 @@ void require_parameters(const SlotSpecs& s, const TensorSpec& x) {
 }
 
 template <class Op>
-void require_residual(const SlotSpecs& s) {
-  require(s[Op::kResidual] == s[Op::kX], ErrorKind::Internal, "{}: residual is {}, x is {}", Op::name,
-          to_string(s[Op::kResidual]), to_string(s[Op::kX]));
-}
-
-TensorSpec per_row(const TensorSpec& x) { return {{x.rows()}, x.dtype}; }
+constexpr bool kCentered = requires {
+  Op::kMean;
+};
+template <class Op>
+constexpr bool kAdds = requires {
+  Op::kSum;
+};
 
 }  // namespace
 
-void LayerNorm::infer(const Attrs&, SlotSpecs& s) {
-  const TensorSpec x = s[kX];
-  require_parameters<LayerNorm>(s, x);
-  s.set(kY, x);
-  s.set(kMean, per_row(x));
-  s.set(kRstd, per_row(x));
-}
-std::int64_t LayerNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
-  return norm_flops(s[kX].elements(), phase);
-}
-std::int64_t LayerNorm::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int) {
-  return partial_bytes(s[kX], s[kX].rows(), 2 * s[kX].last(), phase);
-}
-std::vector<Sample<LayerNorm::Attrs>> LayerNorm::samples() {
-  return {
-      make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kWeight, {7}}, {kBias, {7}}}),
-      make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kWeight, {33}}}),
-      make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kWeight, {64}}, {kBias, {64}}}),
-      make_sample(Attrs{}, {{kX, {1, 2}}, {kWeight, {2}}, {kBias, {2}}}),
-      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kWeight, {97}}, {kBias, {97}}}),
-  };
+template <class Op>
+void Norm<Op>::infer(const Attrs&, SlotSpecs& s) {
+  const TensorSpec x = s[Op::kX], per_row{{x.rows()}, x.dtype};
+  require_parameters<Op>(s, x);
+  if constexpr (kAdds<Op>) {
+    require(s[Op::kResidual] == x, ErrorKind::Internal, "{}: residual is {}, x is {}", Op::name,
+            to_string(s[Op::kResidual]), to_string(x));
+    s.set(Op::kSum, x);
+  }
+  s.set(Op::kY, x);
+  if constexpr (kCentered<Op>) s.set(Op::kMean, per_row);
+  s.set(Op::kRstd, per_row);
 }
 
-void RmsNorm::infer(const Attrs&, SlotSpecs& s) {
-  const TensorSpec x = s[kX];
-  require_parameters<RmsNorm>(s, x);
-  s.set(kY, x);
-  s.set(kRstd, per_row(x));
-}
-std::int64_t RmsNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
-  return norm_flops(s[kX].elements(), phase);
-}
-std::int64_t RmsNorm::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int) {
-  return partial_bytes(s[kX], s[kX].rows(), s[kX].last(), phase);
-}
-std::vector<Sample<RmsNorm::Attrs>> RmsNorm::samples() {
-  return {
-      make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kWeight, {7}}}),
-      make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kWeight, {33}}}),
-      make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kWeight, {64}}}),
-      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kWeight, {97}}}),
-  };
+// One more per element for x + residual, and in backward for the gradient of the sum.
+template <class Op>
+std::int64_t Norm<Op>::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
+  const std::int64_t elements = s[Op::kX].elements(), flops = norm_flops(elements, phase);
+  return kAdds<Op> && flops > 0 ? flops + elements : flops;
 }
 
-void AddLayerNorm::infer(const Attrs&, SlotSpecs& s) {
-  const TensorSpec x = s[kX];
-  require_residual<AddLayerNorm>(s);
-  require_parameters<AddLayerNorm>(s, x);
-  s.set(kSum, x);
-  s.set(kY, x);
-  s.set(kMean, per_row(x));
-  s.set(kRstd, per_row(x));
-}
-std::int64_t AddLayerNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
-  return add_norm_flops(s[kX].elements(), phase);
-}
-std::int64_t AddLayerNorm::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int) {
-  return partial_bytes(s[kX], s[kX].rows(), 2 * s[kX].last(), phase);
-}
-std::vector<Sample<AddLayerNorm::Attrs>> AddLayerNorm::samples() {
-  return {
-      make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kResidual, {3, 5, 7}}, {kWeight, {7}}, {kBias, {7}}}),
-      make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kResidual, {19, 33}}, {kWeight, {33}}}),
-      make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kResidual, {2, 17, 64}}, {kWeight, {64}}, {kBias, {64}}}),
-      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kResidual, {3, 91, 97}}, {kWeight, {97}}, {kBias, {97}}}),
-  };
+template <class Op>
+std::int64_t Norm<Op>::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int) {
+  const TensorSpec& x = s[Op::kX];
+  return partial_bytes(x, x.rows(), (kCentered<Op> ? 2 : 1) * x.last(), phase);
 }
 
-void AddRmsNorm::infer(const Attrs&, SlotSpecs& s) {
-  const TensorSpec x = s[kX];
-  require_residual<AddRmsNorm>(s);
-  require_parameters<AddRmsNorm>(s, x);
-  s.set(kSum, x);
-  s.set(kY, x);
-  s.set(kRstd, per_row(x));
-}
-std::int64_t AddRmsNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
-  return add_norm_flops(s[kX].elements(), phase);
-}
-std::int64_t AddRmsNorm::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int) {
-  return partial_bytes(s[kX], s[kX].rows(), s[kX].last(), phase);
-}
-std::vector<Sample<AddRmsNorm::Attrs>> AddRmsNorm::samples() {
-  return {
-      make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kResidual, {3, 5, 7}}, {kWeight, {7}}}),
-      make_sample(Attrs{1e-3}, {{kX, {19, 33}}, {kResidual, {19, 33}}, {kWeight, {33}}}),
-      make_sample(Attrs{}, {{kX, {2, 17, 64}}, {kResidual, {2, 17, 64}}, {kWeight, {64}}}),
-      make_sample(Attrs{}, {{kX, {3, 91, 97}}, {kResidual, {3, 91, 97}}, {kWeight, {97}}}),
+template <class Op>
+std::vector<Sample<NormAttrs>> Norm<Op>::samples() {
+  struct Case {
+    Shape x;
+    bool bias = true;
+    double eps = 1e-5;
   };
+  std::vector<Sample<Attrs>> all;
+  for (const Case& c :
+       {Case{{3, 5, 7}}, Case{{19, 33}, false, 1e-3}, Case{{2, 17, 64}}, Case{{1, 2}}, Case{{3, 91, 97}}}) {
+    Sample<Attrs>& sample = all.emplace_back(make_sample(Attrs{c.eps}, {{Op::kX, c.x}, {Op::kWeight, {c.x[-1]}}}));
+    if constexpr (kAdds<Op>) sample.in.set(Op::kResidual, sample.in[Op::kX]);
+    if constexpr (kCentered<Op>) {
+      if (c.bias) sample.in.set(Op::kBias, sample.in[Op::kWeight]);
+    }
+  }
+  return all;
 }
+
+template struct Norm<LayerNorm>;
+template struct Norm<RmsNorm>;
+template struct Norm<AddLayerNorm>;
+template struct Norm<AddRmsNorm>;
 
 void HeadNorm::infer(const Attrs& a, SlotSpecs& s) {
   const TensorSpec x = s[kX];
