@@ -93,8 +93,8 @@ void attention_forward(const KernelArgs& args) {
   const T* qkv = args.v<T>(Attention::kQkv);
   const auto* segments = args.v<std::int32_t>(Attention::kSegments);
   T *out = args.v<T>(Attention::kOut), *lse = args.v<T>(Attention::kLse);
-  const Scratch layout(l, t, false, a.dropout > 0);
-#pragma omp parallel num_threads(args.threads)
+  const Scratch layout(l, t, t, false, a.dropout > 0);
+#pragma omp parallel num_threads(attention_threads(args.threads, batch* l.heads))
   {
     const HeadScratch<T> scratch(layout, args.workspace, omp_get_thread_num());
     std::int64_t packed = -1;  // which key head of which sample lies in scratch
@@ -151,8 +151,8 @@ void cached_attention(const KernelArgs& args) {
   require(position >= 0 && position + t <= positions, ErrorKind::Internal,
           "cached_attention: {} tokens at position {} exceed the cache of {}", t, position, positions);
   const int group = l.heads / l.kv_heads;
-  const Scratch layout(l, positions, false, false);
-#pragma omp parallel for schedule(static) num_threads(args.threads)
+  const Scratch layout(l, t, positions, false, false);
+#pragma omp parallel for schedule(static) num_threads(attention_threads(args.threads, batch* l.kv_heads))
   for (std::int64_t unit = 0; unit < batch * l.kv_heads; ++unit) {
     const HeadScratch<T> scratch(layout, args.workspace, omp_get_thread_num());
     const std::int64_t b = unit / l.kv_heads, kv = unit % l.kv_heads;

@@ -151,8 +151,8 @@ void attention_backward(const KernelArgs& args) {
   if (!args.grad[Attention::kQkv]) return;
   if (without_gradient<Attention>(args, Attention::kOut)) return;
   const int kv_heads = a.layout.kv_heads;
-  const Scratch layout(a.layout, shape[1], true, a.dropout > 0);
-#pragma omp parallel for schedule(static) num_threads(args.threads)
+  const Scratch layout(a.layout, shape[1], shape[1], true, a.dropout > 0);
+#pragma omp parallel for schedule(static) num_threads(attention_threads(args.threads, shape[0] * kv_heads))
   for (std::int64_t unit = 0; unit < shape[0] * kv_heads; ++unit) {
     const HeadScratch<T> scratch(layout, args.workspace, omp_get_thread_num());
     backward_group(args, unit / kv_heads, static_cast<int>(unit % kv_heads), scratch);

@@ -37,8 +37,11 @@ std::int64_t Attention::flops(const Attrs& a, const SlotSpecs& s, Phase phase) {
 std::int64_t Attention::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads) {
   if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
   const TensorSpec& qkv = s[kQkv];
-  const AttentionScratch scratch(a.layout, qkv.shape[1], phase == Phase::InputGrad, a.dropout > 0);
-  return threads * scratch.elements * dtype_bytes(qkv.dtype);
+  const std::int64_t t = qkv.shape[1];
+  const bool backward = phase == Phase::InputGrad;
+  const std::int64_t units = qkv.shape[0] * (backward ? a.layout.kv_heads : a.layout.heads);
+  const AttentionScratch scratch(a.layout, t, t, backward, a.dropout > 0);
+  return attention_threads(threads, units) * scratch.elements * dtype_bytes(qkv.dtype);
 }
 
 std::vector<Sample<Attention::Attrs>> Attention::samples() {
@@ -74,7 +77,9 @@ std::int64_t CachedAttention::flops(const Attrs& a, const SlotSpecs& s, Phase ph
 
 std::int64_t CachedAttention::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads) {
   if (phase != Phase::Forward) return 0;
-  return threads * AttentionScratch(a.layout, s[kKeys].shape[1], false, false).elements * dtype_bytes(s[kQkv].dtype);
+  const TensorSpec& qkv = s[kQkv];
+  const AttentionScratch scratch(a.layout, qkv.shape[1], s[kKeys].shape[1], false, false);
+  return attention_threads(threads, qkv.shape[0] * a.layout.kv_heads) * scratch.elements * dtype_bytes(qkv.dtype);
 }
 
 std::vector<Sample<CachedAttention::Attrs>> CachedAttention::samples() {

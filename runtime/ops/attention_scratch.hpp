@@ -13,20 +13,28 @@ inline constexpr std::int64_t kAttentionPad = 16;   // tails are padded to multi
 
 constexpr std::int64_t pad_attention(std::int64_t n) { return (n + kAttentionPad - 1) / kAttentionPad * kAttentionPad; }
 
+// How many threads have work, when a unit (a head of a sample) is that of one thread.
+constexpr int attention_threads(int threads, std::int64_t units) {
+  return units < threads ? static_cast<int>(units) : threads;
+}
+
 struct AttentionScratch {
-  // `longest` is the number of keys of the longest sequence. `backward` adds what InputGrad needs.
-  AttentionScratch(const HeadLayout& layout, std::int64_t longest, bool backward, bool dropout)
+  // `count` queries and at most `longest` keys of a sequence. `backward` adds what InputGrad needs.
+  AttentionScratch(const HeadLayout& layout, std::int64_t count, std::int64_t longest, bool backward, bool dropout)
       : width(pad_attention(layout.head_dim)) {
-    const std::int64_t all_keys = pad_attention(longest) * width, rows = kAttentionTile * width;
-    const std::int64_t square = kAttentionTile * kAttentionTile;
-    // What not every call writes comes first, so that the high-water mark of the arena reaches the end.
-    key_segments = take(pad_attention(longest)), query_segments = take(kAttentionTile);
-    row_a = take(kAttentionTile), row_b = take(kAttentionTile), row_c = take(kAttentionTile);
-    keys = take(all_keys), values = take(all_keys);
-    queries = take(rows), queries_t = take(rows), result = take(rows), scores = take(square);
+    const std::int64_t tile = tile_of(count), all_keys = pad_attention(longest) * width, rows = tile * width;
+    // Rows of kAttentionTile, whose tails beyond the queries nobody touches.
+    const std::int64_t columns = (width - 1) * kAttentionTile + tile;
+    const std::int64_t square = (tile_of(longest) - 1) * kAttentionTile + tile;
+    // What not every call writes comes first (segment ids; what depends on the number of cached keys), so that the
+    // high-water mark of the arena reaches the end.
+    key_segments = take(pad_attention(longest)), query_segments = take(tile);
+    row_a = take(tile), row_b = take(tile), row_c = take(tile);
+    keys = take(all_keys), values = take(all_keys), scores = take(square);
     if (dropout) factors = take(square);
+    queries = take(rows), queries_t = take(columns), result = take(rows);
     if (!backward) return;
-    gradient = take(rows), gradient_t = take(rows), score_gradient = take(square);
+    gradient = take(rows), gradient_t = take(columns), score_gradient = take(square);
     key_gradient = take(all_keys), value_gradient = take(all_keys);
   }
 
@@ -42,6 +50,7 @@ struct AttentionScratch {
   std::int64_t elements = 0;                                      // of one thread
 
  private:
+  static std::int64_t tile_of(std::int64_t n) { return n < kAttentionTile ? pad_attention(n) : kAttentionTile; }
   std::int64_t take(std::int64_t n) {
     const std::int64_t at = elements;
     elements += pad_attention(n);

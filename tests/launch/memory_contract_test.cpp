@@ -20,6 +20,7 @@ struct Case {
   std::int64_t cache, threads;
   DType dtype = DType::f32;
   std::int64_t sequence = 64;
+  std::int64_t prompt = 70;
 };
 
 class MemoryContract : public testing::TestWithParam<Case> {
@@ -44,7 +45,7 @@ class MemoryContract : public testing::TestWithParam<Case> {
       EXPECT_EQ(count, static_cast<double>(batch.targets.size()));
     }
     if (o.cache_positions > 0) {
-      const auto prompt = tiny_tokens(70, 37, 1);
+      const auto prompt = tiny_tokens(GetParam().prompt, 37, 1);
       generate(engine, prompt, 4, {}, [](std::int32_t) { return true; });
     }
   }
@@ -90,18 +91,24 @@ TEST_P(MemoryContract, PoisonChangesNoBit) {
   for (const double x : parameters[0]) ASSERT_TRUE(std::isfinite(x));
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, MemoryContract,
-                         testing::Values(Case{"gpt2_train", ModelFamily::Gpt2, true, false, 0, 1},
-                                         Case{"gpt2_train_evaluate", ModelFamily::Gpt2, true, true, 0, 2},
-                                         Case{"gpt2_evaluate", ModelFamily::Gpt2, false, true, 0, 1},
-                                         Case{"gpt2_decode", ModelFamily::Gpt2, false, false, 80, 1},
-                                         Case{"llama_train", ModelFamily::Llama, true, false, 0, 1},
-                                         Case{"llama_train_evaluate", ModelFamily::Llama, true, true, 0, 2},
-                                         Case{"llama_decode", ModelFamily::Llama, false, false, 80, 2},
-                                         Case{"llama_train_f64", ModelFamily::Llama, true, true, 0, 1, DType::f64},
-                                         Case{"gpt2_train_short", ModelFamily::Gpt2, true, true, 0, 1, DType::f32, 12},
-                                         Case{"llama_train_odd", ModelFamily::Llama, true, true, 0, 2, DType::f32, 77}),
-                         [](const auto& c) { return c.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Models, MemoryContract,
+    testing::Values(Case{"gpt2_train", ModelFamily::Gpt2, true, false, 0, 1},
+                    Case{"gpt2_train_evaluate", ModelFamily::Gpt2, true, true, 0, 2},
+                    Case{"gpt2_evaluate", ModelFamily::Gpt2, false, true, 0, 1},
+                    Case{"gpt2_evaluate_17", ModelFamily::Gpt2, false, true, 0, 1, DType::f32, 17},
+                    Case{"llama_evaluate_17", ModelFamily::Llama, false, true, 0, 3, DType::f32, 17},
+                    Case{"gpt2_decode", ModelFamily::Gpt2, false, false, 80, 1},
+                    Case{"gpt2_decode_5", ModelFamily::Gpt2, false, false, 80, 1, DType::f32, 64, 5},
+                    Case{"llama_decode_1", ModelFamily::Llama, false, false, 80, 2, DType::f32, 64, 1},
+                    Case{"llama_decode_5", ModelFamily::Llama, false, false, 80, 4, DType::f32, 64, 5},
+                    Case{"llama_train", ModelFamily::Llama, true, false, 0, 1},
+                    Case{"llama_train_evaluate", ModelFamily::Llama, true, true, 0, 2},
+                    Case{"llama_decode", ModelFamily::Llama, false, false, 80, 2},
+                    Case{"llama_train_f64", ModelFamily::Llama, true, true, 0, 1, DType::f64},
+                    Case{"gpt2_train_short", ModelFamily::Gpt2, true, true, 0, 1, DType::f32, 12},
+                    Case{"llama_train_odd", ModelFamily::Llama, true, true, 0, 2, DType::f32, 77}),
+    [](const auto& c) { return c.param.name; });
 
 TEST(AllocationCounter, CountsOnlyWithinNodes) {
   AllocationCounter::start();
