@@ -37,34 +37,68 @@ std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& 
   return order[count - 1];
 }
 
-std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> prompt, std::int64_t count,
-                                   const SamplingOptions& options, const std::function<bool(std::int32_t)>& on_token) {
-  Executor& prefill = engine.executor("prefill");
-  Executor& decode = engine.executor("decode");
-  const View prefill_tokens = prefill.view("tokens"), decode_tokens = decode.view("tokens");
-  const std::int64_t chunk = prefill_tokens.spec.elements();
-  const std::int64_t positions = decode.view("cache").spec.shape[1];
-  require(!prompt.empty(), ErrorKind::Usage, "the prompt has no tokens");
-  require(static_cast<std::int64_t>(prompt.size()) + count <= positions, ErrorKind::Usage,
-          "a prompt of {} tokens and {} new ones do not fit the model's {} positions", prompt.size(), count, positions);
-  const auto feed = [&](Executor& program, const View& tokens, std::int64_t at, std::int64_t n) {
-    engine.device().copy_to_device(tokens.data, prompt.data() + at,
-                                   n * static_cast<std::int64_t>(sizeof(std::int32_t)));
+namespace {
+
+// The tokens that the key/value cache holds: the last `positions` of a text, from position 0.
+class Window {
+ public:
+  explicit Window(Engine& engine)
+      : engine_(engine),
+        prefill_(engine.executor("prefill")),
+        decode_(engine.executor("decode")),
+        positions_(decode_.view("cache").spec.shape[1]),
+        chunk_(prefill_.view("tokens").spec.elements()) {}
+
+  // Afterwards "logits" of the decode program are those after the last token of `text`, whose others are cached.
+  void advance(std::span<const std::int32_t> text) {
+    const auto size = static_cast<std::int64_t>(text.size());
+    const auto window = text.last(static_cast<std::size_t>(std::min(size, positions_)));
+    const auto last = static_cast<std::int64_t>(window.size()) - 1;
+    if (!filled_ || size > positions_) fill(window);
+    filled_ = true;
+    feed(decode_, window.subspan(static_cast<std::size_t>(last)), last);
+  }
+
+ private:
+  // Whole chunks: what is padded lies behind the last token, and is written again before anything attends to it. The
+  // last chunk ends at the last position at most.
+  void fill(std::span<const std::int32_t> window) {
+    const auto size = static_cast<std::int64_t>(window.size());
+    std::vector<std::int32_t> padded(window.begin(), window.end());
+    padded.resize(static_cast<std::size_t>(positions_), 0);
+    for (std::int64_t done = 0; done < size; done += chunk_) {
+      const std::int64_t at = std::min(done, positions_ - chunk_);
+      feed(
+          prefill_,
+          std::span<const std::int32_t>(padded).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(chunk_)),
+          at);
+    }
+  }
+  void feed(Executor& program, std::span<const std::int32_t> tokens, std::int64_t at) {
+    engine_.device().copy_to_device(program.view("tokens").data, tokens.data(),
+                                    static_cast<std::int64_t>(tokens.size_bytes()));
     program.inputs().position = at;
     program.run(Graph::Section::Forward);
     program.synchronize();
-  };
-  // All but the last token of the prompt fill the cache, in whole chunks first.
-  std::int64_t at = 0;
-  const auto last = static_cast<std::int64_t>(prompt.size()) - 1;
-  for (; at + chunk <= last; at += chunk) feed(prefill, prefill_tokens, at, chunk);
-  for (; at < last; ++at) feed(decode, decode_tokens, at, 1);
+  }
 
-  const View logits_view = decode.view("logits");
+  Engine& engine_;
+  Executor &prefill_, &decode_;
+  std::int64_t positions_, chunk_;
+  bool filled_ = false;
+};
+
+}  // namespace
+
+std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> prompt, std::int64_t count,
+                                   const SamplingOptions& options, const std::function<bool(std::int32_t)>& on_token) {
+  require(!prompt.empty(), ErrorKind::Usage, "the prompt has no tokens");
+  Window window(engine);
+  const View logits_view = engine.executor("decode").view("logits");
   std::vector<float> logits(static_cast<std::size_t>(logits_view.spec.elements()));
   std::vector<double> wide(logits_view.spec.dtype == DType::f64 ? logits.size() : 0);
-  for (std::int64_t i = 0; i < count; ++i, ++at) {
-    feed(decode, decode_tokens, at, 1);
+  for (std::int64_t i = 0; i < count; ++i) {
+    window.advance(prompt);
     if (wide.empty()) {
       engine.device().copy_to_host(logits.data(), logits_view.data, logits_view.spec.bytes());
     } else {

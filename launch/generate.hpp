@@ -20,7 +20,9 @@ struct SamplingOptions {
 std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options, std::uint64_t draw);
 
 // Appends up to `count` tokens to `prompt` (not empty); each is passed to `on_token`, which returns false to stop. The
-// engine has the programs "prefill" and "decode". Error(Usage) when prompt and count do not fit the model's positions.
+// engine has the programs "prefill" and "decode". A text that is longer than the model's positions slides through a
+// window of its last `positions` tokens, whose positions begin at 0: the cache is filled again for every token from
+// there on. Error(Usage) for an empty prompt.
 std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> prompt, std::int64_t count,
                                    const SamplingOptions& options, const std::function<bool(std::int32_t)>& on_token);
 
