@@ -5,14 +5,11 @@
 #include <optional>
 
 #include "runtime/core/keys_fwd.hpp"
+#include "runtime/plan/schedule.hpp"
 
 namespace plimsoll {
 
-enum class PipelineSchedule { GPipe, OneFOneB, Interleaved, ZbH1 };
-constexpr std::array<EnumName, 4> enum_names(PipelineSchedule) {
-  return {named(PipelineSchedule::GPipe, "gpipe"), named(PipelineSchedule::OneFOneB, "1f1b"),
-          named(PipelineSchedule::Interleaved, "interleaved"), named(PipelineSchedule::ZbH1, "zb-h1")};
-}
+using PipelineSchedule = ScheduleKind;
 
 struct ParallelConfig {
   bool automatic = false;            // `parallel: auto`: the layout planner chooses everything

@@ -2,7 +2,6 @@
 // A simulated pipeline step as a chart: one row per stage, time to the right.
 
 #include <string>
-#include <vector>
 
 #include "runtime/plan/simulate.hpp"
 
