@@ -83,10 +83,10 @@ void check_sizes(ScheduleKind kind, int stages, int micro_batches, int chunks) {
 }
 
 // The piece `step` places behind (or before) the one that a stage's chunk is, or nullopt past the ends.
-std::optional<Piece> neighbour(const Schedule& schedule, int stage, int chunk, int step) {
+std::optional<PipelinePiece> neighbour(const Schedule& schedule, int stage, int chunk, int step) {
   const int piece = piece_index(schedule.stages, stage, chunk) + step;
   if (piece < 0 || piece >= schedule.stages * schedule.chunks) return std::nullopt;
-  return Piece{piece % schedule.stages, piece / schedule.stages};
+  return PipelinePiece{piece % schedule.stages, piece / schedule.stages};
 }
 
 }  // namespace
@@ -108,12 +108,12 @@ Schedule make_schedule(ScheduleKind kind, int stages, int micro_batches, int chu
   return schedule;
 }
 
-std::optional<Piece> receives_from(const Schedule& schedule, int stage, const Action& action) {
+std::optional<PipelinePiece> receives_from(const Schedule& schedule, int stage, const Action& action) {
   if (action.kind == ActionKind::WeightGrad) return std::nullopt;
   return neighbour(schedule, stage, action.chunk, action.kind == ActionKind::Forward ? -1 : 1);
 }
 
-std::optional<Piece> sends_to(const Schedule& schedule, int stage, const Action& action) {
+std::optional<PipelinePiece> sends_to(const Schedule& schedule, int stage, const Action& action) {
   if (action.kind == ActionKind::WeightGrad) return std::nullopt;
   return neighbour(schedule, stage, action.chunk, action.kind == ActionKind::Forward ? 1 : -1);
 }

@@ -61,14 +61,14 @@ Schedule make_schedule(ScheduleKind kind, int stages, int micro_batches, int chu
 inline int piece_index(int stages, int stage, int chunk) { return chunk * stages + stage; }
 
 // A piece of the model by the stage that holds it.
-struct Piece {
+struct PipelinePiece {
   int stage, chunk;
-  bool operator==(const Piece&) const = default;
+  bool operator==(const PipelinePiece&) const = default;
 };
 // Whose message an action on `stage` waits for, and to whom it sends its result; the message belongs to the same
 // micro-batch, and to a Forward if the action is one. nullopt: none (the ends of the model, weight gradients).
-std::optional<Piece> receives_from(const Schedule& schedule, int stage, const Action& action);
-std::optional<Piece> sends_to(const Schedule& schedule, int stage, const Action& action);
+std::optional<PipelinePiece> receives_from(const Schedule& schedule, int stage, const Action& action);
+std::optional<PipelinePiece> sends_to(const Schedule& schedule, int stage, const Action& action);
 
 // "forward of micro-batch 3, chunk 1"
 std::string to_text(const Action& action);

@@ -202,7 +202,7 @@ std::optional<std::string> verify(const Schedule& schedule) {
 }
 
 std::vector<int> walk(const Schedule& s, const std::function<void(int stage, int index)>& visit) {
-  const auto message = [&](bool forward, const Piece& from, int micro_batch) {
+  const auto message = [&](bool forward, const PipelinePiece& from, int micro_batch) {
     return (piece_index(s.stages, from.stage, from.chunk) * 2 + (forward ? 0 : 1)) * s.micro_batches + micro_batch;
   };
   std::vector<bool> sent(static_cast<std::size_t>(s.stages) * s.chunks * 2 * s.micro_batches, false);

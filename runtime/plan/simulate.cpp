@@ -61,7 +61,7 @@ class Clock {
   }
 
  private:
-  std::size_t message(const Piece& to, const Action& action) const {
+  std::size_t message(const PipelinePiece& to, const Action& action) const {
     const int piece = piece_index(schedule_.stages, to.stage, to.chunk);
     const int direction = action.kind == ActionKind::Forward ? 0 : 1;
     return static_cast<std::size_t>(piece * 2 + direction) * schedule_.micro_batches + action.micro_batch;

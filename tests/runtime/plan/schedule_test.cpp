@@ -120,12 +120,12 @@ TEST(Schedule, AddsGradientsInTheSameOrderInEveryKind) {
 TEST(Schedule, PiecesAreChainedThroughTheStages) {
   const Schedule s = make_schedule(ScheduleKind::Interleaved, 3, 3, 2);
   EXPECT_EQ(receives_from(s, 0, {ActionKind::Forward, 0, 0, 0}), std::nullopt);
-  EXPECT_EQ(receives_from(s, 0, {ActionKind::Forward, 1, 0, 0}), (Piece{2, 0}));
-  EXPECT_EQ(sends_to(s, 2, {ActionKind::Forward, 0, 0, 0}), (Piece{0, 1}));
+  EXPECT_EQ(receives_from(s, 0, {ActionKind::Forward, 1, 0, 0}), (PipelinePiece{2, 0}));
+  EXPECT_EQ(sends_to(s, 2, {ActionKind::Forward, 0, 0, 0}), (PipelinePiece{0, 1}));
   EXPECT_EQ(sends_to(s, 2, {ActionKind::Forward, 1, 0, 0}), std::nullopt);
   EXPECT_EQ(receives_from(s, 2, {ActionKind::Backward, 1, 0, 0}), std::nullopt);
-  EXPECT_EQ(receives_from(s, 2, {ActionKind::Backward, 0, 0, 0}), (Piece{0, 1}));
-  EXPECT_EQ(sends_to(s, 1, {ActionKind::InputGrad, 1, 0, 0}), (Piece{0, 1}));
+  EXPECT_EQ(receives_from(s, 2, {ActionKind::Backward, 0, 0, 0}), (PipelinePiece{0, 1}));
+  EXPECT_EQ(sends_to(s, 1, {ActionKind::InputGrad, 1, 0, 0}), (PipelinePiece{0, 1}));
   EXPECT_EQ(sends_to(s, 1, {ActionKind::WeightGrad, 1, 0, 0}), std::nullopt);
   EXPECT_EQ(receives_from(s, 1, {ActionKind::WeightGrad, 1, 0, 0}), std::nullopt);
   EXPECT_EQ(piece_index(3, 2, 1), 5);
