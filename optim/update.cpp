@@ -1,55 +1,103 @@
 #include "optim/update.hpp"
 
+#include <algorithm>
+
 namespace plimsoll {
+namespace {
+
+// What this rank adds to the norm: of each parameter the elements that it owns, where they lie in "gradients".
+SquareSums::Attrs norm_segments(const Graph& graph, const FlatLayout& layout, int shard_rank) {
+  SquareSums::Attrs attrs;
+  attrs.tensors = static_cast<std::int64_t>(graph.parameters.size());
+  const bool whole = graph[graph.find("gradients")].spec.elements() == layout.elements;
+  const auto add = [&](std::size_t p, std::int64_t first, std::int64_t count) {
+    for_each_shard_range(layout, shard_rank, first, count, [&](const ShardRange& range) {
+      attrs.segments.push_back({whole ? range.flat_first : range.shard_first, range.count, static_cast<int>(p)});
+    });
+  };
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    const Parameter& parameter = graph.parameters[p];
+    const auto owned = [](const ParameterPart& part) { return part.owned; };
+    if (std::all_of(parameter.parts.begin(), parameter.parts.end(), owned)) {
+      add(p, layout.offset[p], graph[parameter.value].spec.elements());
+      continue;
+    }
+    const std::int64_t columns = graph[parameter.value].spec.elements() / graph[parameter.value].spec.shape[0];
+    for (const ParameterPart& part : parameter.parts) {
+      if (part.owned) add(p, layout.offset[p] + part.at_row * columns, part.rows * columns);
+    }
+  }
+  return attrs;
+}
+
+// The norm of the gradients of all ranks.
+ValueId add_norm(Graph& graph, const FlatLayout& layout, const UpdateOptions& options) {
+  const ValueId sums = add_node<SquareSums>(graph, norm_segments(graph, layout, options.shard_rank),
+                                            {{SquareSums::kGradients, graph.find("gradients")}}, "square_sums",
+                                            -1)[SquareSums::kSums];
+  graph.nodes.back().phase = Phase::Update;
+  for (const NormAxis& axis : options.norm_axes) {
+    if (axis.ranks == 1) continue;
+    const ValueId scratch = reduction_scratch(graph, options.scratch_bytes);
+    add_node<AllReduce>(graph, {axis.axis, axis.ranks}, {{AllReduce::kX, sums}, {AllReduce::kScratch, scratch}},
+                        "reduce.norm", -1);
+    graph.nodes.back().phase = Phase::Reduce;
+    graph.nodes.back().stream = StreamKind::Communication;
+  }
+  const ValueId norm = add_node<GlobalNorm>(graph, {}, {{GlobalNorm::kSums, sums}}, "global_norm", -1)[GlobalNorm::kNorm];
+  graph.nodes.back().phase = Phase::Update;
+  return norm;
+}
+
+void add_step(Graph& graph, const Unit& unit, const OptimizerConfig& o, std::int64_t decays, ValueId gradients,
+              ValueId parameters, ValueId norm, const std::vector<ValueId>& moments) {
+  if (o.name == OptimizerName::AdamW) {
+    add_node<AdamW>(graph, {o.betas[0], o.betas[1], o.eps, o.weight_decay, o.clip, decays},
+                    {{AdamW::kGradients, gradients},
+                     {AdamW::kNorm, norm},
+                     {AdamW::kParameters, parameters},
+                     {AdamW::kFirst, moments[0]},
+                     {AdamW::kSecond, moments[1]}},
+                    "adamw." + unit.name, unit.layer);
+  } else {
+    add_node<Sgd>(graph, {o.momentum, o.weight_decay, o.clip, false, decays},
+                  {{Sgd::kGradients, gradients},
+                   {Sgd::kNorm, norm},
+                   {Sgd::kParameters, parameters},
+                   {Sgd::kMomentum, moments[0]}},
+                  "sgd." + unit.name, unit.layer);
+  }
+  graph.nodes.back().phase = Phase::Update;
+}
+
+}  // namespace
 
 std::vector<Moment> optimizer_moments(OptimizerName name) {
   if (name == OptimizerName::Sgd) return {{"optimizer.momentum", "momentum_buffer"}};
   return {{"optimizer.first", "exp_avg"}, {"optimizer.second", "exp_avg_sq"}};
 }
 
-void add_update(Graph& graph, const FlatLayout& layout, const OptimizerConfig& optimizer) {
+void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& options) {
   graph.update_begin = graph.nodes.size();
-  const ValueId parameters = graph.find("parameters");
-  const ValueId gradients = graph.find("gradients");
-  GlobalNorm::Attrs norm_attrs;
-  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-    for (const ParameterPart& part : graph.parameters[p].parts) {
-      norm_attrs.segments.push_back({layout.offset[p] + part.first_element, part.shape.elements()});
-    }
-  }
-  const ValueId norm = add_node<GlobalNorm>(graph, norm_attrs, {{GlobalNorm::kGradients, gradients}}, "gradient_norm",
-                                            -1)[GlobalNorm::kNorm];
-  graph.nodes.back().phase = Phase::Update;
-
-  std::vector<ValueId> moments;
-  for (const Moment& m : optimizer_moments(optimizer.name)) {
+  const ValueId norm = add_norm(graph, layout, options);
+  const std::vector<Moment> names = optimizer_moments(options.optimizer.name);
+  for (const Moment& m : names) {
     Value v;
     v.name = std::string(m.value);
-    v.spec = graph[parameters].spec;
+    v.spec = {{layout.elements / layout.shards}, graph[graph.find("parameters")].spec.dtype};
     v.persistent = true;
     v.memory = MemoryClass::Optimizer;
-    moments.push_back(graph.named[v.name] = graph.add_value(std::move(v)));
+    graph.named[v.name] = graph.add_value(v);
   }
-  if (optimizer.name == OptimizerName::AdamW) {
-    const AdamW::Attrs attrs{optimizer.betas[0],     optimizer.betas[1], optimizer.eps,
-                             optimizer.weight_decay, optimizer.clip,     layout.decay_elements};
-    add_node<AdamW>(graph, attrs,
-                    {{AdamW::kGradients, gradients},
-                     {AdamW::kNorm, norm},
-                     {AdamW::kParameters, parameters},
-                     {AdamW::kFirst, moments[0]},
-                     {AdamW::kSecond, moments[1]}},
-                    "adamw", -1);
-  } else {
-    const Sgd::Attrs attrs{optimizer.momentum, optimizer.weight_decay, optimizer.clip, false, layout.decay_elements};
-    add_node<Sgd>(graph, attrs,
-                  {{Sgd::kGradients, gradients},
-                   {Sgd::kNorm, norm},
-                   {Sgd::kParameters, parameters},
-                   {Sgd::kMomentum, moments[0]}},
-                  "sgd", -1);
+  for (std::size_t u = 0; u < layout.units.size(); ++u) {
+    const Unit& unit = layout.units[u];
+    const auto part = [&](std::string_view buffer) { return unit_part(graph, layout, buffer, u, options.shard_rank); };
+    std::vector<ValueId> moments;
+    for (const Moment& m : names) moments.push_back(part(m.value));
+    const std::int64_t length = unit.elements / layout.shards;
+    const std::int64_t decays = std::clamp<std::int64_t>(unit.decay_elements - options.shard_rank * length, 0, length);
+    add_step(graph, unit, options.optimizer, decays, part("gradients"), part("parameters"), norm, moments);
   }
-  graph.nodes.back().phase = Phase::Update;
 }
 
 }  // namespace plimsoll

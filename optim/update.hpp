@@ -1,14 +1,27 @@
 #pragma once
-// The update section of a training graph: global norm, then one optimizer step over the flat buffers.
+// The update section of a training graph: global norm, then one optimizer step for each unit of the flat buffers.
 
 #include "optim/config.hpp"
-#include "runtime/model/transformer.hpp"
+#include "runtime/model/flat_layout.hpp"
 
 namespace plimsoll {
 
-// Appends the update nodes; the graph is differentiated and flattened. Moments are persistent values "optimizer.first"
-// and "optimizer.second" (AdamW) or "optimizer.momentum" (SGD), laid out as the parameters.
-void add_update(Graph& graph, const FlatLayout& layout, const OptimizerConfig& optimizer);
+// An axis whose ranks have different parts of the gradients: the squares are summed over it.
+struct NormAxis {
+  std::string axis;
+  int ranks = 1;
+};
+
+struct UpdateOptions {
+  OptimizerConfig optimizer;
+  int shard_rank = 0;  // of layout.shards
+  std::vector<NormAxis> norm_axes;
+  std::int64_t scratch_bytes = 0;  // what the transport's reduction needs
+};
+
+// Appends the update nodes; the graph is differentiated and its buffers are placed. Moments are persistent values
+// "optimizer.first" and "optimizer.second" (AdamW) or "optimizer.momentum" (SGD), laid out as this rank's shards.
+void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& options);
 
 // Names of the moments, in the order above, as checkpoints call them: PyTorch's "exp_avg", "exp_avg_sq",
 // "momentum_buffer".

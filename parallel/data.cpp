@@ -5,88 +5,317 @@
 namespace plimsoll {
 namespace {
 
-Node all_reduce_node(Graph& graph, ValueId value, ValueId scratch, const std::string& label, int ranks) {
+constexpr std::uint8_t kBeginningVariants =
+    static_cast<std::uint8_t>(Variant::First) | static_cast<std::uint8_t>(Variant::Only);
+
+// A node to be inserted beside another one, in the same section.
+struct Insert {
+  std::size_t beside;
+  bool before;
   Node node;
-  node.op = op_id<AllReduce>;
-  node.phase = Phase::Reduce;
-  node.attrs = Attrs(std::in_place_index<op_id<AllReduce>>, AllReduce::Attrs{"data", ranks});
-  node.label = label;
+  std::size_t position() const { return before ? beside : beside + 1; }
+};
+using Inserts = std::vector<Insert>;
+
+void insert_nodes(Graph& graph, Inserts inserts) {
+  std::stable_sort(inserts.begin(), inserts.end(), [](const Insert& a, const Insert& b) { return a.position() < b.position(); });
+  std::size_t forward = 0, backward = 0;
+  for (const Insert& i : inserts) {
+    forward += graph.section(i.beside) == Graph::Section::Forward ? 1 : 0;
+    backward += graph.section(i.beside) == Graph::Section::Backward ? 1 : 0;
+  }
+  std::vector<Node> merged;
+  std::size_t next = 0;
+  for (std::size_t n = 0; n <= graph.nodes.size(); ++n) {
+    for (; next < inserts.size() && inserts[next].position() == n; ++next) merged.push_back(std::move(inserts[next].node));
+    if (n < graph.nodes.size()) merged.push_back(std::move(graph.nodes[n]));
+  }
+  graph.nodes = std::move(merged);
+  if (graph.backward_begin != SIZE_MAX) graph.backward_begin += forward;
+  if (graph.update_begin != SIZE_MAX) graph.update_begin += forward + backward;
+}
+
+// A node of the communication stream.
+template <class Op>
+Node collective(const Graph& graph, typename Op::Attrs attrs, Phase phase, std::initializer_list<SlotInput> slots,
+                std::string label, int layer, std::uint8_t when) {
+  Node node;
+  node.op = op_id<Op>;
+  node.phase = phase;
+  node.attrs = Attrs(std::in_place_index<op_id<Op>>, std::move(attrs));
+  node.label = std::move(label);
+  node.layer = layer;
   node.stream = StreamKind::Communication;
-  node.when = kFinalVariants;
-  node.value[AllReduce::kX] = value;
-  node.value[AllReduce::kScratch] = scratch;
-  node.specs.set(AllReduce::kX, graph[value].spec);
-  node.specs.set(AllReduce::kScratch, graph[scratch].spec);
+  node.when = when;
+  for (const SlotInput& s : slots) {
+    node.value[static_cast<std::size_t>(s.slot)] = s.value;
+    node.specs.set(s.slot, graph[s.value].spec);
+  }
   return node;
 }
 
-}  // namespace
+Node gather(const Graph& graph, const DataParallel& data, const Unit& unit, ValueId shard, ValueId whole) {
+  return collective<AllGather>(graph, {"shard", data.shards, 0}, Phase::Forward,
+                               {{AllGather::kX, shard}, {AllGather::kY, whole}}, "gather." + unit.name, unit.layer,
+                               kEveryVariant);
+}
 
-std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layout, std::int64_t bucket_bytes) {
-  std::vector<std::size_t> last_write(graph.values.size(), 0);
+ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, std::int64_t elements) {
+  Value flat;
+  flat.name = name;
+  flat.spec = {{elements}, graph[graph.parameters.front().value].spec.dtype};
+  flat.persistent = true;
+  flat.memory = memory;
+  return graph.named[name] = graph.add_value(std::move(flat));
+}
+
+// Elements [first, first + count) of a flat value.
+ValueId range_of(Graph& graph, ValueId flat, std::int64_t first, std::int64_t count, std::string name) {
+  Value part = graph[flat];
+  part.name = std::move(name);
+  part.spec = {{count}, graph[flat].spec.dtype};
+  part.base = flat;
+  part.byte_offset = first * dtype_bytes(part.spec.dtype);
+  return graph.add_value(std::move(part));
+}
+
+void lay_over(Graph& graph, ValueId value, ValueId flat, std::int64_t first) {
+  Value& v = graph[value];
+  v.persistent = graph[flat].persistent;
+  v.memory = graph[flat].memory;
+  v.base = flat;
+  v.byte_offset = first * dtype_bytes(v.spec.dtype);
+}
+
+Node all_reduce(Graph& graph, const char* axis, int ranks, ValueId x, std::int64_t scratch_bytes, std::string label) {
+  const ValueId scratch = reduction_scratch(graph, scratch_bytes);
+  return collective<AllReduce>(graph, {axis, ranks}, Phase::Reduce, {{AllReduce::kX, x}, {AllReduce::kScratch, scratch}},
+                               std::move(label), -1, kFinalVariants);
+}
+
+// The last node that writes the gradient of each unit.
+std::vector<std::size_t> gradients_ready(const Graph& graph, const FlatLayout& layout) {
+  std::vector<std::size_t> last_write(graph.values.size(), 0), ready(layout.units.size(), 0);
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       if (a.writes) last_write[static_cast<std::size_t>(a.value)] = n;
     });
   }
-  std::vector<std::size_t> order(graph.parameters.size());
-  for (std::size_t p = 0; p < order.size(); ++p) order[p] = p;
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return layout.offset[a] < layout.offset[b]; });
-  const std::int64_t limit =
-      std::max<std::int64_t>(1, bucket_bytes / dtype_bytes(graph[graph.find("gradients")].spec.dtype));
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    std::size_t& unit = ready[static_cast<std::size_t>(layout.unit[p])];
+    unit = std::max(unit, last_write[static_cast<std::size_t>(graph.parameters[p].gradient)]);
+  }
+  return ready;
+}
+
+// Consecutive nodes of a section that use parameters of one unit and of no other in between.
+struct Use {
+  std::size_t unit, first, last;
+  std::vector<std::pair<std::size_t, std::size_t>> slots;  // (node, slot) that hold a parameter
+};
+
+std::vector<Use> parameter_uses(const Graph& graph, const FlatLayout& layout) {
+  std::vector<int> parameter_of(graph.values.size(), -1);
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    parameter_of[static_cast<std::size_t>(graph.parameters[p].value)] = static_cast<int>(p);
+  }
+  std::vector<Use> uses;
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    for (std::size_t s = 0; s < static_cast<std::size_t>(kMaxSlots); ++s) {
+      const ValueId v = graph.nodes[n].value[s];
+      const int p = v == kNoValue ? -1 : parameter_of[static_cast<std::size_t>(v)];
+      if (p < 0) continue;
+      const auto unit = static_cast<std::size_t>(layout.unit[static_cast<std::size_t>(p)]);
+      if (uses.empty() || uses.back().unit != unit || graph.section(uses.back().last) != graph.section(n)) {
+        uses.push_back({unit, n, n, {}});
+      }
+      uses.back().last = n;
+      uses.back().slots.emplace_back(n, s);
+    }
+  }
+  return uses;
+}
+
+// Gathers the unit of each use where the use before it begins.
+void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
+  const ValueId shards = graph.find("parameters");
+  std::vector<int> parameter_of(graph.values.size(), -1);
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    parameter_of[static_cast<std::size_t>(graph.parameters[p].value)] = static_cast<int>(p);
+  }
+  const std::vector<Use> uses = parameter_uses(graph, layout);
+  Inserts inserts;
+  for (std::size_t u = 0; u < uses.size(); ++u) {
+    const Use& use = uses[u];
+    const Unit& unit = layout.units[use.unit];
+    Value buffer;
+    buffer.name = fmt::format("gathered.{}.{}", unit.name, u);
+    buffer.spec = {{unit.elements}, graph[shards].spec.dtype};
+    buffer.memory = MemoryClass::Communication;
+    buffer.layer = unit.layer;
+    const ValueId whole = graph.add_value(std::move(buffer));
+    const ValueId mine = unit_part(graph, layout, "parameters", use.unit, data.shard_rank);
+    for (const auto& [node, slot] : use.slots) {
+      ValueId& value = graph.nodes[node].value[slot];
+      const auto p = static_cast<std::size_t>(parameter_of[static_cast<std::size_t>(value)]);
+      Value view = graph[value];
+      view.name += fmt::format(".gathered{}", u);
+      value = graph.add_value(std::move(view));
+      lay_over(graph, value, whole, layout.offset[p] - unit.offset);
+    }
+    const bool ahead = u > 0 && graph.section(uses[u - 1].first) == graph.section(use.first);
+    inserts.push_back({ahead ? uses[u - 1].first : use.first, true, gather(graph, data, unit, mine, whole)});
+  }
+  insert_nodes(graph, std::move(inserts));
+}
+
+void reduce_loss(Graph& graph, const DataParallel& data, std::int64_t scratch_bytes, Inserts& inserts) {
+  const ValueId loss = graph.find("loss");
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    bool writes = false;
+    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) { writes = writes || (a.value == loss && a.writes); });
+    if (!writes) continue;
+    inserts.push_back({n, false, all_reduce(graph, "data", data.ranks, loss, scratch_bytes, "reduce.loss")});
+  }
+}
+
+// Sums a unit's gradients into this rank's shard of them.
+void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::size_t u, ValueId whole,
+                 std::int64_t scratch_bytes, std::size_t ready, Inserts& inserts) {
+  const Unit& unit = layout.units[u];
+  const std::int64_t length = unit.elements / data.shards;
+  const ValueId in_place = range_of(graph, whole, data.shard_rank * length, length, fmt::format("grad.{}.mine", unit.name));
+  const ValueId shard = data.zero == 1 ? in_place : unit_part(graph, layout, "gradients", u, data.shard_rank);
+  const auto scatter = [&](ValueId to, std::uint8_t when) {
+    inserts.push_back({ready, false,
+                       collective<ReduceScatter>(graph, {"shard", data.shards, 0}, Phase::Forward,
+                                                 {{ReduceScatter::kX, whole}, {ReduceScatter::kY, to}},
+                                                 "reduce." + unit.name, unit.layer, when)});
+  };
+  if (data.zero == 1) {
+    scatter(in_place, kFinalVariants);
+  } else {
+    scatter(shard, kBeginningVariants);
+    const auto later = static_cast<std::uint8_t>(kEveryVariant & ~kBeginningVariants);
+    scatter(in_place, later);
+    inserts.push_back({ready, false,
+                       collective<Add>(graph, {}, Phase::Forward, {{Add::kA, shard}, {Add::kB, in_place}, {Add::kY, shard}},
+                                       "accumulate." + unit.name, unit.layer, later)});
+  }
+  if (data.replicas() > 1) {
+    inserts.push_back({ready, false, all_reduce(graph, "replica", data.replicas(), shard, scratch_bytes, "replicate." + unit.name)});
+  }
+}
+
+// ZeRO-2: the gradients of a unit live from the first to the last node that writes them, and their reduction.
+std::vector<ValueId> transient_gradients(Graph& graph, const FlatLayout& layout) {
+  std::vector<ValueId> buffers;
+  for (const Unit& unit : layout.units) {
+    Value v;
+    v.name = "grad." + unit.name;
+    v.spec = {{unit.elements}, graph[graph.parameters.front().value].spec.dtype};
+    v.memory = MemoryClass::Gradients;
+    v.layer = unit.layer;
+    buffers.push_back(graph.add_value(std::move(v)));
+  }
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    const auto u = static_cast<std::size_t>(layout.unit[p]);
+    lay_over(graph, graph.parameters[p].gradient, buffers[u], layout.offset[p] - layout.units[u].offset);
+  }
+  std::vector<bool> is_gradient(graph.values.size(), false);
+  for (const Parameter& p : graph.parameters) is_gradient[static_cast<std::size_t>(p.gradient)] = true;
+  for (Node& node : graph.nodes) {
+    for (std::size_t s = 0; s < static_cast<std::size_t>(kMaxSlots); ++s) {
+      const bool mine = node.grad[s] != kNoValue && is_gradient[static_cast<std::size_t>(node.grad[s])];
+      if (mine && node.accumulate[s] == Accumulate::AfterFirst) node.accumulate[s] = Accumulate::Never;
+    }
+  }
+  return buffers;
+}
+
+}  // namespace
+
+std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layout, std::int64_t bucket_bytes) {
+  const std::vector<std::size_t> ready = gradients_ready(graph, layout);
+  const std::int64_t limit = bucket_bytes / dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
   std::vector<Bucket> buckets;
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    const std::int64_t begin = layout.offset[order[i]];
-    const std::int64_t end = i + 1 < order.size() ? layout.offset[order[i + 1]] : layout.elements;
-    const std::size_t ready = last_write[static_cast<std::size_t>(graph.parameters[order[i]].gradient)];
-    if (buckets.empty() || end - buckets.back().offset > limit) buckets.push_back({begin, 0, ready});
-    buckets.back().elements = end - buckets.back().offset;
-    buckets.back().ready_after = std::max(buckets.back().ready_after, ready);
+  for (std::size_t u = 0; u < layout.units.size(); ++u) {
+    const Unit& unit = layout.units[u];
+    if (buckets.empty() || buckets.back().elements + unit.elements > limit) buckets.push_back({unit.offset, 0, 0});
+    buckets.back().elements += unit.elements;
+    buckets.back().ready_after = std::max(buckets.back().ready_after, ready[u]);
   }
   return buckets;
 }
 
-void add_data_parallel(Graph& graph, const FlatLayout& layout, int ranks, std::int64_t bucket_bytes,
-                       std::int64_t scratch_bytes) {
-  const ValueId flat = graph.find("gradients");
-  const std::int64_t element_bytes = dtype_bytes(graph[flat].spec.dtype);
-  Value buffer;
-  buffer.name = "reduce.scratch";
-  buffer.spec = {{scratch_bytes}, DType::u8};
-  buffer.persistent = true;
-  buffer.memory = MemoryClass::Communication;
-  const ValueId scratch = graph.add_value(std::move(buffer));
-  std::vector<std::pair<std::size_t, Node>> inserts;
-  int index = 0;
-  for (const Bucket& bucket : gradient_buckets(graph, layout, bucket_bytes)) {
-    Value part;
-    part.name = fmt::format("gradients.bucket{}", index);
-    part.spec = {{bucket.elements}, graph[flat].spec.dtype};
-    part.persistent = true;
-    part.memory = MemoryClass::Gradients;
-    part.base = flat;
-    part.byte_offset = bucket.offset * element_bytes;
-    const ValueId value = graph.add_value(std::move(part));
-    inserts.emplace_back(bucket.ready_after,
-                         all_reduce_node(graph, value, scratch, fmt::format("reduce.bucket{}", index++), ranks));
+void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
+  const bool sharded = data.zero == 3;
+  const ValueId flat = flat_buffer(graph, "parameters", MemoryClass::Parameters, layout.elements / (sharded ? data.shards : 1));
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    const ValueId value = graph.parameters[p].value;
+    if (sharded) {
+      graph[value].persistent = false;  // it has no memory of its own: its uses see what was gathered
+    } else {
+      lay_over(graph, value, flat, layout.offset[p]);
+    }
   }
-  const ValueId loss = graph.find("loss");
-  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
-    bool writes_loss = false;
-    for_each_access(graph, graph.nodes[n],
-                    [&](const MemoryAccess& a) { writes_loss = writes_loss || (a.value == loss && a.writes); });
-    if (writes_loss) inserts.emplace_back(n, all_reduce_node(graph, loss, scratch, "reduce.loss", ranks));
+  if (sharded) gather_uses(graph, layout, data);
+}
+
+void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::int64_t scratch_bytes) {
+  const bool sharded = data.zero >= 2;
+  const ValueId flat = flat_buffer(graph, "gradients", MemoryClass::Gradients, layout.elements / (sharded ? data.shards : 1));
+  std::vector<ValueId> whole;
+  if (sharded) {
+    whole = transient_gradients(graph, layout);
+  } else {
+    for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+      lay_over(graph, graph.parameters[p].gradient, flat, layout.offset[p]);
+    }
   }
-  std::stable_sort(inserts.begin(), inserts.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::vector<Node> merged;
-  std::size_t next = 0;
-  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
-    merged.push_back(graph.nodes[n]);
-    for (; next < inserts.size() && inserts[next].first == n; ++next) merged.push_back(inserts[next].second);
+  if (data.ranks == 1) return;
+  Inserts inserts;
+  if (data.zero == 0) {
+    int index = 0;
+    for (const Bucket& bucket : gradient_buckets(graph, layout, data.bucket_bytes)) {
+      const ValueId part = range_of(graph, flat, bucket.offset, bucket.elements, fmt::format("gradients.bucket{}", index));
+      inserts.push_back({bucket.ready_after, false,
+                         all_reduce(graph, "data", data.ranks, part, scratch_bytes, fmt::format("reduce.bucket{}", index++))});
+    }
+  } else {
+    const std::vector<std::size_t> ready = gradients_ready(graph, layout);
+    for (std::size_t u = 0; u < layout.units.size(); ++u) {
+      const Unit& unit = layout.units[u];
+      const ValueId x = sharded ? whole[u] : range_of(graph, flat, unit.offset, unit.elements, "grad." + unit.name);
+      reduce_unit(graph, layout, data, u, x, scratch_bytes, ready[u], inserts);
+    }
   }
-  if (graph.update_begin != SIZE_MAX) graph.update_begin += inserts.size();
-  graph.nodes = std::move(merged);
+  reduce_loss(graph, data, scratch_bytes, inserts);
+  insert_nodes(graph, std::move(inserts));
+}
+
+void gather_updated(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
+  if (data.zero != 1 && data.zero != 2) return;
+  const ValueId flat = graph.find("parameters");
+  std::vector<std::size_t> updated(layout.units.size());
+  std::vector<ValueId> mine(layout.units.size());
+  for (std::size_t u = 0; u < layout.units.size(); ++u) {
+    mine[u] = unit_part(graph, layout, "parameters", u, data.shard_rank);
+    for (std::size_t n = graph.update_begin; n < graph.nodes.size(); ++n) {
+      for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
+        const bool here = a.writes && graph.root(a.value) == flat &&
+                          graph.offset_in_root(a.value) == graph.offset_in_root(mine[u]);
+        if (here) updated[u] = n;
+      });
+    }
+  }
+  Inserts inserts;
+  for (std::size_t u = 0; u < layout.units.size(); ++u) {
+    const Unit& unit = layout.units[u];
+    const ValueId whole = range_of(graph, flat, unit.offset, unit.elements, "parameters." + unit.name);
+    inserts.push_back({updated[u], false, gather(graph, data, unit, mine[u], whole)});
+  }
+  insert_nodes(graph, std::move(inserts));
 }
 
 }  // namespace plimsoll

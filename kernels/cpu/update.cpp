@@ -18,15 +18,15 @@ double sum_of_squares(const T* g, std::int64_t n) {
 
 // One partial sum per block of kNormBlockElements of each segment, then the blocks of a segment, then the segments.
 template <class T>
-void global_norm(const KernelArgs& args) {
-  const auto& segments = args.attrs<GlobalNorm>().segments;
-  const T* gradients = args.v<T>(GlobalNorm::kGradients);
+void square_sums(const KernelArgs& args) {
+  const auto& segments = args.attrs<SquareSums>().segments;
+  const T* gradients = args.v<T>(SquareSums::kGradients);
   auto* partials = reinterpret_cast<double*>(args.workspace);
   const auto blocks_of = [](const Segment& s) { return (s.elements + kNormBlockElements - 1) / kNormBlockElements; };
   // Threads take runs of segments' blocks; each finds its run by walking the list.
-  const std::int64_t blocks = global_norm_blocks(segments);
+  const std::int64_t blocks = norm_blocks(segments);
   const std::int64_t runs = std::min<std::int64_t>(blocks, std::max(args.threads, 1));
-  parallel_blocks(args.threads, runs, args.value[GlobalNorm::kGradients].spec.elements(), [&](std::int64_t run) {
+  parallel_blocks(args.threads, runs, args.value[SquareSums::kGradients].spec.elements(), [&](std::int64_t run) {
     const std::int64_t begin = run * blocks / runs, end = (run + 1) * blocks / runs;
     std::int64_t block = 0;
     for (const Segment& s : segments) {
@@ -37,13 +37,20 @@ void global_norm(const KernelArgs& args) {
       }
     }
   });
-  double total = 0;
+  auto* sums = args.v<double>(SquareSums::kSums);
+  std::fill_n(sums, args.value[SquareSums::kSums].spec.elements(), 0.0);
   const double* partial = partials;
   for (const Segment& s : segments) {
     double sum = 0;
     for (std::int64_t b = 0; b < blocks_of(s); ++b) sum += *partial++;
-    total += sum;
+    sums[s.tensor] += sum;
   }
+}
+
+void global_norm(const KernelArgs& args) {
+  const auto* sums = args.v<double>(GlobalNorm::kSums);
+  double total = 0;
+  for (std::int64_t i = 0; i < args.value[GlobalNorm::kSums].spec.elements(); ++i) total += sums[i];
   const double norm = std::sqrt(total) / static_cast<double>(args.inputs->loss_scale);
   args.v<double>(GlobalNorm::kNorm)[0] = norm;
   args.outputs->grad_norm = norm;
@@ -122,7 +129,7 @@ void sgd(const KernelArgs& args) {
 
 template <class T>
 void add_for_type(KernelTable& table) {
-  table.add<GlobalNorm>(Phase::Update, dtype_of<T>(), global_norm<T>);
+  table.add<SquareSums>(Phase::Update, dtype_of<T>(), square_sums<T>);
   table.add<AdamW>(Phase::Update, dtype_of<T>(), adamw<T>);
   table.add<Sgd>(Phase::Update, dtype_of<T>(), sgd<T>);
 }
@@ -132,6 +139,7 @@ void add_for_type(KernelTable& table) {
 void add_update_kernels(KernelTable& table) {
   add_for_type<float>(table);
   add_for_type<double>(table);
+  table.add<GlobalNorm>(Phase::Update, DType::f64, global_norm);
 }
 
 }  // namespace plimsoll

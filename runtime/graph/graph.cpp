@@ -85,6 +85,18 @@ void visit_backward(const Node& node, const OpInfo& op, const std::function<void
 
 }  // namespace
 
+ValueId reduction_scratch(Graph& graph, std::int64_t bytes) {
+  if (const auto found = graph.named.find("reduce.scratch"); found != graph.named.end()) return found->second;
+  Value buffer;
+  buffer.name = "reduce.scratch";
+  buffer.spec = {{bytes}, DType::u8};
+  buffer.persistent = true;
+  buffer.memory = MemoryClass::Communication;
+  const ValueId id = graph.add_value(std::move(buffer));
+  graph.named["reduce.scratch"] = id;
+  return id;
+}
+
 void for_each_access(const Graph&, const Node& node, const std::function<void(const MemoryAccess&)>& visit) {
   const OpInfo& op = op_info(node.op);
   const bool backward = node.phase == Phase::InputGrad || node.phase == Phase::WeightGrad;

@@ -45,12 +45,15 @@ struct Node {
   }
 };
 
-// One tensor of a checkpoint inside a parameter: elements [first_element, first_element + shape.elements()).
-// Its name and layout are those of Hugging Face; its initial values are drawn from the stream of that name.
+// A rectangle of a checkpoint tensor inside a parameter, both seen as matrices [rows, columns] (a vector is one column).
+// Name and layout of the tensor are those of Hugging Face; its initial values are drawn from the stream of that name.
 struct ParameterPart {
   std::string name;
-  Shape shape;
-  std::int64_t first_element = 0;
+  Shape shape;                          // of the whole tensor
+  std::int64_t row = 0, column = 0;     // where the rectangle begins in the tensor …
+  std::int64_t rows = 0, columns = 0;   // … its size …
+  std::int64_t at_row = 0, at_column = 0;  // … and where it begins in the parameter
+  bool owned = true;  // false: a copy; another rank saves these elements and counts them in the norm
 };
 
 struct Initializer {
@@ -104,6 +107,9 @@ SlotValues add_node(Graph& graph, typename Op::Attrs attrs, std::initializer_lis
   return add_node(graph, op_id<Op>, Attrs(std::in_place_index<op_id<Op>>, std::move(attrs)), inputs, std::move(label),
                   layer);
 }
+
+// The persistent value "reduce.scratch" in which the all-reduces of a program, which run one after another, receive.
+ValueId reduction_scratch(Graph& graph, std::int64_t bytes);
 
 // What a node does to memory, derived from the op's declaration: the one place that knows.
 struct MemoryAccess {

@@ -65,10 +65,9 @@ class Builder {
     Parameter p;
     p.init = init;
     Shape shape = parts.front().shape;
-    std::int64_t rows = 0, at = 0;
+    std::int64_t rows = 0;
     for (const PartSpec& part : parts) {
-      p.parts.push_back({part.name, part.shape, at});
-      at += part.shape.elements();
+      p.parts.push_back({part.name, part.shape, 0, 0, part.shape[0], part.shape.elements() / part.shape[0], rows, 0, true});
       rows += part.shape[0];
     }
     shape[0] = rows;
@@ -247,51 +246,6 @@ Graph build_transformer(const ModelConfig& model, const ModelShape& shape) {
   require(model.family != ModelFamily::Gpt2 || std::max(shape.sequence, shape.cache_positions) <= model.positions, ErrorKind::Config,
           "{} tokens do not fit the model's {} positions", std::max(shape.sequence, shape.cache_positions), model.positions);
   return Builder(model, shape).build();
-}
-
-FlatLayout flat_layout(const Graph& graph) {
-  FlatLayout layout;
-  layout.offset.resize(graph.parameters.size());
-  for (const bool decays : {true, false}) {
-    for (std::size_t p = graph.parameters.size(); p-- > 0;) {
-      const Parameter& parameter = graph.parameters[p];
-      if (parameter.decays() != decays) continue;
-      const std::int64_t align = 64 / dtype_bytes(graph[parameter.value].spec.dtype);
-      layout.offset[p] = layout.elements;
-      layout.elements += (graph[parameter.value].spec.elements() + align - 1) / align * align;
-    }
-    if (decays) layout.decay_elements = layout.elements;
-  }
-  return layout;
-}
-
-void flatten_parameters(Graph& graph, const FlatLayout& layout) {
-  const auto flatten = [&](const std::string& name, MemoryClass memory, ValueId Parameter::* member) {
-    const DType dtype = graph[graph.parameters.front().value].spec.dtype;
-    Value flat;
-    flat.name = name;
-    flat.spec = {{layout.elements}, dtype};
-    flat.persistent = true;
-    flat.memory = memory;
-    const ValueId root = graph.named[name] = graph.add_value(std::move(flat));
-    for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-      const ValueId id = graph.parameters[p].*member;
-      if (id == kNoValue) continue;
-      graph[id].base = root;
-      graph[id].byte_offset = layout.offset[p] * dtype_bytes(dtype);
-    }
-  };
-  flatten("parameters", MemoryClass::Parameters, &Parameter::value);
-  if (graph.parameters.front().gradient != kNoValue) flatten("gradients", MemoryClass::Gradients, &Parameter::gradient);
-}
-
-void for_each_tensor(const Graph& graph, const FlatLayout& layout,
-                     const std::function<void(const ParameterPart&, const Parameter&, std::int64_t)>& visit) {
-  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-    for (const ParameterPart& part : graph.parameters[p].parts) {
-      visit(part, graph.parameters[p], layout.offset[p] + part.first_element);
-    }
-  }
 }
 
 void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first, std::int64_t count,

@@ -32,21 +32,6 @@ Graph build_transformer(const ModelConfig& model, const ModelShape& shape);
 // Rows of logits that exist at a time: `rows` in equal chunks of at most `logits_bytes` (or one row), rounded to 16 rows.
 std::int64_t logits_chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType dtype, std::int64_t logits_bytes);
 
-// The flat buffers that updates and reductions act on. Parameters lie in them in reverse model order (the order in which
-// backward finishes them, so that a bucket is a range), those that decay first; each starts at a multiple of 64 bytes.
-struct FlatLayout {
-  std::int64_t elements = 0;        // with padding
-  std::int64_t decay_elements = 0;  // the first ones decay
-  std::vector<std::int64_t> offset;  // in elements, by parameter of Graph::parameters
-};
-FlatLayout flat_layout(const Graph& graph);
-// Makes all parameters parts of one persistent value "parameters", and their gradients, if any, of "gradients".
-void flatten_parameters(Graph& graph, const FlatLayout& layout);
-
-// Calls `visit(part name, shape, first element in the flat buffer)` for every tensor of the model, in model order.
-void for_each_tensor(const Graph& graph, const FlatLayout& layout,
-                     const std::function<void(const ParameterPart&, const Parameter&, std::int64_t flat_offset)>& visit);
-
 // Initial values of elements [first, first + count) of one tensor: element i is drawn at index i of stream (seed, name), on
 // every backend and layout the same.
 void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first, std::int64_t count,

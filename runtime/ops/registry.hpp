@@ -20,7 +20,7 @@ struct TypeList {};
 
 using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
                         HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, CrossEntropy, AllReduce,
-                        CopyTo, ReduceFrom, AllGather, ReduceScatter, GlobalNorm, AdamW, Sgd>;
+                        CopyTo, ReduceFrom, AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd>;
 
 template <class List>
 struct AttrsOf;

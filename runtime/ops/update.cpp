@@ -24,34 +24,47 @@ void require_flat(const SlotSpecs& s, std::int64_t decay_elements) {
 
 }  // namespace
 
-std::int64_t global_norm_blocks(std::span<const Segment> segments) {
+std::int64_t norm_blocks(std::span<const Segment> segments) {
   std::int64_t blocks = 0;
   for (const Segment& s : segments) blocks += (s.elements + kNormBlockElements - 1) / kNormBlockElements;
   return blocks;
 }
 
-void GlobalNorm::infer(const Attrs& a, SlotSpecs& s) {
+void SquareSums::infer(const Attrs& a, SlotSpecs& s) {
   const TensorSpec& gradients = s[kGradients];
   require(gradients.shape.rank() == 1 && is_floating(gradients.dtype), ErrorKind::Internal,
-          "global_norm: gradients is {}", to_string(gradients));
+          "square_sums: gradients is {}", to_string(gradients));
   for (const Segment& segment : a.segments) {
-    require(segment.offset >= 0 && segment.elements >= 0 && segment.offset + segment.elements <= gradients.elements(),
-            ErrorKind::Internal, "global_norm: elements {} to {} lie outside {}", segment.offset,
-            segment.offset + segment.elements, to_string(gradients));
+    require(segment.offset >= 0 && segment.elements >= 0 && segment.offset + segment.elements <= gradients.elements() &&
+                segment.tensor >= 0 && segment.tensor < a.tensors,
+            ErrorKind::Internal, "square_sums: elements {} to {} of tensor {} lie outside {} or {} tensors",
+            segment.offset, segment.offset + segment.elements, segment.tensor, to_string(gradients), a.tensors);
   }
+  s.set(kSums, {{a.tensors}, DType::f64});
+}
+std::int64_t SquareSums::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
+  return in_update(phase, 2 * s[kGradients].elements());
+}
+std::int64_t SquareSums::workspace_bytes(const Attrs& a, const SlotSpecs&, Phase phase, int) {
+  return in_update(phase, norm_blocks(a.segments) * dtype_bytes(DType::f64));
+}
+std::vector<Sample<SquareSums::Attrs>> SquareSums::samples() {
+  return {
+      make_sample(Attrs{{{0, 7, 0}, {7, 33, 2}, {64, 37, 0}}, 3}, {{kGradients, {101}}}),
+      make_sample(Attrs{{{0, 40000, 1}, {40064, 64, 0}, {40128, 1, 2}}, 4}, {{kGradients, {40129}}}),
+  };
+}
+
+void GlobalNorm::infer(const Attrs&, SlotSpecs& s) {
+  require(s[kSums].shape.rank() == 1 && s[kSums].dtype == DType::f64, ErrorKind::Internal, "global_norm: sums is {}",
+          to_string(s[kSums]));
   s.set(kNorm, {{1}, DType::f64});
 }
 std::int64_t GlobalNorm::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
-  return in_update(phase, 2 * s[kGradients].elements());
-}
-std::int64_t GlobalNorm::workspace_bytes(const Attrs& a, const SlotSpecs&, Phase phase, int) {
-  return in_update(phase, global_norm_blocks(a.segments) * dtype_bytes(DType::f64));
+  return in_update(phase, s[kSums].elements());
 }
 std::vector<Sample<GlobalNorm::Attrs>> GlobalNorm::samples() {
-  return {
-      make_sample(Attrs{{{0, 7}, {7, 33}, {64, 37}}}, {{kGradients, {101}}}),
-      make_sample(Attrs{{{0, 40000}, {40064, 64}, {40128, 1}}}, {{kGradients, {40129}}}),
-  };
+  return {make_sample(Attrs{}, {{kSums, {5}}}), make_sample(Attrs{}, {{kSums, {1}}})};
 }
 
 void AdamW::infer(const Attrs& a, SlotSpecs& s) { require_flat<AdamW>(s, a.decay_elements); }

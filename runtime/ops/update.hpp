@@ -5,28 +5,43 @@
 
 namespace plimsoll {
 
-// Elements [offset, offset + elements) of a flat buffer: one tensor.
+// Elements [offset, offset + elements) of a flat buffer, of tensor number `tensor` of the model.
 struct Segment {
   std::int64_t offset = 0, elements = 0;
+  int tensor = 0;
 };
 
-// The norm of a segment is summed over blocks of this many elements; one partial sum each lies in the workspace.
+// The squares of a segment are summed over blocks of this many elements; one partial sum each lies in the workspace.
 inline constexpr std::int64_t kNormBlockElements = 16384;
-std::int64_t global_norm_blocks(std::span<const Segment> segments);
+std::int64_t norm_blocks(std::span<const Segment> segments);
 
-// norm f64 [1] = sqrt(Σ g²) / loss_scale over the segments of a flat gradient buffer: fp64 per tensor, combined in
-// parameter order (design §9.8); also left in step_outputs (grad_norm, found_inf).
-struct GlobalNorm : OpDefaults {
+// sums f64 [tensors]: Σ g² of this rank's segments of each tensor, 0 where it has none; in fp64, in the order of the
+// segments. Ranks that share the model add theirs up.
+struct SquareSums : OpDefaults {
   struct Attrs {
     std::vector<Segment> segments;
+    std::int64_t tensors = 0;
   };
-  static constexpr std::string_view name = "global_norm";
+  static constexpr std::string_view name = "square_sums";
   static constexpr bool update_only = true;
-  enum : int { kGradients, kNorm };
-  static constexpr std::array slots{Slot{"gradients", Role::Input}, Slot{"norm", Role::Output}};
+  enum : int { kGradients, kSums };
+  static constexpr std::array slots{Slot{"gradients", Role::Input}, Slot{"sums", Role::Output}};
   static void infer(const Attrs&, SlotSpecs& s);
   static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
   static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// norm f64 [1] = sqrt(Σ sums) / loss_scale, combined in model order (design §9.8); also left in step_outputs (grad_norm,
+// found_inf).
+struct GlobalNorm : OpDefaults {
+  struct Attrs {};
+  static constexpr std::string_view name = "global_norm";
+  static constexpr bool update_only = true;
+  enum : int { kSums, kNorm };
+  static constexpr std::array slots{Slot{"sums", Role::Input}, Slot{"norm", Role::Output}};
+  static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
   static std::vector<Sample<Attrs>> samples();
 };
 

@@ -1,0 +1,100 @@
+#include "runtime/model/flat_layout.hpp"
+
+#include <algorithm>
+
+namespace plimsoll {
+namespace {
+
+std::int64_t round_up(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Units of the parameters, numbered in model order: those before the layers, each layer, those after.
+std::vector<int> unit_numbers(const Graph& graph) {
+  std::vector<int> unit;
+  int number = -1, layer = 0;
+  for (const Parameter& p : graph.parameters) {
+    const int now = graph[p.value].layer;
+    if (number < 0 || now != layer) ++number;
+    layer = now;
+    unit.push_back(number);
+  }
+  return unit;
+}
+
+std::string unit_name(int layer, bool first) {
+  if (layer >= 0) return fmt::format("layer {}", layer);
+  return first ? "embedding" : "head";
+}
+
+}  // namespace
+
+FlatLayout flat_layout(const Graph& graph, int shards) {
+  FlatLayout layout;
+  layout.shards = shards;
+  layout.offset.resize(graph.parameters.size());
+  layout.unit = unit_numbers(graph);
+  const int units = layout.unit.empty() ? 0 : layout.unit.back() + 1;
+  for (int& number : layout.unit) number = units - 1 - number;
+  const std::int64_t line = 64 / dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
+  for (int u = 0; u < units; ++u) {
+    Unit unit;
+    unit.offset = layout.elements;
+    for (const bool decays : {true, false}) {
+      for (std::size_t p = graph.parameters.size(); p-- > 0;) {
+        const Parameter& parameter = graph.parameters[p];
+        if (layout.unit[p] != u || parameter.decays() != decays) continue;
+        unit.layer = graph[parameter.value].layer;
+        layout.offset[p] = unit.offset + unit.elements;
+        unit.elements += round_up(graph[parameter.value].spec.elements(), line);
+      }
+      if (decays) unit.decay_elements = unit.elements;
+    }
+    unit.name = unit_name(unit.layer, u + 1 == units);
+    unit.elements = round_up(unit.elements, line * shards);
+    layout.elements += unit.elements;
+    layout.units.push_back(std::move(unit));
+  }
+  return layout;
+}
+
+ValueId unit_part(Graph& graph, const FlatLayout& layout, std::string_view buffer, std::size_t unit, int shard_rank) {
+  const ValueId flat = graph.find(buffer);
+  const Unit& u = layout.units[unit];
+  const std::int64_t length = u.elements / layout.shards;
+  const bool whole = graph[flat].spec.elements() == layout.elements;
+  Value part = graph[flat];
+  part.name = fmt::format("{}.{}.mine", buffer, u.name);
+  part.spec = {{length}, graph[flat].spec.dtype};
+  part.base = flat;
+  part.byte_offset = (whole ? u.offset + shard_rank * length : u.offset / layout.shards) * dtype_bytes(part.spec.dtype);
+  part.layer = u.layer;
+  return graph.add_value(std::move(part));
+}
+
+void for_each_run(const Graph& graph, const FlatLayout& layout, const std::function<void(const TensorRun&)>& visit) {
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    const Parameter& parameter = graph.parameters[p];
+    const Shape& local = graph[parameter.value].spec.shape;
+    const std::int64_t local_columns = local.elements() / local[0];
+    for (const ParameterPart& part : parameter.parts) {
+      const std::int64_t tensor_columns = part.shape.elements() / part.shape[0];
+      const bool whole_rows = part.columns == tensor_columns && part.columns == local_columns;
+      const std::int64_t rows = whole_rows ? 1 : part.rows;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        visit({&part, &parameter, (part.row + r) * tensor_columns + part.column,
+               layout.offset[p] + (part.at_row + r) * local_columns + part.at_column,
+               whole_rows ? part.rows * part.columns : part.columns});
+      }
+    }
+  }
+}
+
+void for_each_shard_range(const FlatLayout& layout, int rank, std::int64_t first, std::int64_t count,
+                          const std::function<void(const ShardRange&)>& visit) {
+  for (const Unit& unit : layout.units) {
+    const std::int64_t length = unit.elements / layout.shards, begin = unit.offset + rank * length;
+    const std::int64_t from = std::max(first, begin), to = std::min(first + count, begin + length);
+    if (from < to) visit({from, unit.offset / layout.shards + (from - begin), to - from});
+  }
+}
+
+}  // namespace plimsoll
