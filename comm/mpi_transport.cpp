@@ -31,8 +31,7 @@ MPI_Datatype mpi_type(DType t) {
 
 class MpiTransport : public Transport {
  public:
-  explicit MpiTransport(MPI_Comm parent) {
-    check_mpi(MPI_Comm_dup(parent, &communicator_), "MPI_Comm_dup");
+  explicit MpiTransport(MPI_Comm communicator) : communicator_(communicator) {
     check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check_mpi(MPI_Comm_rank(communicator_, &rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(communicator_, &size_), "MPI_Comm_size");
@@ -124,6 +123,21 @@ void check_mpi(int code, const char* what) {
   fail(ErrorKind::PeerLost, "{} failed: {}", what, std::string(text, static_cast<std::size_t>(length)));
 }
 
-std::shared_ptr<Transport> make_mpi_transport() { return std::make_shared<MpiTransport>(MPI_COMM_WORLD); }
+std::shared_ptr<Transport> make_mpi_transport() {
+  MPI_Comm copy = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &copy), "MPI_Comm_dup");
+  return std::make_shared<MpiTransport>(copy);
+}
+
+std::shared_ptr<Transport> make_mpi_transport(std::span<const int> ranks) {
+  MPI_Group world = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
+  MPI_Comm communicator = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &world), "MPI_Comm_group");
+  check_mpi(MPI_Group_incl(world, static_cast<int>(ranks.size()), ranks.data(), &some), "MPI_Group_incl");
+  check_mpi(MPI_Comm_create_group(MPI_COMM_WORLD, some, kTag, &communicator), "MPI_Comm_create_group");
+  check_mpi(MPI_Group_free(&some), "MPI_Group_free");
+  check_mpi(MPI_Group_free(&world), "MPI_Group_free");
+  return std::make_shared<MpiTransport>(communicator);
+}
 
 }  // namespace plimsoll

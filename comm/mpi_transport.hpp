@@ -14,5 +14,7 @@ void check_mpi(int code, const char* what);
 // Over all ranks, on a duplicate of MPI_COMM_WORLD (collective). The duplicate lives until MPI_Finalize: freeing it is
 // collective too, and destructors never communicate.
 std::shared_ptr<Transport> make_mpi_transport();
+// Over these ranks of MPI_COMM_WORLD, in this order; collective over them alone.
+std::shared_ptr<Transport> make_mpi_transport(std::span<const int> ranks);
 
 }  // namespace plimsoll

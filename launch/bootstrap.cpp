@@ -46,6 +46,10 @@ Group MpiSession::world(const std::string& axis, bool native) const {
   return {axis, active_ && size_ > 1 ? make_mpi_transport() : make_self_transport(), native};
 }
 
+Group MpiSession::group(const std::string& axis, const std::vector<int>& ranks, bool native) const {
+  return {axis, make_mpi_transport(ranks), native};
+}
+
 void MpiSession::abort(int code) const {
   if (active_ && size_ > 1) MPI_Abort(MPI_COMM_WORLD, code);
 }

@@ -2,6 +2,7 @@
 // The process as a rank: MPI when a launcher started it, otherwise one rank by itself.
 
 #include <string>
+#include <vector>
 
 #include "comm/group.hpp"
 
@@ -22,6 +23,8 @@ class MpiSession {
   int local_size() const { return local_size_; }
   // All ranks as a group with a communicator of its own. Collective.
   Group world(const std::string& axis, bool native = false) const;
+  // Some of the ranks as a group with a communicator of its own. Collective over them.
+  Group group(const std::string& axis, const std::vector<int>& ranks, bool native = false) const;
   // Ends all ranks with this code.
   void abort(int code) const;
 

@@ -94,6 +94,12 @@ void check_parallel(const Config& config, Issues& issues) {
                       fmt::format("{} stages for {} layers", p.pipeline, config.model.layers),
                       {"model.layers"}});
   }
+  if (p.shard && *p.shard > 1 && p.zero.value_or(0) == 0) {
+    issues.push_back({"parallel.shard", "nothing is divided with zero: 0", {"parallel.zero"}});
+  }
+  if (config.comm.bucket && p.zero.value_or(0) > 0) {
+    issues.push_back({"comm.bucket", "zero reduces and gathers the units of the model (a layer each), not buckets", {"parallel.zero"}});
+  }
   if (p.sequence.value_or(false) && p.tensor == 1) {
     issues.push_back({"parallel.sequence", "sequence parallelism needs tensor > 1", {"parallel.tensor"}});
   }
@@ -133,6 +139,9 @@ Issues rank_contradictions(const Config& config, int ranks) {
              {"parallel.tensor"}}};
   }
   Issues issues;
+  if (p.shard && data % *p.shard != 0) {
+    issues.push_back({"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});
+  }
   const std::int64_t micro = config.train.micro_batch.value_or(1);
   const std::int64_t unit = data * micro;
   const std::int64_t batch = config.train.global_batch;
@@ -168,7 +177,6 @@ Issues unsupported_values(const Config& config) {
        "this build computes in fp32 and fp64"},
       {config.parallel.tensor > 1, "parallel.tensor", "this build has no tensor parallelism"},
       {config.parallel.pipeline > 1, "parallel.pipeline", "this build has no pipeline parallelism"},
-      {config.parallel.zero.value_or(0) > 0, "parallel.zero", "this build shards nothing over replicas: zero: 0"},
       {config.parallel.sequence.value_or(false), "parallel.sequence", "this build has no sequence parallelism"},
       {has_recompute(config.memory.recompute) || std::any_of(layers.begin(), layers.end(), has_recompute),
        "memory.recompute", "this build keeps all activations: recompute: none"},

@@ -4,9 +4,11 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <thread>
 
 #include "comm/collective_kernels.hpp"
+#include "comm/group.hpp"
 #include "kernels/cpu/register.hpp"
 #include "launch/allocation_counter.hpp"
 
@@ -37,27 +39,26 @@ void parallel_for(std::int64_t count, int threads, const Work& work) {
 constexpr std::int64_t kPiece = std::int64_t{1} << 16;
 
 struct Piece {
-  std::size_t tensor;
-  std::int64_t first, count;
+  std::size_t run;
+  std::int64_t first, count;  // in the run
 };
 
-std::vector<Piece> pieces_of(std::span<const NamedTensor> tensors) {
+// Runs in pieces of at most kPiece elements, several short ones to a batch: (first, last) indices of pieces.
+std::vector<Piece> pieces_of(std::span<const Engine::LocalRun> runs) {
   std::vector<Piece> pieces;
-  for (std::size_t t = 0; t < tensors.size(); ++t) {
-    const std::int64_t n = tensors[t].spec.elements();
-    for (std::int64_t first = 0; first < n; first += kPiece) pieces.push_back({t, first, std::min(kPiece, n - first)});
+  for (std::size_t r = 0; r < runs.size(); ++r) {
+    for (std::int64_t first = 0; first < runs[r].count; first += kPiece) {
+      pieces.push_back({r, first, std::min(kPiece, runs[r].count - first)});
+    }
   }
   return pieces;
-}
-
-std::byte* element(const NamedTensor& t, std::int64_t index) {
-  return static_cast<std::byte*>(t.data) + index * dtype_bytes(t.spec.dtype);
 }
 
 }  // namespace
 
 Engine::Engine(Programs programs, const EngineOptions& options)
-    : programs_(std::move(programs)), threads_(options.threads) {
+    : programs_(std::move(programs)), dtype_(programs_.dtype()), threads_(options.threads) {
+  if (const auto world = options.groups.find("world"); world != options.groups.end()) world_ = world->second;
   omp_set_num_threads(options.threads);  // libraries that make their own parallel regions follow this
   device_ = make_cpu_device(options.threads);
   compute_ = device_->make_stream(StreamKind::Compute);
@@ -90,53 +91,108 @@ Engine::~Engine() = default;
 
 void Engine::set_seed(std::uint64_t seed) { executors_.begin()->second->inputs().seed = seed; }
 
-std::vector<NamedTensor> Engine::tensors(std::string_view flat_region, std::string_view prefix) {
+std::vector<Engine::LocalRun> Engine::local_runs(std::string_view region) {
   const Graph& graph = *programs_.graphs.front();
-  std::byte* base = arena_->base() + programs_.plan.region(flat_region).offset;
-  const DType dtype = graph[graph.parameters.front().value].spec.dtype;
-  std::vector<NamedTensor> all;
-  for_each_tensor(graph, programs_.layout, [&](const ParameterPart& part, const Parameter&, std::int64_t offset) {
-    all.push_back({fmt::format("{}{}", prefix, part.name), {part.shape, dtype}, base + offset * dtype_bytes(dtype)});
+  const FlatLayout& layout = programs_.layout;
+  const PersistentRegion& memory = programs_.plan.region(region);
+  const std::int64_t element = dtype_bytes(dtype_);
+  std::byte* base = arena_->base() + memory.offset;
+  const bool whole = memory.bytes == layout.elements * element;
+  std::vector<LocalRun> runs;
+  for_each_run(graph, layout, [&](const TensorRun& run) {
+    const auto add = [&](std::int64_t flat_first, std::int64_t at, std::int64_t count) {
+      const std::int64_t skipped = flat_first - run.flat_first;
+      runs.push_back({run.part, run.parameter, run.tensor_first + skipped, count, base + at * element});
+    };
+    if (whole) return add(run.flat_first, run.flat_first, run.count);
+    for_each_shard_range(layout, programs_.shard_rank, run.flat_first, run.count,
+                         [&](const ShardRange& r) { add(r.flat_first, r.shard_first, r.count); });
   });
+  return runs;
+}
+
+std::vector<NamedTensor> Engine::tensors(std::string_view region) {
+  std::vector<NamedTensor> all;
+  for (const LocalRun& run : local_runs(region)) {
+    require(run.tensor_first == 0 && run.count == run.part->shape.elements(), ErrorKind::Internal,
+            "this rank has only a part of '{}'", run.part->name);
+    all.push_back({run.part->name, {run.part->shape, dtype_}, run.data});
+  }
   return all;
 }
 
-void Engine::initialise(std::uint64_t seed) {
-  const Graph& graph = *programs_.graphs.front();
-  std::vector<std::pair<const ParameterPart*, Initializer>> recipes;
-  for (const Parameter& p : graph.parameters) {
-    for (const ParameterPart& part : p.parts) recipes.emplace_back(&part, p.init);
+// By tensor of the model, what this rank answers for: shards are there once, copies on the first of their replicas.
+struct Engine::OwnedRuns {
+  std::vector<std::vector<LocalRun>> of;
+};
+
+const Engine::OwnedRuns& Engine::owned_runs(std::string_view region) {
+  if (const auto found = owned_.find(region); found != owned_.end()) return *found->second;
+  auto owned = std::make_unique<OwnedRuns>();
+  owned->of.resize(programs_.tensors.size());
+  std::map<std::string_view, std::size_t> index;
+  for (std::size_t t = 0; t < programs_.tensors.size(); ++t) index[programs_.tensors[t].name] = t;
+  const bool whole = programs_.plan.region(region).bytes == programs_.layout.elements * dtype_bytes(dtype_);
+  for (LocalRun& run : local_runs(region)) {
+    if (run.part->owned && (whole ? programs_.owns_whole : programs_.owns_shards)) {
+      owned->of[index.at(run.part->name)].push_back(run);
+    }
   }
-  const std::vector<NamedTensor> targets = tensors("parameters");
-  const std::vector<Piece> pieces = pieces_of(targets);
+  return *(owned_[std::string(region)] = std::move(owned));
+}
+
+void Engine::gather(std::string_view region, std::size_t tensor, std::int64_t first, std::int64_t count, void* out) {
+  const std::int64_t element = dtype_bytes(dtype_);
+  auto* bytes = static_cast<std::byte*>(out);
+  std::memset(bytes, 0, static_cast<std::size_t>(count * element));
+  for (const LocalRun& run : owned_runs(region).of[tensor]) {
+    const std::int64_t from = std::max(first, run.tensor_first);
+    const std::int64_t to = std::min(first + count, run.tensor_first + run.count);
+    if (from >= to) continue;
+    device_->copy_to_host(bytes + (from - first) * element, run.data + (from - run.tensor_first) * element, (to - from) * element);
+  }
+  if (world_ == nullptr || world_->size() == 1) return;
+  // Each element comes from one rank and is zero on all others: sums of its bytes as integers are exact.
+  std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(world_->size())));
+  world_->all_reduce({bytes, {{count * element / dtype_bytes(DType::i32)}, DType::i32}}, ReduceOp::Sum, scratch.data());
+}
+
+void Engine::initialise(std::uint64_t seed) {
+  const std::vector<LocalRun> runs = local_runs("parameters");
+  const std::vector<Piece> pieces = pieces_of(runs);
   parallel_for(static_cast<std::int64_t>(pieces.size()), threads_, [&](std::int64_t i) {
     const Piece& piece = pieces[static_cast<std::size_t>(i)];
-    const NamedTensor& t = targets[piece.tensor];
-    const auto& [part, init] = recipes[piece.tensor];
+    const LocalRun& run = runs[piece.run];
     const auto draw = [&](auto zero) {
       std::vector<decltype(zero)> host(static_cast<std::size_t>(piece.count));
-      initialise_range(*part, init, seed, piece.first, piece.count, host.data());
-      device_->copy_to_device(element(t, piece.first), host.data(), piece.count * dtype_bytes(t.spec.dtype));
+      initialise_range(*run.part, run.parameter->init, seed, run.tensor_first + piece.first, piece.count, host.data());
+      device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(), piece.count * dtype_bytes(dtype_));
     };
-    t.spec.dtype == DType::f64 ? draw(double{}) : draw(float{});
+    dtype_ == DType::f64 ? draw(double{}) : draw(float{});
   });
   set_seed(seed);
 }
 
 void Engine::load(const HuggingFaceWeights& weights) {
-  const std::vector<NamedTensor> targets = tensors("parameters");
-  for (const NamedTensor& t : targets) {
+  for (const ModelTensor& t : programs_.tensors) {
     const TensorSpec stored = weights.spec(t.name);
-    require(stored.shape == t.spec.shape, ErrorKind::BadData, "{}: tensor '{}' is {} but the model needs {}",
-            weights.folder().string(), t.name, to_string(stored), to_string(t.spec));
+    require(stored.shape == t.shape, ErrorKind::BadData, "{}: tensor '{}' is {} but the model needs {}",
+            weights.folder().string(), t.name, to_string(stored), to_string(TensorSpec{t.shape, dtype_}));
   }
-  const std::vector<Piece> pieces = pieces_of(targets);
+  read("parameters", [&](const LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
+    weights.read_elements(run.part->name, first, count, dtype_, out);
+  });
+}
+
+void Engine::read(std::string_view region, const ReadElements& elements) {
+  const std::vector<LocalRun> runs = local_runs(region);
+  const std::vector<Piece> pieces = pieces_of(runs);
   parallel_for(static_cast<std::int64_t>(pieces.size()), threads_, [&](std::int64_t i) {
     const Piece& piece = pieces[static_cast<std::size_t>(i)];
-    const NamedTensor& t = targets[piece.tensor];
-    std::vector<std::byte> host(static_cast<std::size_t>(piece.count * dtype_bytes(t.spec.dtype)));
-    weights.read_elements(t.name, piece.first, piece.count, t.spec.dtype, host.data());
-    device_->copy_to_device(element(t, piece.first), host.data(), static_cast<std::int64_t>(host.size()));
+    const LocalRun& run = runs[piece.run];
+    std::vector<std::byte> host(static_cast<std::size_t>(piece.count * dtype_bytes(dtype_)));
+    elements(run, run.tensor_first + piece.first, piece.count, host.data());
+    device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(), static_cast<std::int64_t>(host.size()));
   });
 }
 

@@ -2,6 +2,7 @@
 // One rank at work: device, streams, the arena of the plan, and an executor for each program. The training loop,
 // evaluation, generation and the golden check drive it.
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -46,6 +47,10 @@ class Engine {
   // Parameters: drawn from the seed, or read from a Hugging Face folder (BadData names a missing or misshapen tensor).
   void initialise(std::uint64_t seed);
   void load(const HuggingFaceWeights& weights);
+  // Fills a region: asks for elements [first, first + count) of the tensor of a run, from several threads.
+  struct LocalRun;
+  using ReadElements = std::function<void(const LocalRun& run, std::int64_t first, std::int64_t count, void* out)>;
+  void read(std::string_view region, const ReadElements& elements);
 
   // One micro-batch: forward and backward. tokens and targets are [micro_batch, sequence]; loss_seed = 1 / valid
   // targets of the global batch; first_sample: global index of row 0 (dropout).
@@ -63,10 +68,23 @@ class Engine {
   Device& device() { return *device_; }
   void set_seed(std::uint64_t seed);
 
-  // Parameters, gradients ("gradients") or moments by checkpoint name, in model order; memory of the arena.
-  std::vector<NamedTensor> tensors(std::string_view flat_region, std::string_view prefix = "");
+  // What this rank has of the tensors of a flat region: "parameters", "gradients", or moments. In the arena.
+  struct LocalRun {
+    const ParameterPart* part;
+    const Parameter* parameter;
+    std::int64_t tensor_first, count;  // elements of the tensor
+    std::byte* data;
+  };
+  std::vector<LocalRun> local_runs(std::string_view region);
+  // The tensors themselves, in model order, where this rank has all of them in one piece (else Error(Internal)).
+  std::vector<NamedTensor> tensors(std::string_view region);
+  // Elements [first, first + count) of tensor `tensor` of programs().tensors into `out`, on every rank, from the ranks that
+  // own them. Collective over all ranks.
+  void gather(std::string_view region, std::size_t tensor, std::int64_t first, std::int64_t count, void* out);
 
  private:
+  struct OwnedRuns;
+  const OwnedRuns& owned_runs(std::string_view region);
   void fill_inputs(Executor& executor, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);
 
   Programs programs_;
@@ -75,6 +93,9 @@ class Engine {
   std::unique_ptr<Arena> arena_;
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
+  std::map<std::string, std::unique_ptr<OwnedRuns>, std::less<>> owned_;  // by region
+  const Group* world_ = nullptr;                                         // null: one rank
+  DType dtype_;
   int threads_;
   std::array<double, 2> betas_{0.9, 0.999};
 };

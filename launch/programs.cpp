@@ -11,22 +11,42 @@
 namespace plimsoll {
 namespace {
 
+DataParallel data_parallel(const ProgramOptions& o) {
+  DataParallel data;
+  data.ranks = o.mesh.data;
+  data.zero = o.zero;
+  data.shards = o.zero > 0 ? o.mesh.shards : 1;
+  data.shard_rank = coordinates(o.mesh, o.rank).data % data.shards;
+  data.bucket_bytes = o.bucket_bytes;
+  return data;
+}
+
 Graph train_graph(const ProgramOptions& o) {
   Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true});
   add_backward(graph);
-  const FlatLayout layout = flat_layout(graph);
-  flatten_parameters(graph, layout);
-  add_update(graph, layout, o.optimizer);
-  if (o.data_ranks > 1) {
-    add_data_parallel(graph, layout, o.data_ranks, o.bucket_bytes, reduce_scratch_bytes(o.data_ranks));
-  }
+  const DataParallel data = data_parallel(o);
+  const FlatLayout layout = flat_layout(graph, data.shards);
+  const std::int64_t scratch = reduce_scratch_bytes(o.mesh.ranks());
+  place_parameters(graph, layout, data);
+  place_gradients(graph, layout, data, scratch);
+  add_update(graph, layout, {o.optimizer, data.shard_rank, {{"shard", data.shards}}, scratch});
+  gather_updated(graph, layout, data);
   return graph;
 }
 
 Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t sequence, Head head, std::int64_t cache) {
   Graph graph = build_transformer(o.model, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false});
-  flatten_parameters(graph, flat_layout(graph));
+  const DataParallel data = data_parallel(o);
+  place_parameters(graph, flat_layout(graph, data.shards), data);
   return graph;
+}
+
+std::vector<ModelTensor> model_tensors(const ModelConfig& model) {
+  std::vector<ModelTensor> tensors;
+  for (const Parameter& p : build_transformer(model, {1, 1, Head::Hidden}).parameters) {
+    for (const ParameterPart& part : p.parts) tensors.push_back({part.name, part.shape});
+  }
+  return tensors;
 }
 
 }  // namespace
@@ -65,7 +85,13 @@ Programs build_programs(const ProgramOptions& o) {
     add("decode", inference_graph(o, 1, 1, Head::Logits, o.cache_positions));
   }
   require(!p.graphs.empty(), ErrorKind::Internal, "a run needs at least one program");
-  p.layout = flat_layout(*p.graphs.front());
+  const DataParallel data = data_parallel(o);
+  p.layout = flat_layout(*p.graphs.front(), data.shards);
+  p.shard_rank = data.shard_rank;
+  const int replica = coordinates(o.mesh, o.rank).data;
+  p.owns_whole = replica == 0;
+  p.owns_shards = replica < data.shards;
+  p.tensors = model_tensors(o.model);
   p.plan = plan_memory(p.list(), o.threads);
   if (o.train) p.train_flops_per_micro_batch = count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
   return p;

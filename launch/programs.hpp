@@ -5,6 +5,8 @@
 #include <optional>
 
 #include "optim/config.hpp"
+#include "parallel/mesh.hpp"
+#include "runtime/model/flat_layout.hpp"
 #include "runtime/model/transformer.hpp"
 #include "runtime/plan/memory.hpp"
 
@@ -16,7 +18,9 @@ struct ProgramOptions {
   std::int64_t sequence = 256;
   std::int64_t micro_batch = 1;  // sequences per rank and forward
   int threads = 1;
-  int data_ranks = 1;
+  Mesh mesh;
+  int rank = 0;  // the programs are those of this rank
+  int zero = 0;
   std::int64_t bucket_bytes = std::int64_t{25} << 20;
   std::int64_t logits_bytes = kLogitsBytes;
   OptimizerConfig optimizer;
@@ -28,10 +32,21 @@ struct ProgramOptions {
 
 inline constexpr std::int64_t kPrefillTokens = 64;
 
+// A tensor of the model, as a checkpoint has it.
+struct ModelTensor {
+  std::string name;
+  Shape shape;
+};
+
 struct Programs {
   std::vector<std::string> names;
   std::vector<std::unique_ptr<Graph>> graphs;  // addresses stay
+  std::vector<ModelTensor> tensors;  // of the whole model, on every rank the same
   FlatLayout layout;
+  int shard_rank = 0;  // of layout.shards
+  // Whether this rank answers for what replicas have too: in buffers that ZeRO does not divide, and in those it does.
+  bool owns_whole = true, owns_shards = true;
+  DType dtype() const { return (*graphs.front())[graphs.front()->parameters.front().value].spec.dtype; }
   MemoryPlan plan;
   std::int64_t train_flops_per_micro_batch = 0;  // model FLOPs: forward + backward, from the op declarations
 

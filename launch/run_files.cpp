@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "comm/group.hpp"
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
 #include "runtime/checkpoint/file.hpp"
@@ -16,16 +17,40 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The tensors of a flat region as sources of a checkpoint; the data are read in the arena, piece by piece.
-std::vector<TensorSource> sources(Engine& engine, std::string_view region, const std::string& prefix) {
+// A piece of a tensor that rank 0 asks all ranks for while it writes a checkpoint; region < 0: it has finished.
+struct Request {
+  std::int64_t region = -1, tensor = 0, first = 0, count = 0;
+  static View view(Request& r) { return {&r, {{static_cast<std::int64_t>(sizeof(r))}, DType::u8}}; }
+};
+
+// The tensors of a flat region as sources of a checkpoint, read from all ranks piece by piece.
+std::vector<TensorSource> sources(Engine& engine, const Group& world, std::span<const std::string> regions, std::size_t region,
+                                  const std::string& prefix) {
   std::vector<TensorSource> all;
-  for (const NamedTensor& t : engine.tensors(region, prefix)) {
-    Device* device = &engine.device();
-    all.push_back({t.name, t.spec, nullptr, [device, data = static_cast<const std::byte*>(t.data)](std::int64_t offset, std::span<std::byte> out) {
-                     device->copy_to_host(out.data(), data + offset, static_cast<std::int64_t>(out.size()));
-                   }});
+  const Programs& programs = engine.programs();
+  const std::int64_t element = dtype_bytes(programs.dtype());
+  for (std::size_t t = 0; t < programs.tensors.size(); ++t) {
+    const auto produce = [&engine, &world, regions, region, t, element](std::int64_t offset, std::span<std::byte> out) {
+      Request request{static_cast<std::int64_t>(region), static_cast<std::int64_t>(t), offset / element,
+                      static_cast<std::int64_t>(out.size()) / element};
+      world.broadcast(Request::view(request), 0);
+      engine.gather(regions[region], t, request.first, request.count, out.data());
+    };
+    all.push_back({prefix + programs.tensors[t].name, {programs.tensors[t].shape, programs.dtype()}, nullptr, produce});
   }
   return all;
+}
+
+// The other ranks' side of it.
+void serve_sources(Engine& engine, const Group& world, std::span<const std::string> regions) {
+  std::vector<std::byte> piece;
+  for (Request request;;) {
+    world.broadcast(Request::view(request), 0);
+    if (request.region < 0) return;
+    piece.resize(static_cast<std::size_t>(request.count * dtype_bytes(engine.programs().dtype())));
+    engine.gather(regions[static_cast<std::size_t>(request.region)], static_cast<std::size_t>(request.tensor), request.first,
+                  request.count, piece.data());
+  }
 }
 
 // What must not change when a run is resumed: the function that is trained and the order of its data.
@@ -37,19 +62,14 @@ std::string identity(const Config& config) {
 }
 
 void read_tensors(Engine& engine, const SafetensorsFile& file, std::string_view region, const std::string& prefix) {
-  constexpr std::int64_t kPiece = std::int64_t{1} << 18;
-  std::vector<std::byte> piece;
-  for (const NamedTensor& t : engine.tensors(region, prefix)) {
-    require(file.spec(t.name).shape == t.spec.shape, ErrorKind::NoCheckpoint, "{}: tensor '{}' is {} but the model needs {}",
-            file.path().string(), t.name, to_string(file.spec(t.name)), to_string(t.spec));
-    const std::int64_t element = dtype_bytes(t.spec.dtype);
-    for (std::int64_t first = 0; first < t.spec.elements(); first += kPiece) {
-      const std::int64_t count = std::min(kPiece, t.spec.elements() - first);
-      piece.resize(static_cast<std::size_t>(count * element));
-      file.read_elements(t.name, first, count, t.spec.dtype, piece.data());
-      engine.device().copy_to_device(static_cast<std::byte*>(t.data) + first * element, piece.data(), count * element);
-    }
+  for (const ModelTensor& t : engine.programs().tensors) {
+    const TensorSpec stored = file.spec(prefix + t.name);
+    require(stored.shape == t.shape, ErrorKind::NoCheckpoint, "{}: tensor '{}' is {} but the model needs {}", file.path().string(),
+            prefix + t.name, to_string(stored), to_string(TensorSpec{t.shape, stored.dtype}));
   }
+  engine.read(region, [&](const Engine::LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
+    file.read_elements(prefix + run.part->name, first, count, engine.programs().dtype(), out);
+  });
 }
 
 // The newest checkpoint of a run directory, or the folder itself when it is one, or holds Hugging Face weights.
@@ -91,11 +111,18 @@ void keep_plan_choices(Config& config, int ranks) {
   keep("logits_bytes", config.memory.logits);
 }
 
-std::optional<std::string> save_run(const Config& config, Engine& engine, const TrainingState& state) {
-  const std::vector<TensorSource> parameters = sources(engine, "parameters", "");
+std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world, const TrainingState& state) {
+  std::vector<std::string> regions{"parameters"};
+  for (const Moment& m : optimizer_moments(config.optimizer.name)) regions.emplace_back(m.value);
+  if (world.rank() != 0) {
+    serve_sources(engine, world, regions);
+    return std::nullopt;
+  }
+  const std::vector<TensorSource> parameters = sources(engine, world, regions, 0, "");
   std::vector<TensorSource> moments;
-  for (const Moment& m : optimizer_moments(config.optimizer.name)) {
-    for (TensorSource& t : sources(engine, m.value, std::string(m.checkpoint) + ".")) moments.push_back(std::move(t));
+  for (std::size_t m = 1; m < regions.size(); ++m) {
+    const std::string prefix(optimizer_moments(config.optimizer.name)[m - 1].checkpoint);
+    for (TensorSource& t : sources(engine, world, regions, m, prefix + ".")) moments.push_back(std::move(t));
   }
   CheckpointContents contents{parameters, moments, state, model_to_huggingface(config.model).dump(2), {}};
   contents.state.config_hash = identity(config);
@@ -103,7 +130,10 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
     const fs::path file = fs::path(config.run.dir) / name;
     if (fs::exists(file)) contents.copied_files.push_back(file);
   }
-  return save_checkpoint(checkpoint_folder(config), contents, config.run.keep);
+  const auto error = save_checkpoint(checkpoint_folder(config), contents, config.run.keep);
+  Request finished;
+  world.broadcast(Request::view(finished), 0);
+  return error;
 }
 
 std::optional<TrainingState> load_run(const Config& config, Engine& engine) {

@@ -20,8 +20,9 @@ void write_run_files(const Config& config, const std::string& plan);
 // memory that is free today must not change its bits. A plan for another number of ranks is no guide.
 void keep_plan_choices(Config& config, int ranks);
 
-// Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. nullopt, or what went wrong.
-std::optional<std::string> save_run(const Config& config, Engine& engine, const TrainingState& state);
+// Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. Rank 0 writes what it gathers
+// from all; collective. nullopt, or (on rank 0) what went wrong.
+std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world, const TrainingState& state);
 
 // Loads the newest valid checkpoint into the engine, with the moments when it trains; nullopt when there is none at all.
 // Error(NoCheckpoint) when none is valid, Error(Config) when it is of another model, optimizer or seed.

@@ -55,6 +55,15 @@ int choose_threads(const Config& config, const Place& place) {
   return std::max(1, usable_cores() / place.local_ranks);
 }
 
+Mesh choose_mesh(const Config& config, int ranks) {
+  Mesh mesh;
+  mesh.pipeline = static_cast<int>(config.parallel.pipeline);
+  mesh.tensor = static_cast<int>(config.parallel.tensor);
+  mesh.data = static_cast<int>(config.parallel.data.value_or(ranks / (mesh.pipeline * mesh.tensor)));
+  mesh.shards = static_cast<int>(config.parallel.shard.value_or(mesh.data));
+  return mesh;
+}
+
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
                                std::int64_t outside_bytes) {
   ProgramOptions o;
@@ -62,7 +71,9 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.dtype = config.precision;
   o.sequence = config.data.sequence;
   o.threads = choose_threads(config, place);
-  o.data_ranks = static_cast<int>(config.parallel.data.value_or(place.ranks));
+  o.mesh = choose_mesh(config, place.ranks);
+  o.rank = place.rank;
+  o.zero = static_cast<int>(config.parallel.zero.value_or(0));
   if (config.comm.bucket) o.bucket_bytes = *config.comm.bucket;
   o.optimizer = config.optimizer;
   if (purpose == Purpose::Generate) {
@@ -71,7 +82,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   }
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
-  const std::int64_t share = (config.train.global_batch + o.data_ranks - 1) / o.data_ranks;
+  const std::int64_t share = (config.train.global_batch + o.mesh.data - 1) / o.mesh.data;
   const auto fits = [&](std::int64_t rows, std::int64_t logits_bytes) {
     o.micro_batch = rows;
     o.logits_bytes = logits_bytes;

@@ -25,6 +25,9 @@ void complete_vocabulary(Config& config, const Tokenizer* tokenizer);
 
 int choose_threads(const Config& config, const Place& place);
 
+// The mesh of a configuration that went through check_for_ranks().
+Mesh choose_mesh(const Config& config, int ranks);
+
 enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 
 // The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and memory.logits

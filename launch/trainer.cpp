@@ -8,6 +8,7 @@
 #include "comm/group.hpp"
 #include "kernels/cpu/gemm.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/groups.hpp"
 #include "launch/handshake.hpp"
 #include "launch/metrics.hpp"
 #include "launch/plan_report.hpp"
@@ -35,7 +36,8 @@ struct Run {
   const MpiSession& mpi;
   Config config;
   Place place;
-  Group data, control;
+  Group control;
+  Groups groups;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Dataset> dataset;
   std::int64_t budget = 0, outside = 0;
@@ -48,7 +50,6 @@ struct Run {
       : mpi(session),
         config(std::move(given)),
         place{session.rank(), session.size(), session.local_rank(), session.local_size()},
-        data(session.world("data", config.comm.collectives == CollectiveSource::Mpi)),
         control(session.world("control")) {
     check_for_ranks(config, place.ranks);
     if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
@@ -69,7 +70,10 @@ struct Run {
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
     if (!config.run.trace.empty()) profile = std::make_unique<Profile>();
     EngineOptions engine_options{threads, config.run.poison, {}, profile.get()};
-    engine_options.groups["data"] = &data;
+    const bool native = config.comm.collectives == CollectiveSource::Mpi;
+    groups = make_groups(options.mesh, place.rank,
+                         [&](const std::string& axis, const std::vector<int>& ranks) { return mpi.group(axis, ranks, native); });
+    for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
     engine = std::make_unique<Engine>(std::move(programs), engine_options);
   }
 
@@ -77,7 +81,8 @@ struct Run {
   static std::int64_t measured_outside_bytes() { return current_rss_bytes() + (std::int64_t{32} << 20); }
 
   LoaderOptions loader(Split split, std::int64_t first_step) const {
-    return {split, config.train.global_batch, place.rank, place.ranks, options.micro_batch, first_step};
+    const int replica = coordinates(options.mesh, place.rank).data;
+    return {split, config.train.global_batch, replica, options.mesh.data, options.micro_batch, first_step};
   }
   bool chief() const { return place.rank == 0; }
   PlanContext plan_context() const {
@@ -175,14 +180,13 @@ RankSummary rank_summary(Run& run) {
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes;
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
-  s.data_collective_bytes = run.data.bytes_sent();
+  for (std::size_t a = 0; a < kMeshAxes.size(); ++a) s.collective_bytes[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent();
   s.padding_bytes = plan.padding_bytes;
   return s;
 }
 
 void save(Run& run, const TrainingState& state) {
-  std::optional<std::string> error;
-  if (run.chief()) error = save_run(run.config, *run.engine, state);
+  const std::optional<std::string> error = save_run(run.config, *run.engine, run.control, state);
   // Training goes on without this checkpoint, but not silently.
   if (error) log_warn("step {}: the checkpoint was not saved: {}", state.step, *error);
   run.control.barrier();

@@ -26,6 +26,8 @@ KeyTable<ParallelConfig> parallel_keys() {
                   key("tensor", &C::tensor, between(1, kMostRanks), "ranks", "ranks that share each layer"),
                   key("zero", &C::zero, between(0, 3), "1",
                       "sharded over replicas: 1 optimizer state, 2 and gradients, 3 and parameters"),
+                  key("shard", &C::shard, between(1, kMostRanks), "ranks",
+                      "replicas among which zero divides, neighbours on a node; auto: all"),
                   key("sequence", &C::sequence, "sequence parallelism over the tensor axis"),
                   key("schedule", &C::schedule, "order of the micro-batches in a pipeline"),
               },

@@ -100,7 +100,8 @@ void Executor::connect_streams(const MemoryPlan& plan, const ProgramLayout& layo
         const bool meets = other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
         if (meets) wait_for = std::max(wait_for, static_cast<std::ptrdiff_t>(other.node));
       }
-      if (mine == 1 && t.end > plan.persistent_bytes && section_end_[0] == nullptr) {
+      const bool needed_next = t.end > plan.persistent_bytes || graph_.section(n) == Graph::Section::Update;
+      if (mine == 1 && needed_next && section_end_[0] == nullptr) {
         for (Event*& end : section_end_) end = events_.emplace_back(context_.device->make_event()).get();
       }
     }

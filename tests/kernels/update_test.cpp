@@ -163,13 +163,15 @@ TEST(UpdateKernels, BitsDoNotDependOnThreads) {
 }
 
 double run_norm(std::vector<float>& g, const std::vector<Segment>& segments, Update& update) {
-  const GlobalNorm::Attrs attrs{segments};
+  SquareSums::Attrs attrs{segments, static_cast<std::int64_t>(segments.size())};
+  for (std::size_t i = 0; i < segments.size(); ++i) attrs.segments[i].tensor = static_cast<int>(i);
   SlotSpecs specs;
-  specs.set(GlobalNorm::kGradients, view(g).spec);
-  GlobalNorm::infer(attrs, specs);
-  update.workspace.resize(std::size_t(GlobalNorm::workspace_bytes(attrs, specs, Phase::Update, update.threads)));
-  std::vector<double> norm{-1};
-  update.run<GlobalNorm, float>(attrs, {view(g), view(norm)});
+  specs.set(SquareSums::kGradients, view(g).spec);
+  SquareSums::infer(attrs, specs);
+  update.workspace.resize(std::size_t(SquareSums::workspace_bytes(attrs, specs, Phase::Update, update.threads)));
+  std::vector<double> sums(segments.size(), -1), norm{-1};
+  update.run<SquareSums, float>(attrs, {view(g), view(sums)});
+  update.run<GlobalNorm, double>({}, {view(sums), view(norm)});
   EXPECT_TRUE(norm[0] == update.out.grad_norm || std::isnan(norm[0]));
   return norm[0];
 }

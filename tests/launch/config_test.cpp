@@ -95,6 +95,7 @@ TEST(Config, KeyNamesAreFrozen) {
                           "schedule.warmup",   "schedule.min_lr",
                           "parallel.data",     "parallel.pipeline",
                           "parallel.tensor",   "parallel.zero",
+                          "parallel.shard",
                           "parallel.sequence", "parallel.schedule",
                           "memory.budget",     "memory.logits",
                           "memory.recompute",  "memory.reserve",

@@ -247,7 +247,8 @@ ParallelRun train_parallel(int ranks, std::int64_t rows, std::int64_t steps, std
     try {  // the root of a thread: forwarded below
       ProgramOptions o = tiny_options(ModelFamily::Gpt2);
       o.micro_batch = micro_batch;
-      o.data_ranks = ranks;
+      o.mesh.data = o.mesh.shards = ranks;
+      o.rank = rank;
       o.bucket_bytes = bucket_bytes;
       EngineOptions options;
       options.groups["data"] = &groups[at];

@@ -122,6 +122,17 @@ void check_logits(Engine& engine, const Golden& golden, const SafetensorsFile& d
   report.check("logits", difference / largest, kLogits);
 }
 
+// The tensors of a flat region, whole, by name in model order.
+std::vector<std::pair<std::string, std::vector<float>>> gathered(Engine& engine, std::string_view region) {
+  std::vector<std::pair<std::string, std::vector<float>>> all;
+  for (std::size_t t = 0; t < engine.programs().tensors.size(); ++t) {
+    const ModelTensor& tensor = engine.programs().tensors[t];
+    all.emplace_back(tensor.name, std::vector<float>(static_cast<std::size_t>(tensor.shape.elements())));
+    engine.gather(region, t, 0, tensor.shape.elements(), all.back().second.data());
+  }
+  return all;
+}
+
 void check_gradients(Engine& engine, const Golden& golden, const SafetensorsFile& data, const Share& share,
                      Report& report) {
   const std::vector<std::int32_t> tokens = golden.integers(data, "tokens"), targets = golden.integers(data, "targets");
@@ -136,11 +147,9 @@ void check_gradients(Engine& engine, const Golden& golden, const SafetensorsFile
   report.check("loss", relative(loss[0] / loss[1], golden.json["loss"]), kLoss);
   const SafetensorsFile file = SafetensorsFile::open(golden.folder / "grads.safetensors");
   std::size_t found = 0;
-  for (const NamedTensor& gradient : engine.tensors("gradients")) {
-    require(file.contains(gradient.name), ErrorKind::BadData, "{}: has no gradient of '{}'", file.path().string(),
-            gradient.name);
-    report.check("gradient " + gradient.name,
-                 norm_difference(static_cast<const float*>(gradient.data), file.read_floats(gradient.name)), kGradient);
+  for (const auto& [name, values] : gathered(engine, "gradients")) {
+    require(file.contains(name), ErrorKind::BadData, "{}: has no gradient of '{}'", file.path().string(), name);
+    report.check("gradient " + name, norm_difference(values.data(), file.read_floats(name)), kGradient);
     ++found;
   }
   require(found == file.tensors().size(), ErrorKind::BadData, "{}: has {} gradients, the model has {} parameters",
@@ -165,9 +174,9 @@ void check_curve(Engine& engine, const Golden& golden, const SafetensorsFile& da
                  relative(result.grad_norm, curve["grad_norm_before_clip"][static_cast<std::size_t>(step)]), kNorm);
   }
   const SafetensorsFile file = SafetensorsFile::open(golden.folder / "final.safetensors");
-  for (const NamedTensor& p : engine.tensors("parameters")) {
-    report.check("final " + p.name, norm_difference(static_cast<const float*>(p.data), file.read_floats(p.name)),
-                 is_attention_bias(p.name) ? kFinalAttentionBias : kFinal);
+  for (const auto& [name, values] : gathered(engine, "parameters")) {
+    report.check("final " + name, norm_difference(values.data(), file.read_floats(name)),
+                 is_attention_bias(name) ? kFinalAttentionBias : kFinal);
   }
 }
 
@@ -183,7 +192,8 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi) {
   options.model = model_from_huggingface_folder(folder);
   options.sequence = golden.sequence;
   options.micro_batch = share.rows;
-  options.data_ranks = mpi.size();
+  options.mesh.data = options.mesh.shards = mpi.size();
+  options.rank = mpi.rank();
   options.bucket_bytes = 1 << 16;  // several buckets also for small models
   options.train = options.logits = true;
   options.optimizer.betas = {curve["beta1"], curve["beta2"]};

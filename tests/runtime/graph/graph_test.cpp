@@ -121,7 +121,7 @@ class ModelGraphs : public testing::TestWithParam<ModelFamily> {
     o.model = resolve(o.model);
     o.sequence = 8;
     o.micro_batch = 2;
-    o.data_ranks = 2;
+    o.mesh.data = 2;
     o.train = o.evaluate = o.logits = true;
     o.cache_positions = 16;
     return build_programs(o);

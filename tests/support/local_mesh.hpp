@@ -1,0 +1,49 @@
+#pragma once
+// A mesh of ranks as threads of the test's process.
+
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "launch/groups.hpp"
+
+namespace plimsoll::test {
+
+// body(rank, groups) on a thread per rank. A rank that throws aborts the others; its exception comes out of here.
+inline void on_mesh(const Mesh& mesh, const std::function<void(int, const Groups&)>& body) {
+  std::mutex mutex;
+  std::map<std::pair<std::string, std::vector<int>>, std::vector<std::shared_ptr<Transport>>> made;
+  const auto transport = [&](const std::string& axis, const std::vector<int>& ranks, int rank) {
+    const std::lock_guard lock(mutex);
+    auto& all = made[{axis, ranks}];
+    if (all.empty()) all = make_local_transports(static_cast<int>(ranks.size()));
+    return all[static_cast<std::size_t>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin())];
+  };
+  std::exception_ptr first;
+  const auto work = [&](int rank) {
+    Groups groups;
+    try {
+      groups = make_groups(mesh, rank, [&](const std::string& axis, const std::vector<int>& ranks) {
+        return Group(axis, transport(axis, ranks, rank));
+      });
+      body(rank, groups);
+    } catch (...) {
+      {
+        const std::lock_guard lock(mutex);
+        if (!first) first = std::current_exception();
+      }
+      for (const auto& [key, all] : made) {
+        for (const auto& t : all) abort_local(*t);
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int r = 1; r < mesh.ranks(); ++r) threads.emplace_back(work, r);
+  work(0);
+  for (std::thread& t : threads) t.join();
+  if (first) std::rethrow_exception(first);
+}
+
+}  // namespace plimsoll::test
