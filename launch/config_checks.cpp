@@ -98,7 +98,9 @@ void check_parallel(const Config& config, Issues& issues) {
     issues.push_back({"parallel.shard", "nothing is divided with zero: 0", {"parallel.zero"}});
   }
   if (config.comm.bucket && p.zero.value_or(0) > 0) {
-    issues.push_back({"comm.bucket", "zero reduces and gathers the units of the model (a layer each), not buckets", {"parallel.zero"}});
+    issues.push_back({"comm.bucket",
+                      "zero reduces and gathers the units of the model (a layer each), not buckets",
+                      {"parallel.zero"}});
   }
   if (p.sequence.value_or(false) && p.tensor == 1) {
     issues.push_back({"parallel.sequence", "sequence parallelism needs tensor > 1", {"parallel.tensor"}});
@@ -140,7 +142,8 @@ Issues rank_contradictions(const Config& config, int ranks) {
   }
   Issues issues;
   if (p.shard && data % *p.shard != 0) {
-    issues.push_back({"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});
+    issues.push_back(
+        {"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});
   }
   const std::int64_t micro = config.train.micro_batch.value_or(1);
   const std::int64_t unit = data * micro;

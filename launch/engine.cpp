@@ -149,7 +149,8 @@ void Engine::gather(std::string_view region, std::size_t tensor, std::int64_t fi
     const std::int64_t from = std::max(first, run.tensor_first);
     const std::int64_t to = std::min(first + count, run.tensor_first + run.count);
     if (from >= to) continue;
-    device_->copy_to_host(bytes + (from - first) * element, run.data + (from - run.tensor_first) * element, (to - from) * element);
+    device_->copy_to_host(bytes + (from - first) * element, run.data + (from - run.tensor_first) * element,
+                          (to - from) * element);
   }
   if (world_ == nullptr || world_->size() == 1) return;
   // Each element comes from one rank and is zero on all others: sums of its bytes as integers are exact.
@@ -166,7 +167,8 @@ void Engine::initialise(std::uint64_t seed) {
     const auto draw = [&](auto zero) {
       std::vector<decltype(zero)> host(static_cast<std::size_t>(piece.count));
       initialise_range(*run.part, run.parameter->init, seed, run.tensor_first + piece.first, piece.count, host.data());
-      device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(), piece.count * dtype_bytes(dtype_));
+      device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(),
+                              piece.count * dtype_bytes(dtype_));
     };
     dtype_ == DType::f64 ? draw(double{}) : draw(float{});
   });
@@ -192,7 +194,8 @@ void Engine::read(std::string_view region, const ReadElements& elements) {
     const LocalRun& run = runs[piece.run];
     std::vector<std::byte> host(static_cast<std::size_t>(piece.count * dtype_bytes(dtype_)));
     elements(run, run.tensor_first + piece.first, piece.count, host.data());
-    device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(), static_cast<std::int64_t>(host.size()));
+    device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(),
+                            static_cast<std::int64_t>(host.size()));
   });
 }
 

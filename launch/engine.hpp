@@ -78,8 +78,8 @@ class Engine {
   std::vector<LocalRun> local_runs(std::string_view region);
   // The tensors themselves, in model order, where this rank has all of them in one piece (else Error(Internal)).
   std::vector<NamedTensor> tensors(std::string_view region);
-  // Elements [first, first + count) of tensor `tensor` of programs().tensors into `out`, on every rank, from the ranks that
-  // own them. Collective over all ranks.
+  // Elements [first, first + count) of tensor `tensor` of programs().tensors into `out`, on every rank, from the ranks
+  // that own them. Collective over all ranks.
   void gather(std::string_view region, std::size_t tensor, std::int64_t first, std::int64_t count, void* out);
 
  private:
@@ -94,7 +94,7 @@ class Engine {
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
   std::map<std::string, std::unique_ptr<OwnedRuns>, std::less<>> owned_;  // by region
-  const Group* world_ = nullptr;                                         // null: one rank
+  const Group* world_ = nullptr;                                          // null: one rank
   DType dtype_;
   int threads_;
   std::array<double, 2> betas_{0.9, 0.999};

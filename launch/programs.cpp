@@ -34,7 +34,8 @@ Graph train_graph(const ProgramOptions& o) {
   return graph;
 }
 
-Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t sequence, Head head, std::int64_t cache) {
+Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t sequence, Head head,
+                      std::int64_t cache) {
   Graph graph = build_transformer(o.model, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false});
   const DataParallel data = data_parallel(o);
   place_parameters(graph, flat_layout(graph, data.shards), data);
@@ -93,27 +94,32 @@ Programs build_programs(const ProgramOptions& o) {
   p.owns_shards = replica < data.shards;
   p.tensors = model_tensors(o.model);
   p.plan = plan_memory(p.list(), o.threads);
-  if (o.train) p.train_flops_per_micro_batch = count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
+  if (o.train)
+    p.train_flops_per_micro_batch =
+        count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
   return p;
 }
 
-std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options, std::int64_t budget_bytes,
-                                       std::int64_t outside_bytes) {
+std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options,
+                                       std::int64_t budget_bytes, std::int64_t outside_bytes) {
   const std::int64_t needed = programs.plan.total_bytes + outside_bytes;
   if (needed <= budget_bytes) return std::nullopt;
   Infeasible no{needed, budget_bytes, {}};
-  no.text = fmt::format("the run needs {} per rank ({} in the arena, {} outside it) but memory.budget is {}: {} too much\n",
-                        format_bytes(needed), format_bytes(programs.plan.total_bytes), format_bytes(outside_bytes),
-                        format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
+  no.text =
+      fmt::format("the run needs {} per rank ({} in the arena, {} outside it) but memory.budget is {}: {} too much\n",
+                  format_bytes(needed), format_bytes(programs.plan.total_bytes), format_bytes(outside_bytes),
+                  format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
   struct Entry {
     std::string name;
     std::int64_t bytes;
   };
   std::vector<Entry> largest;
   for (const PersistentRegion& r : programs.plan.persistent) largest.push_back({r.name, r.bytes});
-  const auto top = std::max_element(programs.plan.programs.begin(), programs.plan.programs.end(),
-                                    [](const ProgramLayout& a, const ProgramLayout& b) { return a.step_bytes < b.step_bytes; });
-  for (const LiveItem& i : top->peak_items) largest.push_back({i.layer >= 0 ? fmt::format("{} (layer {})", i.name, i.layer) : i.name, i.bytes});
+  const auto top =
+      std::max_element(programs.plan.programs.begin(), programs.plan.programs.end(),
+                       [](const ProgramLayout& a, const ProgramLayout& b) { return a.step_bytes < b.step_bytes; });
+  for (const LiveItem& i : top->peak_items)
+    largest.push_back({i.layer >= 0 ? fmt::format("{} (layer {})", i.name, i.layer) : i.name, i.bytes});
   std::stable_sort(largest.begin(), largest.end(), [](const Entry& a, const Entry& b) { return a.bytes > b.bytes; });
   no.text += fmt::format("largest at the peak ({} of program '{}'):", top->peak_node, top->name);
   for (std::size_t i = 0; i < std::min<std::size_t>(8, largest.size()); ++i) {

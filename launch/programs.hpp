@@ -24,9 +24,9 @@ struct ProgramOptions {
   std::int64_t bucket_bytes = std::int64_t{25} << 20;
   std::int64_t logits_bytes = kLogitsBytes;
   OptimizerConfig optimizer;
-  bool train = false;     // "train": forward, backward, reduction, update
-  bool evaluate = false;  // "evaluate": the loss of a micro-batch
-  bool logits = false;    // "logits": of a micro-batch
+  bool train = false;                // "train": forward, backward, reduction, update
+  bool evaluate = false;             // "evaluate": the loss of a micro-batch
+  bool logits = false;               // "logits": of a micro-batch
   std::int64_t cache_positions = 0;  // > 0: "prefill" (kPrefillTokens at a time) and "decode" (one token), one sequence
 };
 
@@ -41,7 +41,7 @@ struct ModelTensor {
 struct Programs {
   std::vector<std::string> names;
   std::vector<std::unique_ptr<Graph>> graphs;  // addresses stay
-  std::vector<ModelTensor> tensors;  // of the whole model, on every rank the same
+  std::vector<ModelTensor> tensors;            // of the whole model, on every rank the same
   FlatLayout layout;
   int shard_rank = 0;  // of layout.shards
   // Whether this rank answers for what replicas have too: in buffers that ZeRO does not divide, and in those it does.
@@ -63,7 +63,7 @@ struct Infeasible {
   std::string text;
 };
 // budget ≥ arena + outside? `outside_bytes`: what the process needs besides the arena.
-std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options, std::int64_t budget_bytes,
-                                       std::int64_t outside_bytes);
+std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options,
+                                       std::int64_t budget_bytes, std::int64_t outside_bytes);
 
 }  // namespace plimsoll

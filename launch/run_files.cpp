@@ -24,8 +24,8 @@ struct Request {
 };
 
 // The tensors of a flat region as sources of a checkpoint, read from all ranks piece by piece.
-std::vector<TensorSource> sources(Engine& engine, const Group& world, std::span<const std::string> regions, std::size_t region,
-                                  const std::string& prefix) {
+std::vector<TensorSource> sources(Engine& engine, const Group& world, std::span<const std::string> regions,
+                                  std::size_t region, const std::string& prefix) {
   std::vector<TensorSource> all;
   const Programs& programs = engine.programs();
   const std::int64_t element = dtype_bytes(programs.dtype());
@@ -48,15 +48,18 @@ void serve_sources(Engine& engine, const Group& world, std::span<const std::stri
     world.broadcast(Request::view(request), 0);
     if (request.region < 0) return;
     piece.resize(static_cast<std::size_t>(request.count * dtype_bytes(engine.programs().dtype())));
-    engine.gather(regions[static_cast<std::size_t>(request.region)], static_cast<std::size_t>(request.tensor), request.first,
-                  request.count, piece.data());
+    engine.gather(regions[static_cast<std::size_t>(request.region)], static_cast<std::size_t>(request.tensor),
+                  request.first, request.count, piece.data());
   }
 }
 
 // What must not change when a run is resumed: the function that is trained and the order of its data.
 std::string identity(const Config& config) {
-  const nlohmann::json what{{"model", model_to_huggingface(config.model)}, {"seed", config.run.seed}, {"sequence", config.data.sequence},
-                            {"global_batch", config.train.global_batch}, {"optimizer", static_cast<int>(config.optimizer.name)},
+  const nlohmann::json what{{"model", model_to_huggingface(config.model)},
+                            {"seed", config.run.seed},
+                            {"sequence", config.data.sequence},
+                            {"global_batch", config.train.global_batch},
+                            {"optimizer", static_cast<int>(config.optimizer.name)},
                             {"precision", dtype_name(config.precision)}};
   return fmt::format("{:016x}", stream_id(what.dump()));
 }
@@ -64,8 +67,8 @@ std::string identity(const Config& config) {
 void read_tensors(Engine& engine, const SafetensorsFile& file, std::string_view region, const std::string& prefix) {
   for (const ModelTensor& t : engine.programs().tensors) {
     const TensorSpec stored = file.spec(prefix + t.name);
-    require(stored.shape == t.shape, ErrorKind::NoCheckpoint, "{}: tensor '{}' is {} but the model needs {}", file.path().string(),
-            prefix + t.name, to_string(stored), to_string(TensorSpec{t.shape, stored.dtype}));
+    require(stored.shape == t.shape, ErrorKind::NoCheckpoint, "{}: tensor '{}' is {} but the model needs {}",
+            file.path().string(), prefix + t.name, to_string(stored), to_string(TensorSpec{t.shape, stored.dtype}));
   }
   engine.read(region, [&](const Engine::LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
     file.read_elements(prefix + run.part->name, first, count, engine.programs().dtype(), out);
@@ -76,7 +79,8 @@ void read_tensors(Engine& engine, const SafetensorsFile& file, std::string_view 
 fs::path weights_folder(const fs::path& from) {
   if (fs::exists(from / "model.safetensors") || fs::exists(from / "model.safetensors.index.json")) return from;
   const auto newest = newest_valid(from / "checkpoints");
-  require(newest.has_value(), ErrorKind::MissingInput, "{}: is neither a run directory with a checkpoint nor a Hugging Face folder", from.string());
+  require(newest.has_value(), ErrorKind::MissingInput,
+          "{}: is neither a run directory with a checkpoint nor a Hugging Face folder", from.string());
   return newest->folder;
 }
 
@@ -111,7 +115,8 @@ void keep_plan_choices(Config& config, int ranks) {
   keep("logits_bytes", config.memory.logits);
 }
 
-std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world, const TrainingState& state) {
+std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world,
+                                    const TrainingState& state) {
   std::vector<std::string> regions{"parameters"};
   for (const Moment& m : optimizer_moments(config.optimizer.name)) regions.emplace_back(m.value);
   if (world.rank() != 0) {
@@ -141,7 +146,8 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
   if (!loaded) return std::nullopt;
   const bool trains = engine.programs().has("train");
   require(!trains || loaded->state.config_hash == identity(config), ErrorKind::Config,
-          "{}: is a checkpoint of another model, optimizer, precision, seed, sequence or global_batch than this configuration; use another run.dir",
+          "{}: is a checkpoint of another model, optimizer, precision, seed, sequence or global_batch than this "
+          "configuration; use another run.dir",
           loaded->folder.string());
   read_tensors(engine, loaded->parameters, "parameters", "");
   if (trains) {
@@ -152,7 +158,8 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
   return loaded->state;
 }
 
-GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides, const std::string& tokenizer) {
+GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides,
+                                        const std::string& tokenizer) {
   GenerationSource result;
   const bool folder = fs::is_directory(source);
   require(folder || fs::exists(source), ErrorKind::MissingInput, "{}: there is no such file or folder", source);
@@ -172,8 +179,9 @@ GenerationSource open_generation_source(const std::string& source, std::span<con
   } else {
     fail(ErrorKind::MissingInput, "{}: has no tokenizer; name one with --tokenizer", result.weights.string());
   }
-  require(result.tokenizer->vocabulary() <= result.config.model.vocabulary || result.config.model.vocabulary == 256, ErrorKind::Config,
-          "the tokenizer has {} ids, the model {}", result.tokenizer->vocabulary(), result.config.model.vocabulary);
+  require(result.tokenizer->vocabulary() <= result.config.model.vocabulary || result.config.model.vocabulary == 256,
+          ErrorKind::Config, "the tokenizer has {} ids, the model {}", result.tokenizer->vocabulary(),
+          result.config.model.vocabulary);
   return result;
 }
 
@@ -183,7 +191,8 @@ void export_run(const fs::path& from, const fs::path& to) {
   const ModelConfig model = model_from_huggingface_folder(folder);
   const nlohmann::json config = model_to_huggingface(model);
   const std::vector<std::string> gaps = huggingface_gaps(config);
-  require(gaps.empty(), ErrorKind::Config, "transformers would compute another function of this model: {}", join(gaps, "; "));
+  require(gaps.empty(), ErrorKind::Config, "transformers would compute another function of this model: {}",
+          join(gaps, "; "));
   require(!fs::exists(to / "model.safetensors"), ErrorKind::Usage, "{}: holds a model already", to.string());
   std::error_code error;
   fs::create_directories(to, error);
@@ -193,7 +202,8 @@ void export_run(const fs::path& from, const fs::path& to) {
     const TensorSpec spec = weights.spec(name);
     tensors.push_back({name, spec, nullptr, [&weights, name, spec](std::int64_t offset, std::span<std::byte> out) {
                          const std::int64_t element = dtype_bytes(spec.dtype);
-                         weights.read_elements(name, offset / element, static_cast<std::int64_t>(out.size()) / element, spec.dtype, out.data());
+                         weights.read_elements(name, offset / element, static_cast<std::int64_t>(out.size()) / element,
+                                               spec.dtype, out.data());
                        }});
   }
   write_safetensors(to / "model.safetensors", tensors);

@@ -16,27 +16,29 @@ std::filesystem::path checkpoint_folder(const Config& config);
 // Writes config.yaml and plan.json (temp + rename). Error(CheckpointIo).
 void write_run_files(const Config& config, const std::string& plan);
 
-// A run that has checkpoints goes on with what its plan.json chose where `config` says auto (train.micro_batch, memory.logits):
-// memory that is free today must not change its bits. A plan for another number of ranks is no guide.
+// A run that has checkpoints goes on with what its plan.json chose where `config` says auto (train.micro_batch,
+// memory.logits): memory that is free today must not change its bits. A plan for another number of ranks is no guide.
 void keep_plan_choices(Config& config, int ranks);
 
-// Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. Rank 0 writes what it gathers
-// from all; collective. nullopt, or (on rank 0) what went wrong.
-std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world, const TrainingState& state);
+// Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. Rank 0 writes what it
+// gathers from all; collective. nullopt, or (on rank 0) what went wrong.
+std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world,
+                                    const TrainingState& state);
 
-// Loads the newest valid checkpoint into the engine, with the moments when it trains; nullopt when there is none at all.
-// Error(NoCheckpoint) when none is valid, Error(Config) when it is of another model, optimizer or seed.
+// Loads the newest valid checkpoint into the engine, with the moments when it trains; nullopt when there is none at
+// all. Error(NoCheckpoint) when none is valid, Error(Config) when it is of another model, optimizer or seed.
 std::optional<TrainingState> load_run(const Config& config, Engine& engine);
 
-// What `generate` continues with: a run directory (its newest checkpoint), a configuration file (of such a run) or a Hugging
-// Face folder. The tokenizer is the one kept in the checkpoint, or that of `tokenizer`, or of the configured data; a model of
-// 257 or 256 ids without one speaks bytes.
+// What `generate` continues with: a run directory (its newest checkpoint), a configuration file (of such a run) or a
+// Hugging Face folder. The tokenizer is the one kept in the checkpoint, or that of `tokenizer`, or of the configured
+// data; a model of 257 or 256 ids without one speaks bytes.
 struct GenerationSource {
   Config config;  // its model has a vocabulary
   std::filesystem::path weights;
   std::unique_ptr<Tokenizer> tokenizer;
 };
-GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides, const std::string& tokenizer);
+GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides,
+                                        const std::string& tokenizer);
 
 // Hugging Face folder with the weights: `from` (a run directory, its newest checkpoint, or a checkpoint folder) → `to`.
 void export_run(const std::filesystem::path& from, const std::filesystem::path& to);

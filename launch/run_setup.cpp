@@ -23,7 +23,8 @@ std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t
   if (config.train.micro_batch) return {*config.train.micro_batch};
   std::vector<std::int64_t> choices;
   for (std::int64_t rows = share; rows > 1; --rows) {
-    if (share % rows == 0 && rows * config.data.sequence <= std::max(kMicroBatchTokens, config.data.sequence)) choices.push_back(rows);
+    if (share % rows == 0 && rows * config.data.sequence <= std::max(kMicroBatchTokens, config.data.sequence))
+      choices.push_back(rows);
   }
   choices.push_back(1);
   return choices;
@@ -41,13 +42,15 @@ std::unique_ptr<Tokenizer> data_tokenizer(const Config& config) { return load_co
 void complete_vocabulary(Config& config, const Tokenizer* tokenizer) {
   if (tokenizer == nullptr) {
     require(config.model.vocabulary > 0, ErrorKind::Config,
-            "model.vocabulary is auto, but the data ({}) have no tokenizer beside them to take it from: give model.vocabulary",
+            "model.vocabulary is auto, but the data ({}) have no tokenizer beside them to take it from: give "
+            "model.vocabulary",
             config.data.train.empty() ? "none" : config.data.train.front().path);
     return;
   }
   if (config.model.vocabulary == 0) config.model.vocabulary = tokenizer->vocabulary();
   require(tokenizer->vocabulary() <= config.model.vocabulary, ErrorKind::Config,
-          "model.vocabulary is {}, but the tokenizer of the data has {} ids", config.model.vocabulary, tokenizer->vocabulary());
+          "model.vocabulary is {}, but the tokenizer of the data has {} ids", config.model.vocabulary,
+          tokenizer->vocabulary());
 }
 
 int choose_threads(const Config& config, const Place& place) {
@@ -88,7 +91,8 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
     o.logits_bytes = logits_bytes;
     return budget_bytes == 0 || build_programs(o).plan.total_bytes + outside_bytes <= budget_bytes;
   };
-  // A smaller chunk of logits costs less time than a smaller micro-batch. When nothing fits, the least is what is reported.
+  // A smaller chunk of logits costs less time than a smaller micro-batch. When nothing fits, the least is what is
+  // reported.
   for (const std::int64_t rows : micro_batch_choices(config, share)) {
     for (const std::int64_t logits_bytes : logits_choices(config)) {
       if (fits(rows, logits_bytes)) return o;

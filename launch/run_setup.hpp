@@ -1,6 +1,6 @@
 #pragma once
-// From a configuration to what a run does: the model with its vocabulary, the data, the programs, the budget. Everything that
-// is `auto` is decided here, and what was decided is in the result.
+// From a configuration to what a run does: the model with its vocabulary, the data, the programs, the budget.
+// Everything that is `auto` is decided here, and what was decided is in the result.
 
 #include <memory>
 
@@ -19,8 +19,8 @@ struct Place {
 
 // The tokenizer of the data, or null when there is none; looks at the files.
 std::unique_ptr<Tokenizer> data_tokenizer(const Config& config);
-// Fills model.vocabulary when it is auto: from the tokenizer. Throws Error(Config) when neither says, or when the tokenizer has
-// more ids than the model.
+// Fills model.vocabulary when it is auto: from the tokenizer. Throws Error(Config) when neither says, or when the
+// tokenizer has more ids than the model.
 void complete_vocabulary(Config& config, const Tokenizer* tokenizer);
 
 int choose_threads(const Config& config, const Place& place);
@@ -30,9 +30,9 @@ Mesh choose_mesh(const Config& config, int ranks);
 
 enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 
-// The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and memory.logits
-// auto: the largest divisor of a rank's share with at most 4096 tokens, and the largest chunk of logits, whose plan fits
-// `budget_bytes` minus `outside_bytes` (0: no limit).
+// The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and
+// memory.logits auto: the largest divisor of a rank's share with at most 4096 tokens, and the largest chunk of logits,
+// whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit).
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
                                std::int64_t outside_bytes);
 

@@ -20,7 +20,8 @@ nlohmann::ordered_json rank_json(const RankSummary& r) {
                               {"allocations_after_first_step", r.allocations_after_first_step},
                               {"collective_bytes", nlohmann::ordered_json::object()},
                               {"padding_bytes", r.padding_bytes}};
-  for (std::size_t a = 0; a < kMeshAxes.size(); ++a) json["collective_bytes"][std::string(kMeshAxes[a])] = r.collective_bytes[a];
+  for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
+    json["collective_bytes"][std::string(kMeshAxes[a])] = r.collective_bytes[a];
   for (std::size_t c = 0; c < r.class_bytes.size(); ++c) json[std::string(kMemoryClassNames[c])] = r.class_bytes[c];
   return json;
 }

@@ -71,8 +71,9 @@ struct Run {
     if (!config.run.trace.empty()) profile = std::make_unique<Profile>();
     EngineOptions engine_options{threads, config.run.poison, {}, profile.get()};
     const bool native = config.comm.collectives == CollectiveSource::Mpi;
-    groups = make_groups(options.mesh, place.rank,
-                         [&](const std::string& axis, const std::vector<int>& ranks) { return mpi.group(axis, ranks, native); });
+    groups = make_groups(options.mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
+      return mpi.group(axis, ranks, native);
+    });
     for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
     engine = std::make_unique<Engine>(std::move(programs), engine_options);
   }
@@ -104,14 +105,16 @@ std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, s
 }
 
 // Valid targets of a global training batch: every window is full.
-double targets_per_step(const Run& run) { return static_cast<double>(run.config.train.global_batch * run.config.data.sequence); }
+double targets_per_step(const Run& run) {
+  return static_cast<double>(run.config.train.global_batch * run.config.data.sequence);
+}
 
 StepResult train_step(Run& run, BatchLoader& loader, const TrainingState& state) {
   const std::int64_t micro_batches = loader.micro_batches();
   for (std::int64_t m = 0; m < micro_batches; ++m) {
     const Batch& batch = loader.next();
-    const Variant variant = micro_batches == 1 ? Variant::Only
-                            : m == 0           ? Variant::First
+    const Variant variant = micro_batches == 1      ? Variant::Only
+                            : m == 0                ? Variant::First
                             : m + 1 < micro_batches ? Variant::Middle
                                                     : Variant::Last;
     run.engine->train_micro_batch(batch.tokens, batch.targets, variant, 1.0 / targets_per_step(run),
@@ -180,7 +183,8 @@ RankSummary rank_summary(Run& run) {
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes;
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
-  for (std::size_t a = 0; a < kMeshAxes.size(); ++a) s.collective_bytes[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent();
+  for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
+    s.collective_bytes[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent();
   s.padding_bytes = plan.padding_bytes;
   return s;
 }
@@ -226,7 +230,8 @@ void train(Config given, const MpiSession& mpi) {
     write_run_files(config, plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
     fmt::print("{}", plan_text(run.engine->programs(), run.options, run.plan_context(), false));
     std::fflush(stdout);
-    log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads, gemm_description(), run.peak_gflops);
+    log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads,
+             gemm_description(), run.peak_gflops);
   }
   TrainingState state = first_state(run);
   if (state.step >= config.train.steps) {
@@ -235,7 +240,8 @@ void train(Config given, const MpiSession& mpi) {
   }
   BatchLoader loader(*run.dataset, run.loader(Split::Train, state.step));
   std::unique_ptr<BatchLoader> validation;
-  if (run.dataset->validation_samples() > 0) validation = std::make_unique<BatchLoader>(*run.dataset, run.loader(Split::Validation, 0));
+  if (run.dataset->validation_samples() > 0)
+    validation = std::make_unique<BatchLoader>(*run.dataset, run.loader(Split::Validation, 0));
   std::unique_ptr<Reporter> reporter;
   if (run.chief()) reporter = std::make_unique<Reporter>(run, state);
 
@@ -246,7 +252,8 @@ void train(Config given, const MpiSession& mpi) {
     const double lr = learning_rate(config.schedule, config.optimizer.lr, state.step, config.train.steps);
     const StepResult result = train_step(run, loader, state);
     skipped = result.applied ? 0 : skipped + 1;
-    require(skipped <= 3, ErrorKind::Numerical, "step {}: the gradients were not finite for {} steps in a row", state.step, skipped);
+    require(skipped <= 3, ErrorKind::Numerical, "step {}: the gradients were not finite for {} steps in a row",
+            state.step, skipped);
     state.applied_updates += result.applied ? 1 : 0;
     state.tokens += static_cast<std::int64_t>(targets_per_step(run));
     ++state.step;
@@ -262,17 +269,21 @@ void train(Config given, const MpiSession& mpi) {
   }
   step_now = -1;
   finish(run, reporter.get());
-  if (run.profile) run.profile->write_trace(config.run.trace + (run.place.ranks > 1 ? fmt::format(".{}", run.place.rank) : ""), run.place.rank);
+  if (run.profile)
+    run.profile->write_trace(config.run.trace + (run.place.ranks > 1 ? fmt::format(".{}", run.place.rank) : ""),
+                             run.place.rank);
 }
 
 Evaluation evaluate(Config given, const MpiSession& mpi) {
   Run run(std::move(given), mpi, Purpose::Evaluate);
-  require(run.dataset->validation_samples() > 0, ErrorKind::Config, "data.validation is 0: there is nothing to evaluate");
+  require(run.dataset->validation_samples() > 0, ErrorKind::Config,
+          "data.validation is 0: there is nothing to evaluate");
   Evaluation result;
   if (auto state = load_run(run.config, *run.engine)) {
     result.source = fmt::format("{} at step {}", run.config.run.dir, state->step);
   } else {
-    require(!run.config.model.from.empty(), ErrorKind::MissingInput, "{}: has no checkpoint, and model.from names no weights", run.config.run.dir);
+    require(!run.config.model.from.empty(), ErrorKind::MissingInput,
+            "{}: has no checkpoint, and model.from names no weights", run.config.run.dir);
     run.engine->load(HuggingFaceWeights::open(run.config.model.from));
     result.source = run.config.model.from;
   }

@@ -32,9 +32,9 @@ SquareSums::Attrs norm_segments(const Graph& graph, const FlatLayout& layout, in
 
 // The norm of the gradients of all ranks.
 ValueId add_norm(Graph& graph, const FlatLayout& layout, const UpdateOptions& options) {
-  const ValueId sums = add_node<SquareSums>(graph, norm_segments(graph, layout, options.shard_rank),
-                                            {{SquareSums::kGradients, graph.find("gradients")}}, "square_sums",
-                                            -1)[SquareSums::kSums];
+  const ValueId sums =
+      add_node<SquareSums>(graph, norm_segments(graph, layout, options.shard_rank),
+                           {{SquareSums::kGradients, graph.find("gradients")}}, "square_sums", -1)[SquareSums::kSums];
   graph.nodes.back().phase = Phase::Update;
   for (const NormAxis& axis : options.norm_axes) {
     if (axis.ranks == 1) continue;
@@ -44,7 +44,8 @@ ValueId add_norm(Graph& graph, const FlatLayout& layout, const UpdateOptions& op
     graph.nodes.back().phase = Phase::Reduce;
     graph.nodes.back().stream = StreamKind::Communication;
   }
-  const ValueId norm = add_node<GlobalNorm>(graph, {}, {{GlobalNorm::kSums, sums}}, "global_norm", -1)[GlobalNorm::kNorm];
+  const ValueId norm =
+      add_node<GlobalNorm>(graph, {}, {{GlobalNorm::kSums, sums}}, "global_norm", -1)[GlobalNorm::kNorm];
   graph.nodes.back().phase = Phase::Update;
   return norm;
 }

@@ -16,9 +16,9 @@ struct ParallelConfig {
   std::optional<std::int64_t> data;  // replicas; nullopt: auto, ranks / (pipeline * tensor)
   std::int64_t pipeline = 1;         // stages
   std::int64_t tensor = 1;
-  std::optional<std::int64_t> zero;  // 0 to 3; nullopt: auto
-  std::optional<std::int64_t> shard; // ranks among which ZeRO divides, of the data axis; nullopt: auto, all of them
-  std::optional<bool> sequence;      // sequence parallelism over the tensor axis; nullopt: auto
+  std::optional<std::int64_t> zero;   // 0 to 3; nullopt: auto
+  std::optional<std::int64_t> shard;  // ranks among which ZeRO divides, of the data axis; nullopt: auto, all of them
+  std::optional<bool> sequence;       // sequence parallelism over the tensor axis; nullopt: auto
   PipelineSchedule schedule = PipelineSchedule::OneFOneB;
   bool operator==(const ParallelConfig&) const = default;
 };

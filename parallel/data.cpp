@@ -18,7 +18,8 @@ struct Insert {
 using Inserts = std::vector<Insert>;
 
 void insert_nodes(Graph& graph, Inserts inserts) {
-  std::stable_sort(inserts.begin(), inserts.end(), [](const Insert& a, const Insert& b) { return a.position() < b.position(); });
+  std::stable_sort(inserts.begin(), inserts.end(),
+                   [](const Insert& a, const Insert& b) { return a.position() < b.position(); });
   std::size_t forward = 0, backward = 0;
   for (const Insert& i : inserts) {
     forward += graph.section(i.beside) == Graph::Section::Forward ? 1 : 0;
@@ -27,7 +28,8 @@ void insert_nodes(Graph& graph, Inserts inserts) {
   std::vector<Node> merged;
   std::size_t next = 0;
   for (std::size_t n = 0; n <= graph.nodes.size(); ++n) {
-    for (; next < inserts.size() && inserts[next].position() == n; ++next) merged.push_back(std::move(inserts[next].node));
+    for (; next < inserts.size() && inserts[next].position() == n; ++next)
+      merged.push_back(std::move(inserts[next].node));
     if (n < graph.nodes.size()) merged.push_back(std::move(graph.nodes[n]));
   }
   graph.nodes = std::move(merged);
@@ -89,8 +91,9 @@ void lay_over(Graph& graph, ValueId value, ValueId flat, std::int64_t first) {
 
 Node all_reduce(Graph& graph, const char* axis, int ranks, ValueId x, std::int64_t scratch_bytes, std::string label) {
   const ValueId scratch = reduction_scratch(graph, scratch_bytes);
-  return collective<AllReduce>(graph, {axis, ranks}, Phase::Reduce, {{AllReduce::kX, x}, {AllReduce::kScratch, scratch}},
-                               std::move(label), -1, kFinalVariants);
+  return collective<AllReduce>(graph, {axis, ranks}, Phase::Reduce,
+                               {{AllReduce::kX, x}, {AllReduce::kScratch, scratch}}, std::move(label), -1,
+                               kFinalVariants);
 }
 
 // The last node that writes the gradient of each unit.
@@ -173,7 +176,8 @@ void reduce_loss(Graph& graph, const DataParallel& data, std::int64_t scratch_by
   const ValueId loss = graph.find("loss");
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     bool writes = false;
-    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) { writes = writes || (a.value == loss && a.writes); });
+    for_each_access(graph, graph.nodes[n],
+                    [&](const MemoryAccess& a) { writes = writes || (a.value == loss && a.writes); });
     if (!writes) continue;
     inserts.push_back({n, false, all_reduce(graph, "data", data.ranks, loss, scratch_bytes, "reduce.loss")});
   }
@@ -184,7 +188,8 @@ void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& dat
                  std::int64_t scratch_bytes, std::size_t ready, Inserts& inserts) {
   const Unit& unit = layout.units[u];
   const std::int64_t length = unit.elements / data.shards;
-  const ValueId in_place = range_of(graph, whole, data.shard_rank * length, length, fmt::format("grad.{}.mine", unit.name));
+  const ValueId in_place =
+      range_of(graph, whole, data.shard_rank * length, length, fmt::format("grad.{}.mine", unit.name));
   const ValueId shard = data.zero == 1 ? in_place : unit_part(graph, layout, "gradients", u, data.shard_rank);
   const auto scatter = [&](ValueId to, std::uint8_t when) {
     inserts.push_back({ready, false,
@@ -198,12 +203,14 @@ void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& dat
     scatter(shard, kBeginningVariants);
     const auto later = static_cast<std::uint8_t>(kEveryVariant & ~kBeginningVariants);
     scatter(in_place, later);
-    inserts.push_back({ready, false,
-                       collective<Add>(graph, {}, Phase::Forward, {{Add::kA, shard}, {Add::kB, in_place}, {Add::kY, shard}},
-                                       "accumulate." + unit.name, unit.layer, later)});
+    inserts.push_back(
+        {ready, false,
+         collective<Add>(graph, {}, Phase::Forward, {{Add::kA, shard}, {Add::kB, in_place}, {Add::kY, shard}},
+                         "accumulate." + unit.name, unit.layer, later)});
   }
   if (data.replicas() > 1) {
-    inserts.push_back({ready, false, all_reduce(graph, "replica", data.replicas(), shard, scratch_bytes, "replicate." + unit.name)});
+    inserts.push_back(
+        {ready, false, all_reduce(graph, "replica", data.replicas(), shard, scratch_bytes, "replicate." + unit.name)});
   }
 }
 
@@ -250,7 +257,8 @@ std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layou
 
 void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
   const bool sharded = data.zero == 3;
-  const ValueId flat = flat_buffer(graph, "parameters", MemoryClass::Parameters, layout.elements / (sharded ? data.shards : 1));
+  const ValueId flat =
+      flat_buffer(graph, "parameters", MemoryClass::Parameters, layout.elements / (sharded ? data.shards : 1));
   for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
     const ValueId value = graph.parameters[p].value;
     if (sharded) {
@@ -264,7 +272,8 @@ void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel
 
 void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::int64_t scratch_bytes) {
   const bool sharded = data.zero >= 2;
-  const ValueId flat = flat_buffer(graph, "gradients", MemoryClass::Gradients, layout.elements / (sharded ? data.shards : 1));
+  const ValueId flat =
+      flat_buffer(graph, "gradients", MemoryClass::Gradients, layout.elements / (sharded ? data.shards : 1));
   std::vector<ValueId> whole;
   if (sharded) {
     whole = transient_gradients(graph, layout);
@@ -278,9 +287,11 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
   if (data.zero == 0) {
     int index = 0;
     for (const Bucket& bucket : gradient_buckets(graph, layout, data.bucket_bytes)) {
-      const ValueId part = range_of(graph, flat, bucket.offset, bucket.elements, fmt::format("gradients.bucket{}", index));
-      inserts.push_back({bucket.ready_after, false,
-                         all_reduce(graph, "data", data.ranks, part, scratch_bytes, fmt::format("reduce.bucket{}", index++))});
+      const ValueId part =
+          range_of(graph, flat, bucket.offset, bucket.elements, fmt::format("gradients.bucket{}", index));
+      inserts.push_back(
+          {bucket.ready_after, false,
+           all_reduce(graph, "data", data.ranks, part, scratch_bytes, fmt::format("reduce.bucket{}", index++))});
     }
   } else {
     const std::vector<std::size_t> ready = gradients_ready(graph, layout);
@@ -303,8 +314,8 @@ void gather_updated(Graph& graph, const FlatLayout& layout, const DataParallel& 
     mine[u] = unit_part(graph, layout, "parameters", u, data.shard_rank);
     for (std::size_t n = graph.update_begin; n < graph.nodes.size(); ++n) {
       for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
-        const bool here = a.writes && graph.root(a.value) == flat &&
-                          graph.offset_in_root(a.value) == graph.offset_in_root(mine[u]);
+        const bool here =
+            a.writes && graph.root(a.value) == flat && graph.offset_in_root(a.value) == graph.offset_in_root(mine[u]);
         if (here) updated[u] = n;
       });
     }

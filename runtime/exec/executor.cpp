@@ -75,6 +75,10 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   }
 }
 
+namespace {
+constexpr std::size_t kVariants = 4;
+}
+
 // A node waits for the earlier nodes of the other stream that touched the same bytes of the arena, when one of the two
 // writes: a value, or another one that lies in its place. Bytes, not whole values: the reduction of one bucket does not
 // hold up the gradients of the next.
@@ -94,21 +98,30 @@ void Executor::connect_streams(const MemoryPlan& plan, const ProgramLayout& layo
     });
     const std::int64_t workspace = layout.workspace_offset[n];
     if (workspace >= 0) now.push_back({n, workspace, workspace + layout.workspace_bytes[n], true});
-    std::ptrdiff_t wait_for = -1;  // of several, the latest: a stream runs in order
+    // Of several, the latest, since a stream runs in order; but for each variant, since not every node runs in each.
+    std::array<std::ptrdiff_t, kVariants> wait_for;
+    wait_for.fill(-1);
     for (const Touch& t : now) {
       for (const Touch& other : touched[1 - mine]) {
         const bool meets = other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
-        if (meets) wait_for = std::max(wait_for, static_cast<std::ptrdiff_t>(other.node));
+        if (!meets) continue;
+        for (std::size_t v = 0; v < kVariants; ++v) {
+          const auto bit = static_cast<std::uint8_t>(1U << v);
+          const bool both = (graph_.nodes[n].when & bit) != 0 && (graph_.nodes[other.node].when & bit) != 0;
+          if (both) wait_for[v] = std::max(wait_for[v], static_cast<std::ptrdiff_t>(other.node));
+        }
       }
       const bool needed_next = t.end > plan.persistent_bytes || graph_.section(n) == Graph::Section::Update;
       if (mine == 1 && needed_next && section_end_[0] == nullptr) {
         for (Event*& end : section_end_) end = events_.emplace_back(context_.device->make_event()).get();
       }
     }
-    if (wait_for >= 0) {
-      Bound& from = bound_[static_cast<std::size_t>(wait_for)];
+    for (std::size_t v = 0; v < kVariants; ++v) {
+      if (wait_for[v] < 0) continue;
+      Bound& from = bound_[static_cast<std::size_t>(wait_for[v])];
       if (from.done == nullptr) from.done = events_.emplace_back(context_.device->make_event()).get();
-      bound_[n].waits.push_back(from.done);
+      auto& waits = bound_[n].waits;
+      if (std::find(waits.begin(), waits.end(), from.done) == waits.end()) waits.push_back(from.done);
     }
     touched[mine].insert(touched[mine].end(), now.begin(), now.end());
   }

@@ -45,13 +45,14 @@ struct Node {
   }
 };
 
-// A rectangle of a checkpoint tensor inside a parameter, both seen as matrices [rows, columns] (a vector is one column).
-// Name and layout of the tensor are those of Hugging Face; its initial values are drawn from the stream of that name.
+// A rectangle of a checkpoint tensor inside a parameter, both seen as matrices [rows, columns] (a vector is one
+// column). Name and layout of the tensor are those of Hugging Face; its initial values are drawn from the stream of
+// that name.
 struct ParameterPart {
   std::string name;
-  Shape shape;                          // of the whole tensor
-  std::int64_t row = 0, column = 0;     // where the rectangle begins in the tensor …
-  std::int64_t rows = 0, columns = 0;   // … its size …
+  Shape shape;                             // of the whole tensor
+  std::int64_t row = 0, column = 0;        // where the rectangle begins in the tensor …
+  std::int64_t rows = 0, columns = 0;      // … its size …
   std::int64_t at_row = 0, at_column = 0;  // … and where it begins in the parameter
   bool owned = true;  // false: a copy; another rank saves these elements and counts them in the norm
 };

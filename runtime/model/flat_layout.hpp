@@ -17,8 +17,8 @@ struct Unit {
   std::int64_t decay_elements = 0;        // the first ones decay
 };
 
-// Units in the order in which backward finishes them: the reverse of the model. Each has as many elements as can be cut into
-// `shards` parts on cache lines; parameters begin on cache lines.
+// Units in the order in which backward finishes them: the reverse of the model. Each has as many elements as can be cut
+// into `shards` parts on cache lines; parameters begin on cache lines.
 struct FlatLayout {
   std::int64_t elements = 0;
   int shards = 1;
@@ -28,8 +28,8 @@ struct FlatLayout {
 };
 FlatLayout flat_layout(const Graph& graph, int shards = 1);
 
-// This rank's shard of a unit in the flat buffer `buffer` (of Graph::named), which holds all of every unit, or this shard
-// of every unit; a new value.
+// This rank's shard of a unit in the flat buffer `buffer` (of Graph::named), which holds all of every unit, or this
+// shard of every unit; a new value.
 ValueId unit_part(Graph& graph, const FlatLayout& layout, std::string_view buffer, std::size_t unit, int shard_rank);
 
 // Elements of one checkpoint tensor that are neighbours in it and in the flat buffer.

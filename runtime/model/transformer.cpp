@@ -21,8 +21,9 @@ class Builder {
     embedding_ = parameter("embedding", {{table, {m_.vocabulary, m_.hidden}}}, normal());
     const ValueId positions =
         gpt2_ ? parameter("positions", {{root_ + "wpe.weight", {m_.positions, m_.hidden}}}, normal()) : kNoValue;
-    ValueId x = add_node<Embedding>(g_, {}, {{Embedding::kTokens, tokens}, {Embedding::kWeight, embedding_}, {Embedding::kPositions, positions}},
-                                    "embedding", -1)[Embedding::kY];
+    ValueId x = add_node<Embedding>(
+        g_, {}, {{Embedding::kTokens, tokens}, {Embedding::kWeight, embedding_}, {Embedding::kPositions, positions}},
+        "embedding", -1)[Embedding::kY];
     if (gpt2_) x = dropout(x, "embedding_dropout");
     ValueId residual = kNoValue;
     for (layer_ = 0; layer_ < m_.layers; ++layer_) {
@@ -41,7 +42,8 @@ class Builder {
     Shape shape;
   };
   Initializer normal(bool residual_projection = false) const {
-    const double scale = residual_projection && m_.scale_residual_init ? 1.0 / std::sqrt(2.0 * static_cast<double>(m_.layers)) : 1.0;
+    const double scale =
+        residual_projection && m_.scale_residual_init ? 1.0 / std::sqrt(2.0 * static_cast<double>(m_.layers)) : 1.0;
     return {Initializer::Kind::Normal, m_.init_std * scale};
   }
   static Initializer zeros() { return {Initializer::Kind::Zeros, 0}; }
@@ -67,7 +69,8 @@ class Builder {
     Shape shape = parts.front().shape;
     std::int64_t rows = 0;
     for (const PartSpec& part : parts) {
-      p.parts.push_back({part.name, part.shape, 0, 0, part.shape[0], part.shape.elements() / part.shape[0], rows, 0, true});
+      p.parts.push_back(
+          {part.name, part.shape, 0, 0, part.shape[0], part.shape.elements() / part.shape[0], rows, 0, true});
       rows += part.shape[0];
     }
     shape[0] = rows;
@@ -85,30 +88,38 @@ class Builder {
   // The next norm of the residual stream x; adds the block's output first when there is one.
   ValueId norm(ValueId& x, ValueId residual, const std::string& name) {
     const ValueId weight = parameter(name + ".weight", {{hf(name + ".weight"), {m_.hidden}}}, ones());
-    const ValueId bias = gpt2_ && m_.bias ? parameter(name + ".bias", {{hf(name + ".bias"), {m_.hidden}}}, zeros()) : kNoValue;
+    const ValueId bias =
+        gpt2_ && m_.bias ? parameter(name + ".bias", {{hf(name + ".bias"), {m_.hidden}}}, zeros()) : kNoValue;
     SlotValues out;
     if (gpt2_ && residual == kNoValue) {
-      return add_node<LayerNorm>(g_, {m_.norm_eps}, {{LayerNorm::kX, x}, {LayerNorm::kWeight, weight}, {LayerNorm::kBias, bias}}, name,
+      return add_node<LayerNorm>(g_, {m_.norm_eps},
+                                 {{LayerNorm::kX, x}, {LayerNorm::kWeight, weight}, {LayerNorm::kBias, bias}}, name,
                                  layer_)[LayerNorm::kY];
     }
     if (residual == kNoValue) {
-      return add_node<RmsNorm>(g_, {m_.norm_eps}, {{RmsNorm::kX, x}, {RmsNorm::kWeight, weight}}, name, layer_)[RmsNorm::kY];
+      return add_node<RmsNorm>(g_, {m_.norm_eps}, {{RmsNorm::kX, x}, {RmsNorm::kWeight, weight}}, name,
+                               layer_)[RmsNorm::kY];
     }
     if (gpt2_) {
       out = add_node<AddLayerNorm>(g_, {m_.norm_eps},
-                                   {{AddLayerNorm::kX, x}, {AddLayerNorm::kResidual, residual}, {AddLayerNorm::kWeight, weight}, {AddLayerNorm::kBias, bias}},
+                                   {{AddLayerNorm::kX, x},
+                                    {AddLayerNorm::kResidual, residual},
+                                    {AddLayerNorm::kWeight, weight},
+                                    {AddLayerNorm::kBias, bias}},
                                    name, layer_);
       x = out[AddLayerNorm::kSum];
       return out[AddLayerNorm::kY];
     }
-    out = add_node<AddRmsNorm>(g_, {m_.norm_eps}, {{AddRmsNorm::kX, x}, {AddRmsNorm::kResidual, residual}, {AddRmsNorm::kWeight, weight}}, name, layer_);
+    out = add_node<AddRmsNorm>(g_, {m_.norm_eps},
+                               {{AddRmsNorm::kX, x}, {AddRmsNorm::kResidual, residual}, {AddRmsNorm::kWeight, weight}},
+                               name, layer_);
     x = out[AddRmsNorm::kSum];
     return out[AddRmsNorm::kY];
   }
 
   // `parts`: name without ".weight", output width.
-  ValueId linear(ValueId x, const std::string& label, const std::vector<std::pair<std::string, std::int64_t>>& parts, bool bias,
-                 Initializer init, Activation activation = Activation::None) {
+  ValueId linear(ValueId x, const std::string& label, const std::vector<std::pair<std::string, std::int64_t>>& parts,
+                 bool bias, Initializer init, Activation activation = Activation::None) {
     const std::int64_t in = g_[x].spec.last();
     std::vector<PartSpec> weights, biases;
     for (const auto& [name, width] : parts) {
@@ -117,7 +128,8 @@ class Builder {
     }
     const ValueId w = parameter(label + ".weight", weights, init);
     const ValueId b = bias ? parameter(label + ".bias", biases, zeros()) : kNoValue;
-    return add_node<Linear>(g_, {gpt2_, activation}, {{Linear::kX, x}, {Linear::kWeight, w}, {Linear::kBias, b}}, label, layer_)[Linear::kY];
+    return add_node<Linear>(g_, {gpt2_, activation}, {{Linear::kX, x}, {Linear::kWeight, w}, {Linear::kBias, b}}, label,
+                            layer_)[Linear::kY];
   }
 
   ValueId dropout(ValueId x, const std::string& label) {
@@ -129,18 +141,21 @@ class Builder {
   ValueId attention_block(ValueId x) {
     const std::int64_t q = m_.query_size(), kv = m_.kv_size();
     ValueId qkv = gpt2_ ? linear(x, "attention.qkv", {{"attn.c_attn", q + 2 * kv}}, m_.has_qkv_bias(), normal())
-                        : linear(x, "attention.qkv", {{"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}},
+                        : linear(x, "attention.qkv",
+                                 {{"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}},
                                  m_.has_qkv_bias(), normal());
     if (m_.qk_norm) {
       const ValueId qw = parameter("attention.q_norm", {{hf("self_attn.q_norm.weight"), {m_.head_dim}}}, ones());
       const ValueId kw = parameter("attention.k_norm", {{hf("self_attn.k_norm.weight"), {m_.head_dim}}}, ones());
       qkv = add_node<HeadNorm>(g_, {layout_.heads, layout_.kv_heads, layout_.head_dim, m_.norm_eps},
-                               {{HeadNorm::kX, qkv}, {HeadNorm::kQueryWeight, qw}, {HeadNorm::kKeyWeight, kw}}, "attention.qk_norm", layer_)[HeadNorm::kY];
+                               {{HeadNorm::kX, qkv}, {HeadNorm::kQueryWeight, qw}, {HeadNorm::kKeyWeight, kw}},
+                               "attention.qk_norm", layer_)[HeadNorm::kY];
     }
     if (!gpt2_) qkv = add_node<Rope>(g_, {layout_, rope_rule()}, {{Rope::kX, qkv}}, "attention.rope", layer_)[Rope::kY];
     const ValueId mixed = attention(qkv);
-    const ValueId out = gpt2_ ? linear(mixed, "attention.output", {{"attn.c_proj", m_.hidden}}, m_.bias, normal(true))
-                              : linear(mixed, "attention.output", {{"self_attn.o_proj", m_.hidden}}, m_.bias, normal(true));
+    const ValueId out =
+        gpt2_ ? linear(mixed, "attention.output", {{"attn.c_proj", m_.hidden}}, m_.bias, normal(true))
+              : linear(mixed, "attention.output", {{"self_attn.o_proj", m_.hidden}}, m_.bias, normal(true));
     return dropout(out, "attention.output_dropout");
   }
 
@@ -160,7 +175,9 @@ class Builder {
       return g_.named["cache"] = g_.add_value(std::move(v));
     };
     return add_node<CachedAttention>(g_, {layout_, scale},
-                                     {{CachedAttention::kQkv, qkv}, {CachedAttention::kKeys, cache("keys")}, {CachedAttention::kValues, cache("values")}},
+                                     {{CachedAttention::kQkv, qkv},
+                                      {CachedAttention::kKeys, cache("keys")},
+                                      {CachedAttention::kValues, cache("values")}},
                                      "attention", layer_)[CachedAttention::kOut];
   }
 
@@ -192,16 +209,19 @@ class Builder {
       if (!m_.tied) parameter("head", {{"lm_head.weight", {m_.vocabulary, m_.hidden}}}, normal());
       return;
     }
-    const ValueId weight = m_.tied ? embedding_ : parameter("head", {{"lm_head.weight", {m_.vocabulary, m_.hidden}}}, normal());
+    const ValueId weight =
+        m_.tied ? embedding_ : parameter("head", {{"lm_head.weight", {m_.vocabulary, m_.hidden}}}, normal());
     if (s_.head == Head::Logits) {
-      g_.named["logits"] = add_node<Linear>(g_, {}, {{Linear::kX, hidden}, {Linear::kWeight, weight}}, "head", -1)[Linear::kY];
+      g_.named["logits"] =
+          add_node<Linear>(g_, {}, {{Linear::kX, hidden}, {Linear::kWeight, weight}}, "head", -1)[Linear::kY];
       return;
     }
     const ValueId targets = input("targets", {{s_.batch, s_.sequence}, DType::i32});
     const std::int64_t rows = s_.batch * s_.sequence;
     const std::int64_t chunk = logits_chunk_rows(rows, m_.vocabulary, s_.dtype, s_.logits_bytes);
-    const ValueId loss = add_node<CrossEntropy>(g_, {chunk}, {{CrossEntropy::kX, hidden}, {CrossEntropy::kWeight, weight}, {CrossEntropy::kTargets, targets}},
-                                                "loss", -1)[CrossEntropy::kLoss];
+    const ValueId loss = add_node<CrossEntropy>(
+        g_, {chunk}, {{CrossEntropy::kX, hidden}, {CrossEntropy::kWeight, weight}, {CrossEntropy::kTargets, targets}},
+        "loss", -1)[CrossEntropy::kLoss];
     g_[loss].persistent = true;
     g_[loss].memory = MemoryClass::Staging;
     g_.named["loss"] = loss;
@@ -218,7 +238,8 @@ class Builder {
 };
 
 template <class T>
-void initialise(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first, std::int64_t count, T* out) {
+void initialise(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first,
+                std::int64_t count, T* out) {
   if (init.kind != Initializer::Kind::Normal) {
     std::fill(out, out + count, init.kind == Initializer::Kind::Ones ? T{1} : T{0});
     return;
@@ -243,17 +264,18 @@ std::int64_t logits_chunk_rows(std::int64_t rows, std::int64_t vocabulary, DType
 
 Graph build_transformer(const ModelConfig& model, const ModelShape& shape) {
   require(model.vocabulary > 0, ErrorKind::Config, "model.vocabulary is not known: give it, or data with a tokenizer");
-  require(model.family != ModelFamily::Gpt2 || std::max(shape.sequence, shape.cache_positions) <= model.positions, ErrorKind::Config,
-          "{} tokens do not fit the model's {} positions", std::max(shape.sequence, shape.cache_positions), model.positions);
+  require(model.family != ModelFamily::Gpt2 || std::max(shape.sequence, shape.cache_positions) <= model.positions,
+          ErrorKind::Config, "{} tokens do not fit the model's {} positions",
+          std::max(shape.sequence, shape.cache_positions), model.positions);
   return Builder(model, shape).build();
 }
 
-void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first, std::int64_t count,
-                      float* out) {
+void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first,
+                      std::int64_t count, float* out) {
   initialise(part, init, seed, first, count, out);
 }
-void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first, std::int64_t count,
-                      double* out) {
+void initialise_range(const ParameterPart& part, const Initializer& init, std::uint64_t seed, std::int64_t first,
+                      std::int64_t count, double* out) {
   initialise(part, init, seed, first, count, out);
 }
 

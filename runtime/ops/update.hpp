@@ -32,8 +32,8 @@ struct SquareSums : OpDefaults {
   static std::vector<Sample<Attrs>> samples();
 };
 
-// norm f64 [1] = sqrt(Σ sums) / loss_scale, combined in model order (design §9.8); also left in step_outputs (grad_norm,
-// found_inf).
+// norm f64 [1] = sqrt(Σ sums) / loss_scale, combined in model order (design §9.8); also left in step_outputs
+// (grad_norm, found_inf).
 struct GlobalNorm : OpDefaults {
   struct Attrs {};
   static constexpr std::string_view name = "global_norm";

@@ -15,7 +15,8 @@ struct Layout {
   int zero = 0;
 };
 inline std::string name_of(const Layout& l) {
-  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor, l.zero, l.mesh.shards);
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor, l.zero,
+                     l.mesh.shards);
 }
 
 struct RunResult {
@@ -56,7 +57,8 @@ inline RunResult train_on(const Layout& layout, ProgramOptions o, std::int64_t r
     Engine engine(build_programs(mine), options);
     engine.initialise(1);
     const auto tensors = [&] {
-      return o.dtype == DType::f64 ? whole_tensors<double>(engine, "parameters") : whole_tensors<float>(engine, "parameters");
+      return o.dtype == DType::f64 ? whole_tensors<double>(engine, "parameters")
+                                   : whole_tensors<float>(engine, "parameters");
     };
     auto initial = tensors();
     std::map<std::string, std::int64_t> before;
@@ -97,7 +99,8 @@ inline double relative_norm(const std::vector<double>& a, const std::vector<doub
 }
 
 // What every layout must show beside one rank.
-inline void expect_same_training(const RunResult& run, const RunResult& one, const std::vector<std::string>& names, double loss_tolerance) {
+inline void expect_same_training(const RunResult& run, const RunResult& one, const std::vector<std::string>& names,
+                                 double loss_tolerance) {
   EXPECT_EQ(run.initial, one.initial);  // bitwise
   ASSERT_EQ(run.losses.size(), one.losses.size());
   for (std::size_t i = 0; i < run.losses.size(); ++i) {

@@ -37,11 +37,14 @@ INSTANTIATE_TEST_SUITE_P(Stages, Zero,
                          testing::Combine(testing::Values(ModelFamily::Gpt2, ModelFamily::Llama), testing::Values(2, 4),
                                           testing::Values(2), testing::Values(0, 1, 2, 3)),
                          [](const auto& p) {
-                           return fmt::format("{}_{}ranks_zero{}", std::get<0>(p.param) == ModelFamily::Gpt2 ? "gpt2" : "llama",
+                           return fmt::format("{}_{}ranks_zero{}",
+                                              std::get<0>(p.param) == ModelFamily::Gpt2 ? "gpt2" : "llama",
                                               std::get<1>(p.param), std::get<3>(p.param));
                          });
 
-std::int64_t bytes_of(const RunResult& run, MemoryClass memory) { return run.classes[0][static_cast<std::size_t>(memory)]; }
+std::int64_t bytes_of(const RunResult& run, MemoryClass memory) {
+  return run.classes[0][static_cast<std::size_t>(memory)];
+}
 
 // 4 bytes each of parameters, gradients and 8 of moments an element; a stage divides one more of them.
 TEST(Zero, ClassesShrinkByTheNumberOfShards) {
@@ -50,7 +53,8 @@ TEST(Zero, ClassesShrinkByTheNumberOfShards) {
   const auto run = [&](int zero) { return train_on({{.data = kRanks, .shards = kRanks}, zero}, o, kRows, 2); };
   const RunResult whole = run(0), one = run(1), two = run(2), three = run(3);
   const auto padded = [](std::int64_t bytes) { return bytes + bytes / 10; };  // units are padded to shards · 64 bytes
-  const std::int64_t parameters = bytes_of(whole, MemoryClass::Parameters), moments = bytes_of(whole, MemoryClass::Optimizer);
+  const std::int64_t parameters = bytes_of(whole, MemoryClass::Parameters),
+                     moments = bytes_of(whole, MemoryClass::Optimizer);
   EXPECT_EQ(moments, 2 * parameters);
   EXPECT_LE(bytes_of(one, MemoryClass::Optimizer), padded(moments / kRanks));
   EXPECT_GE(bytes_of(one, MemoryClass::Gradients), parameters);
