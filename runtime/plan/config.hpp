@@ -19,8 +19,8 @@ struct MemoryConfig {
   std::optional<std::int64_t> budget;  // nullopt: auto, a share of the memory measured free
   RecomputeMode recompute = RecomputeMode::Auto;
   std::vector<RecomputeMode> recompute_layers;  // when not empty: one mode per layer, and `recompute` does not count
-  std::optional<std::int64_t> logits;           // most bytes of logits that exist at a time; nullopt: auto, the plan chooses
-  std::optional<std::int64_t> reserve;          // outside the arena; nullopt: auto, measured
+  std::optional<std::int64_t> logits;   // most bytes of logits that exist at a time; nullopt: auto, the plan chooses
+  std::optional<std::int64_t> reserve;  // outside the arena; nullopt: auto, measured
   bool operator==(const MemoryConfig&) const = default;
 };
 
