@@ -12,6 +12,7 @@
 #include "launch/bootstrap.hpp"
 #include "launch/engine.hpp"
 #include "launch/failure.hpp"
+#include "launch/groups.hpp"
 #include "launch/process.hpp"
 #include "runtime/model/huggingface.hpp"
 
@@ -200,9 +201,11 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi) {
   options.optimizer.eps = curve["eps"];
   options.optimizer.weight_decay = curve["weight_decay"];
   options.optimizer.clip = curve["grad_clip"];
-  const Group world = mpi.world("data");
+  const Groups groups =
+      make_groups(options.mesh, mpi.rank(),
+                  [&](const std::string& axis, const std::vector<int>& ranks) { return mpi.group(axis, ranks); });
   EngineOptions engine_options;
-  engine_options.groups["data"] = &world;
+  for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
   Engine engine(build_programs(options), engine_options);
   engine.load(HuggingFaceWeights::open(folder));
   Report report(mpi.rank() == 0);
