@@ -31,23 +31,24 @@ foreach(config IN LISTS configs)
   plimsoll_program_test(plan.${name}.4_ranks COMMAND plimsoll plan ${config} --ranks 4 --json --verify LABELS unit TIMEOUT 120)
 endforeach()
 
-# Reference models: ours, and those of a shared folder where there is one.
+# Reference models: ours, and those of PLIMSOLL_SHARED (default ../shared), looked for when the test runs; what
+# golden_check refuses, by name.
 file(GLOB goldens CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/golden/*/golden.json)
-file(GLOB shared_goldens CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/../shared/golden/*/golden.json
-  ${PROJECT_SOURCE_DIR}/shared/golden/*/golden.json)
-foreach(json IN LISTS goldens shared_goldens)
+foreach(json IN LISTS goldens)
   get_filename_component(folder ${json} DIRECTORY)
   get_filename_component(name ${folder} NAME)
-  set(prefix golden)
-  if(NOT json IN_LIST goldens)
-    set(prefix golden.shared)
-  endif()
-  if(NOT TEST ${prefix}.${name})
-    plimsoll_program_test(${prefix}.${name} COMMAND golden_check ${folder} LABELS unit TIMEOUT 120)
-    plimsoll_program_test(${prefix}.${name}.2_ranks COMMAND ${mpirun} 2 $<TARGET_FILE:golden_check> ${folder}
-      LABELS mpi TIMEOUT 120 SERIAL)
-  endif()
+  plimsoll_program_test(golden.${name} COMMAND golden_check ${folder} LABELS unit TIMEOUT 120)
+  plimsoll_program_test(golden.${name}.2_ranks COMMAND ${mpirun} 2 $<TARGET_FILE:golden_check> ${folder}
+    LABELS mpi TIMEOUT 120 SERIAL)
 endforeach()
+set(golden_shared Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_shared.py ${PROJECT_SOURCE_DIR}/../shared)
+plimsoll_program_test(golden.shared COMMAND ${golden_shared} $<TARGET_FILE:golden_check> LABELS unit TIMEOUT 240)
+plimsoll_program_test(golden.shared.2_ranks COMMAND ${golden_shared} ${mpirun} 2 $<TARGET_FILE:golden_check>
+  LABELS mpi TIMEOUT 240 SERIAL)
+set_tests_properties(golden.shared golden.shared.2_ranks PROPERTIES SKIP_RETURN_CODE 77)
+plimsoll_program_test(golden.refusals
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_refusals.py $<TARGET_FILE:golden_check>
+    ${CMAKE_CURRENT_SOURCE_DIR}/golden/gpt2_erf ${CMAKE_CURRENT_BINARY_DIR}/golden_refusals LABELS unit TIMEOUT 240)
 
 # The collectives over MPI: the suite that the unit tests run over self and local.
 add_executable(mpi_collectives ${CMAKE_CURRENT_SOURCE_DIR}/comm/mpi_collectives.cpp)

@@ -1,12 +1,14 @@
 // golden_check FOLDER…: compares this program with reference results: logits, loss, every gradient, a training curve
 // and the parameters after it. A folder is a Hugging Face model with golden.json, golden.safetensors, grads.safetensors
-// and final.safetensors beside it (tests/golden/README.md says how they are made). Exits 1 when a tolerance is missed.
+// and final.safetensors beside it (tests/golden/README.md says how they are made). Exits 1 when a tolerance is missed,
+// with the code of the worst folder when several are given.
 // Under mpirun the rows of the batch are spread over the ranks.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <memory>
+#include <optional>
 
 #include "comm/group.hpp"
 #include "launch/bootstrap.hpp"
@@ -14,7 +16,7 @@
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/process.hpp"
-#include "runtime/model/huggingface.hpp"
+#include "tests/tools/golden_folder.hpp"
 
 namespace plimsoll {
 namespace {
@@ -40,7 +42,9 @@ class Report {
   int failures_ = 0, checks_ = 0;
 };
 
-double relative(double value, double reference) { return std::abs(value - reference) / std::abs(reference); }
+double relative(double value, double reference) {
+  return std::abs(value - reference) / (reference == 0 ? 1 : std::abs(reference));
+}
 
 double norm_difference(const float* a, const std::vector<float>& b) {
   double difference = 0, norm = 0;
@@ -56,28 +60,6 @@ double norm_difference(const float* a, const std::vector<float>& b) {
 bool is_attention_bias(const std::string& name) {
   return name.ends_with("c_attn.bias") || name.ends_with("k_proj.bias");
 }
-
-struct Golden {
-  std::filesystem::path folder;
-  nlohmann::json json;
-  std::int64_t batch = 0, sequence = 0;
-
-  explicit Golden(std::filesystem::path path) : folder(std::move(path)) {
-    const std::filesystem::path file = folder / "golden.json";
-    std::ifstream in(file);
-    require(in.good(), ErrorKind::MissingInput, "{}: there is no such file", file.string());
-    json = nlohmann::json::parse(in, nullptr, false);
-    require(json.is_object() && json.contains("B") && json.contains("T") && json.contains("loss"), ErrorKind::BadData,
-            "{}: is not JSON with B, T and loss", file.string());
-    batch = json["B"];
-    sequence = json["T"];
-  }
-  std::vector<std::int32_t> integers(const SafetensorsFile& file, const std::string& name) const {
-    std::vector<std::int32_t> all(static_cast<std::size_t>(file.spec(name).elements()));
-    file.read(name, all.data(), static_cast<std::int64_t>(all.size() * sizeof(std::int32_t)));
-    return all;
-  }
-};
 
 // The rows of this rank, padded to the same number on all ranks: token 0, target −1.
 struct Share {
@@ -98,23 +80,21 @@ struct Share {
   }
 };
 
-void check_logits(Engine& engine, const Golden& golden, const SafetensorsFile& data, Report& report) {
-  const std::vector<float> expected = data.read_floats("logits");
+void check_logits(Engine& engine, const GoldenFolder& golden, Report& report) {
   Executor& logits = engine.executor("logits");
   const View tokens = logits.view("tokens");
   const std::int64_t rows = tokens.spec.shape[0], width = logits.view("logits").spec.last() * golden.sequence;
-  const std::vector<std::int32_t> all = golden.integers(data, "tokens");
   double difference = 0, largest = 0;
   for (std::int64_t row = 0; row < golden.batch; row += rows) {
     std::vector<std::int32_t> some(static_cast<std::size_t>(rows * golden.sequence), 0);
     const std::int64_t count = std::min(rows, golden.batch - row) * golden.sequence;
-    std::copy_n(all.begin() + row * golden.sequence, count, some.begin());
+    std::copy_n(golden.tokens.begin() + row * golden.sequence, count, some.begin());
     engine.device().copy_to_device(tokens.data, some.data(), tokens.spec.bytes());
     logits.run(Graph::Section::Forward);
     logits.synchronize();
     const auto* ours = logits.view("logits").as<float>();
     for (std::int64_t i = 0; i < count / golden.sequence * width; ++i) {
-      const double want = expected[static_cast<std::size_t>(row * width + i)];
+      const double want = golden.logits[static_cast<std::size_t>(row * width + i)];
       difference = std::max(difference, std::abs(ours[i] - want));
       if (!std::isfinite(ours[i])) difference = NAN;
       largest = std::max(largest, std::abs(want));
@@ -134,89 +114,136 @@ std::vector<std::pair<std::string, std::vector<float>>> gathered(Engine& engine,
   return all;
 }
 
-void check_gradients(Engine& engine, const Golden& golden, const SafetensorsFile& data, const Share& share,
-                     Report& report) {
-  const std::vector<std::int32_t> tokens = golden.integers(data, "tokens"), targets = golden.integers(data, "targets");
+void check_gradients(Engine& engine, const GoldenFolder& golden, const Share& share, Report& report) {
   const std::int64_t t = golden.sequence;
-  double valid = 0;
-  for (const std::int32_t target : targets) valid += target >= 0 ? 1 : 0;
-  engine.train_micro_batch(share.take(tokens, t, 0, t, 0), share.take(targets, t, 0, t, -1), Variant::Only, 1.0 / valid,
-                           0);
+  engine.train_micro_batch(share.take(golden.tokens, t, 0, t, 0), share.take(golden.targets, t, 0, t, -1),
+                           Variant::Only, 1.0 / static_cast<double>(golden.valid_targets), 0);
   Executor& train = engine.executor("train");
   train.synchronize();
   const auto* loss = train.view("loss").as<double>();
-  report.check("loss", relative(loss[0] / loss[1], golden.json["loss"]), kLoss);
-  const SafetensorsFile file = SafetensorsFile::open(golden.folder / "grads.safetensors");
-  std::size_t found = 0;
+  report.check("loss", relative(loss[0] / loss[1], golden.loss), kLoss);
+  const SafetensorsFile file = SafetensorsFile::open(golden.path / "grads.safetensors");
   for (const auto& [name, values] : gathered(engine, "gradients")) {
-    require(file.contains(name), ErrorKind::BadData, "{}: has no gradient of '{}'", file.path().string(), name);
     report.check("gradient " + name, norm_difference(values.data(), file.read_floats(name)), kGradient);
-    ++found;
   }
-  require(found == file.tensors().size(), ErrorKind::BadData, "{}: has {} gradients, the model has {} parameters",
-          file.path().string(), file.tensors().size(), found);
 }
 
-void check_curve(Engine& engine, const Golden& golden, const SafetensorsFile& data, const Share& share,
-                 Report& report) {
-  const nlohmann::json& curve = golden.json["curve"];
-  const std::vector<std::int32_t> all = golden.integers(data, "curve_tokens");
-  const std::int64_t t = golden.sequence, steps = curve["steps"];
-  for (std::int64_t step = 0; step < steps; ++step) {
-    const std::span<const std::int32_t> batch(all.data() + step * golden.batch * (t + 1),
+void check_curve(Engine& engine, const GoldenFolder& golden, const Share& share, Report& report) {
+  const std::int64_t t = golden.sequence;
+  const GoldenCurve& curve = golden.curve;
+  for (std::int64_t step = 0; step < golden.steps(); ++step) {
+    const auto at = static_cast<std::size_t>(step);
+    const std::span<const std::int32_t> batch(golden.curve_tokens.data() + step * golden.batch * (t + 1),
                                               static_cast<std::size_t>(golden.batch * (t + 1)));
     engine.train_micro_batch(share.take(batch, t + 1, 0, t, 0), share.take(batch, t + 1, 1, t, -1), Variant::Only,
                              1.0 / static_cast<double>(golden.batch * t), 0);
-    const StepResult result =
-        engine.update(curve["lr_per_step"][static_cast<std::size_t>(step)], static_cast<std::uint64_t>(step), step);
-    report.check(fmt::format("step {} loss", step),
-                 relative(result.loss(), curve["loss"][static_cast<std::size_t>(step)]), kCurve);
-    report.check(fmt::format("step {} gradient norm", step),
-                 relative(result.grad_norm, curve["grad_norm_before_clip"][static_cast<std::size_t>(step)]), kNorm);
+    const StepResult result = engine.update(curve.lr[at], static_cast<std::uint64_t>(step), step);
+    report.check(fmt::format("step {} loss", step), relative(result.loss(), curve.loss[at]), kCurve);
+    report.check(fmt::format("step {} gradient norm", step), relative(result.grad_norm, curve.grad_norm[at]), kNorm);
   }
-  const SafetensorsFile file = SafetensorsFile::open(golden.folder / "final.safetensors");
+  const SafetensorsFile file = SafetensorsFile::open(golden.path / "final.safetensors");
   for (const auto& [name, values] : gathered(engine, "parameters")) {
     report.check("final " + name, norm_difference(values.data(), file.read_floats(name)),
                  is_attention_bias(name) ? kFinalAttentionBias : kFinal);
   }
 }
 
-int check_folder(const std::filesystem::path& folder, const MpiSession& mpi) {
-  const Golden golden(folder);
-  if (mpi.rank() == 0)
-    std::printf("%s: B=%ld T=%ld\n", folder.c_str(), static_cast<long>(golden.batch),
-                static_cast<long>(golden.sequence));
-  const SafetensorsFile data = SafetensorsFile::open(folder / "golden.safetensors");
-  const Share share(golden.batch, mpi.rank(), mpi.size());
-  const nlohmann::json& curve = golden.json["curve"];
+// A folder that was read, and the model of it, loaded.
+struct Prepared {
+  GoldenFolder golden;
+  std::unique_ptr<Engine> engine;
+};
+
+// What a file holds must be the parameters of the model, by name and shape.
+void check_parameters(const std::filesystem::path& path, const std::vector<ModelTensor>& tensors) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  for (const ModelTensor& tensor : tensors) read_shaped_floats(file, tensor.name, tensor.shape);
+  require(tensors.size() == file.tensors().size(), ErrorKind::BadData,
+          "{}: has {} tensors, the model has {} parameters", path.string(), file.tensors().size(), tensors.size());
+}
+
+Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Groups& groups) {
+  Prepared p{read_golden_folder(folder, mpi.rank() == 0), nullptr};
   ProgramOptions options;
-  options.model = model_from_huggingface_folder(folder);
-  options.sequence = golden.sequence;
-  options.micro_batch = share.rows;
+  options.model = p.golden.model;
+  options.sequence = p.golden.sequence;
+  options.micro_batch = Share(p.golden.batch, mpi.rank(), mpi.size()).rows;
   options.mesh.data = options.mesh.shards = mpi.size();
   options.rank = mpi.rank();
   options.bucket_bytes = 1 << 16;  // several buckets also for small models
   options.train = options.logits = true;
-  options.optimizer.betas = {curve["beta1"], curve["beta2"]};
-  options.optimizer.eps = curve["eps"];
-  options.optimizer.weight_decay = curve["weight_decay"];
-  options.optimizer.clip = curve["grad_clip"];
-  const Groups groups =
-      make_groups(options.mesh, mpi.rank(),
-                  [&](const std::string& axis, const std::vector<int>& ranks) { return mpi.group(axis, ranks); });
+  options.optimizer = p.golden.curve.optimizer;
   EngineOptions engine_options;
   for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
-  Engine engine(build_programs(options), engine_options);
-  engine.load(HuggingFaceWeights::open(folder));
+  const HuggingFaceWeights weights = HuggingFaceWeights::open(folder);
+  Programs programs = build_programs(options);
+  check_parameters(folder / "grads.safetensors", programs.tensors);
+  check_parameters(folder / "final.safetensors", programs.tensors);
+  p.engine = std::make_unique<Engine>(std::move(programs), engine_options);
+  p.engine->load(weights);
+  return p;
+}
+
+// The exit code of a folder: 0, 1 when a quantity is missed, else the kind of what is wrong with it.
+int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Groups& groups,
+                 const Group& control) {
+  std::optional<Prepared> prepared;
+  int code = 0;
+  try {
+    prepared.emplace(prepare_folder(folder, mpi, groups));
+  } catch (const Error& error) {
+    code = static_cast<int>(error.kind());
+    std::fflush(stdout);
+    if (mpi.rank() == 0)
+      std::fprintf(stderr, "%s: refused, code=%d kind=%s: %s\n", folder.c_str(), code,
+                   std::string(exit_code(error.kind()).name).c_str(), error.what());
+  }
+  code = static_cast<int>(control.max(code));  // a folder that one rank cannot read is checked by none
+  if (code != 0) return code;
+  const GoldenFolder& golden = prepared->golden;
+  const Share share(golden.batch, mpi.rank(), mpi.size());
+  if (mpi.rank() == 0)
+    std::printf("%s: B=%ld T=%ld\n", folder.c_str(), static_cast<long>(golden.batch),
+                static_cast<long>(golden.sequence));
   Report report(mpi.rank() == 0);
-  check_logits(engine, golden, data, report);
-  check_gradients(engine, golden, data, share, report);
-  check_curve(engine, golden, data, share, report);
+  check_logits(*prepared->engine, golden, report);
+  check_gradients(*prepared->engine, golden, share, report);
+  check_curve(*prepared->engine, golden, share, report);
   if (mpi.rank() == 0)
     std::printf("%s: %d of %d quantities within tolerance\n", folder.c_str(), report.checks() - report.failures(),
                 report.checks());
-  return report.failures();
+  return report.failures() == 0 ? 0 : 1;
 }
+
+// The worst of all folders. What is there but is no such folder is skipped; nothing to check at all is an error.
+int check_all(std::span<char* const> paths, const MpiSession& mpi) {
+  Mesh mesh;
+  mesh.data = mesh.shards = mpi.size();
+  const Groups groups = make_groups(
+      mesh, mpi.rank(), [&](const std::string& axis, const std::vector<int>& ranks) { return mpi.group(axis, ranks); });
+  const Group control = mpi.world("control");
+  int worst = 0, checked = 0;
+  for (const char* path : paths) {
+    if (std::filesystem::exists(path) && !std::filesystem::exists(std::filesystem::path(path) / "golden.json")) {
+      if (mpi.rank() == 0) std::printf("%s: skipped, it is no folder with a golden.json\n", path);
+      continue;
+    }
+    ++checked;
+    worst = std::max(worst, check_folder(path, mpi, groups, control));
+  }
+  require(checked > 0, ErrorKind::MissingInput, "none of the {} paths is a folder with a golden.json", paths.size());
+  return worst;
+}
+
+constexpr const char* kUsage =
+    "usage: golden_check FOLDER...\n"
+    "       mpirun -n N golden_check FOLDER...\n"
+    "Compares logits, loss, gradients, a training curve and the parameters after it with the reference results of "
+    "each\n"
+    "FOLDER (config.json, model.safetensors, golden.json, golden.safetensors, grads.safetensors, final.safetensors).\n"
+    "What is no folder with a golden.json is skipped. Exit code: 0 all within tolerance, 1 a quantity is missed, 65 a\n"
+    "malformed folder, 66 a missing one or nothing to check, 78 a key that is not supported; the largest of all "
+    "folders.\n";
 
 }  // namespace
 }  // namespace plimsoll
@@ -224,15 +251,22 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi) {
 int main(int argc, char** argv) {
   using namespace plimsoll;
   ensure_environment(argv);
-  if (argc < 2) {
-    std::fprintf(stderr, "usage: golden_check FOLDER...\n");
+  const std::span<char* const> paths(argv + 1, static_cast<std::size_t>(std::max(0, argc - 1)));
+  for (const std::string_view argument : paths) {
+    if (argument == "--help" || argument == "-h") {
+      std::fputs(kUsage, stdout);
+      return 0;
+    }
+  }
+  const auto option = std::find_if(paths.begin(), paths.end(), [](const char* a) { return a[0] == '-'; });
+  if (paths.empty() || option != paths.end()) {
+    if (option != paths.end()) std::fprintf(stderr, "golden_check: '%s' is no option\n", *option);
+    std::fputs(kUsage, stderr);
     return static_cast<int>(ErrorKind::Usage);
   }
   MpiSession mpi;
   try {
-    int failures = 0;
-    for (int i = 1; i < argc; ++i) failures += check_folder(argv[i], mpi);
-    return failures == 0 ? 0 : 1;
+    return check_all(paths, mpi);
   } catch (const std::exception& error) {
     fail_run({mpi.rank(), host_name(), -1, ""}, error, [&](int code) { mpi.abort(code); });
   }
