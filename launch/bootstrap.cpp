@@ -2,15 +2,23 @@
 
 #include <mpi.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <exception>
+#include <thread>
 
 #include "comm/mpi_transport.hpp"
 
 namespace plimsoll {
 namespace {
 
-bool launched() {
+// A communicator for failures alone: no other message can be taken for one of theirs.
+MPI_Comm failures = MPI_COMM_NULL;
+// What an allgather that was given up may still write to.
+std::uint64_t failure = 0;
+std::vector<std::uint64_t> failures_of_ranks;
+
+bool has_launcher() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"}) {
     if (std::getenv(name) != nullptr) return true;
   }
@@ -20,7 +28,7 @@ bool launched() {
 }  // namespace
 
 MpiSession::MpiSession() {
-  if (!launched()) return;
+  if (!has_launcher()) return;
   int provided = 0;
   const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided);
   require(code == MPI_SUCCESS, ErrorKind::Device, "MPI_Init_thread failed with code {}", code);
@@ -35,6 +43,7 @@ MpiSession::MpiSession() {
   check_mpi(MPI_Comm_rank(host, &local_rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(host, &local_size_), "MPI_Comm_size");
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
+  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &failures), "MPI_Comm_dup");
 }
 
 // MPI_Finalize waits for all ranks: after a failure, where others may never come, the process leaves by abort().
@@ -50,6 +59,24 @@ Group MpiSession::group(const std::string& axis, const std::vector<int>& ranks, 
   return {axis, make_mpi_transport(ranks), native};
 }
 
+std::vector<std::uint64_t> MpiSession::gather_failures(std::uint64_t mine, double seconds) const {
+  if (!active_ || failures == MPI_COMM_NULL) return {mine};
+  failure = mine;
+  failures_of_ranks.resize(static_cast<std::size_t>(size_));
+  MPI_Request request = MPI_REQUEST_NULL;
+  if (MPI_Iallgather(&failure, 1, MPI_UINT64_T, failures_of_ranks.data(), 1, MPI_UINT64_T, failures, &request) !=
+      MPI_SUCCESS)
+    return {};
+  const auto begin = std::chrono::steady_clock::now();
+  while (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() < seconds) {
+    int done = 0;
+    if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return {};
+    if (done != 0) return failures_of_ranks;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return {};
+}
+
 void MpiSession::abort(int code) const {
   if (active_ && size_ > 1) MPI_Abort(MPI_COMM_WORLD, code);
 }
@@ -58,7 +85,7 @@ std::string mpi_library_version() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
   MPI_Get_library_version(text, &length);
-  return {text, static_cast<std::size_t>(length)};
+  return {text};  // the length counts the NUL in some versions
 }
 
 }  // namespace plimsoll

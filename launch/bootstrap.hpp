@@ -1,6 +1,7 @@
 #pragma once
 // The process as a rank: MPI when a launcher started it, otherwise one rank by itself.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,10 @@ class MpiSession {
   Group world(const std::string& axis, bool native = false) const;
   // Some of the ranks as a group with a communicator of its own. Collective over them.
   Group group(const std::string& axis, const std::vector<int>& ranks, bool native = false) const;
+  bool launched() const { return active_; }  // by mpirun or srun
+  // The value of every rank in rank order, when all ranks call this within `seconds` of each other; otherwise empty.
+  // For ranks that fail: the call never waits longer, and is made once, last before abort().
+  std::vector<std::uint64_t> gather_failures(std::uint64_t mine, double seconds) const;
   // Ends all ranks with this code.
   void abort(int code) const;
 

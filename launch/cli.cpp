@@ -1,13 +1,13 @@
 #include "launch/cli.hpp"
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <fstream>
+#include <algorithm>
 #include <functional>
-#include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "launch/bootstrap.hpp"
 #include "launch/commands.hpp"
+#include "runtime/core/text.hpp"
 
 namespace plimsoll {
 namespace {
@@ -16,6 +16,7 @@ struct Arguments {
   ConfigArguments config;
   PrepareArguments prepare;
   GenerateArguments generate;
+  EvalArguments eval;
   PlanArguments plan;
   GraphArguments graph;
   std::string from, to;
@@ -68,10 +69,14 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
     verbs[sub] = name;
     return sub;
   };
-  add_config(verb("train", "train a model (under mpirun or srun for several ranks)"), a.config);
-  CLI::App* eval = verb("eval", "loss over the validation split");
+  CLI::App* train = verb("train", "train a model (under mpirun or srun for several ranks)");
+  train->footer("PLIMSOLL_PROGRESS=auto|bar|plain: a bar on a terminal, plain lines elsewhere, or always one of them.");
+  add_config(train, a.config);
+  CLI::App* eval = verb("eval", "loss over the whole validation split");
   add_config(eval, a.config);
-  eval->add_flag("--json", a.json, "report as JSON");
+  eval->add_option("--batches", a.eval.batches, "only this many global batches of the split")
+      ->check(CLI::PositiveNumber);
+  eval->add_flag("--json", a.eval.json, "report as JSON");
   add_generate(verb("generate", "continue a text"), a.generate);
   CLI::App* data = verb("data", "token files");
   data->require_subcommand(1);
@@ -81,6 +86,8 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   plan->add_option("--ranks", a.plan.ranks, "plan for this many ranks")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  plan->add_option("--threads", a.plan.threads, "threads per rank; default: run.threads, or cores / ranks")
+      ->check(CLI::PositiveNumber);
   plan->add_option("--budget", a.plan.budget, "bytes per rank, instead of memory.budget");
   plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
@@ -89,6 +96,12 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   add_config(graph, a.config);
   graph->add_option("--program", a.graph.program, "train | evaluate | logits | prefill | decode")
       ->capture_default_str();
+  graph->add_option("--ranks", a.graph.ranks, "of a run with this many ranks")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  graph->add_option("--rank", a.graph.rank, "the program of this rank")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   graph->add_flag("--dot", a.graph.dot, "as a Graphviz digraph");
   CLI::App* config = verb("config", "every key with type, default, unit and meaning; or a file as it resolves");
   config->add_option("CONFIG", a.config.path, "configuration file to resolve");
@@ -100,6 +113,18 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   out->add_option("TO", a.to, "folder to make")->required();
 }
 
+// CLI11 says of a word that is no verb only that a verb is missing.
+void require_known_verb(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(sub->get_name());
+  if (std::find(names.begin(), names.end(), argv[1]) != names.end()) return;
+  const auto nearest = nearest_name(argv[1], names);
+  const std::string hint = nearest ? fmt::format("did you mean '{}'?", *nearest) : "verbs: " + join(names, ", ");
+  throw CLI::ValidationError(fmt::format("'{}'", argv[1]), "is no verb of plimsoll; " + hint);
+}
+
 }  // namespace
 
 int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context) {
@@ -108,14 +133,17 @@ int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context)
   std::map<const CLI::App*, std::string> verbs;
   build(app, a, verbs);
   try {
+    require_known_verb(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
+    // All ranks have the same command line: one of them answers.
+    std::ostringstream nowhere;
+    const int code = mpi.rank() == 0 ? app.exit(error) : app.exit(error, nowhere, nowhere);
     return code == 0 ? 0 : static_cast<int>(ErrorKind::Usage);
   }
   const std::string verb = verbs.at(app.get_subcommands().front());
   if (verb == "train") return command_train(a.config, mpi, context.run_dir);
-  if (verb == "eval") return command_eval(a.config, mpi, a.json);
+  if (verb == "eval") return command_eval(a.config, a.eval, mpi);
   if (verb == "generate") return command_generate(a.generate);
   if (verb == "data") return command_prepare(a.prepare);
   if (verb == "plan") return command_plan(a.config, a.plan, a.json);

@@ -40,13 +40,15 @@ int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::
   return 0;
 }
 
-int command_eval(const ConfigArguments& arguments, const MpiSession& mpi, bool json) {
-  const Evaluation e = evaluate(load_config(arguments.path, arguments.overrides), mpi);
+int command_eval(const ConfigArguments& arguments, const EvalArguments& eval, const MpiSession& mpi) {
+  const Evaluation e =
+      evaluate(load_config(arguments.path, arguments.overrides), mpi, {eval.batches, eval.json || mpi.rank() != 0});
   if (mpi.rank() != 0) return 0;
-  if (json) {
-    print_json({{"validation_loss", e.loss}, {"targets", e.targets}, {"weights", e.source}});
+  if (eval.json) {
+    print_json({{"validation_loss", e.loss}, {"targets", e.targets}, {"whole_split", e.whole}, {"weights", e.source}});
   } else {
-    fmt::print("validation loss {} over {} targets ({})\n", e.loss, format_count(e.targets), e.source);
+    fmt::print("validation loss {} over {} targets, {} of the validation split ({})\n", e.loss, format_count(e.targets),
+               e.whole ? "all" : "a part", e.source);
   }
   return 0;
 }
@@ -90,7 +92,7 @@ int command_prepare(const PrepareArguments& a) {
   const auto kind = parse_tokenizer_kind(a.tokenizer);
   require(kind.has_value(), ErrorKind::Usage, "--tokenizer '{}': is not byte, char or sentencepiece", a.tokenizer);
   options.tokenizer = *kind;
-  ByteProgress progress("preparing");
+  PartProgress progress("preparing", "", !a.json);
   const PrepareResult r =
       prepare(options, [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
   progress.finish();
@@ -113,8 +115,9 @@ int command_prepare(const PrepareArguments& a) {
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json) {
   std::vector<std::string> overrides = arguments.overrides;
   if (!plan.budget.empty()) overrides.push_back("memory.budget=" + plan.budget);
+  if (plan.threads) overrides.push_back(fmt::format("run.threads={}", *plan.threads));
   const Config config = planning_config({arguments.path, overrides}, plan.ranks);
-  const Place place{0, plan.ranks, 0, 1};
+  const Place place{0, plan.ranks, 0, plan.ranks};  // as train would find it with all ranks on this machine
   PlanContext context;
   context.ranks = plan.ranks;
   context.budget_bytes = config.memory.budget.value_or(0);
@@ -142,8 +145,11 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
 }
 
 int command_graph(const ConfigArguments& arguments, const GraphArguments& graph) {
-  const Config config = planning_config(arguments, 1);
-  ProgramOptions options = choose_programs(config, {}, Purpose::Train, 0, 0);
+  require(graph.rank < graph.ranks, ErrorKind::Usage, "--rank {}: the ranks of --ranks {} are 0 to {}", graph.rank,
+          graph.ranks, graph.ranks - 1);
+  const Config config = planning_config(arguments, graph.ranks);
+  ProgramOptions options =
+      choose_programs(config, {graph.rank, graph.ranks, graph.rank, graph.ranks}, Purpose::Train, 0, 0);
   options.logits = graph.program == "logits";
   if (graph.program == "prefill" || graph.program == "decode") options.cache_positions = config.model.positions;
   const Programs programs = build_programs(options);
@@ -155,6 +161,8 @@ int command_graph(const ConfigArguments& arguments, const GraphArguments& graph)
 
 int command_config(const ConfigArguments& arguments, bool json) {
   if (arguments.path.empty()) {
+    require(arguments.overrides.empty(), ErrorKind::Usage, "--set changes a file: plimsoll config CONFIG --set {}",
+            arguments.overrides.empty() ? "" : arguments.overrides.front());
     fmt::print("{}", describe_keys(json));
   } else {
     fmt::print("{}", dump_config(load_config(arguments.path, arguments.overrides)));

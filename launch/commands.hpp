@@ -27,18 +27,24 @@ struct GenerateArguments {
   SamplingOptions sampling;
   bool json = false;
 };
+struct EvalArguments {
+  std::optional<std::int64_t> batches;
+  bool json = false;
+};
 struct PlanArguments {
   int ranks = 1;
+  std::optional<int> threads;
   std::string budget;
   bool peak = false, verify = false;
 };
 struct GraphArguments {
   std::string program = "train";
+  int ranks = 1, rank = 0;
   bool dot = false;
 };
 
 int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::string& run_dir);
-int command_eval(const ConfigArguments& arguments, const MpiSession& mpi, bool json);
+int command_eval(const ConfigArguments& arguments, const EvalArguments& eval, const MpiSession& mpi);
 int command_generate(const GenerateArguments& arguments);
 int command_prepare(const PrepareArguments& arguments);
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json);

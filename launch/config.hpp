@@ -25,11 +25,11 @@ struct TrainConfig {
   std::int64_t steps = 300;
   std::int64_t global_batch = 32;
   std::optional<std::int64_t> micro_batch;   // nullopt: auto, the plan chooses
-  std::optional<std::int64_t> eval_batches;  // global batches per evaluation; nullopt: auto, all of the validation data
+  std::optional<std::int64_t> eval_batches;  // of train; nullopt: auto, all of the validation data
   bool operator==(const TrainConfig&) const = default;
 };
 
-// Periods are in steps; 0: never.
+// Periods are in steps; 0: only at the end.
 struct RunConfig {
   std::string dir = "runs/plimsoll";
   std::uint64_t seed = 1;

@@ -36,7 +36,7 @@ KeyTable<TrainConfig> train_keys() {
               key("micro_batch", &C::micro_batch, between(1, kMostBatch), "sequences",
                   "per rank per forward; auto: chosen by the plan"),
               key("eval_batches", &C::eval_batches, between(1, kMostBatch), "1",
-                  "global batches per evaluation; auto: all of the validation data"),
+                  "global batches per evaluation in train; auto: all of the validation data, as eval does"),
           }};
 }
 
@@ -45,9 +45,12 @@ KeyTable<RunConfig> run_keys() {
   return {.keys = {
               key("dir", &C::dir, "where the run's files go; a run that has a checkpoint there is continued"),
               key("seed", &C::seed, {}, "1", "of initial weights, sample order and dropout"),
-              key("log_every", &C::log_every, between(0, kMostSteps), "steps", "between printed lines; 0: never"),
-              key("eval_every", &C::eval_every, between(0, kMostSteps), "steps", "between evaluations; 0: never"),
-              key("save_every", &C::save_every, between(0, kMostSteps), "steps", "between checkpoints; 0: never"),
+              key("log_every", &C::log_every, between(0, kMostSteps), "steps",
+                  "between printed and recorded lines; 0: nothing is printed, every step is recorded"),
+              key("eval_every", &C::eval_every, between(0, kMostSteps), "steps",
+                  "between evaluations; 0: only after the last step"),
+              key("save_every", &C::save_every, between(0, kMostSteps), "steps",
+                  "between checkpoints; 0: only after the last step"),
               key("keep", &C::keep, between(0, kMostSteps), "1", "newest checkpoints kept; 0: all"),
               key_or("off", std::string(), "trace", &C::trace, {}, "", "file for a Chrome trace of the steps"),
               key("poison", &C::poison, "debugging: dead memory is filled with NaN"),

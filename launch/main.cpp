@@ -24,6 +24,10 @@ int main(int argc, char** argv) {
     where.host = host_name();
     where.step = current_step();
     where.run_dir = context.run_dir;
+    // What all ranks found, one of them says.
+    constexpr double kSecondsForOthers = 1;
+    if (mpi)
+      where.silent = is_printed_by_another(mpi->gather_failures(failure_hash(error), kSecondsForOthers), where.rank);
     fail_run(where, error, [&](int code) {
       if (mpi) mpi->abort(code);
     });

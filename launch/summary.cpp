@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
+#include "launch/progress.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll {
@@ -26,6 +27,11 @@ nlohmann::ordered_json rank_json(const RankSummary& r) {
   return json;
 }
 
+std::string peak_source(const RunSummary& s) {
+  return s.peak_step ? fmt::format("step {}, which was faster than the matrix products measured at start", *s.peak_step)
+                     : "the fastest of the matrix products measured at start, times the ranks";
+}
+
 }  // namespace
 
 std::vector<RankSummary> gather_summaries(const Group& control, const RankSummary& mine) {
@@ -45,6 +51,14 @@ void write_summary(const RunSummary& summary, const std::string& run_dir) {
                               {"tokens_per_s", summary.last.tokens_per_s},
                               {"model_gflops", summary.last.model_gflops},
                               {"mfu", summary.last.mfu}};
+  json["steps_of_process"] = summary.steps;
+  json["wall_seconds"] = summary.wall_seconds;
+  json["mean_tokens_per_s"] = summary.tokens / summary.step_seconds;
+  json["mean_model_gflops"] = summary.gflop / summary.step_seconds;
+  json["mean_mfu"] = summary.gflop / summary.step_seconds / summary.peak_gflops;
+  json["peak_gflops"] = summary.peak_gflops;
+  json["peak_source"] = peak_source(summary);
+  json["checkpoint"] = summary.checkpoint;
   if (summary.validation_loss) json["validation_loss"] = *summary.validation_loss;
   for (const RankSummary& r : summary.ranks) json["ranks"].push_back(rank_json(r));
   const std::string path = run_dir + "/summary.json", temporary = path + ".tmp";
@@ -53,6 +67,18 @@ void write_summary(const RunSummary& summary, const std::string& run_dir) {
   out.close();
   require(out.good(), ErrorKind::CheckpointIo, "{}: cannot be written", temporary);
   std::filesystem::rename(temporary, path);
+}
+
+std::string run_report(const RunSummary& s) {
+  const double rate = s.gflop / s.step_seconds;
+  std::string out = fmt::format("step {}: loss {:.6f}", s.last.step, s.last.loss);
+  if (s.validation_loss) out += fmt::format(", validation loss {:.6f}", *s.validation_loss);
+  out += fmt::format("\n{} steps, {} tokens in {} ({} in steps): {:.0f} tokens/s, {:.1f} GFLOP/s, MFU {:.1f}%\n",
+                     format_count(s.steps), format_count(static_cast<std::int64_t>(s.tokens)),
+                     duration_text(s.wall_seconds), duration_text(s.step_seconds), s.tokens / s.step_seconds, rate,
+                     100 * rate / s.peak_gflops);
+  out += fmt::format("MFU is of {:.1f} GFLOP/s: {}\n", s.peak_gflops, peak_source(s));
+  return out + fmt::format("checkpoint: {}\n", s.checkpoint.empty() ? "none" : s.checkpoint);
 }
 
 std::string memory_report(const RunSummary& summary) {

@@ -29,6 +29,13 @@ struct RankSummary {
 struct RunSummary {
   StepMetrics last;
   std::optional<double> validation_loss;
+  // Of this process, since it started or was resumed: steps with the time they took alone, and all of the time.
+  std::int64_t steps = 0;
+  double tokens = 0, gflop = 0, step_seconds = 0, wall_seconds = 0;
+  // The rate that is 100 % MFU: of the fastest matrix product at start, or of a step that was faster still.
+  double peak_gflops = 0;
+  std::optional<std::int64_t> peak_step;
+  std::string checkpoint;  // the last one that was saved; empty: none
   std::vector<RankSummary> ranks;
 };
 
@@ -37,6 +44,8 @@ std::vector<RankSummary> gather_summaries(const Group& control, const RankSummar
 
 // Writes <run_dir>/summary.json (temp + rename). Error(CheckpointIo).
 void write_summary(const RunSummary& summary, const std::string& run_dir);
+// What was trained, how well and how fast: a few lines.
+std::string run_report(const RunSummary& summary);
 // Planned bytes per class, then budget, plan and what was measured.
 std::string memory_report(const RunSummary& summary);
 

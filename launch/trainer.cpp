@@ -8,16 +8,15 @@
 #include "comm/group.hpp"
 #include "kernels/cpu/gemm.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/handshake.hpp"
-#include "launch/metrics.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
 #include "launch/progress.hpp"
+#include "launch/reporter.hpp"
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
-#include "launch/summary.hpp"
-#include "launch/tensorboard.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
@@ -57,8 +56,9 @@ struct Run {
     complete_vocabulary(config, tokenizer.get());
     dataset = std::make_unique<Dataset>(config.data, config.run.seed, config.model.vocabulary);
     agree(control, config, place);
+    if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
     const int threads = choose_threads(config, place);
-    peak_gflops = control.sum(measure_gemm_gflops(threads));
+    if (purpose == Purpose::Train) peak_gflops = control.sum(measure_gemm_gflops(threads));
     budget = choose_budget(config, place);
     outside = config.memory.reserve.value_or(measured_outside_bytes());
     // The plan must be the same everywhere, so what was measured is: the largest of all ranks, the smallest budget.
@@ -91,14 +91,23 @@ struct Run {
   }
 };
 
-std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, std::optional<std::int64_t> limit) {
+std::string trace_path(const Run& run) {
+  return run.config.run.trace + (run.place.ranks > 1 ? fmt::format(".{}", run.place.rank) : "");
+}
+
+std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, std::optional<std::int64_t> limit,
+                                                bool quiet) {
+  PartProgress progress("evaluating", "batches", run.chief() && !quiet);
   loader.restart(0);
   double sum = 0, count = 0;
   const std::int64_t steps = limit ? std::min(*limit, loader.steps()) : loader.steps();
-  for (std::int64_t i = 0; i < steps * loader.micro_batches(); ++i) {
+  const std::int64_t batches = steps * loader.micro_batches();
+  for (std::int64_t i = 0; i < batches; ++i) {
+    progress.update(i, batches);
     const Batch& batch = loader.next();
     if (batch.valid_targets > 0) run.engine->evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
   }
+  progress.finish();
   sum = run.control.sum(sum);
   count = run.control.sum(count);
   return {sum / count, static_cast<std::int64_t>(count)};
@@ -124,53 +133,12 @@ StepResult train_step(Run& run, BatchLoader& loader, const TrainingState& state)
   return run.engine->update(lr, static_cast<std::uint64_t>(state.step), state.applied_updates);
 }
 
-// Reporting of rank 0.
-struct Reporter {
-  Run& run;
-  MetricsFile metrics;
-  TensorBoardWriter board;
-  TrainProgress progress;
-  RunSummary summary;
-
-  Reporter(Run& r, const TrainingState& state)
-      : run(r),
-        metrics(r.config.run.dir, state.step),
-        board(r.config.run.dir),
-        progress(r.config.train.steps, state.step, r.config.run.log_every) {}
-
-  void step(const TrainingState& state, const StepResult& result, double lr, double seconds) {
-    const double tokens = targets_per_step(run);
-    const double flops = static_cast<double>(run.engine->programs().train_flops_per_micro_batch) /
-                         static_cast<double>(run.options.micro_batch * run.options.sequence) * tokens;
-    StepMetrics m;
-    m.step = state.step;
-    m.tokens = state.tokens;
-    m.loss = result.loss();
-    m.lr = lr;
-    m.grad_norm = result.grad_norm;
-    m.step_ms = seconds * 1e3;
-    m.tokens_per_s = tokens / seconds;
-    m.model_gflops = flops / seconds * 1e-9;
-    m.mfu = m.model_gflops / run.peak_gflops;
-    const std::int64_t period = run.config.run.log_every;
-    if (period > 0 && (state.step % period == 0 || state.step == run.config.train.steps)) {
-      metrics.append(m);
-      board.scalar("train/loss", state.step, m.loss);
-      board.scalar("train/lr", state.step, m.lr);
-      board.scalar("train/grad_norm", state.step, m.grad_norm);
-      board.scalar("train/tokens_per_s", state.step, m.tokens_per_s);
-      board.scalar("train/mfu", state.step, m.mfu);
-    }
-    progress.update(m, run.engine->programs().plan.total_bytes + run.outside, run.budget);
-    summary.last = m;
-  }
-  void validation(const TrainingState& state, double loss) {
-    metrics.append_validation(state.step, loss);
-    board.scalar("validation/loss", state.step, loss);
-    progress.message(fmt::format("step {}: validation loss {:.6f}", state.step, loss));
-    summary.validation_loss = loss;
-  }
-};
+std::unique_ptr<Reporter> make_reporter(const Run& run, std::int64_t first_step) {
+  const double tokens = targets_per_step(run);
+  const double flops = static_cast<double>(run.engine->programs().train_flops_per_micro_batch) /
+                       static_cast<double>(run.options.micro_batch * run.options.sequence) * tokens;
+  return std::make_unique<Reporter>(run.config, first_step, flops, tokens, run.peak_gflops, run.budget);
+}
 
 RankSummary rank_summary(Run& run) {
   RankSummary s;
@@ -189,21 +157,29 @@ RankSummary rank_summary(Run& run) {
   return s;
 }
 
-void save(Run& run, const TrainingState& state) {
+// Saves, and counts how often that failed in a row: a run goes on without a checkpoint, but not without its last one,
+// and not when three in a row failed.
+void save(Run& run, const TrainingState& state, Reporter* reporter, std::int64_t& failed) {
+  constexpr std::int64_t kMostFailures = 3;
   const std::optional<std::string> error = save_run(run.config, *run.engine, run.control, state);
-  // Training goes on without this checkpoint, but not silently.
-  if (error) log_warn("step {}: the checkpoint was not saved: {}", state.step, *error);
-  run.control.barrier();
+  failed = run.control.max(error ? 1 : 0) > 0 ? failed + 1 : 0;
+  if (failed == 0) {
+    if (reporter != nullptr)
+      reporter->saved((checkpoint_folder(run.config) / checkpoint_folder_name(state.step)).string());
+    return;
+  }
+  const std::string text =
+      fmt::format("step {}: the checkpoint was not saved: {}", state.step, error.value_or("rank 0 could not write it"));
+  require(failed < kMostFailures && state.step != run.config.train.steps, ErrorKind::CheckpointIo, "{}", text);
+  if (reporter != nullptr) reporter->warn(text);
 }
 
 void finish(Run& run, Reporter* reporter) {
-  const std::vector<RankSummary> ranks = gather_summaries(run.control, rank_summary(run));
-  if (reporter == nullptr) return;
-  reporter->progress.finish();
-  reporter->summary.ranks = ranks;
-  write_summary(reporter->summary, run.config.run.dir);
-  fmt::print("{}", memory_report(reporter->summary));
-  if (run.profile) fmt::print("{}", run.profile->table());
+  std::vector<RankSummary> ranks = gather_summaries(run.control, rank_summary(run));
+  if (reporter != nullptr) fmt::print("{}", reporter->finish(std::move(ranks)));
+  if (!run.profile) return;
+  if (reporter != nullptr) fmt::print("{}", run.profile->table());
+  run.profile->write_trace(trace_path(run), run.place.rank);
 }
 
 TrainingState first_state(Run& run) {
@@ -228,11 +204,12 @@ void train(Config given, const MpiSession& mpi) {
   const Config& config = run.config;
   if (run.chief()) {
     write_run_files(config, plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
-    fmt::print("{}", plan_text(run.engine->programs(), run.options, run.plan_context(), false));
+    fmt::print("{}{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks\n",
+               plan_text(run.engine->programs(), run.options, run.plan_context(), false), run.options.threads,
+               gemm_description(), run.peak_gflops);
     std::fflush(stdout);
-    log_info("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks", run.options.threads,
-             gemm_description(), run.peak_gflops);
   }
+  if (run.profile) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
   TrainingState state = first_state(run);
   if (state.step >= config.train.steps) {
     if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);
@@ -243,38 +220,46 @@ void train(Config given, const MpiSession& mpi) {
   if (run.dataset->validation_samples() > 0)
     validation = std::make_unique<BatchLoader>(*run.dataset, run.loader(Split::Validation, 0));
   std::unique_ptr<Reporter> reporter;
-  if (run.chief()) reporter = std::make_unique<Reporter>(run, state);
+  if (run.chief()) reporter = make_reporter(run, state.step);
 
-  std::int64_t skipped = 0, first_step = state.step;
+  std::int64_t skipped = 0, unsaved = 0;
+  const std::int64_t first_step = state.step;
   while (state.step < config.train.steps) {
     step_now = state.step;
     const auto begin = Clock::now();
     const double lr = learning_rate(config.schedule, config.optimizer.lr, state.step, config.train.steps);
     const StepResult result = train_step(run, loader, state);
     skipped = result.applied ? 0 : skipped + 1;
+    if (reporter && skipped > 0) reporter->skipped_step(state.step + 1, skipped);
     require(skipped <= 3, ErrorKind::Numerical, "step {}: the gradients were not finite for {} steps in a row",
             state.step, skipped);
     state.applied_updates += result.applied ? 1 : 0;
     state.tokens += static_cast<std::int64_t>(targets_per_step(run));
     ++state.step;
     state.next_sample = state.step * config.train.global_batch;
-    if (reporter) reporter->step(state, result, lr, seconds_since(begin));
+    if (reporter) {
+      StepMetrics metrics;
+      metrics.step = state.step;
+      metrics.tokens = state.tokens;
+      metrics.loss = result.loss();
+      metrics.lr = lr;
+      metrics.grad_norm = result.grad_norm;
+      reporter->step(metrics, seconds_since(begin));
+    }
     if (state.step == first_step + 1) AllocationCounter::start();
     const bool last = state.step == config.train.steps;
     if (validation && (last || (config.run.eval_every > 0 && state.step % config.run.eval_every == 0))) {
-      const double loss = validation_loss(run, *validation, config.train.eval_batches).first;
-      if (reporter) reporter->validation(state, loss);
+      const double loss = validation_loss(run, *validation, config.train.eval_batches, false).first;
+      if (reporter) reporter->validation(state.step, loss);
     }
-    if (last || (config.run.save_every > 0 && state.step % config.run.save_every == 0)) save(run, state);
+    if (last || (config.run.save_every > 0 && state.step % config.run.save_every == 0))
+      save(run, state, reporter.get(), unsaved);
   }
-  step_now = -1;
   finish(run, reporter.get());
-  if (run.profile)
-    run.profile->write_trace(config.run.trace + (run.place.ranks > 1 ? fmt::format(".{}", run.place.rank) : ""),
-                             run.place.rank);
+  step_now = -1;
 }
 
-Evaluation evaluate(Config given, const MpiSession& mpi) {
+Evaluation evaluate(Config given, const MpiSession& mpi, const EvaluateOptions& options) {
   Run run(std::move(given), mpi, Purpose::Evaluate);
   require(run.dataset->validation_samples() > 0, ErrorKind::Config,
           "data.validation is 0: there is nothing to evaluate");
@@ -288,7 +273,8 @@ Evaluation evaluate(Config given, const MpiSession& mpi) {
     result.source = run.config.model.from;
   }
   BatchLoader loader(*run.dataset, run.loader(Split::Validation, 0));
-  std::tie(result.loss, result.targets) = validation_loss(run, loader, run.config.train.eval_batches);
+  result.whole = !options.batches || *options.batches >= loader.steps();
+  std::tie(result.loss, result.targets) = validation_loss(run, loader, options.batches, options.quiet);
   return result;
 }
 

@@ -49,7 +49,7 @@ def ours(name, ranks, threads, steps):
         median = lambda key: statistics.median(line[key] for line in lines)
         return dict(tokens_per_s=median("tokens_per_s"), gflops=median("model_gflops"), mfu=median("mfu"), cpu_s=cpu_seconds() - before,
                     peak_rss_bytes=max(r["peak_process_bytes"] for r in summary["ranks"]),
-                    arena_bytes=max(r["planned_bytes"] for r in summary["ranks"]),
+                    plan_bytes=max(r["planned_bytes"] for r in summary["ranks"]),
                     outside_bytes=max(r["outside_arena_bytes"] for r in summary["ranks"]))
 
 
@@ -87,21 +87,22 @@ def main():
             other = peer(cell[0], cell[1], a.steps)
             if other:
                 results[cell]["peer"].append(other)
-    print(f"{'model':8}{'B':>4}{'T':>5}{'ranks x threads':>17}{'tokens/s':>10}{'GFLOP/s':>9}{'of GEMM':>9}{'CPU s':>8}{'peak RSS':>11}{'arena':>11}"
-          f"{'PyTorch':>9}{'ratio':>7}")
+    print(f"{'model':8}{'B':>4}{'T':>5}{'ranks x threads':>17}{'tokens/s':>10}{'GFLOP/s':>9}{'of GEMM':>9}{'CPU s':>8}{'peak RSS':>11}{'plan':>11}"
+          f"{'PyTorch':>9}{'its CPU s':>11}{'ratio':>7}")
     rows = []
     for (name, ranks, threads), runs in results.items():
         mid = lambda key, who="ours": statistics.median(run[key] for run in runs[who])
         row = dict(model=name, batch=MODELS[name]["batch"], sequence=SEQUENCE, ranks=ranks, threads=threads, tokens_per_s=mid("tokens_per_s"),
-                   gflops=mid("gflops"), share_of_gemm=mid("mfu"), cpu_s=mid("cpu_s"), peak_rss_bytes=mid("peak_rss_bytes"), arena_bytes=mid("arena_bytes"))
+                   gflops=mid("gflops"), share_of_gemm=mid("mfu"), cpu_s=mid("cpu_s"), peak_rss_bytes=mid("peak_rss_bytes"), plan_bytes=mid("plan_bytes"))
         if runs["peer"]:
             row["peer_tokens_per_s"] = mid("tokens_per_s", "peer")
+            row["peer_cpu_s"] = mid("cpu_s", "peer")
             row["ratio"] = row["tokens_per_s"] / row["peer_tokens_per_s"]
         rows.append(row)
         gib = lambda b: f"{b / 2**30:.2f} GiB"
-        beside = f"{row['peer_tokens_per_s']:>9.0f}{row['ratio']:>7.2f}" if "ratio" in row else f"{'-':>9}{'-':>7}"
+        beside = f"{row['peer_tokens_per_s']:>9.0f}{row['peer_cpu_s']:>11.1f}{row['ratio']:>7.2f}" if "ratio" in row else f"{'-':>9}{'-':>11}{'-':>7}"
         print(f"{name:8}{row['batch']:>4}{SEQUENCE:>5}{f'{ranks} x {threads}':>17}{row['tokens_per_s']:>10.0f}{row['gflops']:>9.1f}{row['share_of_gemm']:>9.1%}"
-              f"{row['cpu_s']:>8.1f}{gib(row['peak_rss_bytes']):>11}{gib(row['arena_bytes']):>11}{beside}")
+              f"{row['cpu_s']:>8.1f}{gib(row['peak_rss_bytes']):>11}{gib(row['plan_bytes']):>11}{beside}")
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     Path(a.out).write_text(json.dumps(dict(commit=commit, cpu=cpu, cores=os.cpu_count(), load=os.getloadavg(), rounds=a.rounds, rows=rows), indent=1) + "\n")

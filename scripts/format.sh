@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Formats all C++ sources with .clang-format; with --check, lists what would change and fails.
+# Formats all C++ sources with .clang-format; with --check, lists what would change and fails. The test format_check runs that
+# where clang-format is installed, as it is in CI.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 command -v clang-format >/dev/null || die "no clang-format here: scripts/setup.sh --dev installs it"

@@ -9,11 +9,12 @@ packages=(
   g++ cmake ninja-build ccache pkg-config python3
   openmpi-bin libopenmpi-dev
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
-  protobuf-compiler libprotobuf-dev libsentencepiece-dev libxxhash-dev libhwloc-dev
-  libopenblas-openmp-dev libdnnl-dev libeigen3-dev libxsmm-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  protobuf-compiler libprotobuf-dev libsentencepiece-dev libxxhash-dev
+  libopenblas-openmp-dev libdnnl-dev libeigen3-dev
+  libgtest-dev
   bible-kjv
 )
+[ "${CI:-}" = true ] && packages+=(clang-format)  # for the test of that name
 dev_packages=(clang-format clang-tidy-16 libomp-16-dev)  # the last: clang-tidy reads its omp.h
 
 for argument in "$@"; do

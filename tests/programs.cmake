@@ -20,6 +20,10 @@ endfunction()
 plimsoll_program_test(layers COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/scripts/layers.py LABELS unit TIMEOUT 60)
 plimsoll_program_test(layers_self_test COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/scripts/layers.py --self-test
   LABELS unit TIMEOUT 60)
+find_program(PLIMSOLL_CLANG_FORMAT clang-format)
+if(PLIMSOLL_CLANG_FORMAT)
+  plimsoll_program_test(format_check COMMAND ${PROJECT_SOURCE_DIR}/scripts/format.sh --check LABELS unit quick TIMEOUT 120)
+endif()
 plimsoll_program_test(headers COMMAND ${CMAKE_COMMAND} --build ${PROJECT_BINARY_DIR} --target all_verify_interface_header_sets
   LABELS slow TIMEOUT 900 SERIAL)
 

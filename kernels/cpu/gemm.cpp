@@ -181,8 +181,7 @@ std::string gemm_description() {
                          static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
     }
 #endif
-    default:
-      return eigen_description();
+    default: return eigen_description();
   }
 }
 

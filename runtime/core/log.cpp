@@ -3,6 +3,8 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <cstdio>
+
 namespace plimsoll {
 namespace {
 
@@ -33,6 +35,9 @@ void log_configure(LogLevel level, int rank, int ranks) {
   logger().set_pattern(ranks > 1 ? fmt::format("[%l] rank {}: %v", rank) : "[%l] %v");
 }
 
-void log_line(LogLevel level, std::string_view text) { logger().log(to_spdlog(level), text); }
+void log_line(LogLevel level, std::string_view text) {
+  std::fflush(stdout);  // what was reported before stands before
+  logger().log(to_spdlog(level), text);
+}
 
 }  // namespace plimsoll

@@ -53,10 +53,25 @@ TEST(CommandLine, WhatIsNotUnderstoodIsAUsageError) {
   EXPECT_EQ(run({"train"}), usage);
   EXPECT_EQ(run({"plan", "x.yaml", "--rnaks", "2"}), usage);
   EXPECT_EQ(run({"plan", "x.yaml", "--ranks", "0"}), usage);
+  EXPECT_EQ(run({"config", "--set", "train.steps=3"}), usage);
+  EXPECT_EQ(run({"graph", "x.yaml", "--ranks", "2", "--rank", "2"}), usage);
   EXPECT_EQ(run({"--help"}), 0);
   EXPECT_EQ(run({"--version"}), 0);
   EXPECT_EQ(run({"config"}), 0);
   EXPECT_EQ(run({"info", "--json"}), 0);
+}
+
+TEST(CommandLine, AWordThatIsNoVerbIsNamedWithTheNearest) {
+  std::vector<std::string> words{"plimsoll", "trian"};
+  std::vector<char*> argv{words[0].data(), words[1].data()};
+  MpiSession mpi;
+  CommandContext context;
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  run_command(2, argv.data(), mpi, context);
+  const std::string said = testing::internal::GetCapturedStdout() + testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("'trian'"), std::string::npos) << said;
+  EXPECT_NE(said.find("did you mean 'train'?"), std::string::npos) << said;
 }
 
 TEST(CommandLine, AMissingConfigurationIsMissingInput) {

@@ -53,5 +53,38 @@ TEST(FailureDeathTest, PeersAreAbortedWithTheCode) {
               testing::ExitedWithCode(static_cast<int>(ErrorKind::Config) + 100), "FATAL code=78");
 }
 
+TEST(Failure, WhatAllRanksFoundIsPrintedByTheLowest) {
+  const std::uint64_t one = failure_hash(Error(ErrorKind::Config, "a")), other = failure_hash(std::runtime_error("a"));
+  EXPECT_NE(one, other);
+  const std::vector<std::uint64_t> all{one, one, other, other};
+  EXPECT_FALSE(is_printed_by_another(all, 0));
+  EXPECT_TRUE(is_printed_by_another(all, 1));
+  EXPECT_FALSE(is_printed_by_another(all, 2));
+  EXPECT_TRUE(is_printed_by_another(all, 3));
+  EXPECT_FALSE(is_printed_by_another({}, 3)) << "the others did not answer";
+}
+
+TEST(FailureDeathTest, ASilentRankLeavesItsReasonFile) {
+  const TempFolder folder;
+  const Error error(ErrorKind::Config, "no");
+  EXPECT_EXIT(fail_run({1, "h", -1, folder.path().string(), true}, error, kNoPeers),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::Config)), "^$");
+  EXPECT_TRUE(std::filesystem::exists(folder / "exit_reason.1.json"));
+}
+
+TEST(Failure, ReasonFilesOfEarlierRunsAreRemoved) {
+  const TempFolder folder;
+  for (const char* name : {"exit_reason.0.json", "exit_reason.1.json", "exit_reason.7.json", "config.yaml"})
+    test::write_text(folder / name, "{}");
+  clear_exit_reasons(folder.path().string(), 0, 2);
+  EXPECT_FALSE(std::filesystem::exists(folder / "exit_reason.0.json"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "exit_reason.1.json")) << "that is rank 1's to remove";
+  EXPECT_FALSE(std::filesystem::exists(folder / "exit_reason.7.json"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "config.yaml"));
+  clear_exit_reasons(folder.path().string(), 1, 2);
+  EXPECT_FALSE(std::filesystem::exists(folder / "exit_reason.1.json"));
+  clear_exit_reasons((folder / "none").string(), 0, 2);
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -1,0 +1,16 @@
+#pragma once
+// Where progress is shown: a terminal that a bar can redraw itself on, or a stream of plain lines.
+
+namespace plimsoll {
+
+struct Screen {
+  bool terminal = false;
+  int columns = 80;  // of the terminal now
+};
+
+// Standard output as a person sees it. mpirun gives rank 0 a pseudo-terminal whatever its own output is: under a
+// launcher of Open MPI the launcher's standard output counts. PLIMSOLL_PROGRESS=bar or =plain decides instead (auto: as
+// without it). Error(Usage) for other values.
+Screen find_screen();
+
+}  // namespace plimsoll

@@ -1,0 +1,66 @@
+// What fits on a line, and where lines go.
+
+#include "launch/progress.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "launch/screen.hpp"
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+namespace {
+
+StepView view() {
+  StepView v;
+  v.metrics.step = 1200;
+  v.metrics.loss = 3.4567;
+  v.metrics.lr = 1e-3;
+  v.metrics.tokens_per_s = 123456;
+  v.metrics.model_gflops = 234.5;
+  v.metrics.mfu = 0.51;
+  v.steps = 4000;
+  v.seconds_left = 754;
+  v.memory_bytes = std::int64_t{300} << 20;
+  v.budget_bytes = std::int64_t{512} << 20;
+  return v;
+}
+
+TEST(Progress, ABarLineNeverWraps) {
+  for (int columns = 1; columns < 200; ++columns) {
+    const std::string line = bar_line(view(), columns);
+    EXPECT_LT(static_cast<int>(line.size()), std::max(columns, 2)) << line;
+    if (columns > 30) {
+      EXPECT_NE(line.find("1200/4000"), std::string::npos) << line;
+      EXPECT_NE(line.find("loss 3.4567"), std::string::npos) << line;
+    }
+  }
+  EXPECT_NE(bar_line(view(), 200).find("[######..............] 1200/4000  loss 3.4567  lr 1.00e-03  123456 tok/s"),
+            std::string::npos);
+}
+
+TEST(Progress, EightyColumnsHoldTheRatesTheTimeAndTheMemory) {
+  const std::string line = bar_line(view(), 80);
+  for (const char* part : {"loss 3.4567", "123456 tok/s", "12:34 left", "MFU 51%", "mem 59%", "lr 1e-03"})
+    EXPECT_NE(line.find(part), std::string::npos) << part << " in " << line;
+}
+
+TEST(Progress, DurationsAreReadable) {
+  EXPECT_EQ(duration_text(65), "1:05");
+  EXPECT_EQ(duration_text(7207), "2:00:07");
+}
+
+TEST(Progress, TheEnvironmentDecidesWhereProgressGoes) {
+  setenv("PLIMSOLL_PROGRESS", "bar", 1);
+  EXPECT_TRUE(find_screen().terminal);
+  setenv("PLIMSOLL_PROGRESS", "plain", 1);
+  EXPECT_FALSE(find_screen().terminal);
+  setenv("PLIMSOLL_PROGRESS", "fancy", 1);
+  EXPECT_THROW(find_screen(), Error);
+  unsetenv("PLIMSOLL_PROGRESS");
+  EXPECT_GT(find_screen().columns, 0);
+}
+
+}  // namespace
+}  // namespace plimsoll
