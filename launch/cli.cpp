@@ -33,12 +33,12 @@ void add_prepare(CLI::App& data, PrepareArguments& a) {
   CLI::App* app = data.add_subcommand("prepare", "turn text files into a token file");
   app->add_option("TEXT", a.options.inputs, "text files; each is one document")->required();
   app->add_option("--out", a.options.out, "prefix of the files to write")->required();
-  app->add_option("--tokenizer", a.tokenizer, "byte | char | sentencepiece")->capture_default_str();
+  app->add_option("--tokenizer", a.tokenizer, "byte (default) | char | sentencepiece");
   app->add_option("--like", a.options.like, "use the tokenizer of these data");
   app->add_option("--model", a.options.model, "sentencepiece: use this .model instead of training one");
-  app->add_option("--vocabulary", a.options.vocabulary, "sentencepiece: number of pieces to train")
-      ->capture_default_str();
-  app->add_option("--model-type", a.options.model_type, "sentencepiece: bpe | unigram")->capture_default_str();
+  app->add_option("--vocabulary", a.options.vocabulary,
+                  fmt::format("sentencepiece: number of pieces to train (default {})", kDefaultPieces));
+  app->add_option("--model-type", a.options.model_type, "sentencepiece: bpe (default) | unigram");
   app->add_flag("--json", a.json, "report as JSON");
 }
 

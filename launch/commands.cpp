@@ -89,9 +89,13 @@ int command_generate(const GenerateArguments& a) {
 
 int command_prepare(const PrepareArguments& a) {
   PrepareOptions options = a.options;
-  const auto kind = parse_tokenizer_kind(a.tokenizer);
-  require(kind.has_value(), ErrorKind::Usage, "--tokenizer '{}': is not byte, char or sentencepiece", a.tokenizer);
-  options.tokenizer = *kind;
+  if (!a.tokenizer.empty()) {
+    options.tokenizer = parse_tokenizer_kind(a.tokenizer);
+    const std::vector<std::string> names{"byte", "char", "sentencepiece"};
+    const auto near = nearest_name(a.tokenizer, names);
+    require(options.tokenizer.has_value(), ErrorKind::Usage, "--tokenizer '{}': is not byte, char or sentencepiece{}",
+            a.tokenizer, near ? fmt::format(" (did you mean '{}'?)", *near) : "");
+  }
   PartProgress progress("preparing", "", !a.json);
   const PrepareResult r =
       prepare(options, [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });

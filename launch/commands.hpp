@@ -17,7 +17,7 @@ struct ConfigArguments {
 };
 struct PrepareArguments {
   PrepareOptions options;
-  std::string tokenizer = "byte";
+  std::string tokenizer;  // empty: not given
   bool json = false;
 };
 struct GenerateArguments {

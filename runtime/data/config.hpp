@@ -9,7 +9,7 @@
 
 namespace plimsoll {
 
-// What the ids of a raw .bin without .idx are; Auto: what the file's header says.
+// What the ids of a file are; Auto: what its .idx or header says, for a raw .bin what its ids show (raw_format.hpp).
 enum class TokenType { Auto, Uint16, Uint32 };
 constexpr std::array<EnumName, 3> enum_names(TokenType) {
   return {named(TokenType::Auto, "auto"), named(TokenType::Uint16, "uint16"), named(TokenType::Uint32, "uint32")};

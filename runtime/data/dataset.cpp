@@ -29,7 +29,7 @@ Dataset::Dataset(DataConfig config, std::uint64_t seed, std::int64_t vocabulary)
   const bool separate = !config_.validation_files.empty();
   std::vector<double> weights;
   for (const DataSource& source : config_.train) {
-    const auto file = std::make_shared<const TokenFile>(TokenFile::open(source.path, config_.dtype));
+    const auto file = open_checked(source.path);
     const std::int64_t tokens = file->tokens();
     const bool split = !separate && config_.validation > 0;
     const std::int64_t train_end =
@@ -40,7 +40,7 @@ Dataset::Dataset(DataConfig config, std::uint64_t seed, std::int64_t vocabulary)
     weights.push_back(source.weight);
   }
   for (const std::string& path : config_.validation_files) {
-    add_validation(std::make_shared<const TokenFile>(TokenFile::open(path, config_.dtype)), 0);
+    add_validation(open_checked(path), 0);
   }
   for (const Part& part : validation_) validation_samples_ += part.windows;
   quotas_ = proportional_shares(samples_per_epoch_, weights);
@@ -50,9 +50,15 @@ Dataset::Dataset(DataConfig config, std::uint64_t seed, std::int64_t vocabulary)
   }
 }
 
+std::shared_ptr<const TokenFile> Dataset::open_checked(const std::string& path) const {
+  auto file = std::make_shared<const TokenFile>(TokenFile::open(path, config_.dtype, vocabulary_));
+  file->check_ids(vocabulary_);
+  return file;
+}
+
 void Dataset::add_train(std::shared_ptr<const TokenFile> file, std::int64_t end) {
   const std::int64_t windows = (end - 1) / config_.sequence;
-  require(windows >= 1, ErrorKind::Config,
+  require(windows >= 1, ErrorKind::BadData,
           "{}: its training part has {} of {} tokens, one sample needs {} (sequence {} + 1)", file->path(), end,
           file->tokens(), config_.sequence + 1, config_.sequence);
   train_.push_back({std::move(file), 0, end, windows});
@@ -60,7 +66,7 @@ void Dataset::add_train(std::shared_ptr<const TokenFile> file, std::int64_t end)
 
 void Dataset::add_validation(std::shared_ptr<const TokenFile> file, std::int64_t begin) {
   const std::int64_t end = file->tokens();
-  require(end - begin >= 2, ErrorKind::Config,
+  require(end - begin >= 2, ErrorKind::BadData,
           "{}: its validation part has {} of {} tokens, it needs at least 2; validation: 0 switches validation off",
           file->path(), end - begin, end);
   const std::int64_t windows = (end - begin - 1 + config_.sequence - 1) / config_.sequence;

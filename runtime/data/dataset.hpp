@@ -24,8 +24,8 @@ enum class Split { Train, Validation };
 
 class Dataset {
  public:
-  // Opens and checks every file. Every id read must be below `vocabulary`. Config when a split is too short (it names
-  // file and sizes) or a value is out of range; MissingInput and BadData as for TokenFile.
+  // Opens every file and checks all its ids: they must be below `vocabulary`. BadData when a split is too short (it
+  // names file and sizes), Config when a value is out of range; MissingInput, BadData and Config as for TokenFile.
   Dataset(DataConfig config, std::uint64_t seed, std::int64_t vocabulary);
 
   std::int64_t sequence() const { return config_.sequence; }
@@ -56,6 +56,7 @@ class Dataset {
     std::int64_t end;
     std::int64_t windows;
   };
+  std::shared_ptr<const TokenFile> open_checked(const std::string& path) const;
   void add_train(std::shared_ptr<const TokenFile> file, std::int64_t end);
   void add_validation(std::shared_ptr<const TokenFile> file, std::int64_t begin);
   void read(const Part& part, const Window& window, std::span<std::int32_t> out) const;

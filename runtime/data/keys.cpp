@@ -63,21 +63,24 @@ ConfigNode write_validation(const DataConfig& data) {
 
 KeyTable<DataConfig> data_keys() {
   using C = DataConfig;
-  return {.keys = {
-              {"train",
-               "text | list of text | list of {path, weight}",
-               "",
-               "",
-               "token files, prefixes of .bin and .idx",
-               read_train,
-               write_train,
-               {},
-               true},
-              {"validation", "number | text | list of text", "1", from_below(0, 1).text(),
-               "the last part of each training file, or other token files", read_validation, write_validation},
-              key("sequence", &C::sequence, between(1, 1 << 30), "tokens", "length of a sample"),
-              key("dtype", &C::dtype, "ids in a .bin without .idx"),
-          }};
+  return {
+      .keys = {
+          {"train",
+           "text | list of text | list of {path, weight}",
+           "",
+           "",
+           "token files, prefixes of .bin and .idx",
+           read_train,
+           write_train,
+           {},
+           true},
+          {"validation", "number | text | list of text", "1", from_below(0, 1).text(),
+           "the last part of each training file, or other token files", read_validation, write_validation},
+          key("sequence", &C::sequence, between(1, 1 << 30), "tokens", "length of a sample"),
+          key("dtype", &C::dtype,
+              "ids of a raw .bin (no .idx, no header); auto: the width at which all are in the vocabulary; must not "
+              "contradict an .idx or a header"),
+      }};
 }
 
 }  // namespace plimsoll

@@ -75,17 +75,44 @@ std::vector<char32_t> collect_alphabet(const PrepareOptions& options, Progress& 
   return alphabet;
 }
 
+TokenizerKind kind_of(const PrepareOptions& o) { return o.tokenizer.value_or(TokenizerKind::Byte); }
+
 bool needs_two_passes(const PrepareOptions& o) {
-  if (!o.like.empty() || o.tokenizer == TokenizerKind::Byte) return false;
-  return o.tokenizer == TokenizerKind::Char || o.model.empty();
+  if (!o.like.empty() || kind_of(o) == TokenizerKind::Byte) return false;
+  return kind_of(o) == TokenizerKind::Char || o.model.empty();
+}
+
+// Options that would have no effect are errors.
+void check_options(const PrepareOptions& o) {
+  require(!o.inputs.empty(), ErrorKind::Usage, "there is no text file to prepare");
+  require(!o.out.empty(), ErrorKind::Usage, "the prefix of the output is empty");
+  const std::pair<const char*, bool> of_sentencepiece[] = {{"--model", !o.model.empty()},
+                                                           {"--vocabulary", o.vocabulary.has_value()},
+                                                           {"--model-type", o.model_type.has_value()}};
+  for (const auto& [name, given] : of_sentencepiece) {
+    if (!given) continue;
+    require(o.like.empty(), ErrorKind::Usage, "{}: has no effect with --like {}, whose tokenizer is used", name,
+            o.like);
+    require(kind_of(o) == TokenizerKind::SentencePiece, ErrorKind::Usage,
+            "{}: belongs to the sentencepiece tokenizer, not to {}", name, tokenizer_name(kind_of(o)));
+    require(&name == &of_sentencepiece[0].first || o.model.empty(), ErrorKind::Usage,
+            "{}: has no effect with --model {}, which is not trained", name, o.model);
+  }
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(const PrepareOptions& o, Progress& progress) {
-  if (!o.like.empty()) return load_tokenizer(o.like);
-  if (o.tokenizer == TokenizerKind::Byte) return make_byte_tokenizer();
-  if (o.tokenizer == TokenizerKind::Char) return make_char_tokenizer(collect_alphabet(o, progress));
+  if (!o.like.empty()) {
+    auto tokenizer = load_tokenizer(o.like);
+    require(!o.tokenizer || *o.tokenizer == tokenizer->kind(), ErrorKind::Usage,
+            "--tokenizer {} contradicts --like {}, whose tokenizer is {}", tokenizer_name(kind_of(o)), o.like,
+            tokenizer->name());
+    return tokenizer;
+  }
+  if (kind_of(o) == TokenizerKind::Byte) return make_byte_tokenizer();
+  if (kind_of(o) == TokenizerKind::Char) return make_char_tokenizer(collect_alphabet(o, progress));
   if (!o.model.empty()) return load_sentencepiece_tokenizer(o.model);
-  const SentencePieceTraining training{o.inputs, o.vocabulary, o.model_type, o.training_bytes, o.chunk_bytes};
+  const SentencePieceTraining training{o.inputs, o.vocabulary.value_or(kDefaultPieces), o.model_type.value_or("bpe"),
+                                       o.training_bytes, o.chunk_bytes};
   return make_sentencepiece_tokenizer(train_sentencepiece(training, [&](std::int64_t bytes) { progress.add(bytes); }),
                                       o.out + ".model");
 }
@@ -109,10 +136,7 @@ void encode_document(const std::string& input, const PrepareOptions& options, co
 }  // namespace
 
 PrepareResult prepare(const PrepareOptions& options, const PrepareProgress& report) {
-  require(!options.inputs.empty(), ErrorKind::Usage, "there is no text file to prepare");
-  require(!options.out.empty(), ErrorKind::Usage, "the prefix of the output is empty");
-  require(options.model.empty() || (options.tokenizer == TokenizerKind::SentencePiece && options.like.empty()),
-          ErrorKind::Config, "a .model file ({}) belongs to the sentencepiece tokenizer", options.model);
+  check_options(options);
   PrepareResult result;
   for (const std::string& input : options.inputs) result.text_bytes += InputFile::open(input).size();
   Progress progress(report, result.text_bytes * (needs_two_passes(options) ? 2 : 1), options.chunk_bytes);

@@ -7,7 +7,10 @@
 #include <optional>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/log.hpp"
+#include "runtime/core/text.hpp"
 #include "runtime/data/megatron_format.hpp"
+#include "runtime/data/raw_format.hpp"
 
 namespace plimsoll {
 namespace {
@@ -18,6 +21,8 @@ constexpr std::int64_t kBlockEntries = 2048;
 constexpr std::int64_t kLlmcHeaderBytes = 1024;
 constexpr std::int32_t kLlmcMagic16 = 20240520;
 constexpr std::int32_t kLlmcMagic32 = 20240801;
+constexpr std::int64_t kCheckedBytes = std::int64_t{1} << 20;    // looked at in one go
+constexpr std::int64_t kLongCheckBytes = std::int64_t{1} << 31;  // takes long enough to be announced
 
 template <class T>
 T load(const std::byte* at) {
@@ -45,6 +50,17 @@ void for_each_value(const InputFile& file, std::int64_t offset, std::int64_t cou
   }
 }
 
+// Whether all values are in [0, limit); those of signed types come as the unsigned type of their width.
+template <class T, bool kSigned>
+bool all_below(const std::byte* bytes, std::int64_t count, std::int64_t limit) {
+  constexpr T kHighest = kSigned ? std::numeric_limits<T>::max() / 2 : std::numeric_limits<T>::max();
+  const T allowed = static_cast<std::uint64_t>(limit - 1) < kHighest ? static_cast<T>(limit - 1) : kHighest;
+  T largest = 0;
+  for (std::int64_t i = 0; i < count; ++i)
+    largest = std::max(largest, load<T>(bytes + i * static_cast<std::int64_t>(sizeof(T))));
+  return largest <= allowed;
+}
+
 template <class T>
 std::optional<std::size_t> widen(const std::byte* bytes, std::span<std::int32_t> out, std::int64_t vocabulary,
                                  std::int64_t& bad_value) {
@@ -67,11 +83,11 @@ std::string token_prefix(const std::string& path) {
   return file ? path.substr(0, path.size() - 4) : path;
 }
 
-TokenFile TokenFile::open(const std::string& path, TokenType raw) {
+TokenFile TokenFile::open(const std::string& path, TokenType type, std::int64_t vocabulary) {
   const std::string prefix = token_prefix(path);
-  if (is_regular_file(prefix + ".idx") || std::string_view(path).ends_with(".idx")) return open_megatron(prefix);
-  if (prefix != path || !is_regular_file(path)) return open_plain(prefix + ".bin", raw);
-  return open_plain(path, raw);
+  if (is_regular_file(prefix + ".idx") || std::string_view(path).ends_with(".idx")) return open_megatron(prefix, type);
+  if (prefix != path || !is_regular_file(path)) return open_plain(prefix + ".bin", type, vocabulary);
+  return open_plain(path, type, vocabulary);
 }
 
 std::int64_t TokenFile::element_bytes(Element element) {
@@ -89,7 +105,13 @@ std::int64_t TokenFile::element_bytes(Element element) {
   return 0;
 }
 
-TokenFile TokenFile::open_megatron(const std::string& prefix) {
+std::string_view TokenFile::element_name(Element element) {
+  constexpr std::array<std::string_view, 10> kNames{"",      "uint8",   "int8",    "int16",  "int32",
+                                                    "int64", "float64", "float32", "uint16", "uint32"};
+  return kNames[static_cast<std::size_t>(element)];
+}
+
+TokenFile TokenFile::open_megatron(const std::string& prefix, TokenType type) {
   const InputFile index = InputFile::open(prefix + ".idx");
   InputFile bin = InputFile::open(prefix + ".bin");
   const std::string& name = index.path();
@@ -106,6 +128,9 @@ TokenFile TokenFile::open_megatron(const std::string& prefix) {
   require(known, ErrorKind::BadData, "{}: byte {}: dtype code {} is not an integer type", name, kMegatronTypeOffset,
           code);
   const auto element = static_cast<Element>(code);
+  const Element asked = type == TokenType::Uint16 ? Element::Uint16 : Element::Uint32;
+  require(type == TokenType::Auto || element == asked, ErrorKind::Config, "{}: data.dtype is {}, the index says {}",
+          name, to_text(type), element_name(element));
   const std::int64_t tokens = check_index(index, element_bytes(element), bin.size());
   return {std::move(bin), "megatron", element, 0, tokens};
 }
@@ -159,7 +184,7 @@ std::int64_t TokenFile::check_index(const InputFile& index, std::int64_t width, 
   return bytes / width;
 }
 
-TokenFile TokenFile::open_plain(const std::string& path, TokenType raw) {
+TokenFile TokenFile::open_plain(const std::string& path, TokenType type, std::int64_t vocabulary) {
   InputFile file = InputFile::open(path);
   const std::int64_t size = file.size();
   const std::int32_t magic = size >= 4 ? read_value<std::int32_t>(file, 0) : 0;
@@ -171,22 +196,54 @@ TokenFile TokenFile::open_plain(const std::string& path, TokenType raw) {
     require(version == expected, ErrorKind::BadData, "{}: byte 4: llm.c version {}, expected {}", path, version,
             expected);
     const Element element = magic == kLlmcMagic16 ? Element::Uint16 : Element::Uint32;
-    const TokenType type = element == Element::Uint16 ? TokenType::Uint16 : TokenType::Uint32;
-    require(raw == TokenType::Auto || raw == type, ErrorKind::Config,
-            "{}: dtype is given as uint{}, its llm.c header says uint{}", path, raw == TokenType::Uint16 ? 16 : 32,
-            8 * element_bytes(element));
+    const Element asked = type == TokenType::Uint16 ? Element::Uint16 : Element::Uint32;
+    require(type == TokenType::Auto || element == asked, ErrorKind::Config,
+            "{}: data.dtype is {}, its llm.c header says {}", path, to_text(type), element_name(element));
     const std::int64_t tokens = read_value<std::int32_t>(file, 8);
     require(tokens > 0 && kLlmcHeaderBytes + tokens * element_bytes(element) == size, ErrorKind::BadData,
             "{}: byte 8: its llm.c header announces {} tokens of {} bytes, the file has {} bytes", path, tokens,
             element_bytes(element), size);
     return {std::move(file), "llm.c", element, kLlmcHeaderBytes, tokens};
   }
-  const Element element = raw == TokenType::Uint32 ? Element::Uint32 : Element::Uint16;
-  const std::int64_t width = element_bytes(element);
-  require(size % width == 0, ErrorKind::BadData, "{}: byte {}: {} bytes are not a whole number of uint{} tokens", path,
-          size - size % width, size, 8 * width);
   require(size > 0, ErrorKind::BadData, "{}: holds no tokens", path);
+  const bool automatic = type == TokenType::Auto;
+  if (automatic) type = detect_raw_type(file, vocabulary);
+  const Element element = type == TokenType::Uint32 ? Element::Uint32 : Element::Uint16;
+  const std::int64_t width = element_bytes(element);
+  require(size % width == 0, ErrorKind::BadData, "{}: byte {}: {} bytes are not a whole number of {} tokens", path,
+          size - size % width, size, element_name(element));
+  if (automatic)
+    log_info("{}: has no header and no .idx: by its ids it is read as {} (data.dtype)", path, to_text(type));
   return {std::move(file), "raw", element, 0, size / width};
+}
+
+void TokenFile::check_ids(std::int64_t vocabulary) const {
+  const std::int64_t width = element_bytes(element_);
+  const std::int64_t block_tokens = kCheckedBytes / width;
+  std::vector<std::byte> block(static_cast<std::size_t>(std::min(tokens_, block_tokens) * width));
+  std::vector<std::int32_t> ids;
+  if (tokens_ * width >= kLongCheckBytes) log_info("{}: checking {} token ids", path(), format_count(tokens_));
+  for (std::int64_t first = 0; first < tokens_; first += block_tokens) {
+    const std::int64_t count = std::min(block_tokens, tokens_ - first);
+    file_.read_at(offset_ + first * width, std::span(block).first(static_cast<std::size_t>(count * width)));
+    const bool good = [&] {
+      switch (element_) {
+        case Element::Uint8: return all_below<std::uint8_t, false>(block.data(), count, vocabulary);
+        case Element::Int8: return all_below<std::uint8_t, true>(block.data(), count, vocabulary);
+        case Element::Int16: return all_below<std::uint16_t, true>(block.data(), count, vocabulary);
+        case Element::Uint16: return all_below<std::uint16_t, false>(block.data(), count, vocabulary);
+        case Element::Int32: return all_below<std::uint32_t, true>(block.data(), count, vocabulary);
+        case Element::Uint32: return all_below<std::uint32_t, false>(block.data(), count, vocabulary);
+        case Element::Int64: return all_below<std::uint64_t, true>(block.data(), count, vocabulary);
+        case Element::Float64:
+        case Element::Float32: break;
+      }
+      return false;
+    }();
+    if (good) continue;
+    ids.resize(static_cast<std::size_t>(count));
+    read(first, ids, vocabulary);  // fails, naming the id
+  }
 }
 
 void TokenFile::read(std::int64_t first, std::span<std::int32_t> out, std::int64_t vocabulary) const {

@@ -55,6 +55,8 @@ TEST(CommandLine, WhatIsNotUnderstoodIsAUsageError) {
   EXPECT_EQ(run({"plan", "x.yaml", "--ranks", "0"}), usage);
   EXPECT_EQ(run({"config", "--set", "train.steps=3"}), usage);
   EXPECT_EQ(run({"graph", "x.yaml", "--ranks", "2", "--rank", "2"}), usage);
+  EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "bytes"}), usage);
+  EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "byte", "--vocabulary", "500"}), usage);
   EXPECT_EQ(run({"--help"}), 0);
   EXPECT_EQ(run({"--version"}), 0);
   EXPECT_EQ(run({"config"}), 0);

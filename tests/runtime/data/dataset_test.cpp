@@ -126,13 +126,14 @@ TEST_F(DatasetTest, ValidationGoesThroughAllFiles) {
   EXPECT_THROW(data.train_window(-1), Error);
 }
 
-TEST_F(DatasetTest, ConfigErrorsNameFileAndSizes) {
+TEST_F(DatasetTest, ErrorsNameFileAndSizes) {
   const std::string prefix = write_tokens("a", 50);
-  const auto wrong = [&](const DataConfig& c, const std::vector<std::string>& parts) {
-    expect_error(ErrorKind::Config, parts, [&] { Dataset(c, 1, kVocabulary); });
+  const auto wrong = [&](const DataConfig& c, const std::vector<std::string>& parts,
+                         ErrorKind kind = ErrorKind::Config) {
+    expect_error(kind, parts, [&] { Dataset(c, 1, kVocabulary); });
   };
-  wrong(config({{prefix}}, 45), {"a.bin", "45 of 50 tokens", "needs 46"});
-  wrong(config({{prefix}}, 10, 0.02), {"a.bin", "1 of 50 tokens", "validation: 0"});
+  wrong(config({{prefix}}, 45), {"a.bin", "45 of 50 tokens", "needs 46"}, ErrorKind::BadData);
+  wrong(config({{prefix}}, 10, 0.02), {"a.bin", "1 of 50 tokens", "validation: 0"}, ErrorKind::BadData);
   wrong(config({{prefix}}, 10, 1.0), {"validation is 1"});
   wrong(config({{prefix}}, 10, -0.1), {"validation is -0.1"});
   wrong(config({{prefix}}, 0), {"sequence of 0"});
@@ -143,14 +144,35 @@ TEST_F(DatasetTest, ConfigErrorsNameFileAndSizes) {
   expect_error(ErrorKind::MissingInput, {"none"}, [&] { Dataset(config({{path("none")}}), 1, kVocabulary); });
 }
 
-TEST_F(DatasetTest, BadIdsAndShrinkingFilesAreFound) {
+TEST_F(DatasetTest, BadIdsAreFoundAtTheStart) {
   const std::string prefix = write_tokens("a", 1000);
-  const Dataset data(config({{prefix}}), 1, 950);
+  EXPECT_NO_THROW(Dataset(config({{prefix}}), 1, 1000));
+  for (const auto& c : {config({{prefix}}), config({{prefix}}, 10, 0), config({{write_tokens("b", 900)}, {prefix}})}) {
+    expect_error(ErrorKind::BadData, {"a.bin", "token 950", "byte 3800", "is 950", "vocabulary of 950"},
+                 [&] { Dataset(c, 1, 950); });
+  }
+  DataConfig separate = config({{write_tokens("b", 900)}}, 10, 0);
+  separate.validation_files = {prefix};
+  expect_error(ErrorKind::BadData, {"a.bin", "token 950"}, [&] { Dataset(separate, 1, 950); });
+}
+
+TEST_F(DatasetTest, FilesThatChangeDuringARunAreFound) {
+  const Dataset data(config({{write_tokens("a", 1000)}}), 1, 1000);
+  patch("a.bin", 3800, std::int32_t{1000});
   for (std::int64_t i = 0; i < data.train_samples_per_epoch(); ++i) EXPECT_NO_THROW(train(data, i));
-  expect_error(ErrorKind::BadData, {"a.bin", "token 950", "byte 3800", "is 950", "vocabulary of 950"},
-               [&] { validation(data, 5); });
+  expect_error(ErrorKind::BadData, {"a.bin", "token 950", "byte 3800", "is 1000"}, [&] { validation(data, 5); });
   resize("a.bin", 2000);
   expect_error(ErrorKind::BadData, {"a.bin", "4000 bytes", "2000 now"}, [&] { validation(data, 0); });
+}
+
+TEST_F(DatasetTest, RawFilesAreReadByWhatTheirIdsShow) {
+  std::vector<std::uint32_t> ids(1000);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::uint32_t>(i);
+  write("raw.bin", {reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(ids[0])});
+  DataConfig c = config({{path("raw.bin")}});
+  EXPECT_EQ(Dataset(c, 1, 1000).train_tokens(), 900);
+  c.dtype = TokenType::Uint16;
+  EXPECT_EQ(Dataset(c, 1, 1000).train_tokens(), 1800);
 }
 
 }  // namespace

@@ -153,7 +153,8 @@ TEST_F(LoaderTest, ValidationCoversTheSplitOnceOnAnyLayout) {
 }
 
 TEST_F(LoaderTest, ErrorsOfTheThreadReachTheCaller) {
-  const auto data = make(2000, 1960);  // ids 1960 … 1999 are in the validation part
+  const auto data = make(2000);
+  patch("a.bin", 4 * 1960, std::int32_t{1 << 25});  // after it was checked, in the validation part
   BatchLoader loader(*data, options(1, 0, 1, 1, 0, Split::Validation));
   std::int64_t good = 0;
   expect_error(ErrorKind::BadData, {"a.bin", "token 1960"}, [&] {

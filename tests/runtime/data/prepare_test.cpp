@@ -22,7 +22,7 @@ class PrepareTest : public DataTest {
     file.read(0, ids, load_tokenizer(path(name))->vocabulary());
     return ids;
   }
-  PrepareOptions options(const std::vector<std::string>& inputs, TokenizerKind kind = TokenizerKind::Byte) const {
+  PrepareOptions options(const std::vector<std::string>& inputs, std::optional<TokenizerKind> kind = {}) const {
     PrepareOptions o;
     o.inputs = inputs;
     o.out = path("out");
@@ -81,7 +81,7 @@ TEST_F(PrepareTest, ChunkSizeDoesNotMatter) {
   write("a.txt", text);
   for (const TokenizerKind kind : {TokenizerKind::Byte, TokenizerKind::Char, TokenizerKind::SentencePiece}) {
     auto o = options({path("a.txt")}, kind);
-    o.vocabulary = 320;
+    if (kind == TokenizerKind::SentencePiece) o.vocabulary = 320;
     prepare(o);
     const auto expected = tokens("out");
     EXPECT_EQ(load_tokenizer(path("out"))->decode(expected), text);
@@ -118,6 +118,8 @@ TEST_F(PrepareTest, SentencePieceTrainsAndRoundTrips) {
     again.out = path("again");
     prepare(again);
     EXPECT_EQ(content("again.model"), model);
+    again.vocabulary.reset();
+    again.model_type.reset();
     again.model = path("out.model");
     again.out = path("given");
     prepare(again);
@@ -172,11 +174,34 @@ TEST_F(PrepareTest, Errors) {
   expect_error(ErrorKind::Config, {"8000"}, [&] { prepare(o); });
   o.model = write("no.model", "no model");
   expect_error(ErrorKind::BadData, {"no.model"}, [&] { prepare(o); });
-  o.tokenizer = TokenizerKind::Byte;
-  expect_error(ErrorKind::Config, {"no.model"}, [&] { prepare(o); });
   for (const char* name : {"out.bin", "out.idx", "out.tokenizer.json", "out.bin.partial"}) {
     EXPECT_FALSE(std::filesystem::exists(path(name))) << name;
   }
+}
+
+TEST_F(PrepareTest, OptionsThatExcludeEachOther) {
+  const std::string text = write("a.txt", "a few words\n");
+  auto chars = options({text}, TokenizerKind::Char);
+  prepare(chars);
+  const auto wrong = [&](const std::vector<std::string>& parts, const auto& change) {
+    auto o = options({text});
+    o.out = path("other");
+    change(o);
+    expect_error(ErrorKind::Usage, parts, [&] { prepare(o); });
+    EXPECT_FALSE(std::filesystem::exists(path("other.bin")));
+  };
+  wrong({"--vocabulary", "byte"}, [](auto& o) { o.vocabulary = 500; });
+  wrong({"--model-type", "char"}, [](auto& o) { o.tokenizer = TokenizerKind::Char, o.model_type = "bpe"; });
+  wrong({"--model", "byte"}, [](auto& o) { o.model = "x.model"; });
+  wrong({"--vocabulary", "--model x.model"},
+        [](auto& o) { o.tokenizer = TokenizerKind::SentencePiece, o.model = "x.model", o.vocabulary = 500; });
+  wrong({"--tokenizer byte", "--like", "char"},
+        [&](auto& o) { o.tokenizer = TokenizerKind::Byte, o.like = chars.out; });
+  wrong({"--vocabulary", "--like"}, [&](auto& o) { o.vocabulary = 500, o.like = chars.out; });
+  auto same = options({text}, TokenizerKind::Char);
+  same.out = path("same");
+  same.like = chars.out;
+  EXPECT_EQ(prepare(same).tokenizer, "char");
 }
 
 TEST_F(PrepareTest, ProgressIsMonotoneAndEndsAtTheTotal) {

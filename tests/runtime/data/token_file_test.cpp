@@ -108,10 +108,40 @@ TEST_F(TokenFileTest, LlmcAndRaw) {
   EXPECT_EQ(all(TokenFile::open(path("llama.bin"))), (std::vector<std::int32_t>{128000, 9}));
 
   write("raw.bin", bytes_of<std::uint16_t>({1, 2, 3, 4}));
-  EXPECT_EQ(TokenFile::open(path("raw.bin")).format(), "raw");
-  EXPECT_EQ(all(TokenFile::open(path("raw.bin"))), (std::vector<std::int32_t>{1, 2, 3, 4}));
+  EXPECT_EQ(TokenFile::open(path("raw.bin"), TokenType::Uint16).format(), "raw");
+  EXPECT_EQ(all(TokenFile::open(path("raw.bin"), TokenType::Auto, 100)), (std::vector<std::int32_t>{1, 2, 3, 4}));
   write("raw32.dat", bytes_of<std::uint32_t>({70000, 2}));
   EXPECT_EQ(all(TokenFile::open(path("raw32.dat"), TokenType::Uint32)), (std::vector<std::int32_t>{70000, 2}));
+}
+
+TEST_F(TokenFileTest, AGivenTypeMustBeThatOfTheIndex) {
+  write_tokens("narrow", 10, 100);
+  write_tokens("wide", 10, 1 << 20);
+  EXPECT_EQ(all(TokenFile::open(path("narrow"), TokenType::Uint16)).size(), 10U);
+  expect_error(ErrorKind::Config, {"narrow.idx", "data.dtype is uint32", "uint16"},
+               [&] { TokenFile::open(path("narrow"), TokenType::Uint32); });
+  expect_error(ErrorKind::Config, {"wide.idx", "data.dtype is uint16", "int32"},
+               [&] { TokenFile::open(path("wide"), TokenType::Uint16); });
+}
+
+TEST_F(TokenFileTest, AllIdsAreChecked) {
+  constexpr std::int64_t kTokens = 1500000;  // several blocks
+  write_tokens("data", kTokens, 1000);
+  EXPECT_NO_THROW(TokenFile::open(path("data")).check_ids(1000));
+  EXPECT_NO_THROW(TokenFile::open(path("data")).check_ids(1 << 30));
+  expect_error(ErrorKind::BadData, {"data.bin", "token 999", "byte 1998", "is 999", "vocabulary of 999"},
+               [&] { TokenFile::open(path("data")).check_ids(999); });
+  for (const std::int64_t token : {std::int64_t{0}, std::int64_t{700001}, kTokens - 1}) {
+    patch("data.bin", 2 * token, std::uint16_t{65535});
+    expect_error(ErrorKind::BadData, {fmt::format("token {} at byte {} is 65535", token, 2 * token)},
+                 [&] { TokenFile::open(path("data")).check_ids(65535); });
+    EXPECT_NO_THROW(TokenFile::open(path("data")).check_ids(65536));
+    patch("data.bin", 2 * token, std::uint16_t{0});
+  }
+  write_tokens("wide", 1000, 1 << 20);
+  patch("wide.bin", 400, std::int32_t{-2});
+  expect_error(ErrorKind::BadData, {"token 100 at byte 400 is -2"},
+               [&] { TokenFile::open(path("wide")).check_ids(1 << 30); });
 }
 
 TEST_F(TokenFileTest, MissingFiles) {
