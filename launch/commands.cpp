@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/info.hpp"
+#include "launch/measured.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
 #include "launch/progress.hpp"
@@ -125,8 +126,9 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   PlanContext context;
   context.ranks = plan.ranks;
   context.budget_bytes = config.memory.budget.value_or(0);
-  context.outside_bytes = config.memory.reserve.value_or(kOutsideEstimate);
-  context.outside_source = config.memory.reserve ? "memory.reserve" : "estimate";
+  const auto remembered = config.memory.reserve ? config.memory.reserve : remembered_outside_bytes(plan.ranks);
+  context.outside_bytes = remembered.value_or(kOutsideEstimate);
+  context.outside_source = config.memory.reserve ? "memory.reserve" : remembered ? "last run" : "estimate";
   const ProgramOptions options =
       choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes);
   const Programs programs = build_programs(options);

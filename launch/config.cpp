@@ -1,6 +1,7 @@
 #include "launch/config.hpp"
 
 #include <algorithm>
+#include <sstream>
 
 #include "launch/config_checks.hpp"
 #include "launch/config_keys.hpp"
@@ -98,6 +99,23 @@ void check_for_ranks(Config& config, int ranks) {
   config.parallel.data = ranks / (config.parallel.pipeline * config.parallel.tensor);
 }
 
-std::string dump_config(const Config& config) { return write_yaml(config_keys().write(config)); }
+std::string dump_config(const Config& config, const Choices& choices) {
+  std::istringstream lines(write_yaml(config_keys().write(config)));
+  std::string out, section;
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t colon = line.find(':');
+    const std::size_t indent = line.find_first_not_of(' ');
+    if (indent == 0) section = line.substr(0, colon);
+    const bool automatic = colon != std::string::npos && line.substr(colon) == ": auto";
+    const auto choice = automatic ? choices.find(section + "." + line.substr(indent, colon - indent)) : choices.end();
+    out += line + (choice != choices.end() ? "  # " + choice->second : "") + "\n";
+  }
+  return out;
+}
+
+std::string key_place(const Config& config, const std::string& key, const std::vector<std::string>& others) {
+  if (!config.source) return key;
+  return place_of({key, "", others}, *config.source).text() + ": " + key;
+}
 
 }  // namespace plimsoll

@@ -3,10 +3,12 @@
 // the sections of launch, puts them together and reads, checks, writes and describes them.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "comm/config.hpp"
 #include "optim/config.hpp"
@@ -76,8 +78,14 @@ Config parse_config(const std::string& yaml, const std::string& name, std::span<
 // global_batch divides into data * micro_batch. Throws Error(Config).
 void check_for_ranks(Config& config, int ranks);
 
-// The configuration as YAML that parse_config() reads back to the same values.
-std::string dump_config(const Config& config);
+// Key ("train.micro_batch") → what a run chose where the configuration says auto.
+using Choices = std::map<std::string, std::string>;
+// The configuration as YAML that parse_config() reads back to the same values. Choices are comments behind their
+// `auto`: another number of ranks or another machine chooses anew.
+std::string dump_config(const Config& config, const Choices& choices = {});
+// "run.yaml:3:9: model.vocabulary", for messages: where the key was written down, or the first of `others` that was, or
+// the section. The key alone when the configuration was not read from a text.
+std::string key_place(const Config& config, const std::string& key, const std::vector<std::string>& others = {});
 // Every key with type, default, unit, range and meaning, for people or as JSON.
 std::string describe_keys(bool json);
 

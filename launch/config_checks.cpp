@@ -37,6 +37,12 @@ void check_schedule(const Config& config, Issues& issues) {
   if (config.optimizer.momentum > 0 && config.optimizer.name != OptimizerName::Sgd) {
     issues.push_back({"optimizer.momentum", "only with optimizer.name: sgd", {"optimizer.name"}});
   }
+  const OptimizerConfig defaults;
+  for (const auto& [differs, name] : {std::pair{config.optimizer.betas != defaults.betas, "optimizer.betas"},
+                                      std::pair{config.optimizer.eps != defaults.eps, "optimizer.eps"}}) {
+    if (differs && config.optimizer.name != OptimizerName::AdamW)
+      issues.push_back({name, "only with optimizer.name: adamw", {"optimizer.name"}});
+  }
 }
 
 void check_data(const Config& config, Issues& issues) {
@@ -141,6 +147,9 @@ Issues rank_contradictions(const Config& config, int ranks) {
              {"parallel.tensor"}}};
   }
   Issues issues;
+  if (p.schedule != ParallelConfig{}.schedule && p.pipeline == 1) {
+    issues.push_back({"parallel.schedule", "has no effect with pipeline: 1", {"parallel.pipeline"}});
+  }
   if (p.shard && data % *p.shard != 0) {
     issues.push_back(
         {"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});

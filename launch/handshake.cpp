@@ -3,27 +3,14 @@
 #include <xxhash.h>
 
 #include <array>
-#include <fstream>
 #include <map>
 
 #include "comm/group.hpp"
+#include "launch/process.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll {
 namespace {
-
-std::uint64_t hash_of_binary() {
-  std::ifstream file("/proc/self/exe", std::ios::binary);
-  XXH64_state_t* state = XXH64_createState();
-  XXH64_reset(state, 0);
-  std::vector<char> piece(1 << 20);
-  while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())) || file.gcount() > 0) {
-    XXH64_update(state, piece.data(), static_cast<std::size_t>(file.gcount()));
-  }
-  const std::uint64_t hash = XXH64_digest(state);
-  XXH64_freeState(state);
-  return hash;
-}
 
 struct Item {
   std::string_view name;

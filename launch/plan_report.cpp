@@ -70,7 +70,8 @@ nlohmann::json plan_json(const Programs& programs, const ProgramOptions& options
                       {"outside_arena_bytes", context.outside_bytes},
                       {"outside_source", context.outside_source},
                       {"budget_bytes", context.budget_bytes},
-                      {"planned_bytes", plan.total_bytes + context.outside_bytes}};
+                      {"planned_bytes", plan.total_bytes},  // as in summary.json
+                      {"needed_bytes", plan.total_bytes + context.outside_bytes}};
   for (std::size_t c = 0; c < plan.class_bytes.size(); ++c)
     json["class_bytes"][std::string(kMemoryClassNames[c])] = plan.class_bytes[c];
   for (const PersistentRegion& r : plan.persistent) {

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +12,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <vector>
 
 namespace plimsoll {
 namespace {
@@ -72,6 +74,19 @@ std::int64_t peak_rss_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::uint64_t hash_of_binary() {
+  std::ifstream file("/proc/self/exe", std::ios::binary);
+  XXH64_state_t* state = XXH64_createState();
+  XXH64_reset(state, 0);
+  std::vector<char> piece(1 << 20);
+  while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())) || file.gcount() > 0) {
+    XXH64_update(state, piece.data(), static_cast<std::size_t>(file.gcount()));
+  }
+  const std::uint64_t hash = XXH64_digest(state);
+  XXH64_freeState(state);
+  return hash;
 }
 
 std::string cpu_model() {

@@ -11,6 +11,7 @@ std::string host_name();
 int usable_cores();  // that this process may run on
 std::int64_t current_rss_bytes();
 std::int64_t peak_rss_bytes();
+std::uint64_t hash_of_binary();  // of the file that this process runs
 std::string cpu_model();
 bool cpu_has_avx512();
 

@@ -3,12 +3,13 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
+#include "launch/run_identity.hpp"
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
 #include "runtime/checkpoint/file.hpp"
 #include "runtime/checkpoint/json_file.hpp"
 #include "runtime/checkpoint/weights.hpp"
-#include "runtime/core/rng.hpp"
+#include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/model/huggingface.hpp"
 
@@ -53,17 +54,6 @@ void serve_sources(Engine& engine, const Group& world, std::span<const std::stri
   }
 }
 
-// What must not change when a run is resumed: the function that is trained and the order of its data.
-std::string identity(const Config& config) {
-  const nlohmann::json what{{"model", model_to_huggingface(config.model)},
-                            {"seed", config.run.seed},
-                            {"sequence", config.data.sequence},
-                            {"global_batch", config.train.global_batch},
-                            {"optimizer", static_cast<int>(config.optimizer.name)},
-                            {"precision", dtype_name(config.precision)}};
-  return fmt::format("{:016x}", stream_id(what.dump()));
-}
-
 void read_tensors(Engine& engine, const SafetensorsFile& file, std::string_view region, const std::string& prefix) {
   for (const ModelTensor& t : engine.programs().tensors) {
     const TensorSpec stored = file.spec(prefix + t.name);
@@ -88,11 +78,11 @@ fs::path weights_folder(const fs::path& from) {
 
 fs::path checkpoint_folder(const Config& config) { return fs::path(config.run.dir) / "checkpoints"; }
 
-void write_run_files(const Config& config, const std::string& plan) {
+void write_run_files(const Config& config, const Choices& choices, const std::string& plan) {
   std::error_code error;
   fs::create_directories(config.run.dir, error);
   require(!error, ErrorKind::CheckpointIo, "{}: cannot be made: {}", config.run.dir, error.message());
-  replace_file(fs::path(config.run.dir) / "config.yaml", dump_config(config));
+  replace_file(fs::path(config.run.dir) / "config.yaml", dump_config(config, choices));
   replace_file(fs::path(config.run.dir) / "plan.json", plan + "\n");
   // Checkpoints take the tokenizer from here: later changes of the data do not reach the run.
   for (const DataSource& source : config.data.train) {
@@ -130,7 +120,7 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
     for (TensorSource& t : sources(engine, world, regions, m, prefix + ".")) moments.push_back(std::move(t));
   }
   CheckpointContents contents{parameters, moments, state, model_to_huggingface(config.model).dump(2), {}};
-  contents.state.config_hash = identity(config);
+  contents.state.identity = run_identity(config);
   for (const char* name : {"data.tokenizer.json", "data.model"}) {
     const fs::path file = fs::path(config.run.dir) / name;
     if (fs::exists(file)) contents.copied_files.push_back(file);
@@ -145,10 +135,10 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
   const auto loaded = newest_valid(checkpoint_folder(config));
   if (!loaded) return std::nullopt;
   const bool trains = engine.programs().has("train");
-  require(!trains || loaded->state.config_hash == identity(config), ErrorKind::Config,
-          "{}: is a checkpoint of another model, optimizer, precision, seed, sequence or global_batch than this "
-          "configuration; use another run.dir",
-          loaded->folder.string());
+  if (trains) {
+    for (const std::string& change : compare_identity(loaded->state.identity, config, loaded->folder.string()))
+      log_info("resuming with another {}", change);
+  }
   read_tensors(engine, loaded->parameters, "parameters", "");
   if (trains) {
     for (const Moment& m : optimizer_moments(config.optimizer.name)) {

@@ -13,8 +13,9 @@ namespace plimsoll {
 
 std::filesystem::path checkpoint_folder(const Config& config);
 
-// Writes config.yaml and plan.json (temp + rename). Error(CheckpointIo).
-void write_run_files(const Config& config, const std::string& plan);
+// Writes config.yaml, with what was chosen for its `auto` as comments, and plan.json (temp + rename).
+// Error(CheckpointIo).
+void write_run_files(const Config& config, const Choices& choices, const std::string& plan);
 
 // A run that has checkpoints goes on with what its plan.json chose where `config` says auto (train.micro_batch,
 // memory.logits): memory that is free today must not change its bits. A plan for another number of ranks is no guide.
@@ -26,7 +27,7 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
                                     const TrainingState& state);
 
 // Loads the newest valid checkpoint into the engine, with the moments when it trains; nullopt when there is none at
-// all. Error(NoCheckpoint) when none is valid, Error(Config) when it is of another model, optimizer or seed.
+// all. Error(NoCheckpoint) when none is valid, Error(Config) when it is of another run (run_identity.hpp).
 std::optional<TrainingState> load_run(const Config& config, Engine& engine);
 
 // What `generate` continues with: a run directory (its newest checkpoint), a configuration file (of such a run) or a

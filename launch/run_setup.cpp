@@ -42,15 +42,15 @@ std::unique_ptr<Tokenizer> data_tokenizer(const Config& config) { return load_co
 void complete_vocabulary(Config& config, const Tokenizer* tokenizer) {
   if (tokenizer == nullptr) {
     require(config.model.vocabulary > 0, ErrorKind::Config,
-            "model.vocabulary is auto, but the data ({}) have no tokenizer beside them to take it from: give "
-            "model.vocabulary",
+            "{}: is auto, but the data ({}) have no tokenizer beside them to take it from: give model.vocabulary",
+            key_place(config, "model.vocabulary", {"data.train"}),
             config.data.train.empty() ? "none" : config.data.train.front().path);
     return;
   }
   if (config.model.vocabulary == 0) config.model.vocabulary = tokenizer->vocabulary();
   require(tokenizer->vocabulary() <= config.model.vocabulary, ErrorKind::Config,
-          "model.vocabulary is {}, but the tokenizer of the data has {} ids", config.model.vocabulary,
-          tokenizer->vocabulary());
+          "{}: is {}, but the tokenizer of the data has {} ids", key_place(config, "model.vocabulary", {"data.train"}),
+          config.model.vocabulary, tokenizer->vocabulary());
 }
 
 int choose_threads(const Config& config, const Place& place) {

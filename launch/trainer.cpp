@@ -11,6 +11,7 @@
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/handshake.hpp"
+#include "launch/measured.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
 #include "launch/progress.hpp"
@@ -34,6 +35,7 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 struct Run {
   const MpiSession& mpi;
   Config config;
+  Config written;  // with `auto` where it was: another number of ranks may read it
   Place place;
   Group control;
   Groups groups;
@@ -50,10 +52,14 @@ struct Run {
         config(std::move(given)),
         place{session.rank(), session.size(), session.local_rank(), session.local_size()},
         control(session.world("control")) {
+    require(config.comm.transport != TransportName::Mpi || mpi.launched(), ErrorKind::Config,
+            "{}: mpi needs a launcher: start with mpirun or srun", key_place(config, "comm.transport"));
+    written = config;
     check_for_ranks(config, place.ranks);
     if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
     tokenizer = data_tokenizer(config);
     complete_vocabulary(config, tokenizer.get());
+    written.model = config.model;
     dataset = std::make_unique<Dataset>(config.data, config.run.seed, config.model.vocabulary);
     agree(control, config, place);
     if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
@@ -63,6 +69,7 @@ struct Run {
     outside = config.memory.reserve.value_or(measured_outside_bytes());
     // The plan must be the same everywhere, so what was measured is: the largest of all ranks, the smallest budget.
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
+    if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
     budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(budget)));
     options = choose_programs(config, place, purpose, budget, outside);
     Programs programs = build_programs(options);
@@ -86,6 +93,23 @@ struct Run {
     return {split, config.train.global_batch, replica, options.mesh.data, options.micro_batch, first_step};
   }
   bool chief() const { return place.rank == 0; }
+  Choices choices() const {
+    const bool alone = place.ranks == 1;
+    const ScheduleConfig& s = config.schedule;
+    return {{"train.micro_batch", std::to_string(options.micro_batch)},
+            {"train.eval_batches", "all"},
+            {"schedule.decay_steps",
+             s.name == ScheduleName::Wsd ? std::to_string(decay_steps(s, config.train.steps)) : "none"},
+            {"parallel.data", std::to_string(options.mesh.data)},
+            {"parallel.shard", std::to_string(options.mesh.shards)},
+            {"memory.budget", format_bytes(budget)},
+            {"memory.logits", format_bytes(options.logits_bytes)},
+            {"memory.reserve", format_bytes(outside) + " measured"},
+            {"comm.transport", alone ? "self" : "mpi"},
+            {"comm.bucket", options.zero > 0 ? "none: a layer at a time" : format_bytes(options.bucket_bytes)},
+            {"comm.collectives", alone ? "none" : "own"},
+            {"run.threads", std::to_string(options.threads)}};
+  }
   PlanContext plan_context() const {
     return {budget, outside, config.memory.reserve ? "memory.reserve" : "measured", place.ranks};
   }
@@ -175,8 +199,15 @@ void save(Run& run, const TrainingState& state, Reporter* reporter, std::int64_t
 }
 
 void finish(Run& run, Reporter* reporter) {
-  std::vector<RankSummary> ranks = gather_summaries(run.control, rank_summary(run));
-  if (reporter != nullptr) fmt::print("{}", reporter->finish(std::move(ranks)));
+  const std::vector<RankSummary> ranks = gather_summaries(run.control, rank_summary(run));
+  if (reporter != nullptr) {
+    fmt::print("{}", reporter->finish(ranks));
+    for (const RankSummary& r : ranks) {
+      if (r.peak_process_bytes > r.budget_bytes)
+        log_warn("rank {}: the process peak is {} above memory.budget: give a larger memory.reserve", r.rank,
+                 format_bytes(r.peak_process_bytes - r.budget_bytes));
+    }
+  }
   if (!run.profile) return;
   if (reporter != nullptr) fmt::print("{}", run.profile->table());
   run.profile->write_trace(trace_path(run), run.place.rank);
@@ -203,7 +234,6 @@ void train(Config given, const MpiSession& mpi) {
   Run run(std::move(given), mpi, Purpose::Train);
   const Config& config = run.config;
   if (run.chief()) {
-    write_run_files(config, plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
     fmt::print("{}{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks\n",
                plan_text(run.engine->programs(), run.options, run.plan_context(), false), run.options.threads,
                gemm_description(), run.peak_gflops);
@@ -211,6 +241,10 @@ void train(Config given, const MpiSession& mpi) {
   }
   if (run.profile) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
   TrainingState state = first_state(run);
+  // Only now: a run directory of another run was refused as it was.
+  if (run.chief())
+    write_run_files(run.written, run.choices(),
+                    plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
   if (state.step >= config.train.steps) {
     if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);
     return;
@@ -261,8 +295,8 @@ void train(Config given, const MpiSession& mpi) {
 
 Evaluation evaluate(Config given, const MpiSession& mpi, const EvaluateOptions& options) {
   Run run(std::move(given), mpi, Purpose::Evaluate);
-  require(run.dataset->validation_samples() > 0, ErrorKind::Config,
-          "data.validation is 0: there is nothing to evaluate");
+  require(run.dataset->validation_samples() > 0, ErrorKind::Config, "{}: is 0: there is nothing to evaluate",
+          key_place(run.config, "data.validation"));
   Evaluation result;
   if (auto state = load_run(run.config, *run.engine)) {
     result.source = fmt::format("{} at step {}", run.config.run.dir, state->step);

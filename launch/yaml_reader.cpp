@@ -6,8 +6,10 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
+#include <algorithm>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <vector>
 
@@ -136,6 +138,28 @@ class TreeBuilder final : public YAML::EventHandler {
   int values_ = 0;
 };
 
+// Where a text stops being UTF-8 (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF).
+std::optional<std::size_t> invalid_utf8(const std::string& text) {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  for (std::size_t i = 0; i < text.size();) {
+    const unsigned first = byte(i);
+    const std::size_t length = first < 0x80                    ? 1
+                               : first >= 0xC2 && first < 0xE0 ? 2
+                               : first >= 0xE0 && first < 0xF0 ? 3
+                                                               : 4;
+    const bool lead = first < 0x80 || (first >= 0xC2 && first <= 0xF4);
+    // The second byte of these is narrower than 80 to BF.
+    const unsigned low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    const unsigned high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    if (!lead || (length > 1 && (byte(i + 1) < low || byte(i + 1) > high))) return i;
+    for (std::size_t k = 2; k < length; ++k) {
+      if ((byte(i + k) & 0xC0U) != 0x80) return i;
+    }
+    i += length;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 ConfigNode read_yaml(const std::string& text, const std::string& name, ConfigErrors& errors, bool whole_source) {
@@ -146,6 +170,18 @@ ConfigNode read_yaml(const std::string& text, const std::string& name, ConfigErr
   }
   if (text.find('\0') != std::string::npos) {
     errors.add({source, 0, 0}, "contains a NUL character: not a text file in UTF-8");
+    return {};
+  }
+  if (const auto bad = invalid_utf8(text)) {
+    const auto line_begin = text.rfind('\n', *bad == 0 ? 0 : *bad - 1);
+    const std::size_t column = line_begin == std::string::npos || line_begin >= *bad ? *bad : *bad - line_begin - 1;
+    ConfigPlace place{source, 0, 0};
+    if (!whole_source) {
+      place.line =
+          static_cast<int>(1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(*bad), '\n'));
+      place.column = static_cast<int>(column) + 1;
+    }
+    errors.add(place, fmt::format("the byte 0x{:02x} is not UTF-8", static_cast<unsigned char>(text[*bad])));
     return {};
   }
   TreeBuilder builder(source, whole_source, errors);

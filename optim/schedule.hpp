@@ -8,4 +8,7 @@ namespace plimsoll {
 // 2017); wsd: lr until the last decay_steps, then linear to min_lr (Hu et al. 2024, MiniCPM).
 double learning_rate(const ScheduleConfig& schedule, double peak, std::int64_t step, std::int64_t steps);
 
+// How long the decay of wsd is in a run of `steps`.
+std::int64_t decay_steps(const ScheduleConfig& schedule, std::int64_t steps);
+
 }  // namespace plimsoll

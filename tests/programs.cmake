@@ -3,7 +3,8 @@
 
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
-set(environment OMPI_MCA_mpi_yield_when_idle=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
+set(environment OMPI_MCA_mpi_yield_when_idle=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  XDG_CACHE_HOME=${CMAKE_CURRENT_BINARY_DIR}/cache)
 set(mpirun ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none ${MPIEXEC_NUMPROC_FLAG})
 
 # plimsoll_program_test(NAME COMMAND … [LABELS label…] [TIMEOUT s] [SERIAL])

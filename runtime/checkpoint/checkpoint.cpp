@@ -47,7 +47,7 @@ nlohmann::json to_json(const TrainingState& s) {
           {"seed", s.seed},
           {"loss_scale", s.loss_scale},
           {"loss_scale_streak", s.loss_scale_streak},
-          {"config_hash", s.config_hash}};
+          {"identity", s.identity}};
 }
 
 TrainingState state_from_json(const nlohmann::json& json) {
@@ -59,7 +59,7 @@ TrainingState state_from_json(const nlohmann::json& json) {
   json.at("seed").get_to(s.seed);
   json.at("loss_scale").get_to(s.loss_scale);
   json.at("loss_scale_streak").get_to(s.loss_scale_streak);
-  json.at("config_hash").get_to(s.config_hash);
+  json.at("identity").get_to(s.identity);
   return s;
 }
 

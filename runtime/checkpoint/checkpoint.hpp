@@ -25,7 +25,7 @@ struct TrainingState {
   std::uint64_t seed = 0;
   double loss_scale = 1.0;
   std::int64_t loss_scale_streak = 0;  // updates in a row without overflow
-  std::string config_hash;             // of what must not change between runs
+  std::string identity;                // JSON text: which run this is of, key by key
   bool operator==(const TrainingState&) const = default;
 };
 

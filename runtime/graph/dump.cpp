@@ -1,3 +1,5 @@
+#include <set>
+
 #include "runtime/graph/graph.hpp"
 
 namespace plimsoll {
@@ -62,6 +64,7 @@ std::string dump_text(const Graph& graph) {
 std::string dump_graphviz(const Graph& graph) {
   std::string out = "digraph plimsoll {\n  rankdir=TB; node [shape=box, fontsize=10];\n";
   std::vector<std::ptrdiff_t> writer(graph.values.size(), -1);
+  std::set<ValueId> shown;
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const Node& node = graph.nodes[n];
     constexpr std::array<std::string_view, 3> colours{"lightblue", "lightyellow", "lightgrey"};
@@ -75,8 +78,10 @@ std::string dump_graphviz(const Graph& graph) {
         out += fmt::format("  n{} -> n{} [label={}, fontsize=8];\n", writer[root], n,
                            quoted(to_string(graph[a.value].spec)));
       } else if (a.reads && graph.values[root].persistent) {
-        out += fmt::format("  v{} [shape=ellipse, label={}];\n  v{} -> n{};\n", root, quoted(graph[a.value].name), root,
-                           n);
+        // By value: parameters that lie in one buffer are nodes of their own.
+        if (shown.insert(a.value).second)
+          out += fmt::format("  v{} [shape=ellipse, label={}];\n", a.value, quoted(graph[a.value].name));
+        out += fmt::format("  v{} -> n{};\n", a.value, n);
       }
     });
     for_each_access(graph, node, [&](const MemoryAccess& a) {

@@ -170,6 +170,16 @@ TEST(Config, WordsAreFrozen) {
     EXPECT_EQ(faults(kData + key + ": " + value + "\n"), "") << key << ": " << value;
 }
 
+TEST(Config, AScheduleOfStagesWithoutStagesIsRefusedWhenTheRunStarts) {
+  Config config = parse_config(kData + "parallel: {schedule: gpipe}\n", "f");
+  try {
+    check_for_ranks(config, 1);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "f:2:22: parallel.schedule: has no effect with pipeline: 1");
+  }
+}
+
 TEST(Config, OnlyTheTrainingDataIsRequired) {
   EXPECT_EQ(faults(kData), "");
   EXPECT_EQ(faults(""), "f:1:1: data.train: is required: prefixes of .bin and .idx files");

@@ -195,16 +195,103 @@ TEST(Training, FinishedRunSaysSo) {
   EXPECT_EQ(read_text(folder / "run/metrics.jsonl"), before);
 }
 
-TEST(Training, CheckpointOfAnotherModelIsRefused) {
+TEST(Training, CheckpointOfAnotherRunIsRefusedByTheKeysThatDiffer) {
   const TempFolder folder;
   write_tiny_data(folder);
   train_quietly(tiny_config(folder, "run"));
-  try {
-    train_quietly(tiny_config(folder, "run", {"model.layers=3"}));
-    FAIL() << "a checkpoint of another model was loaded";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::Config) << error.what();
+  const std::vector<std::pair<std::vector<std::string>, std::vector<std::string>>> others{
+      {{"model.layers=3"}, {"model.layers: 2 in the checkpoint, 3 now"}},
+      {{"data.validation=0.2", "run.seed=9"}, {"data.validation: 0.1 in the checkpoint, 0.2 now", "run.seed: 3 in"}},
+      {{fmt::format("data.train=[{{path: {0}/text, weight: 2}}, {{path: {0}/text, weight: 1}}]",
+                    folder.path().string())},
+       {"data.train: text.bin ("}},
+  };
+  for (const auto& [overrides, parts] : others) {
+    const std::string before = read_text(folder / "run/config.yaml");
+    try {
+      train_quietly(tiny_config(folder, "run", overrides));
+      FAIL() << "resumed with " << overrides.front();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::Config) << error.what();
+      for (const std::string& part : parts)
+        EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+    EXPECT_EQ(read_text(folder / "run/config.yaml"), before);
   }
+}
+
+TEST(Training, HyperParametersMayChangeAtACheckpointAndThatIsSaid) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run"));
+  testing::internal::CaptureStderr();
+  train_quietly(tiny_config(folder, "run", {"optimizer.lr=0.001", "train.steps=7"}));
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("optimizer.lr: 0.003 in the checkpoint, 0.001 now"), std::string::npos) << said;
+  EXPECT_NE(said.find("train.steps: 6 in the checkpoint, 7 now"), std::string::npos) << said;
+}
+
+TEST(Training, ConfigurationOfARunSaysWhatWasChosenAndStaysAutomatic) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run", {"train.micro_batch=auto"}));
+  const std::string text = read_text(folder / "run/config.yaml");
+  for (const char* line :
+       {"  micro_batch: auto  # 4", "  data: auto  # 1", "  transport: auto  # self", "  reserve: auto  # "})
+    EXPECT_NE(text.find(line), std::string::npos) << line << " in\n" << text;
+  Config again = load_config((folder / "run/config.yaml").string());
+  EXPECT_EQ(again.train.micro_batch, std::nullopt);
+  check_for_ranks(again, 4);
+  EXPECT_EQ(again.parallel.data, 4);
+}
+
+TEST(Training, RecordingDoesNotEndWithPrinting) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  const std::string out = train_quietly(tiny_config(folder, "run", {"run.log_every=0"}));
+  EXPECT_EQ(out.find("step 1/6"), std::string::npos) << out;
+  EXPECT_EQ(metric_lines(folder / "run").size(), 6U + 2U);
+  for (const char* part :
+       {"step 6: loss ", "validation loss ", "6 steps, 1,536 tokens", "MFU is of ", "checkpoint: ", "step_00000006\n"})
+    EXPECT_NE(out.find(part), std::string::npos) << part << " in\n" << out;
+  for (const auto& line : metric_lines(folder / "run")) EXPECT_LE(line.value("mfu", 0.0), 1.0);
+}
+
+TEST(Training, WithoutItsLastCheckpointARunFails) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  fs::create_directories(folder / "run");
+  write_text(folder / "run/checkpoints", "in the way");
+  const auto kind = [&](const std::vector<std::string>& overrides) {
+    testing::internal::CaptureStderr();
+    ErrorKind found = ErrorKind::Internal;
+    try {
+      train_quietly(tiny_config(folder, "run", overrides));
+    } catch (const Error& error) {
+      found = error.kind();
+    }
+    testing::internal::GetCapturedStderr();
+    return found;
+  };
+  EXPECT_EQ(kind({}), ErrorKind::CheckpointIo);
+  fs::remove(folder / "run/checkpoints");
+  EXPECT_EQ(kind({"run.trace=/no/such/folder/trace.json"}), ErrorKind::CheckpointIo);
+  EXPECT_FALSE(fs::exists(folder / "run/metrics.jsonl") && !metric_lines(folder / "run").empty() &&
+               fs::exists(folder / "run/checkpoints"))
+      << "the trace is looked at before the first step";
+}
+
+TEST(Training, EvaluationCoversTheWholeSplit) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  const Config config = tiny_config(folder, "run");  // eval_batches: 2
+  train_quietly(config);
+  const MpiSession mpi;
+  const Evaluation whole = evaluate(config, mpi), part = evaluate(config, mpi, {1, true});
+  EXPECT_TRUE(whole.whole);
+  EXPECT_EQ(whole.targets, 599);  // a tenth of 6000 tokens
+  EXPECT_FALSE(part.whole);
+  EXPECT_EQ(part.targets, 256);
 }
 
 TEST(Training, GradientAccumulationEqualsOneBigMicroBatch) {

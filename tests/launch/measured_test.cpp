@@ -1,0 +1,32 @@
+#include "launch/measured.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "tests/support/temp_folder.hpp"
+
+namespace plimsoll {
+namespace {
+
+TEST(Measured, TheLastRunOfThisBinaryIsRemembered) {
+  const test::TempFolder folder;
+  const char* before = std::getenv("XDG_CACHE_HOME");
+  const std::string kept = before != nullptr ? before : "";
+  setenv("XDG_CACHE_HOME", folder.path().c_str(), 1);
+  EXPECT_EQ(remembered_outside_bytes(1), std::nullopt);
+  remember_outside_bytes(1, 100);
+  remember_outside_bytes(4, 300);
+  remember_outside_bytes(1, 120);
+  EXPECT_EQ(remembered_outside_bytes(1), 120);
+  EXPECT_EQ(remembered_outside_bytes(4), 300);
+  EXPECT_EQ(remembered_outside_bytes(2), 300) << "the largest of what is known";
+  test::write_text(folder / "plimsoll/outside.json", R"({"build": "another", "outside_bytes": {"1": 7}})");
+  EXPECT_EQ(remembered_outside_bytes(1), std::nullopt);
+  test::write_text(folder / "plimsoll/outside.json", "{");
+  EXPECT_EQ(remembered_outside_bytes(1), std::nullopt);
+  if (before != nullptr) setenv("XDG_CACHE_HOME", kept.c_str(), 1);
+}
+
+}  // namespace
+}  // namespace plimsoll
