@@ -11,7 +11,7 @@
 
 namespace plimsoll {
 
-class Group {
+class Group : public Reducer {
  public:
   Group() = default;
   // `native`: use the transport's own sum where it has one (comm.collectives: mpi); its order of summation is its own.
@@ -26,7 +26,7 @@ class Group {
   // values (design §9.8). f32, f64, i32, i64; the maximum of NaN and anything is NaN. `scratch`:
   // reduce_scratch_bytes(size()), or exactly for the share of x. Pairwise exchange: each rank owns n/size elements,
   // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring.
-  void all_reduce(View x, ReduceOp op, std::byte* scratch) const;
+  void all_reduce(View x, ReduceOp op, std::byte* scratch) const override;
   // out = this rank's 1/size of the reduction of `in`. in: size · out elements.
   void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const;
   // out = the `in` of all ranks in rank order. out: size · in elements. `in` may lie at its place in `out`.

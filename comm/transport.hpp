@@ -8,11 +8,10 @@
 #include <span>
 #include <vector>
 
+#include "runtime/exec/reducer.hpp"
 #include "runtime/tensor/spec.hpp"
 
 namespace plimsoll {
-
-enum class ReduceOp : std::uint8_t { Sum, Max };
 
 // One message to or from `peer`; empty messages are not sent. Messages between a pair arrive in order.
 struct Message {

@@ -95,6 +95,16 @@ void check_parallel(const Config& config, Issues& issues) {
                       fmt::format("neither of tensor {} and model.kv_heads {} divides the other", p.tensor, kv_heads),
                       {"model.kv_heads", "model.heads"}});
   }
+  if (p.tensor > 1 && config.model.ffn % p.tensor != 0) {
+    issues.push_back({"parallel.tensor",
+                      fmt::format("model.ffn {} is not divisible by tensor {}", config.model.ffn, p.tensor),
+                      {"model.ffn"}});
+  }
+  if (p.sequence.value_or(false) && config.data.sequence % p.tensor != 0) {
+    issues.push_back({"parallel.sequence",
+                      fmt::format("data.sequence {} is not divisible by tensor {}", config.data.sequence, p.tensor),
+                      {"data.sequence", "parallel.tensor"}});
+  }
   if (p.pipeline > config.model.layers) {
     issues.push_back({"parallel.pipeline",
                       fmt::format("{} stages for {} layers", p.pipeline, config.model.layers),
@@ -187,9 +197,7 @@ Issues unsupported_values(const Config& config) {
       {config.device == DeviceKind::Cuda, "device", "this build computes on the CPU only"},
       {config.precision == DType::bf16 || config.precision == DType::f16, "precision",
        "this build computes in fp32 and fp64"},
-      {config.parallel.tensor > 1, "parallel.tensor", "this build has no tensor parallelism"},
       {config.parallel.pipeline > 1, "parallel.pipeline", "this build has no pipeline parallelism"},
-      {config.parallel.sequence.value_or(false), "parallel.sequence", "this build has no sequence parallelism"},
       {has_recompute(config.memory.recompute) || std::any_of(layers.begin(), layers.end(), has_recompute),
        "memory.recompute", "this build keeps all activations: recompute: none"},
       {transport != TransportName::Auto && transport != TransportName::Self && transport != TransportName::Mpi,
@@ -205,7 +213,8 @@ Issues unsupported_values(const Config& config) {
 void resolve_automatic(Config& config) {
   config.parallel.automatic = false;
   if (!config.parallel.zero) config.parallel.zero = 0;
-  if (!config.parallel.sequence) config.parallel.sequence = false;
+  const std::int64_t tensor = config.parallel.tensor;
+  if (!config.parallel.sequence) config.parallel.sequence = tensor > 1 && config.data.sequence % tensor == 0;
   if (config.memory.recompute == RecomputeMode::Auto) config.memory.recompute = RecomputeMode::None;
 }
 

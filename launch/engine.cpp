@@ -68,8 +68,9 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   device_->fill(arena_->base(), 0, programs_.plan.persistent_bytes);
   kernels_ = cpu_kernels();
   add_collective_kernels(kernels_);
-  const ExecutorContext context{device_.get(), compute_.get(), communication_.get(), arena_->base(),
-                                &kernels_,     options.groups, options.profile};
+  ExecutorContext context{device_.get(),  compute_.get(), communication_.get(), arena_->base(), &kernels_, {},
+                          options.profile};
+  for (const auto& [axis, group] : options.groups) context.groups[axis] = group;
   for (std::size_t i = 0; i < programs_.names.size(); ++i) {
     executors_[programs_.names[i]] = std::make_unique<Executor>(
         *programs_.graphs[i], programs_.plan, programs_.plan.program(programs_.names[i]), context,

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 
+#include "comm/group.hpp"
 #include "launch/programs.hpp"
 #include "runtime/checkpoint/weights.hpp"
 #include "runtime/device/arena.hpp"

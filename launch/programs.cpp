@@ -5,6 +5,7 @@
 #include "comm/group.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
+#include "parallel/tensor.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/graph/autodiff.hpp"
 
@@ -21,22 +22,38 @@ DataParallel data_parallel(const ProgramOptions& o) {
   return data;
 }
 
+TensorParallel tensor_parallel(const ProgramOptions& o) {
+  return {o.mesh.tensor, coordinates(o.mesh, o.rank).tensor, o.sequence_parallel};
+}
+
+// The forward graph of this rank.
+Graph forward_graph(const ProgramOptions& o, const ModelShape& shape) {
+  Graph whole = build_transformer(o.model, shape);
+  if (o.mesh.tensor == 1) return whole;
+  const TensorParallel tensor = tensor_parallel(o);
+  if (auto fault = tensor_parallel_fault(o.model, shape.sequence, tensor))
+    fail(ErrorKind::Config, "parallel.tensor: {}", *fault);
+  return split_over_tensor(whole, o.model, tensor);
+}
+
 Graph train_graph(const ProgramOptions& o) {
-  Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true});
+  Graph graph = forward_graph(o, {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true});
   add_backward(graph);
   const DataParallel data = data_parallel(o);
   const FlatLayout layout = flat_layout(graph, data.shards);
   const std::int64_t scratch = reduce_scratch_bytes(o.mesh.ranks());
+  if (o.mesh.tensor > 1) sum_split_gradients(graph, o.model, tensor_parallel(o), data.zero >= 2, scratch);
   place_parameters(graph, layout, data);
   place_gradients(graph, layout, data, scratch);
-  add_update(graph, layout, {o.optimizer, data.shard_rank, {{"shard", data.shards}}, scratch});
+  add_update(graph, layout,
+             {o.optimizer, data.shard_rank, {{"shard", data.shards}, {"tensor", o.mesh.tensor}}, scratch});
   gather_updated(graph, layout, data);
   return graph;
 }
 
 Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t sequence, Head head,
                       std::int64_t cache) {
-  Graph graph = build_transformer(o.model, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false});
+  Graph graph = forward_graph(o, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false});
   const DataParallel data = data_parallel(o);
   place_parameters(graph, flat_layout(graph, data.shards), data);
   return graph;
@@ -94,9 +111,11 @@ Programs build_programs(const ProgramOptions& o) {
   p.owns_shards = replica < data.shards;
   p.tensors = model_tensors(o.model);
   p.plan = plan_memory(p.list(), o.threads);
-  if (o.train)
-    p.train_flops_per_micro_batch =
-        count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
+  if (o.train) {
+    Graph whole = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true});
+    add_backward(whole);
+    p.train_flops_per_micro_batch = count_flops(whole, {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
+  }
   return p;
 }
 

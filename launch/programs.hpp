@@ -21,6 +21,7 @@ struct ProgramOptions {
   Mesh mesh;
   int rank = 0;  // the programs are those of this rank
   int zero = 0;
+  bool sequence_parallel = false;
   std::int64_t bucket_bytes = std::int64_t{25} << 20;
   std::int64_t logits_bytes = kLogitsBytes;
   OptimizerConfig optimizer;

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "launch/process.hpp"
+#include "parallel/tensor.hpp"
 #include "runtime/device/device.hpp"
 
 namespace plimsoll {
@@ -63,6 +64,7 @@ Mesh choose_mesh(const Config& config, int ranks) {
   mesh.pipeline = static_cast<int>(config.parallel.pipeline);
   mesh.tensor = static_cast<int>(config.parallel.tensor);
   mesh.data = static_cast<int>(config.parallel.data.value_or(ranks / (mesh.pipeline * mesh.tensor)));
+  mesh.kv_copies = TensorParallel{mesh.tensor, 0, false}.kv_copies(config.model);
   mesh.shards = static_cast<int>(config.parallel.shard.value_or(mesh.data));
   return mesh;
 }
@@ -77,6 +79,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.mesh = choose_mesh(config, place.ranks);
   o.rank = place.rank;
   o.zero = static_cast<int>(config.parallel.zero.value_or(0));
+  o.sequence_parallel = config.parallel.sequence.value_or(false);
   if (config.comm.bucket) o.bucket_bytes = *config.comm.bucket;
   o.optimizer = config.optimizer;
   if (purpose == Purpose::Generate) {

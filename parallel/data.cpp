@@ -2,64 +2,18 @@
 
 #include <algorithm>
 
+#include "parallel/nodes.hpp"
+
 namespace plimsoll {
 namespace {
 
 constexpr std::uint8_t kBeginningVariants =
     static_cast<std::uint8_t>(Variant::First) | static_cast<std::uint8_t>(Variant::Only);
 
-// A node to be inserted beside another one, in the same section.
-struct Insert {
-  std::size_t beside;
-  bool before;
-  Node node;
-  std::size_t position() const { return before ? beside : beside + 1; }
-};
-using Inserts = std::vector<Insert>;
-
-void insert_nodes(Graph& graph, Inserts inserts) {
-  std::stable_sort(inserts.begin(), inserts.end(),
-                   [](const Insert& a, const Insert& b) { return a.position() < b.position(); });
-  std::size_t forward = 0, backward = 0;
-  for (const Insert& i : inserts) {
-    forward += graph.section(i.beside) == Graph::Section::Forward ? 1 : 0;
-    backward += graph.section(i.beside) == Graph::Section::Backward ? 1 : 0;
-  }
-  std::vector<Node> merged;
-  std::size_t next = 0;
-  for (std::size_t n = 0; n <= graph.nodes.size(); ++n) {
-    for (; next < inserts.size() && inserts[next].position() == n; ++next)
-      merged.push_back(std::move(inserts[next].node));
-    if (n < graph.nodes.size()) merged.push_back(std::move(graph.nodes[n]));
-  }
-  graph.nodes = std::move(merged);
-  if (graph.backward_begin != SIZE_MAX) graph.backward_begin += forward;
-  if (graph.update_begin != SIZE_MAX) graph.update_begin += forward + backward;
-}
-
-// A node of the communication stream.
-template <class Op>
-Node collective(const Graph& graph, typename Op::Attrs attrs, Phase phase, std::initializer_list<SlotInput> slots,
-                std::string label, int layer, std::uint8_t when) {
-  Node node;
-  node.op = op_id<Op>;
-  node.phase = phase;
-  node.attrs = Attrs(std::in_place_index<op_id<Op>>, std::move(attrs));
-  node.label = std::move(label);
-  node.layer = layer;
-  node.stream = StreamKind::Communication;
-  node.when = when;
-  for (const SlotInput& s : slots) {
-    node.value[static_cast<std::size_t>(s.slot)] = s.value;
-    node.specs.set(s.slot, graph[s.value].spec);
-  }
-  return node;
-}
-
 Node gather(const Graph& graph, const DataParallel& data, const Unit& unit, ValueId shard, ValueId whole) {
-  return collective<AllGather>(graph, {"shard", data.shards, 0}, Phase::Forward,
-                               {{AllGather::kX, shard}, {AllGather::kY, whole}}, "gather." + unit.name, unit.layer,
-                               kEveryVariant);
+  return communication_node<AllGather>(graph, {"shard", data.shards, 0}, Phase::Forward,
+                                       {{AllGather::kX, shard}, {AllGather::kY, whole}}, "gather." + unit.name,
+                                       unit.layer, kEveryVariant);
 }
 
 ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, std::int64_t elements) {
@@ -91,19 +45,15 @@ void lay_over(Graph& graph, ValueId value, ValueId flat, std::int64_t first) {
 
 Node all_reduce(Graph& graph, const char* axis, int ranks, ValueId x, std::int64_t scratch_bytes, std::string label) {
   const ValueId scratch = reduction_scratch(graph, scratch_bytes);
-  return collective<AllReduce>(graph, {axis, ranks}, Phase::Reduce,
-                               {{AllReduce::kX, x}, {AllReduce::kScratch, scratch}}, std::move(label), -1,
-                               kFinalVariants);
+  return communication_node<AllReduce>(graph, {axis, ranks}, Phase::Reduce,
+                                       {{AllReduce::kX, x}, {AllReduce::kScratch, scratch}}, std::move(label), -1,
+                                       kFinalVariants);
 }
 
 // The last node that writes the gradient of each unit.
 std::vector<std::size_t> gradients_ready(const Graph& graph, const FlatLayout& layout) {
-  std::vector<std::size_t> last_write(graph.values.size(), 0), ready(layout.units.size(), 0);
-  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
-    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
-      if (a.writes) last_write[static_cast<std::size_t>(a.value)] = n;
-    });
-  }
+  const std::vector<std::size_t> last_write = last_writes(graph);
+  std::vector<std::size_t> ready(layout.units.size(), 0);
   for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
     std::size_t& unit = ready[static_cast<std::size_t>(layout.unit[p])];
     unit = std::max(unit, last_write[static_cast<std::size_t>(graph.parameters[p].gradient)]);
@@ -193,9 +143,9 @@ void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& dat
   const ValueId shard = data.zero == 1 ? in_place : unit_part(graph, layout, "gradients", u, data.shard_rank);
   const auto scatter = [&](ValueId to, std::uint8_t when) {
     inserts.push_back({ready, false,
-                       collective<ReduceScatter>(graph, {"shard", data.shards, 0}, Phase::Forward,
-                                                 {{ReduceScatter::kX, whole}, {ReduceScatter::kY, to}},
-                                                 "reduce." + unit.name, unit.layer, when)});
+                       communication_node<ReduceScatter>(graph, {"shard", data.shards, 0}, Phase::Forward,
+                                                         {{ReduceScatter::kX, whole}, {ReduceScatter::kY, to}},
+                                                         "reduce." + unit.name, unit.layer, when)});
   };
   if (data.zero == 1) {
     scatter(in_place, kFinalVariants);
@@ -205,8 +155,8 @@ void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& dat
     scatter(in_place, later);
     inserts.push_back(
         {ready, false,
-         collective<Add>(graph, {}, Phase::Forward, {{Add::kA, shard}, {Add::kB, in_place}, {Add::kY, shard}},
-                         "accumulate." + unit.name, unit.layer, later)});
+         communication_node<Add>(graph, {}, Phase::Forward, {{Add::kA, shard}, {Add::kB, in_place}, {Add::kY, shard}},
+                                 "accumulate." + unit.name, unit.layer, later)});
   }
   if (data.replicas() > 1) {
     inserts.push_back(

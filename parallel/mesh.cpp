@@ -21,6 +21,7 @@ std::vector<int> axis_group(const Mesh& mesh, int rank, std::string_view axis) {
     if (axis == "shard") return pipeline && tensor && c.data / mesh.shards == here.data / mesh.shards;
     if (axis == "replica") return pipeline && tensor && c.data % mesh.shards == here.data % mesh.shards;
     if (axis == "pipeline") return data && tensor;
+    if (axis == "kv_copy") return data && pipeline && c.tensor / mesh.kv_copies == here.tensor / mesh.kv_copies;
     require(axis == "tensor", ErrorKind::Internal, "the mesh has no axis '{}'", axis);
     return data && pipeline;
   };

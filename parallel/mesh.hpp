@@ -12,7 +12,8 @@ namespace plimsoll {
 
 struct Mesh {
   int data = 1, pipeline = 1, tensor = 1;
-  int shards = 1;  // of the data axis: neighbours among which ZeRO divides; divides data
+  int shards = 1;     // of the data axis: neighbours among which ZeRO divides; divides data
+  int kv_copies = 1;  // of the tensor axis: neighbours that have the same key/value heads; divides tensor
   int ranks() const { return data * pipeline * tensor; }
   bool operator==(const Mesh&) const = default;
 };
@@ -24,7 +25,8 @@ struct Coordinates {
 Coordinates coordinates(const Mesh& mesh, int rank);
 int rank_at(const Mesh& mesh, const Coordinates& at);
 
-inline constexpr std::array<std::string_view, 6> kMeshAxes{"world", "data", "shard", "replica", "pipeline", "tensor"};
+inline constexpr std::array<std::string_view, 7> kMeshAxes{"world",    "data",   "shard",  "replica",
+                                                           "pipeline", "tensor", "kv_copy"};
 // The ranks of the group of `rank` along an axis, in the order of the axis. Error(Internal) for an unknown axis.
 std::vector<int> axis_group(const Mesh& mesh, int rank, std::string_view axis);
 

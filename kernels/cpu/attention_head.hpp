@@ -93,9 +93,9 @@ void dropout_factors(const tile::Tile& s, const DropoutCounter& d, std::int64_t 
 inline DropoutCounter dropout_counter(const Attention::Attrs& a, const StepInputs& in, std::int64_t b, int head,
                                       std::int64_t length) {
   const auto t = static_cast<std::uint64_t>(length);
-  const std::uint64_t row =
-      (in.first_sample + static_cast<std::uint64_t>(b)) * static_cast<std::uint64_t>(a.layout.heads) +
-      static_cast<std::uint64_t>(head);
+  const std::uint64_t row = (in.first_sample + static_cast<std::uint64_t>(b)) *
+                                static_cast<std::uint64_t>(a.all_heads > 0 ? a.all_heads : a.layout.heads) +
+                            static_cast<std::uint64_t>(a.first_head + head);
   return {in.seed, a.site, row * t * t, t, dropout_threshold(a.dropout), 1 / (1 - a.dropout)};
 }
 

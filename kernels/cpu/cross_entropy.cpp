@@ -19,9 +19,9 @@ struct LogitRow {
   std::int64_t vocabulary, padded;
 };
 
-// Replaces logits by exp(logit - max); returns their sum, and the maximum in `top`.
+// The largest logit; the padding gets one that counts nowhere.
 template <class T>
-double exponentials(const LogitRow<T>& row, T& top) {
+T maximum(const LogitRow<T>& row) {
   using V = tile::Vector<T>;
   constexpr std::int64_t kLanes = tile::kLanes<T>;
   std::fill(row.logits + row.vocabulary, row.logits + row.padded, -std::numeric_limits<T>::max() / 4);
@@ -30,8 +30,16 @@ double exponentials(const LogitRow<T>& row, T& top) {
     const V x = tile::at(row.logits + j);
     peak = x > peak ? x : peak;
   }
-  top = peak[0];
+  T top = peak[0];
   for (std::int64_t i = 1; i < kLanes; ++i) top = std::max<T>(top, peak[i]);
+  return top;
+}
+
+// Replaces logits by exp(logit - top); returns their sum.
+template <class T>
+double exponentials(const LogitRow<T>& row, T top) {
+  using V = tile::Vector<T>;
+  constexpr std::int64_t kLanes = tile::kLanes<T>;
   double total = 0;
   for (std::int64_t first = 0; first < row.padded; first += kSumColumns) {
     V sum{};
@@ -45,6 +53,11 @@ double exponentials(const LogitRow<T>& row, T& top) {
   return total;
 }
 
+template <class T>
+void scale_row(const LogitRow<T>& row, T factor) {
+  for (std::int64_t j = 0; j < row.padded; j += tile::kLanes<T>) tile::at(row.logits + j) *= factor;
+}
+
 // The loss of a row. With `gradient`, its logits become (softmax - onehot) · seed.
 template <class T>
 double row_loss(const LogitRow<T>& row, std::int32_t target, bool gradient, double seed) {
@@ -53,11 +66,10 @@ double row_loss(const LogitRow<T>& row, std::int32_t target, bool gradient, doub
     return 0;
   }
   const auto of_target = static_cast<double>(row.logits[target]);
-  T top = 0;
+  const T top = maximum(row);
   const double sum = exponentials(row, top);
   if (gradient) {
-    const T factor = static_cast<T>(seed / sum);
-    for (std::int64_t j = 0; j < row.padded; j += tile::kLanes<T>) tile::at(row.logits + j) *= factor;
+    scale_row(row, static_cast<T>(seed / sum));
     row.logits[target] -= static_cast<T>(seed);
   }
   return std::log(sum) + static_cast<double>(top) - of_target;
@@ -73,8 +85,13 @@ struct Loss {
         chunk(a.attrs<CrossEntropy>().rows_per_chunk(rows)) {
     constexpr std::int64_t kAlign = 64 / std::int64_t{sizeof(T)};
     padded = (vocabulary + kAlign - 1) / kAlign * kAlign;
-    logits = reinterpret_cast<T*>(a.workspace);
+    const auto& attrs = a.attrs<CrossEntropy>();
+    logits = reinterpret_cast<T*>(a.workspace + CrossEntropy::reduction_bytes(attrs, chunk));
     losses = reinterpret_cast<double*>(logits + chunk * padded);
+    if (attrs.ranks == 1) return;
+    sums = losses;
+    maxima = sums + 2 * chunk;
+    losses = maxima + chunk;
   }
 
   // Fills `losses` of rows [first, first + count) and leaves their logits, or the gradient of those.
@@ -83,9 +100,36 @@ struct Loss {
     const auto* targets = args.v<std::int32_t>(CrossEntropy::kTargets) + first;
     const double seed = gradient ? args.inputs->loss_seed : 0;
     gemm<T>(false, true, count, vocabulary, hidden, x, hidden, weight, hidden, T(0), logits, padded);
+    if (sums != nullptr) return softmax_over_ranks(targets, count, gradient, seed);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) {
       losses[i] = row_loss(LogitRow<T>{logits + i * padded, vocabulary, padded}, targets[i], gradient, seed);
+    }
+  }
+
+  // The same where each rank has the logits of a part of the vocabulary: rows agree on their maximum, then on their sum
+  // and the logit of their target.
+  void softmax_over_ranks(const std::int32_t* targets, std::int64_t count, bool gradient, double seed) const {
+    const auto& attrs = args.attrs<CrossEntropy>();
+    const std::int64_t first = attrs.first_row, here = attrs.rows;
+    const auto row_at = [&](std::int64_t i) { return LogitRow<T>{logits + i * padded, here, padded}; };
+    const auto mine = [&](std::int32_t target) { return target >= first && target < first + here; };
+#pragma omp parallel for schedule(static) num_threads(args.threads)
+    for (std::int64_t i = 0; i < count; ++i) {
+      sums[2 * i + 1] = mine(targets[i]) ? static_cast<double>(row_at(i).logits[targets[i] - first]) : 0;
+      maxima[i] = static_cast<double>(maximum(row_at(i)));
+    }
+    args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, args.workspace);
+#pragma omp parallel for schedule(static) num_threads(args.threads)
+    for (std::int64_t i = 0; i < count; ++i) sums[2 * i] = exponentials(row_at(i), static_cast<T>(maxima[i]));
+    args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, args.workspace);
+#pragma omp parallel for schedule(static) num_threads(args.threads)
+    for (std::int64_t i = 0; i < count; ++i) {
+      const bool counts = targets[i] >= 0;
+      losses[i] = counts ? std::log(sums[2 * i]) + maxima[i] - sums[2 * i + 1] : 0;
+      if (!gradient) continue;
+      scale_row(row_at(i), counts ? static_cast<T>(seed / sums[2 * i]) : T(0));
+      if (counts && mine(targets[i])) row_at(i).logits[targets[i] - first] -= static_cast<T>(seed);
     }
   }
 
@@ -106,7 +150,7 @@ struct Loss {
   const KernelArgs& args;
   std::int64_t rows, hidden, vocabulary, chunk, padded = 0;
   T* logits = nullptr;
-  double* losses = nullptr;
+  double *losses = nullptr, *sums = nullptr, *maxima = nullptr;  // the latter where the vocabulary is split over ranks
 };
 
 template <class T>

@@ -11,6 +11,17 @@ namespace {
 constexpr std::int64_t kRowsPerBlock = 8;
 constexpr std::int64_t kColumnsPerBlock = 64;
 
+// Which row of `weight` a token has: −1 when another rank has it.
+struct Vocabulary {
+  std::int64_t first, rows;
+  explicit Vocabulary(const KernelArgs& args)
+      : first(args.attrs<Embedding>().first_row), rows(args.value[Embedding::kWeight].spec.shape[0]) {}
+  std::int64_t row(std::int32_t token) const {
+    const std::int64_t r = token - first;
+    return r >= 0 && r < rows ? r : -1;
+  }
+};
+
 template <class T>
 void embedding_forward(const KernelArgs& args) {
   using Op = Embedding;
@@ -20,12 +31,16 @@ void embedding_forward(const KernelArgs& args) {
   const Shape& shape = args.value[Op::kY].spec.shape;
   const std::int64_t rows = shape[0] * shape[1], length = shape[1], h = shape[2];
   const std::int64_t first = positions != nullptr ? args.inputs->position : 0;
+  const Vocabulary vocabulary(args);
   parallel_blocks(args.threads, (rows + kRowsPerBlock - 1) / kRowsPerBlock, rows * h, [=](std::int64_t block) {
     const std::int64_t end = std::min(rows, (block + 1) * kRowsPerBlock);
     for (std::int64_t row = block * kRowsPerBlock; row < end; ++row) {
-      const T* from = weight + tokens[row] * h;
+      const std::int64_t token = vocabulary.row(tokens[row]);
+      const T* from = weight + token * h;
       T* to = y + row * h;
-      if (positions == nullptr) {
+      if (token < 0) {
+        std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(h) * sizeof(T));
+      } else if (positions == nullptr) {
         std::memcpy(to, from, static_cast<std::size_t>(h) * sizeof(T));
       } else {
         const T* position = positions + (first + row % length) * h;
@@ -40,18 +55,22 @@ template <class T>
 void scatter_tokens(const KernelArgs& args, const T* dy, T* dweight, std::int64_t rows, std::int64_t h) {
   const auto* tokens = args.v<std::int32_t>(Embedding::kTokens);
   const std::int64_t blocks = (h + kColumnsPerBlock - 1) / kColumnsPerBlock;
+  const Vocabulary vocabulary(args);
   parallel_blocks(args.threads, blocks, rows * h, [=](std::int64_t block) {
     const std::int64_t begin = block * kColumnsPerBlock, end = std::min(h, begin + kColumnsPerBlock);
     for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t token = vocabulary.row(tokens[row]);
+      if (token < 0) continue;
       const T* d = dy + row * h;
-      store_range(dweight + tokens[row] * h, true, begin, end, [=](std::int64_t i) { return d[i]; });
+      store_range(dweight + token * h, true, begin, end, [=](std::int64_t i) { return d[i]; });
     }
   });
 }
 
+// Rows of dpositions from `first` on.
 template <class T>
-void sum_over_batch(const KernelArgs& args, const T* dy, T* dpositions, const Shape& shape) {
-  const std::int64_t batch = shape[0], length = shape[1], h = shape[2], first = args.inputs->position;
+void sum_over_batch(const KernelArgs& args, const T* dy, T* dpositions, std::int64_t first, const Shape& shape) {
+  const std::int64_t batch = shape[0], length = shape[1], h = shape[2];
   parallel_blocks(args.threads, length, batch * length * h, [=](std::int64_t t) {
     for (std::int64_t b = 0; b < batch; ++b) {
       const T* d = dy + (b * length + t) * h;
@@ -70,14 +89,65 @@ void embedding_backward(const KernelArgs& args) {
     if (!args.grad[slot]) continue;
     if (!args.accumulates(slot)) parallel_zero(args.threads, args.g<T>(slot), args.grad[slot].spec.elements());
     if (slot == Op::kWeight) scatter_tokens(args, dy, args.g<T>(slot), shape[0] * shape[1], shape[2]);
-    if (slot == Op::kPositions) sum_over_batch(args, dy, args.g<T>(slot), shape);
+    if (slot == Op::kPositions) sum_over_batch(args, dy, args.g<T>(slot), args.inputs->position, shape);
   }
+}
+
+template <class T>
+void add_rows_forward(const KernelArgs& args) {
+  using Op = AddRows;
+  const auto& a = args.attrs<Op>();
+  const T *x = args.v<T>(Op::kX), *table = args.v<T>(Op::kTable);
+  T* y = args.v<T>(Op::kY);
+  const Shape& shape = args.value[Op::kX].spec.shape;
+  const std::int64_t rows = shape[0] * shape[1], length = shape[1], h = shape[2];
+  const std::int64_t first = args.inputs->position + a.first_column;
+  const bool positions = a.positions;
+  parallel_blocks(args.threads, (rows + kRowsPerBlock - 1) / kRowsPerBlock, rows * h, [=](std::int64_t block) {
+    const std::int64_t end = std::min(rows, (block + 1) * kRowsPerBlock);
+    for (std::int64_t row = block * kRowsPerBlock; row < end; ++row) {
+      const T *from = x + row * h, *addend = positions ? table + (first + row % length) * h : table;
+      store_range(y + row * h, false, 0, h, [=](std::int64_t i) { return from[i] + addend[i]; });
+    }
+  });
+}
+
+template <class T>
+void add_rows_backward(const KernelArgs& args) {
+  using Op = AddRows;
+  if (without_gradient<Op>(args, Op::kY)) return;
+  const auto& a = args.attrs<Op>();
+  const T* dy = args.g<T>(Op::kY);
+  const Shape& shape = args.grad[Op::kY].spec.shape;
+  const std::int64_t rows = shape[0] * shape[1], h = shape[2];
+  if (T* table = args.g<T>(Op::kTable); table != nullptr) {
+    if (!args.accumulates(Op::kTable)) parallel_zero(args.threads, table, args.grad[Op::kTable].spec.elements());
+    if (a.positions) {
+      sum_over_batch(args, dy, table, args.inputs->position + a.first_column, shape);
+    } else {
+      parallel_blocks(args.threads, (h + kColumnsPerBlock - 1) / kColumnsPerBlock, rows * h, [=](std::int64_t block) {
+        const std::int64_t begin = block * kColumnsPerBlock, end = std::min(h, begin + kColumnsPerBlock);
+        for (std::int64_t row = 0; row < rows; ++row) {
+          const T* d = dy + row * h;
+          store_range(table, true, begin, end, [=](std::int64_t i) { return d[i]; });
+        }
+      });
+    }
+  }
+  T* dx = args.g<T>(Op::kX);
+  const bool accumulate = args.accumulates(Op::kX);
+  if (dx == nullptr || (dx == dy && !accumulate)) return;
+  parallel_elements(args.threads, rows * h, [=](std::int64_t begin, std::int64_t end) {
+    store_range(dx, accumulate, begin, end, [=](std::int64_t i) { return dy[i]; });
+  });
 }
 
 template <class T>
 void add_for_type(KernelTable& table) {
   table.add<Embedding>(Phase::Forward, dtype_of<T>(), embedding_forward<T>);
   table.add<Embedding>(Phase::InputGrad, dtype_of<T>(), embedding_backward<T>);
+  table.add<AddRows>(Phase::Forward, dtype_of<T>(), add_rows_forward<T>);
+  table.add<AddRows>(Phase::InputGrad, dtype_of<T>(), add_rows_backward<T>);
 }
 
 }  // namespace

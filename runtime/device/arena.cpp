@@ -65,10 +65,12 @@ std::int64_t Arena::high_water() const {
     const std::int64_t size = std::min(kChunk, bytes_ - c * kChunk);
     write_canary(expected, c);
     device_.copy_to_host(found.data(), base_ + c * kChunk, size);
-    const auto* a = reinterpret_cast<const std::byte*>(expected.data());
-    const auto* b = reinterpret_cast<const std::byte*>(found.data());
-    for (std::int64_t i = size; i-- > 0;) {
-      if (a[i] != b[i]) return c * kChunk + i + 1;
+    constexpr auto kWord = std::int64_t{sizeof(std::uint64_t)};
+    for (std::int64_t word = (size + kWord - 1) / kWord; word-- > 0;) {
+      const std::int64_t begin = word * kWord, bytes = std::min(kWord, size - begin);
+      const auto* a = reinterpret_cast<const std::byte*>(expected.data()) + begin;
+      const auto* b = reinterpret_cast<const std::byte*>(found.data()) + begin;
+      if (!std::equal(a, a + bytes, b)) return c * kChunk + begin + bytes;
     }
   }
   return 0;

@@ -1,6 +1,6 @@
 #pragma once
 // The one allocation of a rank. Its high-water mark is measured from what was written, not computed from the plan:
-// fill_canary() writes a pattern, and high_water() finds the last byte that no longer holds it.
+// fill_canary() writes a pattern, and high_water() finds the last word that no longer holds it.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,8 +21,8 @@ class Arena {
 
   // Writes word i (8 bytes) as a hash of i. Also the first touch of the pages, by `threads` threads.
   void fill_canary(int threads = 1);
-  // Bytes from the base to the last changed byte. A byte that was written with the canary's own value is not seen, so
-  // compare after rounding up to the plan's alignment. Host only: the streams are synchronized before.
+  // Bytes from the base to the end of the last changed word: one byte in 256 is written with the canary's own value, a
+  // word practically never. Host only: the streams are synchronized before.
   std::int64_t high_water() const;
 
  private:

@@ -53,15 +53,15 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   b.stream = node.stream == StreamKind::Communication ? context_.communication : context_.compute;
   require(b.stream != nullptr, ErrorKind::Internal, "'{}' needs a communication stream", node.label);
   args.stream = b.stream;
-  if (op.collective) {
-    const std::string axis = std::visit(
-        [](const auto& a) -> std::string {
-          if constexpr (requires { a.axis; })
-            return a.axis;
-          else
-            return "";
-        },
-        node.attrs);
+  const std::string axis = std::visit(
+      [](const auto& a) -> std::string {
+        if constexpr (requires { a.axis; })
+          return a.axis;
+        else
+          return "";
+      },
+      node.attrs);
+  if (!axis.empty()) {
     const auto group = context_.groups.find(axis);
     require(group != context_.groups.end(), ErrorKind::Internal, "'{}' needs the group of axis '{}'", node.label, axis);
     args.group = group->second;

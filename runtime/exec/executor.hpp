@@ -31,8 +31,8 @@ struct ExecutorContext {
   Stream* communication = nullptr;  // may be null when the graph has no collectives
   std::byte* arena = nullptr;       // MemoryPlan::total_bytes long
   const KernelTable* kernels = nullptr;
-  std::map<std::string, const Group*, std::less<>> groups;  // by mesh axis
-  Profile* profile = nullptr;                               // may be null
+  std::map<std::string, const Reducer*, std::less<>> groups;  // by mesh axis
+  Profile* profile = nullptr;                                 // may be null
 };
 
 class Executor {

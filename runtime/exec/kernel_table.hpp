@@ -6,11 +6,10 @@
 #include <tuple>
 
 #include "runtime/device/device.hpp"
+#include "runtime/exec/reducer.hpp"
 #include "runtime/ops/registry.hpp"
 
 namespace plimsoll {
-
-class Group;  // comm/group.hpp
 
 // What a kernel gets. Both arrays are indexed by slot.
 // Forward and Update: `value` holds every present slot (inputs, parameters, outputs, stats, states).
@@ -32,7 +31,7 @@ struct KernelArgs {
   int threads = 1;
   const StepInputs* inputs = nullptr;
   StepOutputs* outputs = nullptr;
-  const Group* group = nullptr;  // collectives only
+  const Reducer* group = nullptr;  // of the axis in the attributes, where there is one; of a collective a Group
   Stream* stream = nullptr;
 
   template <class Op>

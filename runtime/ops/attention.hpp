@@ -23,6 +23,7 @@ struct Attention : OpDefaults {
     double scale = 1;  // usually 1 / sqrt(head_dim)
     double dropout = 0;
     std::uint64_t site = 0;
+    int first_head = 0, all_heads = 0;  // of heads that are split over ranks; all_heads 0: they are all here
   };
   static constexpr std::string_view name = "attention";
   enum : int { kQkv, kSegments, kOut, kLse };

@@ -13,6 +13,12 @@ namespace plimsoll {
 struct CrossEntropy : OpDefaults {
   struct Attrs {
     std::int64_t chunk_rows = 0;  // rows of logits that exist at a time; 0: all
+    // A vocabulary that is split over the ranks of an axis: this rank's weight has the rows from first_row on, of which
+    // the first `rows` count (the rest is padding). Logits are never gathered: maxima, sums and the targets' logits are
+    // reduced.
+    std::string axis = "";
+    int ranks = 1;
+    std::int64_t first_row = 0, rows = 0;
     std::int64_t rows_per_chunk(std::int64_t rows) const {
       return chunk_rows == 0 || chunk_rows > rows ? rows : chunk_rows;
     }
@@ -29,6 +35,7 @@ struct CrossEntropy : OpDefaults {
   static void infer(const Attrs& a, SlotSpecs& s);
   static std::int64_t flops(const Attrs& a, const SlotSpecs& s, Phase phase);
   static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);
+  static std::int64_t reduction_bytes(const Attrs& a, std::int64_t rows);  // the first part of the workspace
   static std::vector<Sample<Attrs>> samples();
 };
 

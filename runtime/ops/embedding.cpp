@@ -2,7 +2,8 @@
 
 namespace plimsoll {
 
-void Embedding::infer(const Attrs&, SlotSpecs& s) {
+void Embedding::infer(const Attrs& a, SlotSpecs& s) {
+  require(!a.part || !s.has(kPositions), ErrorKind::Internal, "embedding: positions are added to the sum of the parts");
   const TensorSpec &tokens = s[kTokens], &weight = s[kWeight];
   require(tokens.dtype == DType::i32 && tokens.shape.rank() == 2, ErrorKind::Internal,
           "embedding: tokens is {}, not i32 [B, T]", to_string(tokens));
@@ -31,6 +32,29 @@ std::vector<Sample<Embedding::Attrs>> Embedding::samples() {
       make_sample(Attrs{}, {{kTokens, {2, 9}, DType::i32}, {kWeight, {5, 33}}}, 5),
       make_sample(Attrs{}, {{kTokens, {4, 13}, DType::i32}, {kWeight, {29, 64}}, {kPositions, {17, 64}}}, 29),
       make_sample(Attrs{}, {{kTokens, {3, 53}, DType::i32}, {kWeight, {101, 130}}, {kPositions, {61, 130}}}, 101),
+      make_sample(Attrs{true, 4}, {{kTokens, {3, 5}, DType::i32}, {kWeight, {5, 7}}}, 11),
+  };
+}
+
+void AddRows::infer(const Attrs& a, SlotSpecs& s) {
+  const TensorSpec &x = s[kX], &table = s[kTable];
+  const bool fits =
+      a.positions ? table.shape.rank() == 2 && table.shape[0] >= a.first_column + x.shape[1] : table.shape.rank() == 1;
+  require(x.shape.rank() == 3 && is_floating(x.dtype) && fits && table.last() == x.last() && table.dtype == x.dtype,
+          ErrorKind::Internal, "add_rows: x is {}, table is {}", to_string(x), to_string(table));
+  s.set(kY, TensorSpec(x));
+}
+
+std::int64_t AddRows::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
+  return phase == Phase::Forward || phase == Phase::InputGrad ? s[kX].elements() : 0;
+}
+
+std::vector<Sample<AddRows::Attrs>> AddRows::samples() {
+  return {
+      make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kTable, {7}}}),
+      make_sample(Attrs{}, {{kX, {2, 41, 130}}, {kTable, {130}}}),
+      make_sample(Attrs{true, 0}, {{kX, {2, 9, 33}}, {kTable, {13, 33}}}),
+      make_sample(Attrs{true, 6}, {{kX, {3, 53, 130}}, {kTable, {97, 130}}}),
   };
 }
 

@@ -102,6 +102,8 @@ std::vector<Sample<Cast::Attrs>> Cast::samples() {
 void Dropout::infer(const Attrs& a, SlotSpecs& s) {
   require_floating(name, s[kX]);
   require(a.p >= 0 && a.p < 1, ErrorKind::Internal, "dropout: p is {}, not in [0, 1)", a.p);
+  require(a.columns == 0 || (s[kX].shape.rank() == 3 && a.first_column + s[kX].shape[1] <= a.columns),
+          ErrorKind::Internal, "dropout: columns from {} of {} are {}", a.first_column, a.columns, to_string(s[kX]));
   s.set(kY, TensorSpec(s[kX]));
 }
 std::int64_t Dropout::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
@@ -113,6 +115,7 @@ std::vector<Sample<Dropout::Attrs>> Dropout::samples() {
       make_sample(Attrs{0.5, stream_id("residual")}, {{kX, {19, 33}}}),
       make_sample(Attrs{0.0, 4}, {{kX, {2, 17}}}),
       make_sample(Attrs{0.25, 5}, {{kX, {3, 97, 67}}}),
+      make_sample(Attrs{0.25, 5, 6, 24}, {{kX, {3, 6, 11}}}),
   };
 }
 

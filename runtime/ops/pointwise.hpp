@@ -84,6 +84,8 @@ struct Dropout : OpDefaults {
   struct Attrs {
     double p = 0.1;
     std::uint64_t site = 0;  // distinguishes the dropouts of a model: stream_id of its place
+    // Where dim 1 of x begins in, and how long is, a sequence that is split over ranks; 0: x has all of it.
+    std::int64_t first_column = 0, columns = 0;
   };
   static constexpr std::string_view name = "dropout";
   enum : int { kX, kY };

@@ -19,8 +19,8 @@ template <class... Ops>
 struct TypeList {};
 
 using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
-                        HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, CrossEntropy, AllReduce,
-                        CopyTo, ReduceFrom, AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd>;
+                        HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy,
+                        AllReduce, CopyTo, ReduceFrom, AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd>;
 
 template <class List>
 struct AttrsOf;

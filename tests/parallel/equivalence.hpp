@@ -13,10 +13,11 @@ namespace plimsoll::test {
 struct Layout {
   Mesh mesh;
   int zero = 0;
+  bool sequence = false;
 };
 inline std::string name_of(const Layout& l) {
-  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor, l.zero,
-                     l.mesh.shards);
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor,
+                     l.zero, l.mesh.shards, l.sequence ? "_sequence" : "");
 }
 
 struct RunResult {
@@ -51,6 +52,7 @@ inline RunResult train_on(const Layout& layout, ProgramOptions o, std::int64_t r
     ProgramOptions mine = o;
     mine.mesh = layout.mesh;
     mine.zero = layout.zero;
+    mine.sequence_parallel = layout.sequence;
     mine.rank = rank;
     EngineOptions options;
     for (const auto& [axis, group] : groups) options.groups[axis] = &group;

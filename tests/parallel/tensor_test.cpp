@@ -1,0 +1,105 @@
+// Tensor and sequence parallelism: the run is that of one rank, on shapes that do not divide nicely.
+
+#include "parallel/tensor.hpp"
+
+#include "tests/parallel/equivalence.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+constexpr std::int64_t kRows = 4, kSteps = 5;
+
+ProgramOptions options_of(ModelFamily family, DType dtype) {
+  ProgramOptions o = tiny_options(family);
+  o.micro_batch = 2;
+  o.dtype = dtype;
+  o.evaluate = true;
+  return o;
+}
+
+void expect_as_one_rank(const Layout& layout, ProgramOptions o) {
+  SCOPED_TRACE(name_of(layout));
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    o.dtype = dtype;
+    const RunResult one = train_on({}, o, kRows, kSteps);
+    const RunResult run = train_on(layout, o, kRows, kSteps);
+    std::vector<std::string> names;
+    for (const ModelTensor& t : build_programs(o).tensors) names.push_back(t.name);
+    expect_same_training(run, one, names, dtype == DType::f64 ? 1e-10 : 1e-5);
+    EXPECT_EQ(train_on(layout, o, kRows, kSteps).final, run.final) << "the same layout gives the same bits";
+  }
+}
+
+class Tensor : public testing::TestWithParam<std::tuple<ModelFamily, int, bool>> {};
+
+// The vocabulary of 37 divides by neither; Llama has 2 key/value heads: 4 ranks share them in pairs.
+TEST_P(Tensor, TrainsAsOneRank) {
+  const auto [family, ranks, sequence] = GetParam();
+  const int kv_copies = TensorParallel{ranks, 0, false}.kv_copies(tiny_model(family));
+  expect_as_one_rank({{.tensor = ranks, .kv_copies = kv_copies}, 0, sequence}, options_of(family, DType::f32));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, Tensor,
+                         testing::Combine(testing::Values(ModelFamily::Gpt2, ModelFamily::Llama), testing::Values(2, 4),
+                                          testing::Bool()),
+                         [](const auto& p) {
+                           return fmt::format("{}_{}ranks{}",
+                                              std::get<0>(p.param) == ModelFamily::Gpt2 ? "gpt2" : "llama",
+                                              std::get<1>(p.param), std::get<2>(p.param) ? "_sequence" : "");
+                         });
+
+TEST(TensorWithOthers, ZeroAndReplicas) {
+  for (const int zero : {1, 2, 3}) {
+    expect_as_one_rank({{.data = 2, .tensor = 2, .shards = 2}, zero, true}, options_of(ModelFamily::Llama, DType::f32));
+  }
+  ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+  o.micro_batch = 1;
+  expect_as_one_rank({{.data = 2, .tensor = 2, .shards = 2}, 3, false}, o);
+}
+
+TEST(TensorWithOthers, DropoutIsThatOfOneRank) {
+  for (const bool sequence : {false, true}) {
+    ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+    o.model.dropout = 0.2;
+    expect_as_one_rank({{.tensor = 2}, 0, sequence}, o);
+  }
+}
+
+TEST(TensorWithOthers, HeadNormsAndUntiedHeads) {
+  ProgramOptions o = options_of(ModelFamily::Llama, DType::f32);
+  o.model.qk_norm = true;
+  o.model.tied = false;
+  for (const int ranks : {2, 4}) {
+    expect_as_one_rank({{.tensor = ranks, .kv_copies = ranks / 2}, 0, ranks == 4}, o);
+  }
+}
+
+TEST(TensorWithOthers, WhatCannotBeSplitIsNamed) {
+  ModelConfig m = tiny_model(ModelFamily::Gpt2);
+  m.heads = m.kv_heads = 6;
+  EXPECT_NE(tensor_parallel_fault(m, 12, {4, 0, false})->find("6 heads"), std::string::npos);
+  m = tiny_model(ModelFamily::Llama);
+  m.heads = 6;
+  m.kv_heads = 3;
+  EXPECT_NE(tensor_parallel_fault(m, 12, {2, 0, false})->find("key/value"), std::string::npos);
+  m = tiny_model(ModelFamily::Gpt2);
+  EXPECT_NE(tensor_parallel_fault(m, 13, {2, 0, true})->find("13 tokens"), std::string::npos);
+  EXPECT_EQ(tensor_parallel_fault(m, 13, {2, 0, false}), std::nullopt);
+}
+
+// A layer's matrices, its activations and the vocabulary are divided.
+TEST(TensorWithOthers, MemoryShrinks) {
+  const ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+  const RunResult one = train_on({}, o, kRows, 2), two = train_on({{.tensor = 2}, 0, true}, o, kRows, 2);
+  for (const MemoryClass memory :
+       {MemoryClass::Parameters, MemoryClass::Gradients, MemoryClass::Optimizer, MemoryClass::Activations}) {
+    const auto m = static_cast<std::size_t>(memory);
+    EXPECT_LT(static_cast<double>(two.classes[0][m]), 0.7 * static_cast<double>(one.classes[0][m]))
+        << kMemoryClassNames[m];
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll
