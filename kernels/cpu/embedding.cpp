@@ -14,8 +14,8 @@ constexpr std::int64_t kColumnsPerBlock = 64;
 // Which row of `weight` a token has: −1 when another rank has it.
 struct Vocabulary {
   std::int64_t first, rows;
-  explicit Vocabulary(const KernelArgs& args)
-      : first(args.attrs<Embedding>().first_row), rows(args.value[Embedding::kWeight].spec.shape[0]) {}
+  Vocabulary(const KernelArgs& args, const View& table)
+      : first(args.attrs<Embedding>().first_row), rows(table.spec.shape[0]) {}
   std::int64_t row(std::int32_t token) const {
     const std::int64_t r = token - first;
     return r >= 0 && r < rows ? r : -1;
@@ -31,7 +31,7 @@ void embedding_forward(const KernelArgs& args) {
   const Shape& shape = args.value[Op::kY].spec.shape;
   const std::int64_t rows = shape[0] * shape[1], length = shape[1], h = shape[2];
   const std::int64_t first = positions != nullptr ? args.inputs->position : 0;
-  const Vocabulary vocabulary(args);
+  const Vocabulary vocabulary(args, args.value[Op::kWeight]);
   parallel_blocks(args.threads, (rows + kRowsPerBlock - 1) / kRowsPerBlock, rows * h, [=](std::int64_t block) {
     const std::int64_t end = std::min(rows, (block + 1) * kRowsPerBlock);
     for (std::int64_t row = block * kRowsPerBlock; row < end; ++row) {
@@ -55,7 +55,7 @@ template <class T>
 void scatter_tokens(const KernelArgs& args, const T* dy, T* dweight, std::int64_t rows, std::int64_t h) {
   const auto* tokens = args.v<std::int32_t>(Embedding::kTokens);
   const std::int64_t blocks = (h + kColumnsPerBlock - 1) / kColumnsPerBlock;
-  const Vocabulary vocabulary(args);
+  const Vocabulary vocabulary(args, args.grad[Embedding::kWeight]);
   parallel_blocks(args.threads, blocks, rows * h, [=](std::int64_t block) {
     const std::int64_t begin = block * kColumnsPerBlock, end = std::min(h, begin + kColumnsPerBlock);
     for (std::int64_t row = 0; row < rows; ++row) {
