@@ -59,6 +59,16 @@ TEST(TensorWithOthers, ZeroAndReplicas) {
   expect_as_one_rank({{.data = 2, .tensor = 2, .shards = 2}, 3, false}, o);
 }
 
+// Names of shapes that no longer fit a small string would be allocated.
+TEST(TensorWithOthers, LongShapesAllocateNothing) {
+  ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+  o.model.hidden = 1024;
+  o.model.ffn = 4096;
+  o.model.head_dim = 256;
+  o.model.layers = 1;
+  EXPECT_EQ(train_on({{.tensor = 2}, 0, true}, o, kRows, 2).allocations, 0);
+}
+
 TEST(TensorWithOthers, DropoutIsThatOfOneRank) {
   for (const bool sequence : {false, true}) {
     ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
