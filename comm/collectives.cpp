@@ -153,7 +153,8 @@ void Group::all_reduce(View x, ReduceOp op, std::byte* scratch) const {
 }
 
 void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const {
-  if (in.spec.elements() != out.spec.elements() * size()) {  // not require(): texts of shapes would be allocated in a step
+  if (in.spec.elements() !=
+      out.spec.elements() * size()) {  // not require(): texts of shapes would be allocated in a step
     fail(ErrorKind::Internal, "reduce_scatter: {} is not {} times {}", to_string(in.spec), size(), to_string(out.spec));
   }
   if (size() == 1) {
