@@ -23,6 +23,17 @@ struct Arguments {
   bool json = false;
 };
 
+// A finite number in a range that is written in words.
+CLI::Validator number_in(double low, double high, const std::string& range) {
+  const auto check = [low, high, range](const std::string& text) -> std::string {
+    double value = 0;
+    const bool good = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value >= low && value <= high;
+    return good ? "" : fmt::format("'{}' is not {}", text, range);
+  };
+  return CLI::Validator(check, "");
+}
+constexpr double kMost = std::numeric_limits<double>::max();
+
 void add_config(CLI::App* app, ConfigArguments& a) {
   app->add_option("CONFIG", a.path, "configuration file (YAML)")->required();
   app->add_option("--set", a.overrides, "override a key: --set memory.budget=2GiB (repeatable)")
@@ -46,16 +57,18 @@ void add_generate(CLI::App* app, GenerateArguments& a) {
   app->add_option("SOURCE", a.source, "run directory, configuration file, or Hugging Face folder")->required();
   app->add_option("--set", a.overrides, "override a key of the configuration")->allow_extra_args(false);
   app->add_option("--prompt", a.prompt, "text to continue")->capture_default_str();
-  app->add_option("--tokens", a.tokens, "number of tokens to add")->capture_default_str();
+  app->add_option("--tokens", a.tokens, "number of tokens to add")
+      ->capture_default_str()
+      ->check(number_in(1, kMost, "a whole number from 1"));
   app->add_option("--temperature", a.sampling.temperature, "0: always the most likely token")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(number_in(0, kMost, "a finite number from 0"));
   app->add_option("--top-k", a.sampling.top_k, "sample among the k most likely; 0: all")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(number_in(0, kMost, "a whole number from 0"));
   app->add_option("--top-p", a.sampling.top_p, "sample among the most likely with this total probability")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number_in(0, 1, "a number from 0 to 1"));
   app->add_option("--seed", a.sampling.seed, "of the draws")->capture_default_str();
   app->add_option("--tokenizer", a.tokenizer, "prefix or folder of the tokenizer, when SOURCE has none");
   app->add_flag("--json", a.json, "report as JSON");
@@ -144,6 +157,7 @@ int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context)
   const std::string verb = verbs.at(app.get_subcommands().front());
   if (verb == "train") return command_train(a.config, mpi, context.run_dir);
   if (verb == "eval") return command_eval(a.config, a.eval, mpi);
+  if (mpi.rank() != 0) return 0;  // the others are work for one process
   if (verb == "generate") return command_generate(a.generate);
   if (verb == "data") return command_prepare(a.prepare);
   if (verb == "plan") return command_plan(a.config, a.plan, a.json);

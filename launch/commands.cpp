@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "launch/export.hpp"
 #include "launch/info.hpp"
 #include "launch/measured.hpp"
 #include "launch/plan_report.hpp"
@@ -75,7 +76,9 @@ int command_generate(const GenerateArguments& a) {
     return true;
   };
   if (!a.json) fmt::print("{}", a.prompt);
-  generate(engine, prompt, a.tokens, a.sampling, on_token);
+  SamplingOptions sampling = a.sampling;
+  sampling.ids = source.tokenizer->vocabulary();
+  generate(engine, prompt, a.tokens, sampling, on_token);
   if (a.json) {
     print_json({{"prompt", a.prompt},
                 {"text", nlohmann::json::parse(

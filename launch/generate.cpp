@@ -9,6 +9,7 @@
 namespace plimsoll {
 
 std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options, std::uint64_t draw) {
+  if (options.ids > 0) logits = logits.first(std::min(logits.size(), static_cast<std::size_t>(options.ids)));
   const auto best = std::max_element(logits.begin(), logits.end());
   if (options.temperature == 0) return static_cast<std::int32_t>(best - logits.begin());
   std::vector<std::int32_t> order(logits.size());

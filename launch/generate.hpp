@@ -14,6 +14,7 @@ struct SamplingOptions {
   double top_p =
       1.0;  // keep the smallest set of most likely tokens with at least this probability (Holtzman et al. 2020)
   std::uint64_t seed = 1;
+  std::int64_t ids = 0;  // draw among the first ids only: those that the tokenizer has; 0: all
 };
 
 // Draws a token from `logits`. `draw` numbers the draws of a run: the result is a function of (logits, options, draw).

@@ -59,6 +59,8 @@ Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t 
   return graph;
 }
 
+}  // namespace
+
 std::vector<ModelTensor> model_tensors(const ModelConfig& model) {
   std::vector<ModelTensor> tensors;
   for (const Parameter& p : build_transformer(model, {1, 1, Head::Hidden}).parameters) {
@@ -66,8 +68,6 @@ std::vector<ModelTensor> model_tensors(const ModelConfig& model) {
   }
   return tensors;
 }
-
-}  // namespace
 
 const Graph& Programs::graph(std::string_view name) const {
   for (std::size_t i = 0; i < names.size(); ++i) {

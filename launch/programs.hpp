@@ -38,6 +38,7 @@ struct ModelTensor {
   std::string name;
   Shape shape;
 };
+std::vector<ModelTensor> model_tensors(const ModelConfig& model);
 
 struct Programs {
   std::vector<std::string> names;

@@ -1,5 +1,6 @@
 #include "launch/run_files.hpp"
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
@@ -9,6 +10,7 @@
 #include "runtime/checkpoint/file.hpp"
 #include "runtime/checkpoint/json_file.hpp"
 #include "runtime/checkpoint/weights.hpp"
+#include "runtime/core/keys.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/model/huggingface.hpp"
@@ -66,6 +68,9 @@ void read_tensors(Engine& engine, const SafetensorsFile& file, std::string_view 
 }
 
 // The newest checkpoint of a run directory, or the folder itself when it is one, or holds Hugging Face weights.
+
+}  // namespace
+
 fs::path weights_folder(const fs::path& from) {
   if (fs::exists(from / "model.safetensors") || fs::exists(from / "model.safetensors.index.json")) return from;
   const auto newest = newest_valid(from / "checkpoints");
@@ -73,8 +78,6 @@ fs::path weights_folder(const fs::path& from) {
           "{}: is neither a run directory with a checkpoint nor a Hugging Face folder", from.string());
   return newest->folder;
 }
-
-}  // namespace
 
 fs::path checkpoint_folder(const Config& config) { return fs::path(config.run.dir) / "checkpoints"; }
 
@@ -119,7 +122,8 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
     const std::string prefix(optimizer_moments(config.optimizer.name)[m - 1].checkpoint);
     for (TensorSource& t : sources(engine, world, regions, m, prefix + ".")) moments.push_back(std::move(t));
   }
-  CheckpointContents contents{parameters, moments, state, model_to_huggingface(config.model).dump(2), {}};
+  CheckpointContents contents{
+      parameters, moments, state, model_to_huggingface(config.model, config.precision).dump(2), {}};
   contents.state.identity = run_identity(config);
   for (const char* name : {"data.tokenizer.json", "data.model"}) {
     const fs::path file = fs::path(config.run.dir) / name;
@@ -148,6 +152,41 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
   return loaded->state;
 }
 
+namespace {
+
+// "model.layers" → "2" and so on, of a section as it is written.
+void flatten(const ConfigNode& node, const std::string& path, std::map<std::string, std::string>& values) {
+  if (node.kind != ConfigNode::Kind::Map) {
+    values[path] = node.one_line();
+    return;
+  }
+  for (const ConfigEntry& entry : node.entries) flatten(entry.value, path + "." + entry.key, values);
+}
+
+// Keys of the model that say something else than the weights are of.
+void require_same_model(const ModelConfig& asked, const ModelConfig& stored, const fs::path& weights) {
+  std::map<std::string, std::string> want, have;
+  flatten(model_keys().write(asked), "model", want);
+  flatten(model_keys().write(stored), "model", have);
+  std::vector<std::string> lines;
+  for (const auto& [key, value] : want) {
+    if (key == "model.preset" || key == "model.from" || value == "auto" || value == have[key]) continue;
+    lines.push_back(
+        fmt::format("{}: is {}, the weights in {} are of a model with {}", key, value, weights.string(), have[key]));
+  }
+  require(lines.empty(), ErrorKind::Config, "{}", join(lines, "\n"));
+}
+
+// A Hugging Face folder says only what the model is.
+Config folder_config(const fs::path& folder, std::span<const std::string> overrides) {
+  const std::string name =
+      nlohmann::json(folder.string()).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return parse_config(fmt::format("model: {{from: {}}}\ndata: {{train: none, sequence: 1}}\n", name), folder.string(),
+                      overrides);
+}
+
+}  // namespace
+
 GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides,
                                         const std::string& tokenizer) {
   GenerationSource result;
@@ -155,11 +194,15 @@ GenerationSource open_generation_source(const std::string& source, std::span<con
   require(folder || fs::exists(source), ErrorKind::MissingInput, "{}: there is no such file or folder", source);
   if (folder && !fs::exists(fs::path(source) / "config.yaml")) {
     result.weights = weights_folder(source);
+    result.config = folder_config(result.weights, overrides);
   } else {
     result.config = load_config(folder ? (fs::path(source) / "config.yaml").string() : source, overrides);
     result.weights = weights_folder(folder ? source : result.config.run.dir);
   }
-  result.config.model = model_from_huggingface_folder(result.weights);
+  const ModelConfig model = model_from_huggingface_folder(result.weights);
+  require_same_model(result.config.model, model, result.weights);
+  result.config.model = model;
+  result.config.parallel = {};  // one process, whatever the run had
   if (!tokenizer.empty()) {
     result.tokenizer = load_tokenizer(tokenizer);
   } else if (has_tokenizer(result.weights.string())) {
@@ -173,32 +216,6 @@ GenerationSource open_generation_source(const std::string& source, std::span<con
           ErrorKind::Config, "the tokenizer has {} ids, the model {}", result.tokenizer->vocabulary(),
           result.config.model.vocabulary);
   return result;
-}
-
-void export_run(const fs::path& from, const fs::path& to) {
-  const fs::path folder = weights_folder(from);
-  const HuggingFaceWeights weights = HuggingFaceWeights::open(folder);
-  const ModelConfig model = model_from_huggingface_folder(folder);
-  const nlohmann::json config = model_to_huggingface(model);
-  const std::vector<std::string> gaps = huggingface_gaps(config);
-  require(gaps.empty(), ErrorKind::Config, "transformers would compute another function of this model: {}",
-          join(gaps, "; "));
-  require(!fs::exists(to / "model.safetensors"), ErrorKind::Usage, "{}: holds a model already", to.string());
-  std::error_code error;
-  fs::create_directories(to, error);
-  require(!error, ErrorKind::CheckpointIo, "{}: cannot be made: {}", to.string(), error.message());
-  std::vector<TensorSource> tensors;
-  for (const std::string& name : weights.parameter_names()) {
-    const TensorSpec spec = weights.spec(name);
-    tensors.push_back({name, spec, nullptr, [&weights, name, spec](std::int64_t offset, std::span<std::byte> out) {
-                         const std::int64_t element = dtype_bytes(spec.dtype);
-                         weights.read_elements(name, offset / element, static_cast<std::int64_t>(out.size()) / element,
-                                               spec.dtype, out.data());
-                       }});
-  }
-  write_safetensors(to / "model.safetensors", tensors);
-  replace_file(to / "config.json", config.dump(2) + "\n");
-  if (has_tokenizer(folder.string())) copy_tokenizer(folder.string(), to.string());
 }
 
 }  // namespace plimsoll

@@ -32,7 +32,8 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine);
 
 // What `generate` continues with: a run directory (its newest checkpoint), a configuration file (of such a run) or a
 // Hugging Face folder. The tokenizer is the one kept in the checkpoint, or that of `tokenizer`, or of the configured
-// data; a model of 257 or 256 ids without one speaks bytes.
+// data; a model of 257 or 256 ids without one speaks bytes. Error(Config) naming keys of the model, in the
+// configuration or the overrides, that contradict the weights.
 struct GenerationSource {
   Config config;  // its model has a vocabulary
   std::filesystem::path weights;
@@ -41,7 +42,7 @@ struct GenerationSource {
 GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides,
                                         const std::string& tokenizer);
 
-// Hugging Face folder with the weights: `from` (a run directory, its newest checkpoint, or a checkpoint folder) → `to`.
-void export_run(const std::filesystem::path& from, const std::filesystem::path& to);
+// The folder with the weights of a run directory (its newest checkpoint), or `from` itself when it holds weights.
+std::filesystem::path weights_folder(const std::filesystem::path& from);
 
 }  // namespace plimsoll

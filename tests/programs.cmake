@@ -69,6 +69,12 @@ plimsoll_program_test(smoke_run
     ${PROJECT_SOURCE_DIR}/configs/smoke.yaml ${CMAKE_CURRENT_BINARY_DIR}/smoke_run -- ${mpirun} 4
   LABELS mpi TIMEOUT 180 SERIAL)
 
+# Generation and export, of a model without biases.
+plimsoll_program_test(generate_run
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/generate_run.py $<TARGET_FILE:plimsoll>
+    ${PROJECT_SOURCE_DIR}/configs/shakespeare_char.yaml ${CMAKE_CURRENT_BINARY_DIR}/generate_run -- ${mpirun} 2
+  LABELS mpi TIMEOUT 180 SERIAL)
+
 # CUDA is refused, in words.
 plimsoll_program_test(cuda_is_refused
   COMMAND ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON

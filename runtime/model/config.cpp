@@ -100,6 +100,7 @@ ModelConfig family_defaults(ModelFamily family) {
   model.activation = Activation::Silu;
   model.bias = false;
   model.tied = false;
+  model.scale_residual_init = false;
   return model;
 }
 

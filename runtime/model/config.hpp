@@ -62,7 +62,8 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   double dropout = 0.0;
   double init_std = 0.02;
-  bool scale_residual_init = true;  // projections into the residual stream start with init_std / sqrt(2 * layers)
+  bool scale_residual_init = true;  // projections into the residual stream start with init_std / sqrt(2 * layers); as
+                                    // in Hugging Face, false for the llama family
   RopeConfig rope;
   bool operator==(const ModelConfig&) const = default;
 

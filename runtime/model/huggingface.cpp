@@ -291,6 +291,7 @@ ModelConfig read_llama(HuggingFaceKeys& keys, std::string_view type, std::vector
   model.norm_eps = keys.number("rms_norm_eps", 1e-6);
   model.init_std = keys.number("initializer_range", 0.02);
   model.dropout = 0.0;
+  model.scale_residual_init = false;
   if (keys.number("attention_dropout", 0.0) != 0.0)
     keys.refuse("attention_dropout", "dropout in attention alone is not implemented");
   model.rope = read_rotary_positions(keys, qwen ? std::nullopt : std::optional(10000.0), issues);
@@ -324,6 +325,15 @@ nlohmann::json own_fields(const ModelConfig& m) {
           {"dropout", m.dropout},
           {"activation", activation_name(m.activation)},
           {"scale_residual_init", m.scale_residual_init}};
+}
+
+std::string_view torch_name(DType dtype) {
+  switch (dtype) {
+    case DType::f64: return "float64";
+    case DType::bf16: return "bfloat16";
+    case DType::f16: return "float16";
+    default: return "float32";
+  }
 }
 
 nlohmann::json gpt2_keys(const ModelConfig& m) {
@@ -403,14 +413,14 @@ ModelConfig model_from_huggingface_folder(const std::filesystem::path& folder) {
   return model_from_huggingface(read_json_file(path), path.string());
 }
 
-nlohmann::json model_to_huggingface(const ModelConfig& model) {
+nlohmann::json model_to_huggingface(const ModelConfig& model, DType dtype) {
   require(model.kv_heads > 0 && model.head_dim > 0 && model.ffn > 0 && model.vocabulary > 0, ErrorKind::Internal,
           "a model must be resolved before its config.json is written");
   nlohmann::json config = model.family == ModelFamily::Gpt2 ? gpt2_keys(model) : llama_keys(model);
   config["vocab_size"] = model.vocabulary;
   config["tie_word_embeddings"] = model.tied;
   config["initializer_range"] = model.init_std;
-  config["dtype"] = "float32";
+  config["dtype"] = torch_name(dtype);
   // Whatever would come back differently is said in our own words.
   const nlohmann::json meant = own_fields(model);
   const nlohmann::json understood = own_fields(model_from_huggingface(config, "config.json"));

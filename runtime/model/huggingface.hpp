@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/model/config.hpp"
+#include "runtime/tensor/dtype.hpp"
 
 namespace plimsoll {
 
@@ -19,10 +20,10 @@ ModelConfig model_from_huggingface(const nlohmann::json& config, std::string_vie
 // The same for the config.json of a folder. MissingInput when there is none, BadData when it is not JSON.
 ModelConfig model_from_huggingface_folder(const std::filesystem::path& folder);
 
-// The config.json (newer form) of a resolved model. What transformers cannot express goes into an object "plimsoll",
-// which model_from_huggingface honours and transformers ignores: reading back gives the same model, but for `preset`
-// and `from`.
-nlohmann::json model_to_huggingface(const ModelConfig& model);
+// The config.json (newer form) of a resolved model whose weights are stored as `dtype`. What transformers cannot
+// express goes into an object "plimsoll", which model_from_huggingface honours and transformers ignores: reading back
+// gives the same model, but for `preset` and `from`.
+nlohmann::json model_to_huggingface(const ModelConfig& model, DType dtype = DType::f32);
 // The fields by which transformers would compute another function than `config` means; empty: it can be exported.
 std::vector<std::string> huggingface_gaps(const nlohmann::json& config);
 

@@ -105,7 +105,7 @@ KeyTable<ModelConfig> model_keys() {
               key("dropout", &C::dropout, from_below(0, 1), "1", "probability that an element is dropped in training"),
               key("init_std", &C::init_std, above(0), "1", "standard deviation of initial weights"),
               key("scale_residual_init", &C::scale_residual_init,
-                  "projections into the residual stream start smaller, by sqrt(2 layers)"),
+                  "projections into the residual stream start smaller, by sqrt(2 layers); llama: false unless given"),
               section("rope", &C::rope, rope_keys()),
           },
       .prepare = lay_base};

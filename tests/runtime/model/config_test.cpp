@@ -69,5 +69,15 @@ TEST(ModelConfig, ReportsEveryContradiction) {
   EXPECT_EQ(model_issues(model).size(), 2U);
 }
 
+// GPT-2 and Hugging Face's GPT-2 scale the residual projections; Hugging Face's Llama and Qwen draw all alike.
+TEST(ModelConfig, OnlyTheGpt2FamilyScalesResidualProjections) {
+  EXPECT_TRUE(family_defaults(ModelFamily::Gpt2).scale_residual_init);
+  EXPECT_FALSE(family_defaults(ModelFamily::Llama).scale_residual_init);
+  for (const std::string& name : model_preset_names()) {
+    const ModelConfig model = model_preset(name);
+    EXPECT_EQ(model.scale_residual_init, model.family == ModelFamily::Gpt2) << name;
+  }
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -223,7 +223,7 @@ TEST(HuggingFace, WritingAndReadingBackGivesTheSameModel) {
   odd = models[1];
   odd.qkv_bias = odd.qk_norm = true;
   odd.dropout = 0.1;
-  odd.scale_residual_init = false;
+  odd.scale_residual_init = true;
   EXPECT_EQ(model_from_huggingface(model_to_huggingface(odd), "config.json"), odd);
   EXPECT_EQ(huggingface_gaps(model_to_huggingface(odd)), (std::vector<std::string>{"qkv_bias"}));
 }

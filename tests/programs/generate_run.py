@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""generate_run.py PLIMSOLL CONFIG FOLDER -- LAUNCHER…: trains CONFIG (characters, no biases) for a few steps, generates from the
+run and from its export, and checks what `generate` and `export` refuse."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from smoke_run import WORDS, expect, write_text
+
+plimsoll, config, folder, launcher = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[5:]
+
+
+def run(*command, code=0, launcher=(), parts=()):
+    done = subprocess.run([*launcher, plimsoll, *map(str, command)], capture_output=True, text=True, timeout=120)
+    shown = f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+    expect(done.returncode == code and all(part in done.stderr for part in parts), f"expected {code} and {parts}: {shown}")
+    expect(code == 0 or not done.stdout.strip(), f"output before the refusal: {shown}")
+    return done.stdout
+
+
+def header(file):
+    with open(file, "rb") as stream:
+        return json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+
+
+def train(name, tokens, *overrides):
+    overrides = [f"run.dir={folder}/{name}", f"data.train={tokens}", "train.steps=4", "schedule.warmup=1", "model.layers=2",
+                 "model.vocabulary=auto", "train.eval_batches=1", "run.log_every=0", *overrides]
+    run("train", config, *[a for o in overrides for a in ("--set", o)])
+    return folder / name
+
+
+def check_export(source, dtype, size):
+    exported = folder / f"{source.name}_exported"
+    run("export", source, exported)
+    described = json.loads((exported / "config.json").read_text())
+    expect(described["dtype"] == dtype and "plimsoll" not in described, f"config.json: {described}")
+    expect(described["bos_token_id"] is None and described["eos_token_id"] is None, "token ids that the vocabulary lacks")
+    tensors = header(exported / "model.safetensors")
+    biases = [name for name in tensors if name.endswith(".bias")]
+    expect(len(biases) == 2 * 6 + 1, f"biases: {biases}")
+    expect(all(t["dtype"] == size for name, t in tensors.items() if name != "__metadata__"), f"not all tensors are {size}")
+    greedy = ("--prompt", "god ", "--temperature", "0", "--tokens", "90")
+    expect(run("generate", source, *greedy) == run("generate", exported, *greedy), "the export is another function")
+    return exported
+
+
+def main():
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_text(folder / "text.txt")
+    run("data", "prepare", folder / "text.txt", "--out", folder / "tokens", "--tokenizer", "char")
+    trained = train("run", folder / "tokens")
+
+    text = run("generate", trained)  # 100 tokens by default: more than the 64 positions
+    expect(len(text) == len("\n") + 100 + len("\n"), f"{len(text)} characters")
+    expect(set(text) <= set(" ".join(WORDS)) | {"\n"}, "characters that the text does not have")
+    expect(run("generate", trained, launcher=launcher) == text, "several processes print it more than once")
+    for option, value, part in [("--tokens", "-3", "from 1"), ("--tokens", "0", "from 1"), ("--temperature", "nan", "finite"),
+                                ("--temperature", "-1", "a finite number from 0"), ("--temperature", "inf", "finite"),
+                                ("--top-p", "1.5", "from 0 to 1"), ("--top-k", "-1", "from 0")]:
+        run("generate", trained, f"{option}={value}", code=64, parts=[part])
+    run("generate", trained, "--prompt", "€", code=65)
+    for source in [trained, trained / "checkpoints" / "step_00000004"]:
+        run("generate", source, "--set", "model.layers=9", code=78, parts=["model.layers", "9", "2"])
+        run("generate", source, "--set", "model.layres=9", code=78, parts=["did you mean 'layers'"])
+        expect(run("generate", source, "--set", "model.layers=2") == text, "the same model is not the same")
+
+    exported = check_export(trained, "float32", "F32")
+    run("export", trained, exported, code=64)
+    run("generate", exported, "--set", "model.bias=false", code=78, parts=["model.bias"])
+    check_export(train("wide", folder / "tokens", "precision=fp64"), "float64", "F64")
+
+
+if __name__ == "__main__":
+    main()
