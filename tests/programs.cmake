@@ -75,6 +75,12 @@ plimsoll_program_test(generate_run
     ${PROJECT_SOURCE_DIR}/configs/shakespeare_char.yaml ${CMAKE_CURRENT_BINARY_DIR}/generate_run -- ${mpirun} 2
   LABELS mpi TIMEOUT 180 SERIAL)
 
+# What a person sees of several ranks: one line per failure, plain lines in files, the plan that train uses.
+plimsoll_program_test(under_launcher
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/under_launcher.py $<TARGET_FILE:plimsoll>
+    ${PROJECT_SOURCE_DIR}/configs/smoke.yaml ${CMAKE_CURRENT_BINARY_DIR}/under_launcher -- ${mpirun} 2
+  LABELS mpi TIMEOUT 180 SERIAL)
+
 # CUDA is refused, in words.
 plimsoll_program_test(cuda_is_refused
   COMMAND ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON

@@ -143,6 +143,20 @@ TEST_P(ModelGraphs, DumpsMentionEveryNode) {
   }
 }
 
+TEST_P(ModelGraphs, GraphvizHasANodePerParameter) {
+  const Programs all = programs();
+  const std::string dot = dump_graphviz(all.graph("train"));
+  for (const Parameter& p : all.graph("train").parameters) {
+    const std::string label = fmt::format("[shape=ellipse, label=\"{}\"]", all.graph("train")[p.value].name);
+    const std::size_t at = dot.find(label);
+    ASSERT_NE(at, std::string::npos) << label;
+    EXPECT_EQ(dot.find(label, at + 1), std::string::npos) << label;
+    const std::size_t line = dot.rfind('\n', at) + 1;
+    const std::string node = dot.substr(line, at - line);
+    EXPECT_EQ(dot.find("\n" + node + "[", at), std::string::npos) << node << "has another label as well";
+  }
+}
+
 TEST_P(ModelGraphs, SectionsComeInOrderAndPhasesMatchThem) {
   const Programs all = programs();
   const Graph& graph = all.graph("train");
