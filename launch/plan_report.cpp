@@ -28,6 +28,55 @@ std::string peak_text(const MemoryPlan& plan) {
   return out;
 }
 
+// The groups of an axis, each once, in the order of their first ranks.
+std::vector<std::vector<int>> groups_of(const Mesh& mesh, std::string_view axis) {
+  std::vector<std::vector<int>> groups;
+  for (int r = 0; r < mesh.ranks(); ++r) {
+    std::vector<int> group = axis_group(mesh, r, axis);
+    if (group.front() == r) groups.push_back(std::move(group));
+  }
+  return groups;
+}
+
+bool divides(const Mesh& mesh, std::string_view axis) { return axis_group(mesh, 0, axis).size() > 1; }
+
+// Mesh, groups, and what a rank has of the model.
+std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
+  constexpr std::size_t kMostGroups = 8;
+  std::string out = fmt::format("mesh: data {} x pipeline {} x tensor {}, zero {}", o.mesh.data, o.mesh.pipeline,
+                                o.mesh.tensor, o.zero);
+  if (o.zero > 0 && o.mesh.shards < o.mesh.data) out += fmt::format(" over {} of the replicas", o.mesh.shards);
+  if (o.sequence_parallel) out += ", sequence parallel";
+  out += "\n";
+  for (const std::string_view axis : kMeshAxes) {
+    if (axis == "world" || !divides(o.mesh, axis)) continue;
+    const auto groups = groups_of(o.mesh, axis);
+    std::vector<std::string> texts;
+    for (std::size_t g = 0; g < std::min(groups.size(), kMostGroups); ++g)
+      texts.push_back(fmt::format("[{}]", fmt::join(groups[g], " ")));
+    out += fmt::format("  {:<9}{} group(s): {}{}\n", axis, groups.size(), join(texts, " "),
+                       groups.size() > kMostGroups ? " …" : "");
+  }
+  const std::int64_t element = dtype_bytes(programs.dtype());
+  for (const PersistentRegion& r : programs.plan.persistent) {
+    const bool flat = r.name == "parameters" || r.name == "gradients" || r.name.starts_with("optimizer.");
+    if (flat) {
+      out += fmt::format("  rank {} holds {} of {} elements of {}\n", o.rank, format_count(r.bytes / element),
+                         format_count(parameter_count(o.model)), r.name);
+    }
+  }
+  return out;
+}
+
+nlohmann::json mesh_json(const ProgramOptions& o) {
+  nlohmann::json json{{"data", o.mesh.data}, {"pipeline", o.mesh.pipeline}, {"tensor", o.mesh.tensor},
+                      {"zero", o.zero},      {"shard", o.mesh.shards},      {"sequence", o.sequence_parallel}};
+  for (const std::string_view axis : kMeshAxes) {
+    if (axis != "world" && divides(o.mesh, axis)) json["groups"][std::string(axis)] = groups_of(o.mesh, axis);
+  }
+  return json;
+}
+
 }  // namespace
 
 std::string plan_text(const Programs& programs, const ProgramOptions& options, const PlanContext& context, bool peak) {
@@ -35,6 +84,7 @@ std::string plan_text(const Programs& programs, const ProgramOptions& options, c
   std::string out = fmt::format("{} parameters, {} rank(s), micro-batch {} x {} tokens, {}\n",
                                 format_count(parameter_count(options.model)), context.ranks, options.micro_batch,
                                 options.sequence, dtype_name(options.dtype));
+  if (options.mesh.ranks() > 1) out += mesh_text(programs, options);
   out += fmt::format("{:<22}{:>16}{:>14}\n", "memory per rank", "bytes", "");
   const auto row = [&](std::string_view name, std::int64_t bytes) {
     out += fmt::format("  {:<20}{:>16}{:>14}\n", name, format_count(bytes), format_bytes(bytes));
@@ -59,6 +109,7 @@ nlohmann::json plan_json(const Programs& programs, const ProgramOptions& options
   const MemoryPlan& plan = programs.plan;
   nlohmann::json json{{"parameters", parameter_count(options.model)},
                       {"ranks", context.ranks},
+                      {"mesh", mesh_json(options)},
                       {"micro_batch", options.micro_batch},
                       {"sequence", options.sequence},
                       {"threads", options.threads},
