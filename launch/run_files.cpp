@@ -111,7 +111,7 @@ void keep_plan_choices(Config& config, int ranks) {
 std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world,
                                     const TrainingState& state) {
   std::vector<std::string> regions{"parameters"};
-  for (const Moment& m : optimizer_moments(config.optimizer.name)) regions.emplace_back(m.value);
+  for (const Moment& m : optimizer_moments(config.optimizer)) regions.emplace_back(m.value);
   if (world.rank() != 0) {
     serve_sources(engine, world, regions);
     return std::nullopt;
@@ -119,7 +119,7 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
   const std::vector<TensorSource> parameters = sources(engine, world, regions, 0, "");
   std::vector<TensorSource> moments;
   for (std::size_t m = 1; m < regions.size(); ++m) {
-    const std::string prefix(optimizer_moments(config.optimizer.name)[m - 1].checkpoint);
+    const std::string prefix(optimizer_moments(config.optimizer)[m - 1].checkpoint);
     for (TensorSource& t : sources(engine, world, regions, m, prefix + ".")) moments.push_back(std::move(t));
   }
   CheckpointContents contents{
@@ -145,7 +145,7 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
   }
   read_tensors(engine, loaded->parameters, "parameters", "");
   if (trains) {
-    for (const Moment& m : optimizer_moments(config.optimizer.name)) {
+    for (const Moment& m : optimizer_moments(config.optimizer)) {
       read_tensors(engine, loaded->optimizer, m.value, std::string(m.checkpoint) + ".");
     }
   }

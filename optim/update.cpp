@@ -65,7 +65,7 @@ void add_step(Graph& graph, const Unit& unit, const OptimizerConfig& o, std::int
                   {{Sgd::kGradients, gradients},
                    {Sgd::kNorm, norm},
                    {Sgd::kParameters, parameters},
-                   {Sgd::kMomentum, moments[0]}},
+                   {Sgd::kMomentum, moments.empty() ? kNoValue : moments[0]}},
                   "sgd." + unit.name, unit.layer);
   }
   graph.nodes.back().phase = Phase::Update;
@@ -73,15 +73,16 @@ void add_step(Graph& graph, const Unit& unit, const OptimizerConfig& o, std::int
 
 }  // namespace
 
-std::vector<Moment> optimizer_moments(OptimizerName name) {
-  if (name == OptimizerName::Sgd) return {{"optimizer.momentum", "momentum_buffer"}};
+std::vector<Moment> optimizer_moments(const OptimizerConfig& optimizer) {
+  if (optimizer.name == OptimizerName::Sgd && optimizer.momentum == 0) return {};
+  if (optimizer.name == OptimizerName::Sgd) return {{"optimizer.momentum", "momentum_buffer"}};
   return {{"optimizer.first", "exp_avg"}, {"optimizer.second", "exp_avg_sq"}};
 }
 
 void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& options) {
   graph.update_begin = graph.nodes.size();
   const ValueId norm = add_norm(graph, layout, options);
-  const std::vector<Moment> names = optimizer_moments(options.optimizer.name);
+  const std::vector<Moment> names = optimizer_moments(options.optimizer);
   for (const Moment& m : names) {
     Value v;
     v.name = std::string(m.value);

@@ -24,10 +24,10 @@ struct UpdateOptions {
 void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& options);
 
 // Names of the moments, in the order above, as checkpoints call them: PyTorch's "exp_avg", "exp_avg_sq",
-// "momentum_buffer".
+// "momentum_buffer". SGD without momentum has none.
 struct Moment {
   std::string_view value, checkpoint;
 };
-std::vector<Moment> optimizer_moments(OptimizerName name);
+std::vector<Moment> optimizer_moments(const OptimizerConfig& optimizer);
 
 }  // namespace plimsoll

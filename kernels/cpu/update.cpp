@@ -117,6 +117,11 @@ void sgd(const KernelArgs& args) {
   const std::int64_t n = args.value[Sgd::kParameters].spec.elements();
   update_ranges(args.threads, n, a.decay_elements, [=](std::int64_t begin, std::int64_t end, bool decays) {
     const T pull = decays ? decay : T(0);
+    if (buffer == nullptr) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) parameters[i] -= lr * (gradients[i] * factor + pull * parameters[i]);
+      return;
+    }
 #pragma omp simd
     for (std::int64_t i = begin; i < end; ++i) {
       const T g = gradients[i] * factor + pull * parameters[i];

@@ -12,6 +12,7 @@ void require_flat(const SlotSpecs& s, std::int64_t decay_elements) {
   require(gradients.shape.rank() == 1 && is_floating(gradients.dtype), ErrorKind::Internal, "{}: gradients is {}",
           Op::name, to_string(gradients));
   for (std::size_t i = 0; i < Op::slots.size(); ++i) {
+    if (Op::slots[i].optional && !s.has(static_cast<int>(i))) continue;
     const TensorSpec& spec = s[static_cast<int>(i)];
     require(Op::slots[i].role != Role::State || spec == gradients, ErrorKind::Internal, "{}: {} is {}, gradients is {}",
             Op::name, Op::slots[i].name, to_string(spec), to_string(gradients));
@@ -83,7 +84,11 @@ std::vector<Sample<AdamW::Attrs>> AdamW::samples() {
   };
 }
 
-void Sgd::infer(const Attrs& a, SlotSpecs& s) { require_flat<Sgd>(s, a.decay_elements); }
+void Sgd::infer(const Attrs& a, SlotSpecs& s) {
+  require_flat<Sgd>(s, a.decay_elements);
+  require(s.has(kMomentum) || a.momentum == 0, ErrorKind::Internal, "sgd: a momentum of {} needs its buffer",
+          a.momentum);
+}
 std::int64_t Sgd::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
   return in_update(phase, 8 * s[kGradients].elements());
 }
@@ -94,6 +99,8 @@ std::vector<Sample<Sgd::Attrs>> Sgd::samples() {
   return {
       sample({0.9, 0.1, 1.0, false, 33}, 101),
       sample({0.0, 0.0, 0.0, false, 0}, 7),
+      make_sample(Attrs{0.0, 0.1, 0.5, false, 33},
+                  {{kGradients, {101}}, {kNorm, {1}, DType::f64}, {kParameters, {101}}}),
       sample({0.8, 0.2, 0.5, true, 10000}, 20011),
   };
 }

@@ -78,10 +78,8 @@ struct Sgd : OpDefaults {
   static constexpr bool update_only = true;
   enum : int { kGradients, kNorm, kParameters, kMomentum };
   static constexpr std::array slots{
-      Slot{"gradients", Role::Input},
-      Slot{"norm", Role::Input},
-      Slot{"parameters", Role::State},
-      Slot{"momentum", Role::State},
+      Slot{"gradients", Role::Input}, Slot{"norm", Role::Input}, Slot{"parameters", Role::State},
+      Slot{"momentum", Role::State, Backward::Ignores, true},  // absent: momentum is 0
   };
   static void infer(const Attrs&, SlotSpecs& s);
   static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);

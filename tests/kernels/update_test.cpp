@@ -146,6 +146,17 @@ TEST(SgdKernel, FollowsTheReference) {
   }
 }
 
+// Without momentum the velocity is the gradient: no buffer is needed.
+TEST(SgdKernel, WithoutMomentumNeedsNoBuffer) {
+  auto g = random_vector<double>("g"), with = random_vector<double>("p"), without = with;
+  std::vector<double> m(g.size(), 0), norm{2};
+  Update update;
+  update.in.learning_rate = 0.1F;
+  update.run<Sgd, double>({0.0, 0.1, 1.0, false, 7001}, {view(g), view(norm), view(with), view(m)});
+  update.run<Sgd, double>({0.0, 0.1, 1.0, false, 7001}, {view(g), view(norm), view(without), View{}});
+  expect_near(without, with, 1e-15);
+}
+
 TEST(UpdateKernels, BitsDoNotDependOnThreads) {
   std::vector<float> first;
   for (const int threads : {1, 2, 3}) {
