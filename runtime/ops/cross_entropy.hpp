@@ -19,8 +19,8 @@ struct CrossEntropy : OpDefaults {
     std::string axis = "";
     int ranks = 1;
     std::int64_t first_row = 0, rows = 0;
-    std::int64_t rows_per_chunk(std::int64_t rows) const {
-      return chunk_rows == 0 || chunk_rows > rows ? rows : chunk_rows;
+    std::int64_t rows_per_chunk(std::int64_t of_rows) const {
+      return chunk_rows == 0 || chunk_rows > of_rows ? of_rows : chunk_rows;
     }
   };
   static constexpr std::string_view name = "cross_entropy";
