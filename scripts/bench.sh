@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training speed and memory on this machine, beside PyTorch where that is installed.
-#   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small]
+#   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--mesh]
 # PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh runs it tuned (default ../shared).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
