@@ -239,7 +239,7 @@ class TensorSplitter {
     attrs.axis = "tensor";
     attrs.ranks = t_.ranks;
     attrs.first_row = vocabulary().begin;
-    attrs.rows = vocabulary().count;
+    attrs.valid_rows = vocabulary().count;
     const ValueId x = enter(in(node, CrossEntropy::kX), node);
     const ValueId loss = add_node<CrossEntropy>(g_, attrs,
                                                 {{CrossEntropy::kX, x},

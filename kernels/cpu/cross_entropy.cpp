@@ -111,7 +111,7 @@ struct Loss {
   // and the logit of their target.
   void softmax_over_ranks(const std::int32_t* targets, std::int64_t count, bool gradient, double seed) const {
     const auto& attrs = args.attrs<CrossEntropy>();
-    const std::int64_t first = attrs.first_row, here = attrs.rows;
+    const std::int64_t first = attrs.first_row, here = attrs.valid_rows;
     const auto row_at = [&](std::int64_t i) { return LogitRow<T>{logits + i * padded, here, padded}; };
     const auto mine = [&](std::int32_t target) { return target >= first && target < first + here; };
 #pragma omp parallel for schedule(static) num_threads(args.threads)

@@ -11,8 +11,8 @@ void CrossEntropy::infer(const Attrs& a, SlotSpecs& s) {
           ErrorKind::Internal, "cross_entropy: x is {}, weight is {}", to_string(x), to_string(weight));
   require(targets == TensorSpec{{x.shape[0], x.shape[1]}, DType::i32}, ErrorKind::Internal,
           "cross_entropy: targets is {}, x is {}", to_string(targets), to_string(x));
-  require(a.ranks == 1 || (a.rows >= 0 && a.rows <= weight.shape[0]), ErrorKind::Internal,
-          "cross_entropy: {} rows of {} count", a.rows, to_string(weight));
+  require(a.ranks == 1 || (a.valid_rows >= 0 && a.valid_rows <= weight.shape[0]), ErrorKind::Internal,
+          "cross_entropy: {} rows of {} count", a.valid_rows, to_string(weight));
   require(a.chunk_rows >= 0, ErrorKind::Internal, "cross_entropy: chunks of {} rows", a.chunk_rows);
   s.set(kLoss, {{2}, DType::f64});
 }
