@@ -100,7 +100,8 @@ std::string plan_text(const Programs& programs, const ProgramOptions& options, c
   }
   for (const ProgramLayout& p : plan.programs) {
     out += fmt::format("program {:<10} step region {} (max-live {}, {}), most is live at {}\n", p.name,
-                       format_bytes(p.step_bytes), format_bytes(p.max_live_bytes), p.method, p.peak_node);
+                       format_bytes(p.step_bytes), format_bytes(std::min(p.max_live_bytes, p.step_bytes)), p.method,
+                       p.peak_node);
   }
   return peak ? out + peak_text(plan) : out;
 }

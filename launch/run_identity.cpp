@@ -64,6 +64,10 @@ nlohmann::json identity_of(const Config& config) {
   values["data.train"] = train_text(config.data);
   values["data.validation"] = validation_text(config.data);
   nlohmann::json identity{{"fixed", nlohmann::json::object()}, {"changeable", nlohmann::json::object()}};
+  // Momentum may change, but not whether there is a velocity to go on with.
+  if (config.optimizer.name == OptimizerName::Sgd) {
+    identity["fixed"]["optimizer.momentum"] = config.optimizer.momentum > 0 ? "above 0" : "0";
+  }
   for (const auto& [key, text] : values) {
     if (is_fixed(key)) {
       identity["fixed"][key] = text;

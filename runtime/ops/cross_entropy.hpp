@@ -14,8 +14,8 @@ struct CrossEntropy : OpDefaults {
   struct Attrs {
     std::int64_t chunk_rows = 0;  // rows of logits that exist at a time; 0: all
     // A vocabulary that is split over the ranks of an axis: this rank's weight has the rows from first_row on, of which
-    // the first `valid_rows` count (the rest is padding). Logits are never gathered: maxima, sums and the targets' logits are
-    // reduced.
+    // the first `valid_rows` count (the rest is padding). Logits are never gathered: maxima, sums and the targets'
+    // logits are reduced.
     std::string axis = "";
     int ranks = 1;
     std::int64_t first_row = 0, valid_rows = 0;
