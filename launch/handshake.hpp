@@ -1,13 +1,44 @@
 #pragma once
+// Before step 0 all ranks compare what must be the same. A rank that differs would otherwise hang the others, or train
+// another model with them.
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "launch/config.hpp"
-#include "launch/run_setup.hpp"
+#include "launch/programs.hpp"
 
 namespace plimsoll {
 
 class Group;
 
-// Before step 0 all ranks compare a hash of the binary and one of the resolved configuration. Error(RanksDisagree) on
-// every rank lists the ranks that differ from the majority, their hosts' ranks and which item it was.
-void agree(const Group& control, const Config& config, const Place& place);
+// What ranks of one role must have alike: (name, value) in an order that is the same on them.
+struct Agreement {
+  std::string subject;  // "the configuration"
+  std::string role;     // compared with the ranks of the same role only; empty: with all
+  std::vector<std::pair<std::string, std::string>> items;
+};
+
+// Collective. Error(RanksDisagree), with the same text on every rank: the ranks that differ from the majority of their
+// role, and the first item in which the first of them does, with both values. Hashes are compared first; texts travel
+// only when those differ.
+void agree_on(const Group& control, const Agreement& mine);
+
+Agreement build_agreement();
+Agreement config_agreement(const Config& config);
+// Mesh, micro-batch, ZeRO, sequence parallelism, bucket, dtype and programs are the same on all ranks.
+Agreement plan_agreement(const Programs& programs, const ProgramOptions& options);
+// Bytes of the plan: those of ranks of one pipeline stage with the same number of threads (kernels' workspaces depend
+// on it).
+Agreement memory_agreement(const Programs& programs, const ProgramOptions& options);
+// The collectives of all programs over `axis`, of the ranks of this one's group: op, bytes, dtype, label.
+Agreement order_agreement(const Programs& programs, const ProgramOptions& options, std::string_view axis);
+
+// build and configuration: before anything is made from them.
+void agree(const Group& control, const Config& config);
+// plan, memory, and the order of collectives over every axis: before step 0.
+void agree(const Group& control, const Programs& programs, const ProgramOptions& options);
 
 }  // namespace plimsoll

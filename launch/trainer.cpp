@@ -61,7 +61,7 @@ struct Run {
     complete_vocabulary(config, tokenizer.get());
     written.model = config.model;
     dataset = std::make_unique<Dataset>(config.data, config.run.seed, config.model.vocabulary);
-    agree(control, config, place);
+    agree(control, config);
     if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
     const int threads = choose_threads(config, place);
     if (purpose == Purpose::Train) peak_gflops = control.sum(measure_gemm_gflops(threads));
@@ -75,6 +75,7 @@ struct Run {
     Programs programs = build_programs(options);
     const auto infeasible = check_budget(programs, options, budget, outside);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+    agree(control, programs, options);
     if (!config.run.trace.empty()) profile = std::make_unique<Profile>();
     EngineOptions engine_options{threads, config.run.poison, {}, profile.get()};
     const bool native = config.comm.collectives == CollectiveSource::Mpi;

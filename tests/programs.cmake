@@ -81,6 +81,14 @@ plimsoll_program_test(under_launcher
     ${PROJECT_SOURCE_DIR}/configs/smoke.yaml ${CMAKE_CURRENT_BINARY_DIR}/under_launcher -- ${mpirun} 2
   LABELS mpi TIMEOUT 180 SERIAL)
 
+# Ranks that were started differently.
+foreach(case IN ITEMS handshake)
+  plimsoll_program_test(control_run.${case}
+    COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/control_run.py ${case} $<TARGET_FILE:plimsoll>
+      ${PROJECT_SOURCE_DIR}/configs/smoke.yaml ${CMAKE_CURRENT_BINARY_DIR}/control_run_${case} -- ${mpirun}
+    LABELS mpi TIMEOUT 180 SERIAL)
+endforeach()
+
 # CUDA is refused, in words.
 plimsoll_program_test(cuda_is_refused
   COMMAND ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON
