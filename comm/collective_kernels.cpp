@@ -10,7 +10,7 @@ namespace {
 const Group& group_of(const KernelArgs& a) { return static_cast<const Group&>(*a.group); }
 
 void all_reduce(const KernelArgs& a) {
-  group_of(a).all_reduce(a.value[AllReduce::kX], ReduceOp::Sum, a.v<std::byte>(AllReduce::kScratch));
+  group_of(a).all_reduce(a.value[AllReduce::kX], ReduceOp::Sum, a.v<std::byte>(AllReduce::kScratch), a.label);
 }
 
 // Where a phase reads and writes: values in forward, gradients from y to x in backward.
@@ -42,7 +42,7 @@ void sum_over(const KernelArgs& a) {
   const Ends<Op> ends(a, phase);
   if (!ends.wanted()) return;
   copy(ends.from, ends.to);
-  group_of(a).all_reduce(ends.to, ReduceOp::Sum, a.workspace);
+  group_of(a).all_reduce(ends.to, ReduceOp::Sum, a.workspace, a.label);
 }
 
 // Calls move(there, here, bytes) for every block of `view` [outer, ranks, block] and its place in `by_rank`
@@ -63,8 +63,8 @@ void gather(const KernelArgs& a) {
   const Ends<Op> ends(a, phase);
   if (!ends.wanted()) return;
   const DimAttrs& attrs = a.attrs<Op>();
-  if (reorder_bytes(attrs, ends.from.spec) == 0) return group_of(a).all_gather(ends.from, ends.to);
-  group_of(a).all_gather(ends.from, {a.workspace, ends.to.spec});
+  if (reorder_bytes(attrs, ends.from.spec) == 0) return group_of(a).all_gather(ends.from, ends.to, a.label);
+  group_of(a).all_gather(ends.from, {a.workspace, ends.to.spec}, a.label);
   for_each_block(rank_blocks(ends.from.spec, attrs.dim), attrs.ranks, ends.to, a.workspace,
                  [](std::byte* whole, const std::byte* by_rank, std::size_t n) { std::memcpy(whole, by_rank, n); });
 }
@@ -81,7 +81,7 @@ void scatter(const KernelArgs& a) {
     for_each_block(rank_blocks(ends.to.spec, attrs.dim), attrs.ranks, ends.from, a.workspace,
                    [](const std::byte* whole, std::byte* by_rank, std::size_t n) { std::memcpy(by_rank, whole, n); });
   }
-  group_of(a).reduce_scatter(in, ends.to, ReduceOp::Sum, a.workspace + reorder);
+  group_of(a).reduce_scatter(in, ends.to, ReduceOp::Sum, a.workspace + reorder, a.label);
 }
 
 }  // namespace

@@ -144,15 +144,16 @@ void exchange(Transport& t, std::span<const Message> sends, std::span<const Mess
 
 }  // namespace
 
-void Group::all_reduce(View x, ReduceOp op, std::byte* scratch) const {
+void Group::all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label) const {
   if (size() == 1) return;
+  const Watchdog::Call call(watch_.get(), "all_reduce", label, x.spec.bytes());
   if (native_ && transport_->native_all_reduce(x, op)) return;
   const Range mine = share_of(x.spec.elements(), rank(), size());
   reduce_shares(*transport_, x, at(x, mine.first), op, scratch);
   gather_shares(*transport_, x);
 }
 
-void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const {
+void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label) const {
   if (in.spec.elements() !=
       out.spec.elements() * size()) {  // not require(): texts of shapes would be allocated in a step
     fail(ErrorKind::Internal, "reduce_scatter: {} is not {} times {}", to_string(in.spec), size(), to_string(out.spec));
@@ -161,19 +162,23 @@ void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) c
     if (out.data != in.data) std::memcpy(out.data, in.data, static_cast<std::size_t>(in.spec.bytes()));
     return;
   }
+  const Watchdog::Call call(watch_.get(), "reduce_scatter", label, in.spec.bytes());
   reduce_shares(*transport_, in, static_cast<std::byte*>(out.data), op, scratch);
 }
 
-void Group::all_gather(View in, View out) const {
+void Group::all_gather(View in, View out, const char* label) const {
   if (out.spec.elements() != in.spec.elements() * size()) {
     fail(ErrorKind::Internal, "all_gather: {} is not {} times {}", to_string(out.spec), size(), to_string(in.spec));
   }
   std::byte* place = at(out, in.spec.elements() * rank());
   if (place != in.data) std::memcpy(place, in.data, static_cast<std::size_t>(in.spec.bytes()));
-  if (size() > 1) gather_shares(*transport_, out);
+  if (size() == 1) return;
+  const Watchdog::Call call(watch_.get(), "all_gather", label, out.spec.bytes());
+  gather_shares(*transport_, out);
 }
 
 void Group::broadcast(View x, int root) const {
+  const Watchdog::Call call(watch_.get(), "broadcast", "", x.spec.bytes());
   MessageList sends(size()), receives(1);
   for (int peer = 0; peer < size() && rank() == root; ++peer) {
     if (peer != root) sends.add({peer, x.data, x.spec.bytes()});
@@ -183,11 +188,13 @@ void Group::broadcast(View x, int root) const {
 }
 
 void Group::send(View x, int peer) const {
+  const Watchdog::Call call(watch_.get(), "send", "", x.spec.bytes(), peer);
   const Message m{peer, x.data, x.spec.bytes()};
   exchange(*transport_, {&m, 1}, {});
 }
 
 void Group::receive(View x, int peer) const {
+  const Watchdog::Call call(watch_.get(), "receive", "", x.spec.bytes(), peer);
   const Message m{peer, x.data, x.spec.bytes()};
   exchange(*transport_, {}, {&m, 1});
 }

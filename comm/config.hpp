@@ -25,6 +25,7 @@ struct CommConfig {
   TransportName transport = TransportName::Auto;
   std::optional<std::int64_t> bucket;  // bytes of gradients sent together; nullopt: auto
   CollectiveSource collectives = CollectiveSource::Auto;
+  std::optional<double> deadline;  // seconds; nullopt: auto
   bool operator==(const CommConfig&) const = default;
 };
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "comm/transport.hpp"
+#include "comm/watchdog.hpp"
 #include "runtime/ops/collective.hpp"
 
 namespace plimsoll {
@@ -15,8 +16,10 @@ class Group : public Reducer {
  public:
   Group() = default;
   // `native`: use the transport's own sum where it has one (comm.collectives: mpi); its order of summation is its own.
-  Group(std::string axis, std::shared_ptr<Transport> transport, bool native = false)
-      : axis_(std::move(axis)), transport_(std::move(transport)), native_(native) {}
+  // `watch`: who is told of calls in flight; may be null.
+  Group(std::string axis, std::shared_ptr<Transport> transport, bool native = false,
+        std::shared_ptr<WatchedGroup> watch = nullptr)
+      : axis_(std::move(axis)), transport_(std::move(transport)), watch_(std::move(watch)), native_(native) {}
   const std::string& axis() const { return axis_; }
   int rank() const { return transport_->rank(); }
   int size() const { return transport_->size(); }
@@ -25,12 +28,13 @@ class Group : public Reducer {
   // x = reduction over ranks, element by element in rank order ((r0 + r1) + r2) + …: the bits depend on nothing but the
   // values (design §9.8). f32, f64, i32, i64; the maximum of NaN and anything is NaN. `scratch`:
   // reduce_scratch_bytes(size()), or exactly for the share of x. Pairwise exchange: each rank owns n/size elements,
-  // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring.
-  void all_reduce(View x, ReduceOp op, std::byte* scratch) const override;
+  // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring. `label`:
+  // what the watchdog calls it, here and below.
+  void all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label = "") const override;
   // out = this rank's 1/size of the reduction of `in`. in: size · out elements.
-  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch) const;
+  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label = "") const;
   // out = the `in` of all ranks in rank order. out: size · in elements. `in` may lie at its place in `out`.
-  void all_gather(View in, View out) const;
+  void all_gather(View in, View out, const char* label = "") const;
   void broadcast(View x, int root) const;
   void send(View x, int peer) const;
   void receive(View x, int peer) const;
@@ -44,6 +48,7 @@ class Group : public Reducer {
  private:
   std::string axis_;
   std::shared_ptr<Transport> transport_;
+  std::shared_ptr<WatchedGroup> watch_;
   bool native_ = false;
 };
 

@@ -12,6 +12,8 @@ KeyTable<CommConfig> comm_keys() {
           key("transport", &C::transport, "what carries collectives; fake records them and moves nothing"),
           bytes_key("bucket", &C::bucket, above(0), "gradients sent together"),
           key("collectives", &C::collectives, "who implements collectives over mpi: this program or the MPI library"),
+          key("deadline", &C::deadline, at_least(1), "s",
+              "a collective of a step that takes longer ends the run; auto: 5 median steps, at least 30 s"),
       }};
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "comm/transport.hpp"
+#include "comm/watchdog.hpp"
 
 namespace plimsoll {
 
@@ -16,5 +17,8 @@ void check_mpi(int code, const char* what);
 std::shared_ptr<Transport> make_mpi_transport();
 // Over these ranks of MPI_COMM_WORLD, in this order; collective over them alone.
 std::shared_ptr<Transport> make_mpi_transport(std::span<const int> ranks);
+
+// Between the watchdogs of all ranks. Collective.
+std::unique_ptr<StallChannel> make_mpi_stall_channel();
 
 }  // namespace plimsoll

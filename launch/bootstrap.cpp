@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <exception>
+#include <numeric>
 #include <thread>
 
 #include "comm/mpi_transport.hpp"
@@ -28,7 +29,10 @@ bool has_launcher() {
 }  // namespace
 
 MpiSession::MpiSession() {
-  if (!has_launcher()) return;
+  if (!has_launcher()) {
+    watchdog_ = std::make_unique<Watchdog>(0, 1, nullptr);
+    return;
+  }
   int provided = 0;
   const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided);
   require(code == MPI_SUCCESS, ErrorKind::Device, "MPI_Init_thread failed with code {}", code);
@@ -44,19 +48,24 @@ MpiSession::MpiSession() {
   check_mpi(MPI_Comm_size(host, &local_size_), "MPI_Comm_size");
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &failures), "MPI_Comm_dup");
+  watchdog_ = std::make_unique<Watchdog>(rank_, size_, make_mpi_stall_channel());
 }
 
 // MPI_Finalize waits for all ranks: after a failure, where others may never come, the process leaves by abort().
 MpiSession::~MpiSession() {
+  watchdog_.reset();
   if (active_ && std::uncaught_exceptions() == 0) MPI_Finalize();
 }
 
 Group MpiSession::world(const std::string& axis, bool native) const {
-  return {axis, active_ && size_ > 1 ? make_mpi_transport() : make_self_transport(), native};
+  if (!active_ || size_ == 1) return {axis, make_self_transport(), native};
+  std::vector<int> all(static_cast<std::size_t>(size_));
+  std::iota(all.begin(), all.end(), 0);
+  return {axis, make_mpi_transport(), native, watchdog_->watch(axis, std::move(all))};
 }
 
 Group MpiSession::group(const std::string& axis, const std::vector<int>& ranks, bool native) const {
-  return {axis, make_mpi_transport(ranks), native};
+  return {axis, make_mpi_transport(ranks), native, watchdog_->watch(axis, ranks)};
 }
 
 std::vector<std::uint64_t> MpiSession::gather_failures(std::uint64_t mine, double seconds) const {

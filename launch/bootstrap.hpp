@@ -26,6 +26,8 @@ class MpiSession {
   Group world(const std::string& axis, bool native = false) const;
   // Some of the ranks as a group with a communicator of its own. Collective over them.
   Group group(const std::string& axis, const std::vector<int>& ranks, bool native = false) const;
+  // Knows the calls in flight of all groups made above; not started.
+  Watchdog& watchdog() const { return *watchdog_; }
   bool launched() const { return active_; }  // by mpirun or srun
   // The value of every rank in rank order, when all ranks call this within `seconds` of each other; otherwise empty.
   // For ranks that fail: the call never waits longer, and is made once, last before abort().
@@ -34,6 +36,7 @@ class MpiSession {
   void abort(int code) const;
 
  private:
+  std::unique_ptr<Watchdog> watchdog_;
   bool active_ = false;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
 };

@@ -54,6 +54,7 @@ struct Run {
         control(session.world("control")) {
     require(config.comm.transport != TransportName::Mpi || mpi.launched(), ErrorKind::Config,
             "{}: mpi needs a launcher: start with mpirun or srun", key_place(config, "comm.transport"));
+    mpi.watchdog().set_deadline(config.comm.deadline);
     written = config;
     check_for_ranks(config, place.ranks);
     if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
@@ -109,6 +110,7 @@ struct Run {
             {"comm.transport", alone ? "self" : "mpi"},
             {"comm.bucket", options.zero > 0 ? "none: a layer at a time" : format_bytes(options.bucket_bytes)},
             {"comm.collectives", alone ? "none" : "own"},
+            {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},
             {"run.threads", std::to_string(options.threads)}};
   }
   PlanContext plan_context() const {
@@ -144,6 +146,7 @@ double targets_per_step(const Run& run) {
 }
 
 StepResult train_step(Run& run, BatchLoader& loader, const TrainingState& state) {
+  const Watchdog::InStep in_step(run.mpi.watchdog());
   const std::int64_t micro_batches = loader.micro_batches();
   for (std::int64_t m = 0; m < micro_batches; ++m) {
     const Batch& batch = loader.next();

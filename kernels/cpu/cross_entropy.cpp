@@ -119,10 +119,10 @@ struct Loss {
       sums[2 * i + 1] = mine(targets[i]) ? static_cast<double>(row_at(i).logits[targets[i] - first]) : 0;
       maxima[i] = static_cast<double>(maximum(row_at(i)));
     }
-    args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, args.workspace);
+    args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, args.workspace, args.label);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) sums[2 * i] = exponentials(row_at(i), static_cast<T>(maxima[i]));
-    args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, args.workspace);
+    args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, args.workspace, args.label);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) {
       const bool counts = targets[i] >= 0;

@@ -46,6 +46,7 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   args.value = b.value.data();
   args.grad = b.grad.data();
   args.attributes = &node.attrs;
+  args.label = node.label.c_str();
   if (layout.workspace_offset[n] >= 0) args.workspace = arena + layout.workspace_offset[n];
   args.threads = options_.threads;
   args.inputs = inputs_;

@@ -33,6 +33,7 @@ struct KernelArgs {
   StepOutputs* outputs = nullptr;
   const Reducer* group = nullptr;  // of the axis in the attributes, where there is one; of a collective a Group
   Stream* stream = nullptr;
+  const char* label = "";  // of the node, for reports
 
   template <class Op>
   const typename Op::Attrs& attrs() const {

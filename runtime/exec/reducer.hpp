@@ -19,7 +19,8 @@ class Reducer {
   Reducer& operator=(Reducer&&) = default;
   virtual ~Reducer() = default;
   // x = reduction over ranks, element by element in rank order; `scratch`: reduce_scratch_bytes() of x's share.
-  virtual void all_reduce(View x, ReduceOp op, std::byte* scratch) const = 0;
+  // `label`: of the node that asks, for reports.
+  virtual void all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label) const = 0;
 };
 
 }  // namespace plimsoll

@@ -122,6 +122,7 @@ TEST(Config, KeyNamesAreFrozen) {
                           "memory.reserve",
                           "comm.transport",
                           "comm.bucket",
+                          "comm.deadline",
                           "precision",
                           "device",
                           "run.dir",

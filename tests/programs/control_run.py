@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """control_run.py CASE PLIMSOLL CONFIG FOLDER -- LAUNCHER…: what ranks do that were not started alike, or of which one hangs.
-LAUNCHER ends where the number of ranks follows. Cases: handshake, hang."""
+LAUNCHER ends where the number of ranks follows. Cases: handshake, hang, oversubscribed."""
 
 import json
 import os
@@ -46,13 +46,70 @@ def handshake():
             "about the build: rank(s) 3 differ from 3 of 4")
 
 
+def rank_processes(launcher_pid):
+    """Children of the launcher by rank."""
+    found = {}
+    for pid in Path(f"/proc/{launcher_pid}/task/{launcher_pid}/children").read_text().split():
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        ranks = [v.split(b"=")[1] for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")]
+        found.update({int(rank): int(pid) for rank in ranks})
+    return found
+
+
+def hang():
+    """Rank 2 of 3 is stopped in the middle of a run: the others name what they wait for and that it does not come."""
+    deadline, run = 3, folder / "hang"
+    command = [*launcher, "3", plimsoll, "train", *arguments("hang", "train.steps=100000", "train.global_batch=30",
+                                                             "train.micro_batch=1", f"comm.deadline={deadline}")]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        metrics = run / "metrics.jsonl"
+        for _ in range(600):
+            if metrics.is_file() and len(metrics.read_text().splitlines()) > 3:
+                break
+            expect(process.poll() is None, f"the run ended: {process.stderr.read() if process.poll() is not None else ''}")
+            time.sleep(0.1)
+        stopped = rank_processes(process.pid)[2]
+        os.kill(stopped, signal.SIGSTOP)
+        begin = time.monotonic()
+        errors = process.communicate(timeout=60)[1]
+        seconds = time.monotonic() - begin
+    finally:
+        if process.poll() is None:
+            process.kill()
+    print(f"over after {seconds:.1f} s")
+    expect(process.returncode == 75, f"exit code {process.returncode}: {errors}")
+    expect(deadline - 1 < seconds < deadline + 3, f"it took {seconds:.1f} s: {errors}")
+    for rank in (0, 1):
+        reason = json.loads((run / f"exit_reason.{rank}.json").read_text())
+        found = re.fullmatch(r"(all_reduce|all_gather) '[a-z_.0-9]+' over axis data, call [0-9]+, [0-9]+ bytes: not complete "
+                             r"after [0-9.]+ s: rank 2 has not arrived, rank 2 does not answer", reason["text"])
+        expect(reason["code"] == 75 and reason["kind"] == "peer_lost" and found, f"rank {rank}: {reason}")
+    expect(errors.count("FATAL") == 1, errors)
+    for _ in range(50):
+        if not Path(f"/proc/{stopped}").exists():
+            return
+        time.sleep(0.1)
+    expect(False, "the stopped rank is still there")
+
+
+def oversubscribed():
+    """Four busy ranks on every core, and the shortest deadline: slow is not hung."""
+    ranks = 4 * len(os.sched_getaffinity(0))
+    done = subprocess.run([str(c) for c in [*launcher, ranks, plimsoll, "train",
+                                            *arguments("crowd", "train.steps=60", f"train.global_batch={2 * ranks}",
+                                                       "train.micro_batch=1", "memory.budget=256MiB", "comm.deadline=1")]],
+                          capture_output=True, text=True, timeout=150)
+    expect(done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}")
+
+
 def main():
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_text(folder / "text.txt")
     subprocess.run([plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "tokens", "--tokenizer", "byte"],
                    check=True, stdout=subprocess.DEVNULL)
-    {"handshake": handshake}[case]()
+    {"handshake": handshake, "hang": hang, "oversubscribed": oversubscribed}[case]()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,257 @@
+#include "comm/watchdog.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "runtime/core/text.hpp"
+
+namespace plimsoll {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using States = std::vector<std::optional<RankState>>;
+
+constexpr auto kTick = std::chrono::milliseconds(50);
+// No more than this passes between two looks, however long this process was kept from running.
+constexpr double kMostPerTick = 1;
+// Within which ranks that are alive answer.
+constexpr double kAnswerSeconds = 0.4;
+
+double seconds_between(Clock::time_point a, Clock::time_point b) {
+  return std::chrono::duration<double>(b - a).count();
+}
+
+template <std::size_t n>
+void put(std::array<char, n>& to, std::string_view text) {
+  std::copy_n(text.begin(), std::min(text.size(), n - 1), to.begin());
+}
+template <std::size_t n>
+std::string_view text_of(const std::array<char, n>& from) {
+  return {from.data(), static_cast<std::size_t>(std::find(from.begin(), from.end(), '\0') - from.begin())};
+}
+
+// "all_reduce 'reduce.bucket0' over axis data, call 57, 1234 bytes".
+std::string name_of_call(const RankState& s) {
+  const std::string_view label = text_of(s.label);
+  return fmt::format("{}{} over axis {}, call {}, {} bytes", text_of(s.op),
+                     label.empty() ? "" : fmt::format(" '{}'", label), text_of(s.axis), s.sequence, s.bytes);
+}
+
+std::int64_t calls_of(const RankState& s, std::string_view axis) {
+  for (const RankState::Calls& c : s.begun) {
+    if (text_of(c.axis) == axis) return c.count;
+  }
+  return 0;
+}
+
+std::string what_it_does(const std::optional<RankState>& s) {
+  if (!s) return "does not answer";
+  return s->waits != 0 ? fmt::format("waits in {}", name_of_call(*s)) : "is in no collective";
+}
+
+std::string list_of(const std::vector<int>& ranks) {
+  constexpr std::size_t kMost = 16;
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < std::min(kMost, ranks.size()); ++i) names.push_back(std::to_string(ranks[i]));
+  return join(names, ", ") + (ranks.size() > kMost ? fmt::format(" and {} more", ranks.size() - kMost) : "");
+}
+
+}  // namespace
+
+Watchdog::Watchdog(int rank, int ranks, std::unique_ptr<StallChannel> channel)
+    : rank_(rank), ranks_(ranks), channel_(std::move(channel)) {}
+
+Watchdog::~Watchdog() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  stopping_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+std::shared_ptr<WatchedGroup> Watchdog::watch(std::string axis, std::vector<int> ranks) {
+  auto group = std::make_shared<WatchedGroup>(WatchedGroup{this, std::move(axis), std::move(ranks), 0});
+  const std::lock_guard lock(mutex_);
+  return groups_.emplace_back(std::move(group));
+}
+
+void Watchdog::start(std::function<void(const Stall&)> on_stall) {
+  on_stall_ = std::move(on_stall);
+  thread_ = std::thread([this] { run(); });
+}
+
+void Watchdog::set_deadline(std::optional<double> seconds) {
+  const std::lock_guard lock(mutex_);
+  given_ = seconds;
+}
+
+double Watchdog::deadline() const {
+  const std::lock_guard lock(mutex_);
+  const double in_steps = given_.value_or(std::max(kLeastSeconds, kSteps * median_));
+  // The first step has no measure yet.
+  return in_step_ && (given_ || step_count_ > 0) ? in_steps : kOutsideSteps * in_steps;
+}
+
+void Watchdog::remember_step(double seconds) {
+  const std::lock_guard lock(mutex_);
+  in_step_ = false;
+  steps_[step_count_++ % steps_.size()] = seconds;
+  std::array<double, 32> sorted = steps_;
+  const auto count = static_cast<std::ptrdiff_t>(std::min(step_count_, steps_.size()));
+  std::nth_element(sorted.begin(), sorted.begin() + count / 2, sorted.begin() + count);
+  median_ = sorted[static_cast<std::size_t>(count / 2)];
+}
+
+Watchdog::InStep::InStep(Watchdog& watchdog)
+    : watchdog_(watchdog), begin_ns_(Clock::now().time_since_epoch() / std::chrono::nanoseconds(1)) {
+  const std::lock_guard lock(watchdog_.mutex_);
+  watchdog_.in_step_ = true;
+}
+
+Watchdog::InStep::~InStep() {
+  watchdog_.remember_step(
+      static_cast<double>(Clock::now().time_since_epoch() / std::chrono::nanoseconds(1) - begin_ns_) * 1e-9);
+}
+
+Watchdog::Call::Call(WatchedGroup* group, std::string_view op, const char* label, std::int64_t bytes, int peer)
+    : group_(group) {
+  if (group == nullptr) return;
+  Watchdog& w = *group->watchdog;
+  const double deadline = w.deadline();
+  const std::lock_guard lock(w.mutex_);
+  if (peer < 0) ++group->calls;
+  for (slot_ = 0; slot_ < kSlots && w.slots_[slot_].group != nullptr;) ++slot_;
+  if (slot_ < kSlots) w.slots_[slot_] = {group, op, label, group->calls, bytes, peer, w.now_, deadline};
+}
+
+Watchdog::Call::~Call() {
+  if (slot_ == kSlots) return;
+  const std::lock_guard lock(group_->watchdog->mutex_);
+  group_->watchdog->slots_[slot_].group = nullptr;
+}
+
+const Watchdog::Slot* Watchdog::oldest() const {
+  const Slot* first = nullptr;
+  for (const Slot& s : slots_) {
+    if (s.group == nullptr) continue;
+    // Of several that wait, the one that is closest to its end, or furthest beyond.
+    if (first == nullptr || s.begin + s.deadline < first->begin + first->deadline) first = &s;
+  }
+  return first;
+}
+
+bool Watchdog::late() const {
+  const Slot* s = oldest();
+  return s != nullptr && now_ - s->begin > s->deadline;
+}
+
+RankState Watchdog::state() const {
+  const std::lock_guard lock(mutex_);
+  RankState state;
+  state.rank = rank_;
+  for (std::size_t i = 0; i < std::min(groups_.size(), RankState::kGroups); ++i) {
+    put(state.begun[i].axis, groups_[i]->axis);
+    state.begun[i].count = groups_[i]->calls;
+  }
+  const Slot* s = oldest();
+  if (s == nullptr) return state;
+  state.waits = 1;
+  state.sequence = s->sequence;
+  state.bytes = s->bytes;
+  state.peer = s->peer < 0 ? -1 : s->group->ranks[static_cast<std::size_t>(s->peer)];
+  state.seconds = now_ - s->begin;
+  put(state.axis, s->group->axis);
+  put(state.op, s->op);
+  put(state.label, s->label);
+  return state;
+}
+
+void Watchdog::collect(States& states) const {
+  const auto begin = Clock::now();
+  const auto all = [&] {
+    return std::all_of(states.begin(), states.end(), [](const auto& s) { return s.has_value(); });
+  };
+  while (channel_ && !all() && seconds_between(begin, Clock::now()) < kAnswerSeconds) {
+    RankState theirs;
+    while (channel_->poll(theirs)) states[static_cast<std::size_t>(theirs.rank)] = theirs;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+Stall Watchdog::describe(const States& states) const {
+  const RankState& mine = *states[static_cast<std::size_t>(rank_)];
+  Stall stall;
+  stall.told_by_another =
+      std::any_of(states.begin(), states.begin() + rank_, [](const auto& s) { return s.has_value(); });
+  std::vector<int> missing, silent, idle;
+  for (int r = 0; r < ranks_; ++r) {
+    const auto& s = states[static_cast<std::size_t>(r)];
+    if (!s) silent.push_back(r);
+    if (s && s->waits == 0) idle.push_back(r);
+  }
+  if (mine.waits == 0) {
+    stall.text = "another rank waits, and this rank is in no collective";
+    const auto waiting = std::find_if(states.begin(), states.end(), [](const auto& s) { return s && s->waits != 0; });
+    if (waiting != states.end()) {
+      stall.text = fmt::format("rank {} waits since {:.1f} s in {}; this rank is in no collective", (*waiting)->rank,
+                               (*waiting)->seconds, name_of_call(**waiting));
+    }
+  } else {
+    std::vector<int> members;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const auto& g : groups_) {
+        if (g->axis == text_of(mine.axis)) members = g->ranks;
+      }
+    }
+    for (const int r : members) {
+      const auto& s = states[static_cast<std::size_t>(r)];
+      const bool arrived = mine.peer >= 0 ? r != mine.peer : s && calls_of(*s, text_of(mine.axis)) >= mine.sequence;
+      if (!arrived) missing.push_back(r);
+    }
+    stall.text = fmt::format("{}: not complete after {:.1f} s: ", name_of_call(mine), mine.seconds);
+    if (missing.empty()) {
+      stall.text += "all its ranks have arrived";
+    } else {
+      stall.text +=
+          fmt::format("rank{} {} {} not arrived, rank {} {}", missing.size() > 1 ? "s" : "", list_of(missing),
+                      missing.size() > 1 ? "have" : "has", missing.front(),
+                      channel_ ? what_it_does(states[static_cast<std::size_t>(missing.front())]) : "is unknown");
+    }
+  }
+  if (!channel_) return stall;
+  if (!silent.empty() && silent != missing) stall.text += fmt::format("; no answer from rank(s) {}", list_of(silent));
+  if (!idle.empty() && idle != missing) stall.text += fmt::format("; in no collective: rank(s) {}", list_of(idle));
+  return stall;
+}
+
+void Watchdog::run() {
+  auto last = Clock::now();
+  States states(static_cast<std::size_t>(ranks_));
+  for (;;) {
+    bool report = false;
+    {
+      std::unique_lock lock(mutex_);
+      if (stopping_.wait_for(lock, kTick, [&] { return stop_; })) return;
+      const auto now = Clock::now();
+      now_ += std::min(kMostPerTick, seconds_between(last, now));
+      last = now;
+      report = late();
+    }
+    RankState theirs;
+    while (channel_ && channel_->poll(theirs)) {
+      states[static_cast<std::size_t>(theirs.rank)] = theirs;
+      report = true;
+    }
+    if (!report) continue;
+    states[static_cast<std::size_t>(rank_)] = state();
+    if (channel_) channel_->tell(*states[static_cast<std::size_t>(rank_)]);
+    collect(states);
+    return on_stall_(describe(states));
+  }
+}
+
+}  // namespace plimsoll
