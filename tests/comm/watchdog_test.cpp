@@ -46,25 +46,22 @@ class LocalStallChannel : public StallChannel {
 // A rank with a watchdog. `stalled` is what it reports.
 struct WatchedRank {
   WatchedRank(int rank, int ranks, const std::shared_ptr<Mailboxes>& mail)
-      : watchdog(rank, ranks, mail ? std::make_unique<LocalStallChannel>(mail, rank) : nullptr) {}
+      : watchdog(std::make_unique<Watchdog>(rank, ranks,
+                                            mail ? std::make_unique<LocalStallChannel>(mail, rank) : nullptr)) {}
   Group group(const std::string& axis, std::shared_ptr<Transport> transport, std::vector<int> ranks) {
-    return {axis, std::move(transport), false, watchdog.watch(axis, std::move(ranks))};
+    return {axis, std::move(transport), false, watchdog->watch(axis, std::move(ranks))};
   }
   // Reports, then fails the transports, so that the calls end.
   void start(std::vector<std::shared_ptr<Transport>> transports) {
-    watchdog.start([this, transports = std::move(transports)](const Stall& s) {
-      {
-        const std::lock_guard lock(mutex);
-        stall = s;
-        at = Clock::now();
-      }
+    watchdog->start([this, transports = std::move(transports)](const Stall& s) {
+      stall = s;
+      at = Clock::now();
       reported = true;
       std::this_thread::sleep_for(600ms);  // the others report too
       for (const auto& t : transports) abort_local(*t);
     });
   }
-  Watchdog watchdog;
-  std::mutex mutex;
+  std::unique_ptr<Watchdog> watchdog;  // null after a run
   std::atomic<bool> reported = false;
   Stall stall;
   Clock::time_point at;
@@ -85,11 +82,11 @@ struct World {
     for (std::size_t r = 0; r < members.size(); ++r) {
       threads.emplace_back([&, r] {
         WatchedRank& me = *members[r];
-        me.watchdog.set_deadline(1);
+        me.watchdog->set_deadline(1);
         const Group group = me.group("data", transports[r], all);
         if (std::find(stopped.begin(), stopped.end(), static_cast<int>(r)) == stopped.end()) me.start({transports[r]});
         try {
-          const Watchdog::InStep step(me.watchdog);
+          const Watchdog::InStep step(*me.watchdog);
           body(static_cast<int>(r), group);
         } catch (const Error& error) {
           EXPECT_EQ(error.kind(), ErrorKind::PeerLost);
@@ -98,6 +95,7 @@ struct World {
       });
     }
     for (std::thread& t : threads) t.join();
+    for (const auto& member : members) member->watchdog.reset();
   }
   std::string text(int rank) const { return members[static_cast<std::size_t>(rank)]->stall.text; }
   std::vector<std::shared_ptr<Transport>> transports;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """control_run.py CASE PLIMSOLL CONFIG FOLDER -- LAUNCHER…: what ranks do that were not started alike, or of which one hangs.
-LAUNCHER ends where the number of ranks follows. Cases: handshake, hang, oversubscribed."""
+LAUNCHER ends where the number of ranks follows. Cases: handshake, hang, hang_mesh, oversubscribed."""
 
 import json
 import os
@@ -56,11 +56,11 @@ def rank_processes(launcher_pid):
     return found
 
 
-def hang():
-    """Rank 2 of 3 is stopped in the middle of a run: the others name what they wait for and that it does not come."""
-    deadline, run = 3, folder / "hang"
-    command = [*launcher, "3", plimsoll, "train", *arguments("hang", "train.steps=100000", "train.global_batch=30",
-                                                             "train.micro_batch=1", f"comm.deadline={deadline}")]
+def stop_a_rank(name, ranks, victim, *overrides):
+    """Stops `victim` in the middle of a run. The others leave with code 75 in time; returns the texts of their reasons by rank."""
+    deadline, run = 3, folder / name
+    command = [*launcher, ranks, plimsoll, "train", *arguments(name, "train.steps=100000", "train.micro_batch=1",
+                                                               "run.threads=1", f"comm.deadline={deadline}", *overrides)]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         metrics = run / "metrics.jsonl"
@@ -69,7 +69,7 @@ def hang():
                 break
             expect(process.poll() is None, f"the run ended: {process.stderr.read() if process.poll() is not None else ''}")
             time.sleep(0.1)
-        stopped = rank_processes(process.pid)[2]
+        stopped = rank_processes(process.pid)[victim]
         os.kill(stopped, signal.SIGSTOP)
         begin = time.monotonic()
         errors = process.communicate(timeout=60)[1]
@@ -80,17 +80,35 @@ def hang():
     print(f"over after {seconds:.1f} s")
     expect(process.returncode == 75, f"exit code {process.returncode}: {errors}")
     expect(deadline - 1 < seconds < deadline + 3, f"it took {seconds:.1f} s: {errors}")
-    for rank in (0, 1):
-        reason = json.loads((run / f"exit_reason.{rank}.json").read_text())
-        found = re.fullmatch(r"(all_reduce|all_gather) '[a-z_.0-9]+' over axis data, call [0-9]+, [0-9]+ bytes: not complete "
-                             r"after [0-9.]+ s: rank 2 has not arrived, rank 2 does not answer", reason["text"])
-        expect(reason["code"] == 75 and reason["kind"] == "peer_lost" and found, f"rank {rank}: {reason}")
     expect(errors.count("FATAL") == 1, errors)
     for _ in range(50):
         if not Path(f"/proc/{stopped}").exists():
-            return
+            break
         time.sleep(0.1)
-    expect(False, "the stopped rank is still there")
+    expect(not Path(f"/proc/{stopped}").exists(), "the stopped rank is still there")
+    texts = {}
+    for rank in set(range(ranks)) - {victim}:
+        reason = json.loads((run / f"exit_reason.{rank}.json").read_text())
+        expect(reason["code"] == 75 and reason["kind"] == "peer_lost", f"rank {rank}: {reason}")
+        texts[rank] = reason["text"]
+    return texts
+
+
+CALL = r"[a-z_]+ '[a-z_.0-9]+' over axis [a-z]+, call [0-9]+, [0-9]+ bytes"
+
+
+def hang():
+    """A replica is stopped: the others name what they wait for, and that it does not come."""
+    for rank, text in stop_a_rank("replicas", 3, 2, "train.global_batch=30").items():
+        found = re.fullmatch(CALL + r": not complete after [0-9.]+ s: rank 2 has not arrived, rank 2 does not answer", text)
+        expect(found, f"rank {rank}: {text}")
+
+
+def hang_mesh():
+    """On a mesh a rank may wait for one that waits itself: all name the one at the end of the chain."""
+    for rank, text in stop_a_rank("mesh", 4, 3, "parallel.tensor=2", "parallel.data=2").items():
+        found = re.fullmatch(CALL + r": not complete after .*rank [23] has not arrived.*", text)
+        expect(found and ("rank 3 does not answer" in text or "no answer from rank(s) 3" in text), f"rank {rank}: {text}")
 
 
 def oversubscribed():
@@ -109,7 +127,7 @@ def main():
     write_text(folder / "text.txt")
     subprocess.run([plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "tokens", "--tokenizer", "byte"],
                    check=True, stdout=subprocess.DEVNULL)
-    {"handshake": handshake, "hang": hang, "oversubscribed": oversubscribed}[case]()
+    {"handshake": handshake, "hang": hang, "hang_mesh": hang_mesh, "oversubscribed": oversubscribed}[case]()
 
 
 if __name__ == "__main__":
