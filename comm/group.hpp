@@ -36,6 +36,7 @@ class Group : public Reducer {
   // out = the `in` of all ranks in rank order. out: size · in elements. `in` may lie at its place in `out`.
   void all_gather(View in, View out, const char* label = "") const;
   void broadcast(View x, int root) const;
+  // One thread may send while another one receives.
   void send(View x, int peer) const;
   void receive(View x, int peer) const;
   void barrier() const;

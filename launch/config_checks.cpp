@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace plimsoll {
 namespace {
@@ -82,6 +83,31 @@ void check_memory(const Config& config, Issues& issues) {
   }
 }
 
+void check_pipeline(const Config& config, Issues& issues) {
+  const ParallelConfig& p = config.parallel;
+  const std::int64_t layers = config.model.layers, pieces = p.pipeline * p.chunks();
+  if (p.interleave != ParallelConfig{}.interleave && p.schedule != PipelineSchedule::Interleaved)
+    issues.push_back({"parallel.interleave", "only with schedule: interleaved", {"parallel.schedule"}});
+  if (p.pipeline == 1) return;
+  if (pieces > layers) {
+    issues.push_back({"parallel.pipeline",
+                      p.chunks() == 1
+                          ? fmt::format("{} stages for {} layers", p.pipeline, layers)
+                          : fmt::format("{} stages of {} pieces for {} layers", p.pipeline, p.chunks(), layers),
+                      {"model.layers", "parallel.interleave"}});
+  }
+  if (!p.stages) return;
+  const std::int64_t sum = std::accumulate(p.stages->begin(), p.stages->end(), std::int64_t{0});
+  if (static_cast<std::int64_t>(p.stages->size()) != pieces) {
+    issues.push_back({"parallel.stages",
+                      fmt::format("{} numbers for {} pieces", p.stages->size(), pieces),
+                      {"parallel.pipeline", "parallel.interleave", "parallel.schedule"}});
+  } else if (sum != layers) {
+    issues.push_back(
+        {"parallel.stages", fmt::format("{} layers in all, the model has {}", sum, layers), {"model.layers"}});
+  }
+}
+
 void check_parallel(const Config& config, Issues& issues) {
   const ParallelConfig& p = config.parallel;
   const std::int64_t kv_heads = config.model.kv_heads == 0 ? config.model.heads : config.model.kv_heads;
@@ -105,11 +131,7 @@ void check_parallel(const Config& config, Issues& issues) {
                       fmt::format("data.sequence {} is not divisible by tensor {}", config.data.sequence, p.tensor),
                       {"data.sequence", "parallel.tensor"}});
   }
-  if (p.pipeline > config.model.layers) {
-    issues.push_back({"parallel.pipeline",
-                      fmt::format("{} stages for {} layers", p.pipeline, config.model.layers),
-                      {"model.layers"}});
-  }
+  check_pipeline(config, issues);
   if (p.shard && *p.shard > 1 && p.zero.value_or(0) == 0) {
     issues.push_back({"parallel.shard", "nothing is divided with zero: 0", {"parallel.zero"}});
   }
@@ -160,6 +182,15 @@ Issues rank_contradictions(const Config& config, int ranks) {
   if (p.schedule != ParallelConfig{}.schedule && p.pipeline == 1) {
     issues.push_back({"parallel.schedule", "has no effect with pipeline: 1", {"parallel.pipeline"}});
   }
+  if (p.stages && p.pipeline == 1)
+    issues.push_back({"parallel.stages", "has no effect with pipeline: 1", {"parallel.pipeline"}});
+  const std::int64_t micro_batches = config.train.global_batch / (data * config.train.micro_batch.value_or(1));
+  if (p.schedule == PipelineSchedule::Interleaved && p.pipeline > 1 && micro_batches % p.pipeline != 0) {
+    issues.push_back({"parallel.schedule",
+                      fmt::format("interleaved needs micro-batches that the {} stages divide, not {} per replica",
+                                  p.pipeline, micro_batches),
+                      {"train.global_batch", "train.micro_batch", "parallel.pipeline", "parallel.data"}});
+  }
   if (p.shard && data % *p.shard != 0) {
     issues.push_back(
         {"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});
@@ -197,7 +228,10 @@ Issues unsupported_values(const Config& config) {
       {config.device == DeviceKind::Cuda, "device", "this build computes on the CPU only"},
       {config.precision == DType::bf16 || config.precision == DType::f16, "precision",
        "this build computes in fp32 and fp64"},
-      {config.parallel.pipeline > 1, "parallel.pipeline", "this build has no pipeline parallelism"},
+      {config.parallel.pipeline > 1 && config.parallel.zero.value_or(0) >= 2, "parallel.zero",
+       "zero 2 and 3 communicate in every micro-batch, which a pipeline's stages would wait for: 0 or 1 with pipeline"},
+      {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
+       "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},
       {has_recompute(config.memory.recompute) || std::any_of(layers.begin(), layers.end(), has_recompute),
        "memory.recompute", "this build keeps all activations: recompute: none"},
       {transport != TransportName::Auto && transport != TransportName::Self && transport != TransportName::Mpi,

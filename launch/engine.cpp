@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -11,6 +10,7 @@
 #include "comm/group.hpp"
 #include "kernels/cpu/register.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/pipeline.hpp"
 
 namespace plimsoll {
 namespace {
@@ -75,6 +75,11 @@ Engine::Engine(Programs programs, const EngineOptions& options)
     executors_[programs_.names[i]] = std::make_unique<Executor>(
         *programs_.graphs[i], programs_.plan, programs_.plan.program(programs_.names[i]), context,
         ExecutorOptions{options.threads, options.poison, begin_counted_region, end_counted_region});
+  }
+  if (programs_.schedule) {
+    links_ = std::make_unique<StageLinks>(
+        *executors_.at(programs_.names.front()), context, options.groups,
+        PipelineParallel{programs_.schedule->stages, programs_.stage, programs_.schedule->chunks});
   }
   for (const auto& graph : programs_.graphs) {
     for (const Node& node : graph->nodes) {
@@ -198,62 +203,6 @@ void Engine::read(std::string_view region, const ReadElements& elements) {
     device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(),
                             static_cast<std::int64_t>(host.size()));
   });
-}
-
-void Engine::fill_inputs(Executor& executor, std::span<const std::int32_t> tokens,
-                         std::span<const std::int32_t> targets) {
-  const auto fill = [&](std::string_view name, std::span<const std::int32_t> from) {
-    const View to = executor.view(name);
-    require(static_cast<std::int64_t>(from.size()) == to.spec.elements(), ErrorKind::Internal,
-            "'{}' has {} elements, not {}", name, to.spec.elements(), from.size());
-    device_->copy_to_device(to.data, from.data(), to.spec.bytes());
-  };
-  fill("tokens", tokens);
-  if (!targets.empty()) fill("targets", targets);
-}
-
-void Engine::train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
-                               Variant variant, double loss_seed, std::uint64_t first_sample) {
-  Executor& train = executor("train");
-  compute_->synchronize();  // the device no longer reads the inputs of the micro-batch before
-  fill_inputs(train, tokens, targets);
-  train.inputs().loss_seed = loss_seed;
-  train.inputs().first_sample = first_sample;
-  train.run(Graph::Section::Forward);
-  train.run(Graph::Section::Backward, variant);
-}
-
-StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t applied_updates) {
-  Executor& train = executor("train");
-  const auto t = static_cast<double>(applied_updates + 1);
-  compute_->synchronize();
-  StepInputs& in = train.inputs();
-  in.learning_rate = static_cast<float>(learning_rate);
-  in.bias_correction1 = static_cast<float>(1.0 - std::pow(betas_[0], t));
-  in.bias_correction2 = static_cast<float>(1.0 - std::pow(betas_[1], t));
-  in.step = step;
-  train.run(Graph::Section::Update);
-  train.synchronize();
-  StepResult result;
-  std::array<double, 2> loss{};
-  device_->copy_to_host(loss.data(), train.view("loss").data, sizeof(loss));
-  result.loss_sum = loss[0];
-  result.targets = loss[1];
-  result.grad_norm = train.outputs().grad_norm;
-  result.applied = train.outputs().found_inf == 0;
-  return result;
-}
-
-void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
-                                  double& sum, double& count) {
-  Executor& evaluate = executor("evaluate");
-  fill_inputs(evaluate, tokens, targets);
-  evaluate.run(Graph::Section::Forward);
-  evaluate.synchronize();
-  std::array<double, 2> loss{};
-  device_->copy_to_host(loss.data(), evaluate.view("loss").data, sizeof(loss));
-  sum += loss[0];
-  count += loss[1];
 }
 
 }  // namespace plimsoll

@@ -37,6 +37,16 @@ struct StepResult {
   double loss() const { return loss_sum / targets; }
 };
 
+// [micro_batch, sequence] each; first_sample: global index of row 0 (dropout).
+struct MicroBatch {
+  std::span<const std::int32_t> tokens, targets;
+  std::uint64_t first_sample = 0;
+};
+// Micro-batch m of a step; asked for in rising order, and what it returns lasts until the next one is asked for.
+using NextMicroBatch = std::function<MicroBatch(std::int64_t m)>;
+
+class StageLinks;
+
 class Engine {
  public:
   // Allocates the arena (its only allocation of that size), touches it once, binds all programs.
@@ -53,13 +63,16 @@ class Engine {
   using ReadElements = std::function<void(const LocalRun& run, std::int64_t first, std::int64_t count, void* out)>;
   void read(std::string_view region, const ReadElements& elements);
 
-  // One micro-batch: forward and backward. tokens and targets are [micro_batch, sequence]; loss_seed = 1 / valid
+  // The micro-batches of a step: forward and backward, in the order of the schedule where there is a pipeline.
+  // loss_seed = 1 / valid targets of the global batch.
+  void train_micro_batches(std::int64_t count, const NextMicroBatch& next, double loss_seed);
+  // Without a pipeline: one micro-batch. tokens and targets are [micro_batch, sequence]; loss_seed = 1 / valid
   // targets of the global batch; first_sample: global index of row 0 (dropout).
   void train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, Variant variant,
                          double loss_seed, std::uint64_t first_sample);
   // Norm, clipping and optimizer step; `applied_updates` counts the earlier ones. Waits for the device.
   StepResult update(double learning_rate, std::uint64_t step, std::int64_t applied_updates);
-  // Adds a micro-batch to `sum` and `count`.
+  // Adds a micro-batch to `sum` and `count`; in a pipeline, the last stage does.
   void evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double& sum,
                             double& count);
 
@@ -86,7 +99,16 @@ class Engine {
  private:
   struct OwnedRuns;
   const OwnedRuns& owned_runs(std::string_view region);
-  void fill_inputs(Executor& executor, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);
+  void fill_input(Executor& executor, std::string_view name, int slot, std::span<const std::int32_t> from);
+  void run_schedule(std::int64_t count, const NextMicroBatch& next, double loss_seed);
+  void run_action(const Action& action, Variant variant);
+  void keep_batch(std::size_t micro_batch, const MicroBatch& batch);
+
+  // A micro-batch of a pipeline's step, from its first action to its last on this rank.
+  struct KeptBatch {
+    std::vector<std::int32_t> tokens, targets;  // where this stage reads them
+    std::uint64_t first_sample = 0;
+  };
 
   Programs programs_;
   std::unique_ptr<Device> device_;
@@ -95,7 +117,9 @@ class Engine {
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
   std::map<std::string, std::unique_ptr<OwnedRuns>, std::less<>> owned_;  // by region
-  const Group* world_ = nullptr;                                          // null: one rank
+  std::unique_ptr<StageLinks> links_;                                     // null: no pipeline
+  std::vector<KeptBatch> batches_;
+  const Group* world_ = nullptr;  // null: one rank
   DType dtype_;
   int threads_;
   std::array<double, 2> betas_{0.9, 0.999};

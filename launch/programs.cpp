@@ -5,6 +5,7 @@
 #include "comm/group.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
+#include "parallel/pipeline.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/graph/autodiff.hpp"
@@ -26,8 +27,17 @@ TensorParallel tensor_parallel(const ProgramOptions& o) {
   return {o.mesh.tensor, coordinates(o.mesh, o.rank).tensor, o.sequence_parallel};
 }
 
+PipelineParallel pipeline_parallel(const ProgramOptions& o) {
+  return {o.mesh.pipeline, coordinates(o.mesh, o.rank).pipeline, o.chunks};
+}
+
+ModelShape train_shape(const ProgramOptions& o) {
+  return {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true, {}};
+}
+
 // The forward graph of this rank.
-Graph forward_graph(const ProgramOptions& o, const ModelShape& shape) {
+Graph forward_graph(const ProgramOptions& o, const Programs& p, ModelShape shape) {
+  if (p.schedule) shape.parts = stage_parts(o.model, p.cuts, pipeline_parallel(o));
   Graph whole = build_transformer(o.model, shape);
   if (o.mesh.tensor == 1) return whole;
   const TensorParallel tensor = tensor_parallel(o);
@@ -36,27 +46,58 @@ Graph forward_graph(const ProgramOptions& o, const ModelShape& shape) {
   return split_over_tensor(whole, o.model, tensor);
 }
 
-Graph train_graph(const ProgramOptions& o) {
-  Graph graph = forward_graph(o, {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true});
-  add_backward(graph);
-  const DataParallel data = data_parallel(o);
-  const FlatLayout layout = flat_layout(graph, data.shards);
-  const std::int64_t scratch = reduce_scratch_bytes(o.mesh.ranks());
-  if (o.mesh.tensor > 1) sum_split_gradients(graph, o.model, tensor_parallel(o), data.zero >= 2, scratch);
-  place_parameters(graph, layout, data);
-  place_gradients(graph, layout, data, scratch);
-  add_update(graph, layout,
-             {o.optimizer, data.shard_rank, {{"shard", data.shards}, {"tensor", o.mesh.tensor}}, scratch});
-  gather_updated(graph, layout, data);
+// Forward and backward of this rank.
+Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
+  Graph graph = forward_graph(o, p, train_shape(o));
+  BackwardOptions backward;
+  if (p.schedule) {
+    const std::vector<int>& slots = p.schedule->slots[static_cast<std::size_t>(p.stage)];
+    if (slots.size() > 1 || slots.front() > 1) keep_inputs_in_slots(graph);
+    // The same arithmetic in all schedules, so that they give the same bits.
+    backward = {true, o.schedule == ScheduleKind::ZbH1};
+  }
+  add_backward(graph, backward);
   return graph;
 }
 
-Graph inference_graph(const ProgramOptions& o, std::int64_t batch, std::int64_t sequence, Head head,
+Graph train_graph(const ProgramOptions& o, const Programs& p) {
+  const std::int64_t scratch = reduce_scratch_bytes(o.mesh.ranks());
+  const DataParallel data = data_parallel(o);
+  Graph graph = differentiated_graph(o, p);
+  UpdateOptions update{o.optimizer, data.shard_rank, {{"shard", data.shards}, {"tensor", o.mesh.tensor}}, {},
+                       0,           scratch};
+  if (o.mesh.tensor > 1) sum_split_gradients(graph, o.model, tensor_parallel(o), data.zero >= 2, scratch);
+  if (p.schedule) {
+    add_message_buffers(graph, true);
+    sum_tied_gradients(graph, o.model, pipeline_parallel(o), scratch);
+    const Graph whole = build_transformer(o.model, {1, 1, Head::Hidden});
+    update.places = places_in_model(graph, whole);
+    update.tensors = static_cast<std::int64_t>(whole.parameters.size());
+    update.norm_axes.push_back({"pipeline", o.mesh.pipeline});
+  }
+  const FlatLayout layout = flat_layout(graph, data.shards);
+  place_parameters(graph, layout, data);
+  place_gradients(graph, layout, data, scratch);
+  add_update(graph, layout, update);
+  gather_updated(graph, layout, data);
+  if (p.schedule) share_loss(graph, pipeline_parallel(o), scratch);
+  return graph;
+}
+
+Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t batch, std::int64_t sequence, Head head,
                       std::int64_t cache) {
-  Graph graph = forward_graph(o, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false});
+  Graph graph = forward_graph(o, p, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false, {}});
+  if (p.schedule) add_message_buffers(graph, false);
   const DataParallel data = data_parallel(o);
   place_parameters(graph, flat_layout(graph, data.shards), data);
   return graph;
+}
+
+// Model FLOPs of a micro-batch, of all ranks of a replica together.
+std::int64_t train_flops(const ProgramOptions& o) {
+  Graph whole = build_transformer(o.model, train_shape(o));
+  add_backward(whole);
+  return count_flops(whole, {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
 }
 
 }  // namespace
@@ -80,12 +121,19 @@ bool Programs::has(std::string_view name) const { return std::find(names.begin()
 
 std::vector<Program> Programs::list() const {
   std::vector<Program> all;
-  for (std::size_t i = 0; i < names.size(); ++i) all.push_back({names[i], graphs[i].get()});
+  for (std::size_t i = 0; i < names.size(); ++i)
+    all.push_back({names[i], graphs[i].get(), names[i] == "train" ? schedule.get() : nullptr, stage});
   return all;
 }
 
 Programs build_programs(const ProgramOptions& o) {
   Programs p;
+  if (o.mesh.pipeline > 1) {
+    p.stage = coordinates(o.mesh, o.rank).pipeline;
+    p.cuts = pipeline_cuts(o.model, train_shape(o), pipeline_parallel(o), o.stage_layers);
+    p.schedule = std::make_unique<Schedule>(
+        make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(o.micro_batches), o.chunks));
+  }
   const auto add = [&](std::string name, Graph graph) {
     share_forward_memory(graph);
     classify_memory(graph);
@@ -94,13 +142,13 @@ Programs build_programs(const ProgramOptions& o) {
     p.names.push_back(std::move(name));
     p.graphs.push_back(std::make_unique<Graph>(std::move(graph)));
   };
-  if (o.train) add("train", train_graph(o));
-  if (o.evaluate) add("evaluate", inference_graph(o, o.micro_batch, o.sequence, Head::Loss, 0));
-  if (o.logits) add("logits", inference_graph(o, o.micro_batch, o.sequence, Head::Logits, 0));
+  if (o.train) add("train", train_graph(o, p));
+  if (o.evaluate) add("evaluate", inference_graph(o, p, o.micro_batch, o.sequence, Head::Loss, 0));
+  if (o.logits) add("logits", inference_graph(o, p, o.micro_batch, o.sequence, Head::Logits, 0));
   if (o.cache_positions > 0) {
     const std::int64_t chunk = std::min(kPrefillTokens, o.cache_positions);
-    add("prefill", inference_graph(o, 1, chunk, Head::Hidden, o.cache_positions));
-    add("decode", inference_graph(o, 1, 1, Head::Logits, o.cache_positions));
+    add("prefill", inference_graph(o, p, 1, chunk, Head::Hidden, o.cache_positions));
+    add("decode", inference_graph(o, p, 1, 1, Head::Logits, o.cache_positions));
   }
   require(!p.graphs.empty(), ErrorKind::Internal, "a run needs at least one program");
   const DataParallel data = data_parallel(o);
@@ -111,11 +159,7 @@ Programs build_programs(const ProgramOptions& o) {
   p.owns_shards = replica < data.shards;
   p.tensors = model_tensors(o.model);
   p.plan = plan_memory(p.list(), o.threads);
-  if (o.train) {
-    Graph whole = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true});
-    add_backward(whole);
-    p.train_flops_per_micro_batch = count_flops(whole, {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
-  }
+  if (o.train) p.train_flops_per_micro_batch = train_flops(o);
   return p;
 }
 

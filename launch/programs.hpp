@@ -22,6 +22,10 @@ struct ProgramOptions {
   int rank = 0;  // the programs are those of this rank
   int zero = 0;
   bool sequence_parallel = false;
+  ScheduleKind schedule = ScheduleKind::OneFOneB;  // of a pipeline
+  int chunks = 1;                                  // pieces of the model on each stage
+  std::vector<std::int64_t> stage_layers;          // layers of each piece; empty: cut by cost
+  std::int64_t micro_batches = 1;                  // of a step and replica; matters to pipelines only
   std::int64_t bucket_bytes = std::int64_t{25} << 20;
   std::int64_t logits_bytes = kLogitsBytes;
   OptimizerConfig optimizer;
@@ -46,6 +50,10 @@ struct Programs {
   std::vector<ModelTensor> tensors;            // of the whole model, on every rank the same
   FlatLayout layout;
   int shard_rank = 0;  // of layout.shards
+  // Of a pipeline: what this rank's stage runs, and the first layer of each piece of the model.
+  std::unique_ptr<Schedule> schedule;  // null: no pipeline
+  int stage = 0;
+  std::vector<int> cuts;
   // Whether this rank answers for what replicas have too: in buffers that ZeRO does not divide, and in those it does.
   bool owns_whole = true, owns_shards = true;
   DType dtype() const { return (*graphs.front())[graphs.front()->parameters.front().value].spec.dtype; }

@@ -147,16 +147,11 @@ double targets_per_step(const Run& run) {
 
 StepResult train_step(Run& run, BatchLoader& loader, const TrainingState& state) {
   const Watchdog::InStep in_step(run.mpi.watchdog());
-  const std::int64_t micro_batches = loader.micro_batches();
-  for (std::int64_t m = 0; m < micro_batches; ++m) {
+  const auto next = [&](std::int64_t) {
     const Batch& batch = loader.next();
-    const Variant variant = micro_batches == 1      ? Variant::Only
-                            : m == 0                ? Variant::First
-                            : m + 1 < micro_batches ? Variant::Middle
-                                                    : Variant::Last;
-    run.engine->train_micro_batch(batch.tokens, batch.targets, variant, 1.0 / targets_per_step(run),
-                                  static_cast<std::uint64_t>(batch.first_sample));
-  }
+    return MicroBatch{batch.tokens, batch.targets, static_cast<std::uint64_t>(batch.first_sample)};
+  };
+  run.engine->train_micro_batches(loader.micro_batches(), next, 1.0 / targets_per_step(run));
   const double lr = learning_rate(run.config.schedule, run.config.optimizer.lr, state.step, run.config.train.steps);
   return run.engine->update(lr, static_cast<std::uint64_t>(state.step), state.applied_updates);
 }

@@ -6,13 +6,15 @@ namespace plimsoll {
 namespace {
 
 // What this rank adds to the norm: of each parameter the elements that it owns, where they lie in "gradients".
-SquareSums::Attrs norm_segments(const Graph& graph, const FlatLayout& layout, int shard_rank) {
+SquareSums::Attrs norm_segments(const Graph& graph, const FlatLayout& layout, const UpdateOptions& options) {
   SquareSums::Attrs attrs;
-  attrs.tensors = static_cast<std::int64_t>(graph.parameters.size());
+  const bool all = options.places.empty();
+  attrs.tensors = all ? static_cast<std::int64_t>(graph.parameters.size()) : options.tensors;
   const bool whole = graph[graph.find("gradients")].spec.elements() == layout.elements;
   const auto add = [&](std::size_t p, std::int64_t first, std::int64_t count) {
-    for_each_shard_range(layout, shard_rank, first, count, [&](const ShardRange& range) {
-      attrs.segments.push_back({whole ? range.flat_first : range.shard_first, range.count, static_cast<int>(p)});
+    for_each_shard_range(layout, options.shard_rank, first, count, [&](const ShardRange& range) {
+      attrs.segments.push_back(
+          {whole ? range.flat_first : range.shard_first, range.count, all ? static_cast<int>(p) : options.places[p]});
     });
   };
   for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
@@ -33,7 +35,7 @@ SquareSums::Attrs norm_segments(const Graph& graph, const FlatLayout& layout, in
 // The norm of the gradients of all ranks.
 ValueId add_norm(Graph& graph, const FlatLayout& layout, const UpdateOptions& options) {
   const ValueId sums =
-      add_node<SquareSums>(graph, norm_segments(graph, layout, options.shard_rank),
+      add_node<SquareSums>(graph, norm_segments(graph, layout, options),
                            {{SquareSums::kGradients, graph.find("gradients")}}, "square_sums", -1)[SquareSums::kSums];
   graph.nodes.back().phase = Phase::Update;
   for (const NormAxis& axis : options.norm_axes) {

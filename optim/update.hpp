@@ -16,6 +16,8 @@ struct UpdateOptions {
   OptimizerConfig optimizer;
   int shard_rank = 0;  // of layout.shards
   std::vector<NormAxis> norm_axes;
+  std::vector<int> places;  // of the graph's parameters among the `tensors` of the model; empty: the graph has them all
+  std::int64_t tensors = 0;
   std::int64_t scratch_bytes = 0;  // what the transport's reduction needs
 };
 

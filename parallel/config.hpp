@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "runtime/core/keys_fwd.hpp"
 #include "runtime/plan/schedule.hpp"
@@ -20,6 +21,9 @@ struct ParallelConfig {
   std::optional<std::int64_t> shard;  // ranks among which ZeRO divides, of the data axis; nullopt: auto, all of them
   std::optional<bool> sequence;       // sequence parallelism over the tensor axis; nullopt: auto
   PipelineSchedule schedule = PipelineSchedule::OneFOneB;
+  std::int64_t interleave = 2;                      // pieces of the model on each stage, with schedule: interleaved
+  std::optional<std::vector<std::int64_t>> stages;  // layers of each piece, in model order; nullopt: auto, cut by cost
+  std::int64_t chunks() const { return schedule == PipelineSchedule::Interleaved ? interleave : 1; }
   bool operator==(const ParallelConfig&) const = default;
 };
 

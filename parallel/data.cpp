@@ -123,7 +123,9 @@ void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& dat
 }
 
 void reduce_loss(Graph& graph, const DataParallel& data, std::int64_t scratch_bytes, Inserts& inserts) {
-  const ValueId loss = graph.find("loss");
+  const auto found = graph.named.find("loss");
+  if (found == graph.named.end()) return;  // a stage of a pipeline without the head
+  const ValueId loss = found->second;
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     bool writes = false;
     for_each_access(graph, graph.nodes[n],

@@ -15,23 +15,43 @@ bool read_word(ParallelConfig& parallel, const std::string& word) {
   return true;
 }
 
+void read_stages(ParallelConfig& parallel, const ConfigNode& node, const KeyScope& scope) {
+  parallel.stages.reset();
+  if (node.is_word("auto") || !expect_list(node, scope)) return;
+  if (node.items.empty()) scope.fault(node, "the list is empty");
+  std::vector<std::int64_t>& stages = parallel.stages.emplace();
+  for (const ConfigNode& item : node.items) read_value(item, at_least(1), scope, stages.emplace_back());
+}
+
+ConfigNode write_stages(const ParallelConfig& parallel) {
+  if (!parallel.stages) return ConfigNode::scalar("auto");
+  std::vector<ConfigNode> items;
+  for (const std::int64_t layers : *parallel.stages) items.push_back(write_value(layers));
+  return ConfigNode::list(std::move(items));
+}
+
 }  // namespace
 
 KeyTable<ParallelConfig> parallel_keys() {
   using C = ParallelConfig;
-  return {.keys =
-              {
-                  key("data", &C::data, between(1, kMostRanks), "ranks", "replicas; auto: ranks / (pipeline * tensor)"),
-                  key("pipeline", &C::pipeline, between(1, kMostRanks), "ranks", "stages"),
-                  key("tensor", &C::tensor, between(1, kMostRanks), "ranks", "ranks that share each layer"),
-                  key("zero", &C::zero, between(0, 3), "1",
-                      "sharded over replicas: 1 optimizer state, 2 and gradients, 3 and parameters"),
-                  key("shard", &C::shard, between(1, kMostRanks), "ranks",
-                      "replicas among which zero divides, neighbours on a node; auto: all"),
-                  key("sequence", &C::sequence, "sequence parallelism over the tensor axis"),
-                  key("schedule", &C::schedule, "order of the micro-batches in a pipeline"),
-              },
-          .word = read_word};
+  return {
+      .keys =
+          {
+              key("data", &C::data, between(1, kMostRanks), "ranks", "replicas; auto: ranks / (pipeline * tensor)"),
+              key("pipeline", &C::pipeline, between(1, kMostRanks), "ranks", "stages"),
+              key("tensor", &C::tensor, between(1, kMostRanks), "ranks", "ranks that share each layer"),
+              key("zero", &C::zero, between(0, 3), "1",
+                  "sharded over replicas: 1 optimizer state, 2 and gradients, 3 and parameters"),
+              key("shard", &C::shard, between(1, kMostRanks), "ranks",
+                  "replicas among which zero divides, neighbours on a node; auto: all"),
+              key("sequence", &C::sequence, "sequence parallelism over the tensor axis"),
+              key("schedule", &C::schedule, "order of the micro-batches in a pipeline"),
+              key("interleave", &C::interleave, between(2, kMostRanks), "1",
+                  "pieces of the model on each stage, with schedule: interleaved"),
+              {"stages", "auto | list of integers", "layers", ">= 1",
+               "of each piece of a pipeline, in the order of the model; auto: cut by cost", read_stages, write_stages},
+          },
+      .word = read_word};
 }
 
 }  // namespace plimsoll

@@ -20,7 +20,9 @@ std::vector<int> axis_group(const Mesh& mesh, int rank, std::string_view axis) {
     if (axis == "data") return pipeline && tensor;
     if (axis == "shard") return pipeline && tensor && c.data / mesh.shards == here.data / mesh.shards;
     if (axis == "replica") return pipeline && tensor && c.data % mesh.shards == here.data % mesh.shards;
-    if (axis == "pipeline") return data && tensor;
+    if (axis == "pipeline" || axis == "pipeline_back") return data && tensor;
+    const auto at_end = [&](int stage) { return stage == 0 || stage + 1 == mesh.pipeline; };
+    if (axis == "embedding") return data && tensor && (pipeline || (at_end(c.pipeline) && at_end(here.pipeline)));
     if (axis == "kv_copy") return data && pipeline && c.tensor / mesh.kv_copies == here.tensor / mesh.kv_copies;
     require(axis == "tensor", ErrorKind::Internal, "the mesh has no axis '{}'", axis);
     return data && pipeline;

@@ -25,8 +25,10 @@ struct Coordinates {
 Coordinates coordinates(const Mesh& mesh, int rank);
 int rank_at(const Mesh& mesh, const Coordinates& at);
 
-inline constexpr std::array<std::string_view, 7> kMeshAxes{"world",    "data",   "shard",  "replica",
-                                                           "pipeline", "tensor", "kv_copy"};
+// "pipeline_back": the pipeline again, for the messages that go against its direction. "embedding": its first and its
+// last rank.
+inline constexpr std::array<std::string_view, 9> kMeshAxes{
+    "world", "data", "shard", "replica", "pipeline", "pipeline_back", "embedding", "tensor", "kv_copy"};
 // The ranks of the group of `rank` along an axis, in the order of the axis. Error(Internal) for an unknown axis.
 std::vector<int> axis_group(const Mesh& mesh, int rank, std::string_view axis);
 

@@ -12,11 +12,17 @@ void insert_nodes(Graph& graph, Inserts inserts) {
     forward += graph.section(i.beside) == Graph::Section::Forward ? 1 : 0;
     backward += graph.section(i.beside) == Graph::Section::Backward ? 1 : 0;
   }
+  std::vector<std::pair<int, bool>> places;  // nodes are moved from below
+  for (const Node& n : graph.nodes) places.emplace_back(n.chunk, n.late);
   std::vector<Node> merged;
   std::size_t next = 0;
   for (std::size_t n = 0; n <= graph.nodes.size(); ++n) {
-    for (; next < inserts.size() && inserts[next].position() == n; ++next)
+    for (; next < inserts.size() && inserts[next].position() == n; ++next) {
+      const auto& [chunk, late] = places[inserts[next].beside];
+      inserts[next].node.chunk = chunk;
+      inserts[next].node.late = late;
       merged.push_back(std::move(inserts[next].node));
+    }
     if (n < graph.nodes.size()) merged.push_back(std::move(graph.nodes[n]));
   }
   graph.nodes = std::move(merged);

@@ -37,12 +37,29 @@ class TensorSplitter {
       if (name == "tokens" || name == "targets") g_.named[name] = map_[value] = g_.add_value(whole_[value]);
     }
     for (const Parameter& p : whole_.parameters) add_parameter(p);  // in model order
-    for (const Node& node : whole_.nodes) add(node);
+    for (const PieceEnds& piece : whole_.pieces) add_piece_input(piece.input);
+    for (const Node& node : whole_.nodes) {
+      const std::size_t begin = g_.nodes.size();
+      add(node);
+      for (std::size_t n = begin; n < g_.nodes.size(); ++n) g_.nodes[n].chunk = node.chunk;
+    }
     for (const auto& [name, value] : whole_.named) g_.named[name] = map_.at(value);
+    for (const PieceEnds& piece : whole_.pieces) {
+      const auto mine = [&](ValueId v) { return v == kNoValue ? kNoValue : map_.at(v); };
+      g_.pieces.push_back({mine(piece.input), mine(piece.output)});
+    }
     return std::move(g_);
   }
 
  private:
+  // Between the linears: of the whole tokens or of this rank's.
+  void add_piece_input(ValueId input) {
+    if (input == kNoValue) return;
+    Value v = whole_[input];
+    if (t_.sequence) v.spec.shape[1] /= t_.ranks;
+    map_[input] = g_.add_value(std::move(v));
+  }
+
   std::int64_t share(std::int64_t n) const { return n / t_.ranks; }
   std::int64_t vocabulary_rows() const { return (m_.vocabulary + t_.ranks - 1) / t_.ranks; }
   Range vocabulary() const {
@@ -90,7 +107,7 @@ class TensorSplitter {
         (dim == 0 ? p.row : p.column) += from - begin;
         (dim == 0 ? p.rows : p.columns) = to - from;
         (dim == 0 ? p.at_row : p.at_column) = at + (from - range.begin);
-        p.owned = range.owned;
+        p.owned = part.owned && range.owned;
         mine.parts.push_back(std::move(p));
       }
       at += range.count;
@@ -126,7 +143,7 @@ class TensorSplitter {
       mine = part_of(whole, dim, {{t_.rank * n, n}});
       resize(dim, n);
     } else {
-      for (ParameterPart& part : mine.parts) part.owned = t_.rank == 0;
+      for (ParameterPart& part : mine.parts) part.owned = part.owned && t_.rank == 0;
     }
     mine.value = map_[whole.value] = g_.add_value(std::move(value));
     g_.parameters.push_back(std::move(mine));

@@ -6,7 +6,13 @@ namespace plimsoll {
 
 Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayout& layout,
                    const ExecutorContext& context, const ExecutorOptions& options)
-    : graph_(graph), context_(context), options_(options), value_offset_(layout.value_offset) {
+    : graph_(graph),
+      context_(context),
+      options_(options),
+      value_offset_(layout.value_offset),
+      value_stride_(layout.value_stride) {
+  for (const SlotRegion& region : layout.slots) slots_.push_back(region.count);
+  if (slots_.empty()) slots_.push_back(1);
   inputs_ = reinterpret_cast<StepInputs*>(context.arena + plan.inputs_offset);
   outputs_ = reinterpret_cast<StepOutputs*>(context.arena + plan.outputs_offset);
   bound_.resize(graph.nodes.size());
@@ -14,15 +20,19 @@ Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayo
   connect_streams(plan, layout);
   if (options_.poison) plan_poison();
   for (const Bound& b : bound_) {
-    first_launch_.push_back({&b, &b.first});
-    later_launch_.push_back({&b, &b.later});
+    first_launch_.emplace_back();
+    later_launch_.emplace_back();
+    for (const Binding& s : b.slots) {
+      first_launch_.back().push_back({&b, &s, &s.first});
+      later_launch_.back().push_back({&b, &s, &s.later});
+    }
   }
 }
 
-View Executor::view(ValueId value) const {
+View Executor::view(ValueId value, int slot) const {
   const std::int64_t at = value_offset_[static_cast<std::size_t>(value)];
   require(at >= 0, ErrorKind::Internal, "value '{}' has no memory in this program", graph_[value].name);
-  return {context_.arena + at, graph_[value].spec};
+  return {context_.arena + at + slot * value_stride_[static_cast<std::size_t>(value)], graph_[value].spec};
 }
 
 void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena) {
@@ -34,17 +44,7 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   b.kernel = context_.kernels->find(node.op, node.phase, dtype);
   require(b.kernel != nullptr, ErrorKind::Internal, "no {} kernel for {} {} in {} ('{}')", context_.device->kind(),
           op.name, phase_name(node.phase), dtype_name(dtype), node.label);
-  KernelArgs& args = b.first;
-  for (std::size_t i = 0; i < op.slots.size(); ++i) {
-    const auto slot = static_cast<int>(i);
-    b.value[i].spec = b.grad[i].spec = node.specs[slot];
-    if (node.value[i] != kNoValue) b.value[i].data = view(node.value[i]).data;
-    if (node.grad[i] != kNoValue) b.grad[i].data = view(node.grad[i]).data;
-    if (node.accumulate[i] == Accumulate::Always) args.accumulate |= 1U << i;
-    if (node.accumulate[i] != Accumulate::Never) b.later.accumulate |= 1U << i;
-  }
-  args.value = b.value.data();
-  args.grad = b.grad.data();
+  KernelArgs args;
   args.attributes = &node.attrs;
   args.label = node.label.c_str();
   if (layout.workspace_offset[n] >= 0) args.workspace = arena + layout.workspace_offset[n];
@@ -67,12 +67,26 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
     require(group != context_.groups.end(), ErrorKind::Internal, "'{}' needs the group of axis '{}'", node.label, axis);
     args.group = group->second;
   }
-  const std::uint32_t later = b.later.accumulate;
-  b.later = args;
-  b.later.accumulate = later;
+  b.slots.resize(static_cast<std::size_t>(slots_[std::min(static_cast<std::size_t>(node.chunk), slots_.size() - 1)]));
+  for (std::size_t s = 0; s < b.slots.size(); ++s) bind_slot(node, static_cast<int>(s), args, b.slots[s]);
   if (context_.profile != nullptr) {
     b.profile_row = context_.profile->add_row(layout.name, std::string(op.name), std::string(phase_name(node.phase)),
                                               node.label, node.layer, op.flops(node.attrs, node.specs, node.phase));
+  }
+}
+
+void Executor::bind_slot(const Node& node, int slot, const KernelArgs& common, Binding& binding) const {
+  binding.first = binding.later = common;
+  for (std::size_t i = 0; i < op_info(node.op).slots.size(); ++i) {
+    binding.value[i].spec = binding.grad[i].spec = node.specs[static_cast<int>(i)];
+    if (node.value[i] != kNoValue) binding.value[i].data = view(node.value[i], slot).data;
+    if (node.grad[i] != kNoValue) binding.grad[i].data = view(node.grad[i], slot).data;
+    if (node.accumulate[i] == Accumulate::Always) binding.first.accumulate |= 1U << i;
+    if (node.accumulate[i] != Accumulate::Never) binding.later.accumulate |= 1U << i;
+  }
+  for (KernelArgs* args : {&binding.first, &binding.later}) {
+    args->value = binding.value.data();
+    args->grad = binding.grad.data();
   }
 }
 
@@ -128,8 +142,7 @@ void Executor::connect_streams(const MemoryPlan& plan, const ProgramLayout& layo
   }
 }
 
-// The next section uses the memory of this one again, from either stream.
-void Executor::join_streams() {
+void Executor::join() {
   if (section_end_[0] == nullptr) return;
   context_.compute->record(*section_end_[0]);
   context_.communication->record(*section_end_[1]);
@@ -149,19 +162,21 @@ void Executor::plan_poison() {
       if (graph_.nodes[n].stream == StreamKind::Communication) communicated[root] = true;
     });
   }
+  std::vector<bool> is_given(graph_.values.size(), false), is_result(graph_.values.size(), false);
+  for (const auto& [name, id] : graph_.named) is_result[static_cast<std::size_t>(graph_.root(id))] = true;
+  for (const OutsideUse& use : outside_uses(graph_)) {
+    (use.writes ? is_given : is_result)[static_cast<std::size_t>(use.value)] = true;
+  }
   for (std::size_t v = 0; v < graph_.values.size(); ++v) {
     if (first[v] < 0 || graph_.values[v].persistent || graph_.values[v].base != kNoValue) continue;
-    const View memory = view(static_cast<ValueId>(v));
-    bound_[static_cast<std::size_t>(first[v])].poison_before.emplace_back(memory.data, memory.spec.bytes());
-    if (communicated[v]) continue;
-    const bool is_result = [&] {  // what the host reads after the run stays
-      for (const auto& [name, id] : graph_.named) {
-        if (graph_.root(id) == static_cast<ValueId>(v)) return true;
-      }
-      return false;
-    }();
-    if (!is_result)
-      bound_[static_cast<std::size_t>(last[v])].poison_after.emplace_back(memory.data, memory.spec.bytes());
+    auto& before = bound_[static_cast<std::size_t>(first[v])].slots;
+    auto& after = bound_[static_cast<std::size_t>(last[v])].slots;
+    for (std::size_t s = 0; s < before.size(); ++s) {
+      const View memory = view(static_cast<ValueId>(v), static_cast<int>(s));
+      if (!is_given[v]) before[s].poison_before.emplace_back(memory.data, memory.spec.bytes());
+      // What the host reads after the run stays.
+      if (!communicated[v] && !is_result[v]) after[s].poison_after.emplace_back(memory.data, memory.spec.bytes());
+    }
   }
 }
 
@@ -171,10 +186,10 @@ void Executor::run_kernel(Kernel kernel, const KernelArgs& args) const {
   if (options_.after_node != nullptr) options_.after_node();
 }
 
-void Executor::run_bound(const Bound& bound, const KernelArgs& args) {
+void Executor::run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args) {
   constexpr std::uint8_t kNaNByte = 0xFF;  // all ones is a NaN in every floating dtype
   const Executor& owner = *bound.owner;
-  for (const auto& [data, bytes] : bound.poison_before) owner.context_.device->fill(data, kNaNByte, bytes);
+  for (const auto& [data, bytes] : binding.poison_before) owner.context_.device->fill(data, kNaNByte, bytes);
   if (bound.profile_row >= 0) {
     const std::int64_t begin = Profile::now_ns();
     owner.run_kernel(bound.kernel, args);
@@ -183,25 +198,28 @@ void Executor::run_bound(const Bound& bound, const KernelArgs& args) {
   } else {
     owner.run_kernel(bound.kernel, args);
   }
-  for (const auto& [data, bytes] : bound.poison_after) owner.context_.device->fill(data, kNaNByte, bytes);
+  for (const auto& [data, bytes] : binding.poison_after) owner.context_.device->fill(data, kNaNByte, bytes);
 }
 
-void Executor::run(Graph::Section section, Variant variant) {
+void Executor::run(Graph::Section section, Variant variant, const RunPart& part) {
   const bool first = variant == Variant::First || variant == Variant::Only;
   const auto bit = static_cast<std::uint8_t>(variant);
+  const auto slot = static_cast<std::size_t>(part.slot);
   for (std::size_t n = 0; n < bound_.size(); ++n) {
-    if (graph_.section(n) != section || (graph_.nodes[n].when & bit) == 0) continue;
+    const Node& node = graph_.nodes[n];
+    if (graph_.section(n) != section || node.chunk != part.chunk || (node.when & bit) == 0) continue;
+    if (part.half != Half::Both && node.late != (part.half == Half::Second)) continue;
     Bound& b = bound_[n];
     for (Event* event : b.waits) b.stream->wait(*event);
-    Launch& launch = first ? first_launch_[n] : later_launch_[n];
+    Launch& launch = (first ? first_launch_ : later_launch_)[n][slot];
     b.stream->launch({[](void* l) {
                         const auto* work = static_cast<const Launch*>(l);
-                        run_bound(*work->bound, *work->args);
+                        run_bound(*work->bound, *work->binding, *work->args);
                       },
                       &launch});
     if (b.done != nullptr) b.stream->record(*b.done);
   }
-  join_streams();
+  if (part.join) join();
 }
 
 void Executor::synchronize() {

@@ -35,6 +35,15 @@ struct ExecutorContext {
   Profile* profile = nullptr;                                 // may be null
 };
 
+// Which nodes of a section run, and for whom. Without a pipeline, all of them.
+enum class Half : std::uint8_t { Both, First, Second };
+struct RunPart {
+  int chunk = 0;
+  int slot = 0;  // of the chunk
+  Half half = Half::Both;
+  bool join = true;  // false: the caller calls join() before anything else runs
+};
+
 class Executor {
  public:
   // Throws Error(Internal) naming the node that has no kernel for its dtype.
@@ -42,40 +51,47 @@ class Executor {
            const ExecutorOptions& options);
 
   // Launches the nodes of a section on their streams. Backward nodes run in the variants their node names.
-  void run(Graph::Section section, Variant variant = Variant::Only);
+  void run(Graph::Section section, Variant variant = Variant::Only, const RunPart& part = {});
+  // Makes the streams wait for each other: what runs next may use the memory of what ran before.
+  void join();
   // Blocks until both streams are idle; rethrows what a kernel threw.
   void synchronize();
 
   // In the arena; the host writes inputs before run() and reads outputs after synchronize().
   StepInputs& inputs() { return *inputs_; }
   const StepOutputs& outputs() const { return *outputs_; }
-  View view(ValueId value) const;
-  View view(std::string_view name) const { return view(graph_.find(name)); }
+  View view(ValueId value, int slot = 0) const;
+  View view(std::string_view name, int slot = 0) const { return view(graph_.find(name), slot); }
   const Graph& graph() const { return graph_; }
 
  private:
-  struct Bound {
-    Kernel kernel = nullptr;
+  // The addresses of a node for one slot.
+  struct Binding {
     std::array<View, kMaxSlots> value, grad;
     KernelArgs first, later;  // differ in `accumulate` only
+    std::vector<std::pair<void*, std::int64_t>> poison_before, poison_after;
+  };
+  struct Bound {
+    Kernel kernel = nullptr;
+    std::vector<Binding> slots;
     Stream* stream = nullptr;
     std::vector<Event*> waits;
     Event* done = nullptr;  // recorded when a node of the other stream waits for it
     int profile_row = -1;
-    std::vector<std::pair<void*, std::int64_t>> poison_before, poison_after;
     Executor* owner = nullptr;
   };
   void bind(std::size_t n, const ProgramLayout& layout, std::byte* arena);
+  void bind_slot(const Node& node, int slot, const KernelArgs& common, Binding& binding) const;
   void connect_streams(const MemoryPlan& plan, const ProgramLayout& layout);
-  void join_streams();
   void plan_poison();
-  static void run_bound(const Bound& bound, const KernelArgs& args);
+  static void run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
 
   const Graph& graph_;
   ExecutorContext context_;
   ExecutorOptions options_;
-  std::vector<std::int64_t> value_offset_;
+  std::vector<std::int64_t> value_offset_, value_stride_;
+  std::vector<int> slots_;  // by chunk
   StepInputs* inputs_ = nullptr;
   StepOutputs* outputs_ = nullptr;
   std::vector<Bound> bound_;
@@ -83,9 +99,10 @@ class Executor {
   std::array<Event*, 2> section_end_{};  // by stream; null where communication nodes touch persistent memory only
   struct Launch {
     const Bound* bound;
+    const Binding* binding;
     const KernelArgs* args;
   };
-  std::vector<Launch> first_launch_, later_launch_;  // task arguments, fixed addresses
+  std::vector<std::vector<Launch>> first_launch_, later_launch_;  // [node][slot], task arguments, fixed addresses
 };
 
 }  // namespace plimsoll

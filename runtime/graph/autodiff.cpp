@@ -7,7 +7,8 @@ namespace {
 
 class Differentiator {
  public:
-  explicit Differentiator(Graph& graph) : graph_(graph), forward_(graph.nodes) {
+  Differentiator(Graph& graph, const BackwardOptions& options)
+      : graph_(graph), options_(options), forward_(graph.nodes) {
     gradient_.assign(graph.values.size(), kNoValue);
     needed_.assign(graph.values.size(), false);
     producer_.assign(graph.values.size(), -1);
@@ -16,20 +17,42 @@ class Differentiator {
       needed_[index(graph.parameters[p].value)] = true;
       parameter_of_[index(graph.parameters[p].value)] = static_cast<int>(p);
     }
+    for (const PieceEnds& piece : graph.pieces) {
+      if (piece.input == kNoValue) continue;
+      needed_[index(piece.input)] = true;
+      producer_[index(piece.input)] = 0;  // its gradient is sent at the end: until then somebody reads it
+    }
     mark_needed();
   }
 
   void run() {
-    require(!forward_.empty() && op_info(forward_.back().op).terminal, ErrorKind::Internal,
+    const bool loss = !forward_.empty() && op_info(forward_.back().op).terminal;
+    require(loss || (!graph_.pieces.empty() && graph_.pieces.back().output != kNoValue), ErrorKind::Internal,
             "autodiff needs a graph that ends in a loss");
-    graph_.nodes.pop_back();
+    if (loss) graph_.nodes.pop_back();
+    for (PieceEnds& piece : graph_.pieces) {
+      if (piece.output == kNoValue) continue;
+      piece.output_grad = fresh_gradient(piece.output);
+      gradient_[index(piece.output)] = piece.output_grad;
+    }
     graph_.backward_begin = graph_.nodes.size();
     for (at_ = static_cast<int>(forward_.size()) - 1; at_ >= 0; --at_)
       differentiate(forward_[static_cast<std::size_t>(at_)]);
+    for (PieceEnds& piece : graph_.pieces) {
+      if (piece.input != kNoValue) piece.input_grad = gradient_[index(piece.input)];
+    }
+    if (options_.weight_gradients_last) move_weight_gradients();
     graph_.update_begin = graph_.nodes.size();
   }
 
  private:
+  void move_weight_gradients() {
+    const auto begin = graph_.nodes.begin() + static_cast<std::ptrdiff_t>(graph_.backward_begin);
+    const auto late =
+        std::stable_partition(begin, graph_.nodes.end(), [](const Node& n) { return n.phase != Phase::WeightGrad; });
+    for (auto n = late; n != graph_.nodes.end(); ++n) n->late = true;
+  }
+
   static std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
 
   void mark_needed() {
@@ -56,6 +79,11 @@ class Differentiator {
       if (gradient_[v] == gradient && v != index(value) && producer_[v] >= 0 && producer_[v] <= at_) return true;
     }
     return false;
+  }
+
+  // A gradient that must not be written to any more.
+  bool is_read_later(ValueId value, ValueId gradient) const {
+    return std::find(kept_.begin(), kept_.end(), gradient) != kept_.end() || shared_with_pending(value, gradient);
   }
 
   ValueId fresh_gradient(ValueId of) {
@@ -90,7 +118,7 @@ class Differentiator {
     const bool has_twin = std::any_of(op.slots.begin(), op.slots.end(),
                                       [&](const Slot& s) { return s.same_gradient == static_cast<int>(slot); });
     if (current != kNoValue) {
-      if (!op.collective && !has_twin && !shared_with_pending(value, current)) {
+      if (!op.collective && !has_twin && !is_read_later(value, current)) {
         node.grad[slot] = current;
         node.accumulate[slot] = Accumulate::Always;
         return;
@@ -103,7 +131,7 @@ class Differentiator {
     if (over >= 0) {
       const ValueId out = node.grad[static_cast<std::size_t>(over)];
       const ValueId out_value = over_value_[static_cast<std::size_t>(over)];
-      if (out != kNoValue && graph_[out].spec == graph_[value].spec && !shared_with_pending(out_value, out)) {
+      if (out != kNoValue && graph_[out].spec == graph_[value].spec && !is_read_later(out_value, out)) {
         current = node.grad[slot] = out;
         return;
       }
@@ -114,12 +142,13 @@ class Differentiator {
   // Adds `addend` to the gradient of `value` with an add node; a tensor that others still read is not written to.
   void add_late(ValueId value, ValueId addend, const Node& like) {
     ValueId& current = gradient_[index(value)];
-    const ValueId sum = shared_with_pending(value, current) ? fresh_gradient(value) : current;
+    const ValueId sum = is_read_later(value, current) ? fresh_gradient(value) : current;
     Node add;
     add.op = op_id<Add>;
     add.attrs = Attrs(std::in_place_index<op_id<Add>>);
     add.label = like.label + ".sum";
     add.layer = like.layer;
+    add.chunk = like.chunk;
     add.value[Add::kA] = current;
     add.value[Add::kB] = addend;
     add.value[Add::kY] = sum;
@@ -133,6 +162,12 @@ class Differentiator {
       const bool made = op.terminal && op.slots[i].role == Role::Output;
       if (!made && !reads_in(op.slots[i].backward, node.phase)) node.value[i] = kNoValue;
       if (made) node.accumulate[i] = Accumulate::AfterFirst;
+    }
+  }
+
+  void keep_read_gradients(const Node& node, const OpInfo& op) {
+    for (std::size_t i = 0; i < op.slots.size(); ++i) {
+      if (node.grad[i] != kNoValue && op.slots[i].role != Role::Param) kept_.push_back(node.grad[i]);
     }
   }
 
@@ -194,7 +229,7 @@ class Differentiator {
         runs = runs || input_grad.grad[i] != kNoValue;
       } else if (slot.role == Role::Stat && slot.over >= 0) {
         const auto out = static_cast<std::size_t>(slot.over);
-        const bool read_later = shared_with_pending(forward.value[out], incoming[out]);
+        const bool read_later = is_read_later(forward.value[out], incoming[out]);
         const ValueId g = read_later ? fresh_gradient(forward.value[i]) : incoming[out];
         input_grad.grad[i] = weight_grad.grad[i] = g;
         weight_grad.grad[out] = kNoValue;
@@ -205,13 +240,16 @@ class Differentiator {
     }
     keep_read_values(input_grad, op);
     keep_read_values(weight_grad, op);
+    if (options_.keep_for_weight_gradients) keep_read_gradients(weight_grad, op);
     if (runs) graph_.nodes.push_back(std::move(input_grad));
     graph_.nodes.push_back(std::move(weight_grad));
     for (const auto& [value, addend] : late) add_late(value, addend, forward);
   }
 
   Graph& graph_;
+  BackwardOptions options_;
   std::vector<Node> forward_;
+  std::vector<ValueId> kept_;      // gradients that weight gradients read
   std::vector<ValueId> gradient_;  // by forward value
   std::vector<bool> needed_;       // a parameter lies behind it
   std::vector<int> producer_;      // forward node that makes it
@@ -222,6 +260,6 @@ class Differentiator {
 
 }  // namespace
 
-void add_backward(Graph& graph) { Differentiator(graph).run(); }
+void add_backward(Graph& graph, const BackwardOptions& options) { Differentiator(graph, options).run(); }
 
 }  // namespace plimsoll

@@ -103,6 +103,31 @@ void for_each_access(const Graph&, const Node& node, const std::function<void(co
   backward ? visit_backward(node, op, visit) : visit_forward(node, op, visit);
 }
 
+std::vector<OutsideUse> outside_uses(const Graph& graph) {
+  std::vector<OutsideUse> uses;
+  const auto add = [&](ValueId value, std::size_t chunk, Graph::Section section, bool writes) {
+    if (value == kNoValue) return;
+    uses.push_back({graph.root(value), static_cast<int>(chunk), section, writes});
+  };
+  for (std::size_t c = 0; c < graph.pieces.size(); ++c) {
+    const PieceEnds& p = graph.pieces[c];
+    add(p.input, c, Graph::Section::Forward, true);
+    add(p.output, c, Graph::Section::Forward, false);
+    add(p.output_grad, c, Graph::Section::Backward, true);
+    add(p.input_grad, c, Graph::Section::Backward, false);
+  }
+  for (const char* name : {"tokens", "targets"}) {
+    const auto found = graph.named.find(name);
+    if (found == graph.named.end() || graph[found->second].persistent) continue;
+    const auto reader = std::find_if(graph.nodes.begin(), graph.nodes.end(), [&](const Node& n) {
+      return std::find(n.value.begin(), n.value.end(), found->second) != n.value.end();
+    });
+    if (reader != graph.nodes.end())
+      add(found->second, static_cast<std::size_t>(reader->chunk), Graph::Section::Forward, true);
+  }
+  return uses;
+}
+
 void share_forward_memory(Graph& graph) {
   std::vector<std::size_t> last_access(graph.values.size(), 0);
   std::vector<std::size_t> first_write(graph.values.size(), graph.nodes.size());
@@ -134,6 +159,9 @@ void share_forward_memory(Graph& graph) {
 
 void classify_memory(Graph& graph) {
   std::vector<bool> written_forward(graph.values.size(), false);
+  for (const PieceEnds& p : graph.pieces) {
+    if (p.input != kNoValue) written_forward[static_cast<std::size_t>(graph.root(p.input))] = true;
+  }
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);

@@ -38,6 +38,8 @@ struct Node {
   std::string label;  // "attention.qkv"
   StreamKind stream = StreamKind::Compute;
   std::uint8_t when = kEveryVariant;
+  int chunk = 0;      // of this rank's pieces of the model (runtime/plan/schedule.hpp)
+  bool late = false;  // backward: runs in the second half, where weight gradients are an action of their own
 
   Node() {
     value.fill(kNoValue);
@@ -70,6 +72,12 @@ struct Parameter {
   bool decays() const { return parts.front().shape.rank() >= 2; }  // weight decay acts on matrices only
 };
 
+// Where a piece of a pipeline meets its neighbours: what comes in, what goes out, and their gradients. kNoValue at the
+// ends of the model.
+struct PieceEnds {
+  ValueId input = kNoValue, output = kNoValue, output_grad = kNoValue, input_grad = kNoValue;
+};
+
 struct Graph {
   std::vector<Value> values;
   std::vector<Node> nodes;
@@ -78,6 +86,7 @@ struct Graph {
   std::size_t backward_begin = SIZE_MAX, update_begin = SIZE_MAX;
   std::vector<Parameter> parameters;                  // in model order
   std::map<std::string, ValueId, std::less<>> named;  // "tokens", "targets", "loss", "logits", "gradients" …
+  std::vector<PieceEnds> pieces;                      // by chunk; empty: the whole model
 
   enum class Section : std::uint8_t { Forward, Backward, Update };
   Section section(std::size_t node) const {
@@ -119,6 +128,16 @@ struct MemoryAccess {
   bool adds;  // reads only where its Accumulate says so: a first micro-batch overwrites
 };
 void for_each_access(const Graph& graph, const Node& node, const std::function<void(const MemoryAccess&)>& visit);
+
+// A value that is not persistent and that others than the nodes touch: it is written before the nodes of (chunk,
+// section) run, or read after them (of the first half, where backward has two).
+struct OutsideUse {
+  ValueId value;
+  int chunk;
+  Graph::Section section;
+  bool writes;
+};
+std::vector<OutsideUse> outside_uses(const Graph& graph);
 
 // Lets outputs lie over inputs that nothing reads later, where the op's declaration allows it.
 void share_forward_memory(Graph& graph);

@@ -43,6 +43,9 @@ std::optional<std::string> check_node(const Graph& graph, std::size_t n) {
 std::optional<std::string> verify(const Graph& graph) {
   if (auto bad = check_values(graph)) return bad;
   std::vector<bool> written(graph.values.size(), false);
+  for (const OutsideUse& use : outside_uses(graph)) {
+    if (use.writes) written[static_cast<std::size_t>(use.value)] = true;
+  }
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     if (auto bad = check_node(graph, n)) return bad;
     std::optional<std::string> bad;

@@ -16,27 +16,54 @@ class Builder {
   }
 
   Graph build() {
-    const ValueId tokens = input("tokens", {{s_.batch, s_.sequence}, DType::i32});
-    const std::string table = root_ + (gpt2_ ? "wte.weight" : "embed_tokens.weight");
-    embedding_ = parameter("embedding", {{table, {m_.vocabulary, m_.hidden}}}, normal());
-    const ValueId positions =
-        gpt2_ ? parameter("positions", {{root_ + "wpe.weight", {m_.positions, m_.hidden}}}, normal()) : kNoValue;
-    ValueId x = add_node<Embedding>(
-        g_, {}, {{Embedding::kTokens, tokens}, {Embedding::kWeight, embedding_}, {Embedding::kPositions, positions}},
-        "embedding", -1)[Embedding::kY];
-    if (gpt2_) x = dropout(x, "embedding_dropout");
-    ValueId residual = kNoValue;
-    for (layer_ = 0; layer_ < m_.layers; ++layer_) {
-      residual = attention_block(norm(x, residual, gpt2_ ? "ln_1" : "input_layernorm"));
-      residual = mlp_block(norm(x, residual, gpt2_ ? "ln_2" : "post_attention_layernorm"));
+    if (s_.parts.empty()) {
+      build_part({0, m_.layers, true, true});
+      return std::move(g_);
     }
-    layer_ = -1;
-    const ValueId hidden = norm(x, residual, gpt2_ ? "ln_f" : "norm");
-    head(hidden);
+    for (const ModelPart& part : s_.parts) {
+      const std::size_t begin = g_.nodes.size();
+      g_.pieces.emplace_back();
+      build_part(part);
+      for (std::size_t n = begin; n < g_.nodes.size(); ++n) g_.nodes[n].chunk = static_cast<int>(g_.pieces.size()) - 1;
+    }
     return std::move(g_);
   }
 
  private:
+  void build_part(const ModelPart& part) {
+    layer_ = -1;
+    ValueId x = part.embedding ? embed() : piece_input();
+    ValueId residual = kNoValue;
+    for (layer_ = static_cast<int>(part.first_layer); layer_ < part.end_layer; ++layer_) {
+      residual = attention_block(norm(x, residual, gpt2_ ? "ln_1" : "input_layernorm"));
+      residual = mlp_block(norm(x, residual, gpt2_ ? "ln_2" : "post_attention_layernorm"));
+    }
+    layer_ = -1;
+    if (part.head) {
+      head(norm(x, residual, gpt2_ ? "ln_f" : "norm"));
+    } else {
+      g_.pieces.back().output = add_node<Add>(g_, {}, {{Add::kA, x}, {Add::kB, residual}}, "piece.output", -1)[Add::kY];
+    }
+  }
+
+  ValueId piece_input() {
+    Value v;
+    v.name = fmt::format("piece{}.input", g_.pieces.size() - 1);
+    v.spec = {{s_.batch, s_.sequence, m_.hidden}, s_.dtype};
+    return g_.pieces.back().input = g_.add_value(std::move(v));
+  }
+
+  ValueId embed() {
+    const ValueId tokens = input("tokens", {{s_.batch, s_.sequence}, DType::i32});
+    embedding_ = embedding_table();
+    const ValueId positions =
+        gpt2_ ? parameter("positions", {{root_ + "wpe.weight", {m_.positions, m_.hidden}}}, normal()) : kNoValue;
+    const ValueId x = add_node<Embedding>(
+        g_, {}, {{Embedding::kTokens, tokens}, {Embedding::kWeight, embedding_}, {Embedding::kPositions, positions}},
+        "embedding", -1)[Embedding::kY];
+    return gpt2_ ? dropout(x, "embedding_dropout") : x;
+  }
+
   struct PartSpec {
     std::string name;
     Shape shape;
@@ -203,7 +230,16 @@ class Builder {
     return dropout(out, "mlp.dropout");
   }
 
+  ValueId embedding_table() {
+    const std::string table = root_ + (gpt2_ ? "wte.weight" : "embed_tokens.weight");
+    return parameter("embedding", {{table, {m_.vocabulary, m_.hidden}}}, normal());
+  }
+
   void head(ValueId hidden) {
+    if (m_.tied && embedding_ == kNoValue) {
+      embedding_ = embedding_table();
+      g_.parameters.back().parts.front().owned = false;
+    }
     if (s_.head == Head::Hidden) {
       g_.named["hidden"] = hidden;
       if (!m_.tied) parameter("head", {{"lm_head.weight", {m_.vocabulary, m_.hidden}}}, normal());

@@ -14,6 +14,13 @@ enum class Head : std::uint8_t { Loss, Logits, Hidden };
 // Larger chunks of logits read the head's weight and add to its gradient less often; beyond this the gain is small.
 inline constexpr std::int64_t kLogitsBytes = std::int64_t{128} << 20;
 
+// A piece of a pipeline: consecutive layers, the first one with the embedding, the last one with the head. The residual
+// stream enters and leaves as one value [B, T, h] (Graph::pieces).
+struct ModelPart {
+  std::int64_t first_layer = 0, end_layer = 0;
+  bool embedding = false, head = false;
+};
+
 struct ModelShape {
   std::int64_t batch = 1;     // sequences of a micro-batch
   std::int64_t sequence = 1;  // tokens of each
@@ -22,11 +29,13 @@ struct ModelShape {
   std::int64_t logits_bytes = kLogitsBytes;  // most logits that exist at a time
   std::int64_t cache_positions = 0;          // > 0: inference through key/value caches of this many tokens
   bool dropout = false;                      // training: dropout acts (model.dropout)
+  std::vector<ModelPart> parts = {};         // one after another, each a chunk of the graph; empty: the whole model
 };
 
 // named: "tokens" [B, T] i32, and by head "targets" and "loss" (f64 [2]: sum, count), "logits", or "hidden"; with
-// caches "cache", one of them [B, positions, width]. Throws Error(Config) when the sequence is longer than the model's
-// positions or the vocabulary is unknown.
+// caches "cache", one of them [B, positions, width]; each where its part of the model is. A part with the head of a
+// tied embedding but without the embedding has a copy of it, which it does not own. Throws Error(Config) when the
+// sequence is longer than the model's positions or the vocabulary is unknown.
 Graph build_transformer(const ModelConfig& model, const ModelShape& shape);
 
 // Rows of logits that exist at a time: `rows` in equal chunks of at most `logits_bytes` (or one row), rounded to 16

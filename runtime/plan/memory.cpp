@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "runtime/plan/offsets.hpp"
-#include "runtime/plan/replay.hpp"
 
 namespace plimsoll {
 namespace {
@@ -16,29 +15,60 @@ struct Item {
   ValueId value = kNoValue;
   std::ptrdiff_t workspace_of = -1;
   Lifetime life{};
+  int action = 0;        // the kind of action that touches it, by action_of(); of several, one of them
+  bool crosses = false;  // several do
 };
+
+// What runs at a time in a pipeline: forward, first half and second half of backward of each chunk, and the update.
+constexpr int kUpdateAction = -1;
+int action_of(const Graph& graph, std::size_t n) {
+  const Node& node = graph.nodes[n];
+  const Graph::Section section = graph.section(n);
+  if (section == Graph::Section::Update) return kUpdateAction;
+  return 3 * node.chunk + (section == Graph::Section::Forward ? 0 : node.late ? 2 : 1);
+}
+int action_of(const OutsideUse& use) { return 3 * use.chunk + (use.section == Graph::Section::Forward ? 0 : 1); }
+
+// The place of an outside use in the order of the nodes: beside the first or the last node of its action.
+std::size_t node_beside(const Graph& graph, const OutsideUse& use) {
+  std::size_t found = graph.nodes.size();
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    if (action_of(graph, n) != action_of(use) || (use.writes && found < graph.nodes.size())) continue;
+    found = n;
+  }
+  require(found < graph.nodes.size(), ErrorKind::Internal, "no node runs where '{}' is used", graph[use.value].name);
+  return found;
+}
 
 // Lifetimes of everything that is not persistent, in the order of the nodes on both streams: the executor makes a node
 // wait for the other stream where their bytes meet.
 std::vector<Item> collect_items(const Graph& graph, const std::vector<std::int64_t>& workspaces) {
   std::vector<Item> items;
   std::vector<std::ptrdiff_t> item_of(graph.values.size(), -1);
+  const auto touch = [&](ValueId root, std::size_t n, int action) {
+    const auto now = static_cast<int>(n);
+    std::ptrdiff_t& at = item_of[static_cast<std::size_t>(root)];
+    if (at < 0) {
+      at = static_cast<std::ptrdiff_t>(items.size());
+      items.push_back({root, -1, {graph[root].spec.bytes(), now, now}, action, false});
+    }
+    Item& item = items[static_cast<std::size_t>(at)];
+    item.life.first = std::min(item.life.first, now);
+    item.life.last = std::max(item.life.last, now);
+    item.crosses = item.crosses || item.action != action;
+  };
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const auto now = static_cast<int>(n);
+    const int action = action_of(graph, n);
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);
-      if (graph[root].persistent) return;
-      std::ptrdiff_t& at = item_of[static_cast<std::size_t>(root)];
-      if (at < 0) {
-        at = static_cast<std::ptrdiff_t>(items.size());
-        items.push_back({root, -1, {graph[root].spec.bytes(), now, now}});
-      }
-      items[static_cast<std::size_t>(at)].life.last = now;
+      if (!graph[root].persistent) touch(root, n, action);
     });
     if (workspaces[n] > 0) {
-      items.push_back({kNoValue, static_cast<std::ptrdiff_t>(n), {workspaces[n], now, now}});
+      items.push_back({kNoValue, static_cast<std::ptrdiff_t>(n), {workspaces[n], now, now}, action, false});
     }
   }
+  for (const OutsideUse& use : outside_uses(graph)) touch(use.value, node_beside(graph, use), action_of(use));
   return items;
 }
 
@@ -57,7 +87,8 @@ LiveItem describe_item(const Graph& graph, const Item& item) {
           describe_node(graph, maker)};
 }
 
-void describe_peak(const Graph& graph, std::span<const Item> items, ProgramLayout& layout) {
+// Adds the items that are live where the most is, each `copies` times, to what the layout says of its peak.
+void describe_peak(const Graph& graph, std::span<const Item> items, int copies, ProgramLayout& layout) {
   std::vector<std::int64_t> change(graph.nodes.size() + 1, 0);
   for (const Item& i : items) {
     change[static_cast<std::size_t>(i.life.first)] += align_up(i.life.bytes);
@@ -76,11 +107,66 @@ void describe_peak(const Graph& graph, std::span<const Item> items, ProgramLayou
   layout.peak_node = describe_node(graph, static_cast<std::size_t>(peak));
   for (const Item& i : items) {
     if (i.life.first > peak || i.life.last < peak) continue;
-    layout.peak_items.push_back(describe_item(graph, i));
-    layout.peak_class_bytes[static_cast<std::size_t>(layout.peak_items.back().memory)] += i.life.bytes;
+    LiveItem item = describe_item(graph, i);
+    item.bytes *= copies;
+    if (copies > 1) item.name += fmt::format(" in {} slots", copies);
+    layout.peak_class_bytes[static_cast<std::size_t>(item.memory)] += item.bytes;
+    layout.peak_items.push_back(std::move(item));
   }
   std::stable_sort(layout.peak_items.begin(), layout.peak_items.end(),
                    [](const LiveItem& a, const LiveItem& b) { return a.bytes > b.bytes; });
+}
+
+// Gives items their places from `begin` on; returns the bytes that they take.
+std::int64_t place_items(std::span<const Item> items, std::int64_t begin, std::int64_t copies, ProgramLayout& layout) {
+  std::vector<Lifetime> lives;
+  for (const Item& i : items) lives.push_back(i.life);
+  const Offsets offsets = assign_offsets(lives, {.alignment = kArenaAlignment});
+  const std::int64_t stride = copies > 1 ? align_up(offsets.peak_bytes) : 0;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const std::int64_t at = begin + offsets.offset[i];
+    if (items[i].value != kNoValue) {
+      layout.value_offset[static_cast<std::size_t>(items[i].value)] = at;
+      layout.value_stride[static_cast<std::size_t>(items[i].value)] = stride;
+    } else {
+      layout.workspace_offset[static_cast<std::size_t>(items[i].workspace_of)] = at;
+    }
+  }
+  layout.max_live_bytes += copies * offsets.max_live_bytes;
+  layout.method = offsets.method;
+  return offsets.peak_bytes;
+}
+
+// The step region of a pipeline with several micro-batches in flight, or several chunks.
+void place_in_slots(const Program& program, const MemoryPlan& plan, std::span<const Item> items,
+                    ProgramLayout& layout) {
+  const Graph& graph = *program.graph;
+  const std::vector<int>& counts = program.schedule->slots[static_cast<std::size_t>(program.stage)];
+  std::vector<Item> scratch;
+  std::vector<std::vector<Item>> slots(counts.size());
+  for (const Item& item : items) {
+    require(!item.crosses || item.action != kUpdateAction, ErrorKind::Internal,
+            "'{}' would have to live from backward to the update", graph[item.value].name);
+    item.crosses ? slots[static_cast<std::size_t>(item.action / 3)].push_back(item) : scratch.push_back(item);
+  }
+  std::int64_t at = plan.persistent_bytes;
+  for (std::size_t c = 0; c < slots.size(); ++c) {
+    SlotRegion region;
+    region.count = counts[c];
+    region.offset = at;
+    region.bytes = align_up(place_items(slots[c], at, region.count, layout));
+    at += region.count * region.bytes;
+    layout.slots.push_back(region);
+    describe_peak(graph, slots[c], region.count, layout);
+  }
+  layout.step_bytes = at - plan.persistent_bytes + place_items(scratch, at, 1, layout);
+  describe_peak(graph, scratch, 1, layout);
+}
+
+bool needs_slots(const Program& program) {
+  if (program.schedule == nullptr) return false;
+  const std::vector<int>& slots = program.schedule->slots[static_cast<std::size_t>(program.stage)];
+  return slots.size() > 1 || slots.front() > 1;
 }
 
 ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int threads) {
@@ -88,24 +174,17 @@ ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int thread
   ProgramLayout layout;
   layout.name = program.name;
   layout.value_offset.assign(graph.values.size(), -1);
+  layout.value_stride.assign(graph.values.size(), 0);
   layout.workspace_offset.assign(graph.nodes.size(), -1);
   for (const Node& node : graph.nodes) {
     layout.workspace_bytes.push_back(op_info(node.op).workspace_bytes(node.attrs, node.specs, node.phase, threads));
   }
   const std::vector<Item> items = collect_items(graph, layout.workspace_bytes);
-  std::vector<Lifetime> lives;
-  for (const Item& i : items) lives.push_back(i.life);
-  const Offsets offsets = assign_offsets(lives, {.alignment = kArenaAlignment});
-  layout.step_bytes = offsets.peak_bytes;
-  layout.max_live_bytes = offsets.max_live_bytes;
-  layout.method = offsets.method;
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    const std::int64_t at = plan.persistent_bytes + offsets.offset[i];
-    if (items[i].value != kNoValue) {
-      layout.value_offset[static_cast<std::size_t>(items[i].value)] = at;
-    } else {
-      layout.workspace_offset[static_cast<std::size_t>(items[i].workspace_of)] = at;
-    }
+  if (needs_slots(program)) {
+    place_in_slots(program, plan, items, layout);
+  } else {
+    layout.step_bytes = place_items(items, plan.persistent_bytes, 1, layout);
+    describe_peak(graph, items, 1, layout);
   }
   for (ValueId v = 0; v < static_cast<ValueId>(graph.values.size()); ++v) {
     const ValueId root = graph.root(v);
@@ -114,9 +193,9 @@ ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int thread
       at = plan.region(graph[root].name).offset + graph.offset_in_root(v);
     } else if (v != root && layout.value_offset[static_cast<std::size_t>(root)] >= 0) {
       at = layout.value_offset[static_cast<std::size_t>(root)] + graph.offset_in_root(v);
+      layout.value_stride[static_cast<std::size_t>(v)] = layout.value_stride[static_cast<std::size_t>(root)];
     }
   }
-  describe_peak(graph, items, layout);
   return layout;
 }
 
@@ -176,51 +255,6 @@ MemoryPlan plan_memory(std::span<const Program> programs, int threads) {
   plan.padding_bytes =
       plan.total_bytes - std::accumulate(plan.class_bytes.begin(), plan.class_bytes.end(), std::int64_t{0});
   return plan;
-}
-
-std::optional<std::string> check_memory(std::span<const Program> programs, const MemoryPlan& plan) {
-  std::int64_t peak = 0;
-  for (const Program& program : programs) {
-    const Graph& graph = *program.graph;
-    const ProgramLayout& layout = plan.program(program.name);
-    const int end = static_cast<int>(graph.nodes.size());
-    std::vector<PlacedItem> placed;
-    std::vector<Access> accesses;
-    std::vector<int> item_of(graph.values.size(), -1);
-    const auto add_item = [&](std::string name, std::int64_t bytes, std::int64_t offset) {
-      placed.push_back({std::move(name), bytes, end, -1, offset});
-      return static_cast<int>(placed.size() - 1);
-    };
-    const auto touch = [&](int item, int n) {
-      PlacedItem& p = placed[static_cast<std::size_t>(item)];
-      p.first = std::min(p.first, n);
-      p.last = std::max(p.last, n);
-    };
-    for (int n = 0; n < end; ++n) {
-      const auto at = static_cast<std::size_t>(n);
-      for_each_access(graph, graph.nodes[at], [&](const MemoryAccess& a) {
-        const ValueId root = graph.root(a.value);
-        if (graph[root].persistent) return;
-        int& item = item_of[static_cast<std::size_t>(root)];
-        if (item < 0) {
-          item = add_item(graph[root].name, graph[root].spec.bytes(),
-                          layout.value_offset[static_cast<std::size_t>(root)] - plan.persistent_bytes);
-        }
-        touch(item, n);
-        if (a.reads) accesses.push_back({n, item, AccessKind::Read});
-        if (a.writes) accesses.push_back({n, item, AccessKind::Write});
-      });
-      if (layout.workspace_bytes[at] == 0) continue;
-      touch(add_item("workspace of " + graph.nodes[at].label, layout.workspace_bytes[at],
-                     layout.workspace_offset[at] - plan.persistent_bytes),
-            n);
-    }
-    if (auto bad = replay(placed, accesses, layout.step_bytes)) return fmt::format("{}: {}", program.name, *bad);
-    peak = std::max(peak, plan.persistent_bytes + layout.step_bytes);
-  }
-  if (!programs.empty() && peak != plan.total_bytes)
-    return fmt::format("the peak is {}, the plan says {}", peak, plan.total_bytes);
-  return std::nullopt;
 }
 
 }  // namespace plimsoll

@@ -5,12 +5,17 @@
 // The arena is [step i/o | persistent values | step region]. Persistent values (parameters, gradients, optimizer state,
 // caches, staged tokens) are shared by all programs; the step region holds what lives within a step, laid out for each
 // program on its own, since programs never run at the same time: the arena is as large as the largest of them.
+//
+// Where a pipeline has several micro-batches in flight, the step region is [slots of chunk 0 | slots of chunk 1 | … |
+// scratch]: what one action of the schedule leaves for another lies in the slot of its micro-batch, everything else in
+// the scratch that all actions share.
 
 #include <array>
 #include <string>
 #include <vector>
 
 #include "runtime/graph/graph.hpp"
+#include "runtime/plan/schedule.hpp"
 
 namespace plimsoll {
 
@@ -33,9 +38,17 @@ struct LiveItem {
   std::string made_by;  // op and label of the node that writes it first; empty for persistent values
 };
 
+// The slots of one chunk: `count` copies of one layout, one after another.
+struct SlotRegion {
+  int count = 1;
+  std::int64_t offset = 0, bytes = 0;  // in the arena; of one slot
+};
+
 struct ProgramLayout {
   std::string name;                            // "train", "evaluate", "prefill", "decode"
-  std::vector<std::int64_t> value_offset;      // by value, in the arena; -1: the program does not touch it
+  std::vector<std::int64_t> value_offset;      // by value, in the arena (slot 0); -1: the program does not touch it
+  std::vector<std::int64_t> value_stride;      // by value: bytes from slot to slot; 0: not in a slot
+  std::vector<SlotRegion> slots;               // by chunk; empty: one timeline for the whole step region
   std::vector<std::int64_t> workspace_offset;  // by node; -1: none
   std::vector<std::int64_t> workspace_bytes;
   std::int64_t step_bytes = 0;       // of the step region
@@ -61,12 +74,15 @@ struct MemoryPlan {
 struct Program {
   std::string name;
   const Graph* graph;
+  const Schedule* schedule = nullptr;  // of a pipeline: the program runs actions[stage]
+  int stage = 0;
 };
 
 // `threads`: compute threads of the rank, which some workspaces depend on.
 MemoryPlan plan_memory(std::span<const Program> programs, int threads);
 
-// Replays every program against the plan with the independent checker: the first violation, or nullopt.
+// Replays every program against the plan with the independent checker, those of a pipeline action by action: the first
+// violation, or nullopt.
 std::optional<std::string> check_memory(std::span<const Program> programs, const MemoryPlan& plan);
 
 }  // namespace plimsoll

@@ -66,17 +66,13 @@ inline TinyBatch tiny_batch(const ProgramOptions& o, std::uint64_t step, std::in
 // `global_rows`.
 inline StepResult tiny_step(Engine& engine, const ProgramOptions& o, std::int64_t step, std::int64_t first_row,
                             std::int64_t rows, std::int64_t global_rows) {
-  const std::int64_t count = rows / o.micro_batch;
-  for (std::int64_t m = 0; m < count; ++m) {
+  TinyBatch batch;
+  const auto next = [&](std::int64_t m) {
     const std::int64_t row = first_row + m * o.micro_batch;
-    const TinyBatch batch = tiny_batch(o, static_cast<std::uint64_t>(step), row, o.micro_batch);
-    const Variant variant = count == 1      ? Variant::Only
-                            : m == 0        ? Variant::First
-                            : m + 1 < count ? Variant::Middle
-                                            : Variant::Last;
-    engine.train_micro_batch(batch.tokens, batch.targets, variant, 1.0 / static_cast<double>(global_rows * o.sequence),
-                             static_cast<std::uint64_t>(step * global_rows + row));
-  }
+    batch = tiny_batch(o, static_cast<std::uint64_t>(step), row, o.micro_batch);
+    return MicroBatch{batch.tokens, batch.targets, static_cast<std::uint64_t>(step * global_rows + row)};
+  };
+  engine.train_micro_batches(rows / o.micro_batch, next, 1.0 / static_cast<double>(global_rows * o.sequence));
   return engine.update(3e-3, static_cast<std::uint64_t>(step), step);
 }
 

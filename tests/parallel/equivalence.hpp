@@ -14,10 +14,12 @@ struct Layout {
   Mesh mesh;
   int zero = 0;
   bool sequence = false;
+  ScheduleKind schedule = ScheduleKind::OneFOneB;
+  int chunks = 1;
 };
 inline std::string name_of(const Layout& l) {
-  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor,
-                     l.zero, l.mesh.shards, l.sequence ? "_sequence" : "");
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor,
+                     l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks);
 }
 
 struct RunResult {
@@ -54,6 +56,9 @@ inline RunResult train_on(const Layout& layout, ProgramOptions o, std::int64_t r
     mine.zero = layout.zero;
     mine.sequence_parallel = layout.sequence;
     mine.rank = rank;
+    mine.schedule = layout.schedule;
+    mine.chunks = layout.chunks;
+    mine.micro_batches = rows / layout.mesh.data / o.micro_batch;
     EngineOptions options;
     for (const auto& [axis, group] : groups) options.groups[axis] = &group;
     Engine engine(build_programs(mine), options);

@@ -1,0 +1,145 @@
+// What an engine runs: micro-batches of training, forward alone, and through the stages of a pipeline; the update.
+
+#include <cmath>
+
+#include "launch/engine.hpp"
+#include "launch/pipeline.hpp"
+
+namespace plimsoll {
+namespace {
+
+Variant variant_of(std::int64_t micro_batch, std::int64_t count) {
+  if (count == 1) return Variant::Only;
+  if (micro_batch == 0) return Variant::First;
+  return micro_batch + 1 < count ? Variant::Middle : Variant::Last;
+}
+
+Half half_of(ActionKind kind) {
+  if (kind == ActionKind::InputGrad) return Half::First;
+  return kind == ActionKind::WeightGrad ? Half::Second : Half::Both;
+}
+
+}  // namespace
+
+void Engine::fill_input(Executor& executor, std::string_view name, int slot, std::span<const std::int32_t> from) {
+  const View to = executor.view(name, slot);
+  require(static_cast<std::int64_t>(from.size()) == to.spec.elements(), ErrorKind::Internal,
+          "'{}' has {} elements, not {}", name, to.spec.elements(), from.size());
+  device_->copy_to_device(to.data, from.data(), to.spec.bytes());
+}
+
+void Engine::train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
+                               Variant variant, double loss_seed, std::uint64_t first_sample) {
+  Executor& train = executor("train");
+  compute_->synchronize();  // the device no longer reads the inputs of the micro-batch before
+  fill_input(train, "tokens", 0, tokens);
+  fill_input(train, "targets", 0, targets);
+  train.inputs().loss_seed = loss_seed;
+  train.inputs().first_sample = first_sample;
+  train.run(Graph::Section::Forward);
+  train.run(Graph::Section::Backward, variant);
+}
+
+void Engine::train_micro_batches(std::int64_t count, const NextMicroBatch& next, double loss_seed) {
+  if (links_) return run_schedule(count, next, loss_seed);
+  for (std::int64_t m = 0; m < count; ++m) {
+    const MicroBatch batch = next(m);
+    train_micro_batch(batch.tokens, batch.targets, variant_of(m, count), loss_seed, batch.first_sample);
+  }
+}
+
+void Engine::run_schedule(std::int64_t count, const NextMicroBatch& next, double loss_seed) {
+  const Schedule& schedule = *programs_.schedule;
+  require(count == schedule.micro_batches, ErrorKind::Internal, "{} micro-batches, planned for {}", count,
+          schedule.micro_batches);
+  const std::vector<Action>& actions = schedule.actions[static_cast<std::size_t>(programs_.stage)];
+  std::array<std::int64_t, 2> expected{};
+  for (const Action& a : actions) {
+    if (receives_from(schedule, programs_.stage, a)) ++expected[a.kind == ActionKind::Forward ? 0 : 1];
+  }
+  links_->expect(MessageKind::Output, expected[0]);
+  links_->expect(MessageKind::Gradient, expected[1]);
+  executor("train").inputs().loss_seed = loss_seed;
+  std::int64_t fetched = 0;
+  for (const Action& action : actions) {
+    for (; fetched <= action.micro_batch; ++fetched) keep_batch(static_cast<std::size_t>(fetched), next(fetched));
+    run_action(action, variant_of(action.micro_batch, count));
+  }
+  links_->finish();
+}
+
+void Engine::keep_batch(std::size_t micro_batch, const MicroBatch& batch) {
+  if (batches_.size() <= micro_batch) batches_.resize(micro_batch + 1);
+  KeptBatch& kept = batches_[micro_batch];
+  kept.first_sample = batch.first_sample;
+  const Graph& graph = executor("train").graph();
+  if (graph.named.contains("tokens")) kept.tokens.assign(batch.tokens.begin(), batch.tokens.end());
+  if (graph.named.contains("targets")) kept.targets.assign(batch.targets.begin(), batch.targets.end());
+}
+
+void Engine::run_action(const Action& action, Variant variant) {
+  Executor& train = executor("train");
+  const KeptBatch& batch = batches_[static_cast<std::size_t>(action.micro_batch)];
+  const PieceEnds& ends = train.graph().pieces[static_cast<std::size_t>(action.chunk)];
+  // A collective of the last action may wait for a stage that waits for what this one sends after it.
+  const RunPart part{action.chunk, action.slot, half_of(action.kind), false};
+  const bool forward = action.kind == ActionKind::Forward;
+  train.join();
+  compute_->synchronize();  // the device no longer reads what the host writes now
+  train.inputs().first_sample = batch.first_sample;
+  if (forward && programs_.stage == 0 && action.chunk == 0) fill_input(train, "tokens", action.slot, batch.tokens);
+  if (forward && ends.output == kNoValue) fill_input(train, "targets", action.slot, batch.targets);
+  const ValueId in = forward ? ends.input : ends.output_grad, out = forward ? ends.output : ends.input_grad;
+  const MessageKind kind = forward ? MessageKind::Output : MessageKind::Gradient;
+  const bool talks = action.kind != ActionKind::WeightGrad;
+  if (talks && in != kNoValue) links_->take(kind, train.view(in, action.slot));
+  train.run(forward ? Graph::Section::Forward : Graph::Section::Backward, variant, part);
+  if (talks && out != kNoValue) links_->put(kind, train.view(out, action.slot));
+}
+
+StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t applied_updates) {
+  Executor& train = executor("train");
+  train.join();
+  const auto t = static_cast<double>(applied_updates + 1);
+  compute_->synchronize();
+  StepInputs& in = train.inputs();
+  in.learning_rate = static_cast<float>(learning_rate);
+  in.bias_correction1 = static_cast<float>(1.0 - std::pow(betas_[0], t));
+  in.bias_correction2 = static_cast<float>(1.0 - std::pow(betas_[1], t));
+  in.step = step;
+  train.run(Graph::Section::Update);
+  train.synchronize();
+  StepResult result;
+  std::array<double, 2> loss{};
+  device_->copy_to_host(loss.data(), train.view("loss").data, sizeof(loss));
+  result.loss_sum = loss[0];
+  result.targets = loss[1];
+  result.grad_norm = train.outputs().grad_norm;
+  result.applied = train.outputs().found_inf == 0;
+  return result;
+}
+
+void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
+                                  double& sum, double& count) {
+  Executor& evaluate = executor("evaluate");
+  const Graph& graph = evaluate.graph();
+  compute_->synchronize();
+  if (graph.named.contains("tokens")) fill_input(evaluate, "tokens", 0, tokens);
+  if (graph.named.contains("targets")) fill_input(evaluate, "targets", 0, targets);
+  if (graph.pieces.empty()) evaluate.run(Graph::Section::Forward);
+  for (std::size_t c = 0; c < graph.pieces.size(); ++c) {
+    const PieceEnds& ends = graph.pieces[c];
+    if (ends.input != kNoValue) links_->expect(MessageKind::Output, 1);
+    if (ends.input != kNoValue) links_->take(MessageKind::Output, evaluate.view(ends.input));
+    evaluate.run(Graph::Section::Forward, Variant::Only, {static_cast<int>(c)});
+    if (ends.output != kNoValue) links_->put(MessageKind::Output, evaluate.view(ends.output));
+  }
+  evaluate.synchronize();
+  if (!graph.named.contains("loss")) return;
+  std::array<double, 2> loss{};
+  device_->copy_to_host(loss.data(), evaluate.view("loss").data, sizeof(loss));
+  sum += loss[0];
+  count += loss[1];
+}
+
+}  // namespace plimsoll
