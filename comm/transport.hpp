@@ -27,8 +27,8 @@ class Transport {
   virtual int size() const = 0;
 
   // Starts sends and receives; they are complete after finish(). At most two exchanges are in flight, finished in
-  // order; each of two threads may use one slot. `slot` is 0 or 1. Buffers stay untouched in between. Throws Error(PeerLost) when a peer is gone, and on the
-  // thread of a stream that is being destroyed (stop_requested()).
+  // order; each of two threads may use one slot. `slot` is 0 or 1. Buffers stay untouched in between. Throws
+  // Error(PeerLost) when a peer is gone, and on the thread of a stream that is being destroyed (stop_requested()).
   virtual void start(int slot, std::span<const Message> sends, std::span<const Message> receives) = 0;
   virtual void finish(int slot) = 0;
 

@@ -63,6 +63,12 @@ foreach(ranks IN ITEMS 1 2 4)
     LABELS mpi TIMEOUT 120 SERIAL)
 endforeach()
 
+# Two stages under every schedule, beside one rank.
+plimsoll_program_test(pipeline_run
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/pipeline_run.py $<TARGET_FILE:plimsoll>
+    ${CMAKE_CURRENT_BINARY_DIR}/pipeline_run -- ${mpirun} 2
+  LABELS mpi TIMEOUT 180 SERIAL)
+
 # The main job, short: prepare, train on four ranks, generate; and what it leaves behind.
 plimsoll_program_test(smoke_run
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/smoke_run.py $<TARGET_FILE:plimsoll>

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""pipeline_run.py PLIMSOLL FOLDER -- LAUNCHER…: trains a small model on one rank and, under LAUNCHER, over two stages with
+each schedule. The losses are those of one rank, those of the schedules are each other's, the arena is as planned."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CONFIG = """
+model: {{family: gpt2, layers: 4, hidden: 48, heads: 4, positions: 64}}
+data: {{train: {0}/text, validation: 0.1, sequence: 32}}
+train: {{steps: 8, global_batch: 8, micro_batch: 2, eval_batches: 2}}
+optimizer: {{lr: 3e-3}}
+run: {{seed: 3, log_every: 1, eval_every: 4, save_every: 4, threads: 1}}
+"""
+
+
+def run(*command):
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
+    if done.returncode != 0:
+        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}")
+
+
+def train(plimsoll, folder, name, launcher, settings):
+    command = [*launcher, plimsoll, "train", folder / "run.yaml", "--set", f"run.dir={folder / name}"]
+    for s in settings:
+        command += ["--set", s]
+    run(*command)
+    for rank in json.loads((folder / name / "summary.json").read_text())["ranks"]:
+        if rank["planned_bytes"] != rank["arena_high_water_bytes"] or rank["allocations_after_first_step"] != 0:
+            sys.exit(f"{name}: {rank}")
+    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    return [r["loss"] for r in rows if "loss" in r], [r["validation_loss"] for r in rows if "validation_loss" in r]
+
+
+def main():
+    split = sys.argv.index("--")
+    plimsoll, folder, launcher = sys.argv[1], Path(sys.argv[2]), sys.argv[split + 1:]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "text.txt").write_text("the ship is loaded to the line and no deeper\n" * 400)
+    run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "text", "--tokenizer", "char")
+    (folder / "run.yaml").write_text(CONFIG.format(folder))
+    one = train(plimsoll, folder, "one", [], [])
+    losses = {}
+    for schedule in ["gpipe", "1f1b", "zb-h1", "interleaved"]:
+        got = train(plimsoll, folder, schedule, launcher, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
+        losses[schedule] = got
+        for mine, theirs in zip(got[0] + got[1], one[0] + one[1], strict=True):
+            if abs(mine - theirs) > 1e-5 * theirs:
+                sys.exit(f"{schedule}: {got}, one rank: {one}")
+    if losses["gpipe"] != losses["1f1b"] or losses["gpipe"] != losses["zb-h1"]:
+        sys.exit(f"schedules differ: {losses}")
+    print(f"{len(one[0])} losses of {', '.join(losses)} are those of one rank")
+
+
+main()
