@@ -107,7 +107,14 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
     o.micro_batch = rows;
     o.micro_batches = std::max<std::int64_t>(1, share / rows);
     o.logits_bytes = logits_bytes;
-    return budget_bytes == 0 || build_programs(o).plan.total_bytes + outside_bytes <= budget_bytes;
+    if (budget_bytes == 0) return true;
+    // Stages differ, and all ranks must choose alike.
+    for (int stage = 0; stage < o.mesh.pipeline; ++stage) {
+      ProgramOptions there = o;
+      there.rank = rank_at(o.mesh, {0, stage, 0});
+      if (build_programs(there).plan.total_bytes + outside_bytes > budget_bytes) return false;
+    }
+    return true;
   };
   // A smaller chunk of logits costs less time than a smaller micro-batch. When nothing fits, the least is what is
   // reported.
