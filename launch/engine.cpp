@@ -139,10 +139,23 @@ const Engine::OwnedRuns& Engine::owned_runs(std::string_view region) {
   std::map<std::string_view, std::size_t> index;
   for (std::size_t t = 0; t < programs_.tensors.size(); ++t) index[programs_.tensors[t].name] = t;
   const bool whole = programs_.plan.region(region).bytes == programs_.layout.elements * dtype_bytes(dtype_);
-  for (LocalRun& run : local_runs(region)) {
-    if (run.part->owned && (whole ? programs_.owns_whole : programs_.owns_shards)) {
-      owned->of[index.at(run.part->name)].push_back(run);
+  // ZeRO-1 sums gradients in place: of each unit only this rank's shard is the sum.
+  const bool shard_in_place = whole && region == "gradients" && programs_.layout.shards > 1;
+  const std::byte* base = arena_->base() + programs_.plan.region(region).offset;
+  for (const LocalRun& run : local_runs(region)) {
+    const bool owns = whole && !shard_in_place ? programs_.owns_whole : programs_.owns_shards;
+    if (!run.part->owned || !owns) continue;
+    auto& runs = owned->of[index.at(run.part->name)];
+    if (!shard_in_place) {
+      runs.push_back(run);
+      continue;
     }
+    const std::int64_t flat_first = (run.data - base) / dtype_bytes(dtype_);
+    for_each_shard_range(programs_.layout, programs_.shard_rank, flat_first, run.count, [&](const ShardRange& range) {
+      const std::int64_t skipped = range.flat_first - flat_first;
+      runs.push_back(
+          {run.part, run.parameter, run.tensor_first + skipped, range.count, run.data + skipped * dtype_bytes(dtype_)});
+    });
   }
   return *(owned_[std::string(region)] = std::move(owned));
 }

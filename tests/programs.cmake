@@ -46,6 +46,18 @@ foreach(json IN LISTS goldens)
   plimsoll_program_test(golden.${name}.2_ranks COMMAND ${mpirun} 2 $<TARGET_FILE:golden_check> ${folder}
     LABELS mpi TIMEOUT 120 SERIAL)
 endforeach()
+# The same references on meshes: what tensor parallelism and ZeRO compute is what PyTorch computes.
+foreach(case IN ITEMS "2:--tensor=2" "2:--zero=1" "2:--zero=2" "2:--zero=3" "4:--tensor=2 --zero=1" "4:--tensor=2 --zero=3")
+  string(REGEX MATCH "^([0-9]+):(.*)$" _ "${case}")
+  set(ranks ${CMAKE_MATCH_1})
+  separate_arguments(options UNIX_COMMAND "${CMAKE_MATCH_2}")
+  string(REGEX REPLACE "[^a-z0-9]+" "_" label "${CMAKE_MATCH_2}")
+  foreach(model IN ITEMS gpt2_erf qwen3_tied)
+    plimsoll_program_test(golden.${model}.${ranks}_ranks${label}
+      COMMAND ${mpirun} ${ranks} $<TARGET_FILE:golden_check> ${options} ${CMAKE_CURRENT_SOURCE_DIR}/golden/${model}
+      LABELS mpi unit TIMEOUT 120 SERIAL)
+  endforeach()
+endforeach()
 set(golden_shared Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_shared.py ${PROJECT_SOURCE_DIR}/../shared)
 plimsoll_program_test(golden.shared COMMAND ${golden_shared} $<TARGET_FILE:golden_check> LABELS unit TIMEOUT 240)
 plimsoll_program_test(golden.shared.2_ranks COMMAND ${golden_shared} ${mpirun} 2 $<TARGET_FILE:golden_check>

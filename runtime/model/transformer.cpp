@@ -255,8 +255,10 @@ class Builder {
     const ValueId targets = input("targets", {{s_.batch, s_.sequence}, DType::i32});
     const std::int64_t rows = s_.batch * s_.sequence;
     const std::int64_t chunk = logits_chunk_rows(rows, m_.vocabulary, s_.dtype, s_.logits_bytes);
+    CrossEntropy::Attrs attrs;
+    attrs.chunk_rows = chunk;
     const ValueId loss = add_node<CrossEntropy>(
-        g_, {chunk}, {{CrossEntropy::kX, hidden}, {CrossEntropy::kWeight, weight}, {CrossEntropy::kTargets, targets}},
+        g_, attrs, {{CrossEntropy::kX, hidden}, {CrossEntropy::kWeight, weight}, {CrossEntropy::kTargets, targets}},
         "loss", -1)[CrossEntropy::kLoss];
     g_[loss].persistent = true;
     g_[loss].memory = MemoryClass::Staging;

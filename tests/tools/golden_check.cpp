@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 
@@ -16,6 +17,7 @@
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/process.hpp"
+#include "parallel/tensor.hpp"
 #include "tests/tools/golden_folder.hpp"
 
 namespace plimsoll {
@@ -151,8 +153,13 @@ void check_curve(Engine& engine, const GoldenFolder& golden, const Share& share,
 // A folder that was read, and the model of it, loaded.
 struct Prepared {
   GoldenFolder golden;
+  Groups groups;
   std::unique_ptr<Engine> engine;
 };
+
+Share share_of(const GoldenFolder& golden, const Mesh& mesh, int rank) {
+  return {golden.batch, coordinates(mesh, rank).data, mesh.data};
+}
 
 // What a file holds must be the parameters of the model, by name and shape.
 void check_parameters(const std::filesystem::path& path, const std::vector<ModelTensor>& tensors) {
@@ -162,19 +169,41 @@ void check_parameters(const std::filesystem::path& path, const std::vector<Model
           "{}: has {} tensors, the model has {} parameters", path.string(), file.tensors().size(), tensors.size());
 }
 
-Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Groups& groups) {
-  Prepared p{read_golden_folder(folder, mpi.rank() == 0), nullptr};
+// How the ranks share the work; what is left of them are replicas.
+struct Spread {
+  int tensor = 1, zero = 0;
+  bool sequence = false;
+};
+
+Mesh mesh_of(const Spread& spread, const ModelConfig& model, int ranks) {
+  require(ranks % spread.tensor == 0, ErrorKind::Usage, "{} ranks are not divisible by --tensor={}", ranks,
+          spread.tensor);
+  Mesh mesh;
+  mesh.tensor = spread.tensor;
+  mesh.data = mesh.shards = ranks / spread.tensor;
+  mesh.kv_copies = TensorParallel{spread.tensor, 0, false}.kv_copies(model);
+  return mesh;
+}
+
+Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Spread& spread) {
+  Prepared p{read_golden_folder(folder, mpi.rank() == 0), {}, nullptr};
   ProgramOptions options;
   options.model = p.golden.model;
   options.sequence = p.golden.sequence;
-  options.micro_batch = Share(p.golden.batch, mpi.rank(), mpi.size()).rows;
-  options.mesh.data = options.mesh.shards = mpi.size();
+  options.mesh = mesh_of(spread, p.golden.model, mpi.size());
   options.rank = mpi.rank();
+  options.zero = spread.zero;
+  options.sequence_parallel = spread.sequence;
+  options.micro_batch = share_of(p.golden, options.mesh, mpi.rank()).rows;
   options.bucket_bytes = 1 << 16;  // several buckets also for small models
-  options.train = options.logits = true;
+  options.train = true;
+  options.logits = spread.tensor == 1;  // ranks that split the vocabulary never have them
   options.optimizer = p.golden.curve.optimizer;
   EngineOptions engine_options;
-  for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
+  p.groups = make_groups(options.mesh, mpi.rank(), [&](const std::string& axis, const std::vector<int>& ranks) {
+    return mpi.group(axis, ranks);
+  });
+  for (const auto& [axis, group] : p.groups) engine_options.groups[axis] = &group;
   const HuggingFaceWeights weights = HuggingFaceWeights::open(folder);
   Programs programs = build_programs(options);
   check_parameters(folder / "grads.safetensors", programs.tensors);
@@ -185,12 +214,12 @@ Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& m
 }
 
 // The exit code of a folder: 0, 1 when a quantity is missed, else the kind of what is wrong with it.
-int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Groups& groups,
+int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Spread& spread,
                  const Group& control) {
   std::optional<Prepared> prepared;
   int code = 0;
   try {
-    prepared.emplace(prepare_folder(folder, mpi, groups));
+    prepared.emplace(prepare_folder(folder, mpi, spread));
   } catch (const Error& error) {
     code = static_cast<int>(error.kind());
     std::fflush(stdout);
@@ -201,12 +230,12 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
   code = static_cast<int>(control.max(code));  // a folder that one rank cannot read is checked by none
   if (code != 0) return code;
   const GoldenFolder& golden = prepared->golden;
-  const Share share(golden.batch, mpi.rank(), mpi.size());
+  const Share share = share_of(golden, mesh_of(spread, golden.model, mpi.size()), mpi.rank());
   if (mpi.rank() == 0)
     std::printf("%s: B=%ld T=%ld\n", folder.c_str(), static_cast<long>(golden.batch),
                 static_cast<long>(golden.sequence));
   Report report(mpi.rank() == 0);
-  check_logits(*prepared->engine, golden, report);
+  if (spread.tensor == 1) check_logits(*prepared->engine, golden, report);
   check_gradients(*prepared->engine, golden, share, report);
   check_curve(*prepared->engine, golden, share, report);
   if (mpi.rank() == 0)
@@ -216,20 +245,16 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
 }
 
 // The worst of all folders. What is there but is no such folder is skipped; nothing to check at all is an error.
-int check_all(std::span<char* const> paths, const MpiSession& mpi) {
-  Mesh mesh;
-  mesh.data = mesh.shards = mpi.size();
-  const Groups groups = make_groups(
-      mesh, mpi.rank(), [&](const std::string& axis, const std::vector<int>& ranks) { return mpi.group(axis, ranks); });
+int check_all(std::span<const std::string> paths, const Spread& spread, const MpiSession& mpi) {
   const Group control = mpi.world("control");
   int worst = 0, checked = 0;
-  for (const char* path : paths) {
+  for (const std::string& path : paths) {
     if (std::filesystem::exists(path) && !std::filesystem::exists(std::filesystem::path(path) / "golden.json")) {
-      if (mpi.rank() == 0) std::printf("%s: skipped, it is no folder with a golden.json\n", path);
+      if (mpi.rank() == 0) std::printf("%s: skipped, it is no folder with a golden.json\n", path.c_str());
       continue;
     }
     ++checked;
-    worst = std::max(worst, check_folder(path, mpi, groups, control));
+    worst = std::max(worst, check_folder(path, mpi, spread, control));
   }
   require(checked > 0, ErrorKind::MissingInput, "none of the {} paths is a folder with a golden.json", paths.size());
   return worst;
@@ -237,7 +262,7 @@ int check_all(std::span<char* const> paths, const MpiSession& mpi) {
 
 constexpr const char* kUsage =
     "usage: golden_check FOLDER...\n"
-    "       mpirun -n N golden_check FOLDER...\n"
+    "       mpirun -n N golden_check [--tensor=N] [--sequence] [--zero=0..3] FOLDER...\n"
     "Compares logits, loss, gradients, a training curve and the parameters after it with the reference results of "
     "each\n"
     "FOLDER (config.json, model.safetensors, golden.json, golden.safetensors, grads.safetensors, final.safetensors).\n"
@@ -251,22 +276,34 @@ constexpr const char* kUsage =
 int main(int argc, char** argv) {
   using namespace plimsoll;
   ensure_environment(argv);
-  const std::span<char* const> paths(argv + 1, static_cast<std::size_t>(std::max(0, argc - 1)));
-  for (const std::string_view argument : paths) {
+  Spread spread;
+  std::vector<std::string> paths;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
     if (argument == "--help" || argument == "-h") {
       std::fputs(kUsage, stdout);
       return 0;
     }
+    if (argument == "--sequence") {
+      spread.sequence = true;
+    } else if (argument.starts_with("--tensor=")) {
+      spread.tensor = std::max(1, std::atoi(argv[i] + 9));
+    } else if (argument.starts_with("--zero=")) {
+      spread.zero = std::clamp(std::atoi(argv[i] + 7), 0, 3);
+    } else if (argument.starts_with("-")) {
+      std::fprintf(stderr, "golden_check: '%s' is no option\n%s", argv[i], kUsage);
+      return static_cast<int>(ErrorKind::Usage);
+    } else {
+      paths.emplace_back(argument);
+    }
   }
-  const auto option = std::find_if(paths.begin(), paths.end(), [](const char* a) { return a[0] == '-'; });
-  if (paths.empty() || option != paths.end()) {
-    if (option != paths.end()) std::fprintf(stderr, "golden_check: '%s' is no option\n", *option);
+  if (paths.empty()) {
     std::fputs(kUsage, stderr);
     return static_cast<int>(ErrorKind::Usage);
   }
   MpiSession mpi;
   try {
-    return check_all(paths, mpi);
+    return check_all(paths, spread, mpi);
   } catch (const std::exception& error) {
     fail_run({mpi.rank(), host_name(), -1, ""}, error, [&](int code) { mpi.abort(code); });
   }
