@@ -16,7 +16,7 @@ struct CrossEntropy : OpDefaults {
     // A vocabulary that is split over the ranks of an axis: this rank's weight has the rows from first_row on, of which
     // the first `valid_rows` count (the rest is padding). Logits are never gathered: maxima, sums and the targets'
     // logits are reduced.
-    std::string axis;
+    std::string axis{};
     int ranks = 1;
     std::int64_t first_row = 0, valid_rows = 0;
     std::int64_t rows_per_chunk(std::int64_t of_rows) const {
