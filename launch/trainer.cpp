@@ -88,7 +88,7 @@ struct Run {
   }
 
   // What the process has besides the arena before it exists, and room for what libraries allocate later.
-  static std::int64_t measured_outside_bytes() { return current_rss_bytes() + (std::int64_t{32} << 20); }
+  static std::int64_t measured_outside_bytes() { return current_rss_bytes() + (std::int64_t{64} << 20); }
 
   LoaderOptions loader(Split split, std::int64_t first_step) const {
     const int replica = coordinates(options.mesh, place.rank).data;
