@@ -103,6 +103,9 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
       ->check(CLI::PositiveNumber);
   plan->add_option("--budget", a.plan.budget, "bytes per rank, instead of memory.budget");
   plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
+  plan->add_flag("--gantt", a.plan.gantt,
+                 "draw the schedule of a pipeline, every phase of a micro-batch taking one unit of time");
+  plan->add_option("--gantt-svg", a.plan.gantt_svg, "write that chart to this file")->type_name("FILE");
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
   plan->add_flag("--json", a.json, "report as JSON");
   CLI::App* graph = verb("graph", "the step program of a configuration");

@@ -13,9 +13,12 @@
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "launch/trainer.hpp"
+#include "runtime/checkpoint/file.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/model/huggingface.hpp"
+#include "runtime/plan/gantt.hpp"
+#include "runtime/plan/simulate.hpp"
 
 namespace plimsoll {
 namespace {
@@ -120,6 +123,18 @@ int command_prepare(const PrepareArguments& a) {
   return 0;
 }
 
+namespace {
+
+void draw_schedule(const Programs& programs, const PlanArguments& plan, bool json) {
+  require(programs.schedule != nullptr, ErrorKind::Usage,
+          "--gantt draws the schedule of a pipeline: parallel.pipeline is 1");
+  const Timeline timeline = simulate(*programs.schedule, uniform_costs(*programs.schedule, {1, 1, 1}));
+  if (plan.gantt && !json) fmt::print("{}", gantt_text(timeline));
+  if (!plan.gantt_svg.empty()) replace_file(plan.gantt_svg, gantt_svg(timeline));
+}
+
+}  // namespace
+
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json) {
   std::vector<std::string> overrides = arguments.overrides;
   if (!plan.budget.empty()) overrides.push_back("memory.budget=" + plan.budget);
@@ -147,6 +162,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     fmt::print("{}", plan_text(programs, options, context, plan.peak));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
+  if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(programs, plan, json);
   if (context.budget_bytes == 0) return 0;
   const auto infeasible = check_budget(programs, options, context.budget_bytes, context.outside_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");

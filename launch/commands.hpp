@@ -35,7 +35,8 @@ struct PlanArguments {
   int ranks = 1;
   std::optional<int> threads;
   std::string budget;
-  bool peak = false, verify = false;
+  bool peak = false, verify = false, gantt = false;
+  std::string gantt_svg;  // a file; empty: none
 };
 struct GraphArguments {
   std::string program = "train";

@@ -28,17 +28,32 @@ std::string peak_text(const MemoryPlan& plan) {
   return out;
 }
 
-// The groups of an axis, each once, in the order of their first ranks.
+// The groups of an axis that have several ranks, each once, in the order of their first ranks.
 std::vector<std::vector<int>> groups_of(const Mesh& mesh, std::string_view axis) {
   std::vector<std::vector<int>> groups;
   for (int r = 0; r < mesh.ranks(); ++r) {
     std::vector<int> group = axis_group(mesh, r, axis);
-    if (group.front() == r) groups.push_back(std::move(group));
+    if (group.front() == r && group.size() > 1) groups.push_back(std::move(group));
   }
   return groups;
 }
 
 bool divides(const Mesh& mesh, std::string_view axis) { return axis_group(mesh, 0, axis).size() > 1; }
+
+// The pieces of a pipeline in model order, and the activation slots of its stages.
+std::string pipeline_text(const Programs& programs, const ProgramOptions& o) {
+  const Schedule& schedule = *programs.schedule;
+  std::string out =
+      fmt::format("  pipeline of {} pieces, {} micro-batches:", programs.cuts.size(), schedule.micro_batches);
+  for (std::size_t i = 0; i < programs.cuts.size(); ++i) {
+    const std::int64_t end = i + 1 < programs.cuts.size() ? programs.cuts[i + 1] : o.model.layers;
+    out += fmt::format(" stage {} layers {}-{};", i % static_cast<std::size_t>(schedule.stages), programs.cuts[i],
+                       end - 1);
+  }
+  out += " activation slots per stage";
+  for (const std::vector<int>& slots : schedule.slots) out += fmt::format(" {}", fmt::join(slots, "+"));
+  return out + "\n";
+}
 
 // Mesh, groups, and what a rank has of the model.
 std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
@@ -54,9 +69,10 @@ std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
     std::vector<std::string> texts;
     for (std::size_t g = 0; g < std::min(groups.size(), kMostGroups); ++g)
       texts.push_back(fmt::format("[{}]", fmt::join(groups[g], " ")));
-    out += fmt::format("  {:<9}{} group(s): {}{}\n", axis, groups.size(), join(texts, " "),
+    out += fmt::format("  {:<15}{} group(s): {}{}\n", axis, groups.size(), join(texts, " "),
                        groups.size() > kMostGroups ? " …" : "");
   }
+  if (programs.schedule != nullptr) out += pipeline_text(programs, o);
   const std::int64_t element = dtype_bytes(programs.dtype());
   for (const PersistentRegion& r : programs.plan.persistent) {
     const bool flat = r.name == "parameters" || r.name == "gradients" || r.name.starts_with("optimizer.");

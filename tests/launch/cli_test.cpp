@@ -16,9 +16,10 @@ TEST(CommandLine, VerbsAndOptionsAreFrozen) {
        {"train", "eval", "generate", "data", "data prepare", "plan", "graph", "config", "info", "export"}) {
     EXPECT_NE(help.find(std::string("Usage: plimsoll ") + verb + " "), std::string::npos) << verb << " in\n" << help;
   }
-  for (const char* option : {"CONFIG",   "--set",         "--json",    "--out",   "--tokenizer", "--like",  "--prompt",
-                             "--tokens", "--temperature", "--top-k",   "--top-p", "--seed",      "--ranks", "--budget",
-                             "--peak",   "--verify",      "--program", "--dot",   "--version",   "FROM",    "TO"}) {
+  for (const char* option :
+       {"CONFIG",        "--set",    "--json",    "--out",  "--tokenizer", "--like",   "--prompt", "--tokens",
+        "--temperature", "--top-k",  "--top-p",   "--seed", "--ranks",     "--budget", "--peak",   "--gantt",
+        "--gantt-svg",   "--verify", "--program", "--dot",  "--version",   "FROM",     "TO"}) {
     EXPECT_NE(help.find(option), std::string::npos) << option;
   }
 }
