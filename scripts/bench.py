@@ -28,6 +28,7 @@ class Layout:
     threads: int
     parallel: str = "{}"
     replicas: int = 1
+    micro_batches: int = 1  # of a step, on each replica
     peer: tuple = ("--compile",)
 
 
@@ -35,7 +36,8 @@ SPEED = (Layout("1 x 2", 1, 2), Layout("2 x 1", 2, 1, replicas=2, peer=("--compi
 MESH = (Layout("data 2", 2, 1, replicas=2, peer=("--compile", "--parallel", "ddp")),
         Layout("zero 1", 2, 1, "{zero: 1}", replicas=2, peer=None),
         Layout("zero 3", 2, 1, "{zero: 3}", replicas=2, peer=("--parallel", "fsdp")),
-        Layout("tensor 2", 2, 1, "{tensor: 2}", peer=None))
+        Layout("tensor 2", 2, 1, "{tensor: 2}", peer=None),
+        Layout("pipeline 2", 2, 1, "{pipeline: 2, zero: 0}", micro_batches=4, peer=None))
 
 
 def cpu_seconds():
@@ -52,7 +54,7 @@ def ours(model, layout, steps):
         config.write_text(
             f"model: {spec['model']}\n"
             f"data: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
-            f"train: {{steps: {steps}, global_batch: {spec['batch']}, micro_batch: {spec['batch'] // layout.replicas}}}\n"
+            f"train: {{steps: {steps}, global_batch: {spec['batch']}, micro_batch: {spec['batch'] // layout.replicas // layout.micro_batches}}}\n"
             f"memory: {{budget: {spec.get('budget', 'auto')}}}\n"
             f"parallel: {layout.parallel}\n"
             f"optimizer: {{lr: 3e-4, weight_decay: 0.1, clip: 1.0}}\nschedule: {{name: constant}}\n"
@@ -120,7 +122,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--models", default="gpt2,small")
-    parser.add_argument("--mesh", action="store_true", help="two ranks: data, zero and tensor parallel, beside DDP and FSDP2")
+    parser.add_argument("--mesh", action="store_true", help="two ranks: data, zero, tensor and pipeline parallel, beside DDP and FSDP2")
     parser.add_argument("--out", default="bench.json")
     a = parser.parse_args()
     cells = [(m, layout) for m in a.models.split(",") for layout in (MESH if a.mesh else SPEED)]
