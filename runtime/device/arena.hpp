@@ -1,6 +1,11 @@
 #pragma once
 // The one allocation of a rank. Its high-water mark is measured from what was written, not computed from the plan:
-// fill_canary() writes a pattern, and high_water() finds the last word that no longer holds it.
+// fill_canary() writes a pattern, and high_water() finds the last byte that no longer holds it.
+//
+// The mark is exact where the last thing written is an element of two bytes or more at a multiple of its size. Every
+// odd byte of the canary is 0x7F, so an element would keep it in its last (most significant) byte only as an fp16 NaN,
+// as a floating-point number above 1.7e38, or as an integer above 2^30: nothing that training leaves in memory. The
+// even bytes are a hash of their place.
 
 #include <cstddef>
 #include <cstdint>
@@ -19,10 +24,9 @@ class Arena {
   std::byte* base() const { return base_; }
   std::int64_t bytes() const { return bytes_; }
 
-  // Writes word i (8 bytes) as a hash of i. Also the first touch of the pages, by `threads` threads.
+  // Writes the canary. Also the first touch of the pages, by `threads` threads.
   void fill_canary(int threads = 1);
-  // Bytes from the base to the end of the last changed word: one byte in 256 is written with the canary's own value, a
-  // word practically never. Host only: the streams are synchronized before.
+  // Bytes from the base to the end of the last changed byte. Host only: the streams are synchronized before.
   std::int64_t high_water() const;
 
  private:

@@ -156,8 +156,8 @@ Outcome run_model(const Model& model, Split split, const Group& group, int steps
     const View g = executor.view(p.gradient);
     outcome.gradients.emplace_back(g.as<double>(), g.as<double>() + g.spec.elements());
   }
-  const std::int64_t touched = (arena.high_water() + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
-  require(touched >= plan.total_bytes, ErrorKind::Internal, "high water {} of {}", touched, plan.total_bytes);
+  const std::int64_t touched = arena.high_water();
+  require(touched == plan.total_bytes, ErrorKind::Internal, "high water {} of {}", touched, plan.total_bytes);
   return outcome;
 }
 

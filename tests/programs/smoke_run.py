@@ -62,7 +62,7 @@ def check_run(folder, ranks):
     expect(len(records) == ranks, f"summary.json: {len(records)} ranks instead of {ranks}")
     for record in records:
         expect(all(key in record for key in RANK_KEYS), f"summary.json: a rank has the keys {sorted(record)}")
-        expect(record["arena_high_water_bytes"] <= record["planned_bytes"] <= record["budget_bytes"],
+        expect(record["arena_high_water_bytes"] == record["planned_bytes"] <= record["budget_bytes"],
                f"high water, plan and budget are out of order: {record}")
     checkpoints = sorted((folder / "checkpoints").glob("step_*"))
     expect(checkpoints and checkpoints[-1].name == f"step_{STEPS:08d}", f"checkpoints: {checkpoints}")
