@@ -2,7 +2,7 @@
 // off, on shapes that do not divide nicely.
 
 #include "parallel/tensor.hpp"
-#include "tests/parallel/equivalence.hpp"
+#include "tests/support/equivalence.hpp"
 
 namespace plimsoll {
 namespace {
@@ -12,8 +12,8 @@ using namespace test;
 constexpr std::int64_t kSteps = 20;
 
 // GPT-2 with 4 heads, or Llama with 6 heads over 3 key/value heads; 509 ids.
-ProgramOptions options_of(ModelFamily family) {
-  ProgramOptions o = tiny_options(family);
+ProgramOptions options_of(ModelFamily family, DType dtype) {
+  ProgramOptions o = equivalence_options(family, dtype, 1);
   ModelConfig m = family_defaults(family);
   m.layers = 2;
   m.hidden = 24;
@@ -26,8 +26,6 @@ ProgramOptions options_of(ModelFamily family) {
     m.tied = false;
   }
   o.model = resolve(m);
-  o.micro_batch = 1;
-  o.evaluate = true;
   return o;
 }
 
@@ -54,17 +52,14 @@ class Matrix : public testing::TestWithParam<std::tuple<ModelFamily, DType>> {};
 
 TEST_P(Matrix, EveryLayoutTrainsAsOneRank) {
   const auto [family, dtype] = GetParam();
-  ProgramOptions o = options_of(family);
-  o.dtype = dtype;
-  std::vector<std::string> names;
-  for (const ModelTensor& t : build_programs(o).tensors) names.push_back(t.name);
+  const ProgramOptions o = options_of(family, dtype);
   std::map<std::int64_t, RunResult> one;  // by rows of a step
   int runs = 0;
   for (const Layout& layout : layouts(o)) {
     SCOPED_TRACE(name_of(layout));
     const std::int64_t rows = 2 * layout.mesh.data;
     if (!one.contains(rows)) one[rows] = train_on({}, o, rows, kSteps);
-    expect_same_training(train_on(layout, o, rows, kSteps), one[rows], names, dtype == DType::f64 ? 1e-10 : 1e-5);
+    expect_same_training(train_on(layout, o, rows, kSteps), one[rows]);
     ++runs;
   }
   EXPECT_GT(runs, 40);
@@ -74,7 +69,7 @@ INSTANTIATE_TEST_SUITE_P(Models, Matrix,
                          testing::Combine(testing::Values(ModelFamily::Gpt2, ModelFamily::Llama),
                                           testing::Values(DType::f32, DType::f64)),
                          [](const auto& p) {
-                           return fmt::format("{}_{}", std::get<0>(p.param) == ModelFamily::Gpt2 ? "gpt2" : "llama",
+                           return fmt::format("{}_{}", family_name(std::get<0>(p.param)),
                                               dtype_name(std::get<1>(p.param)));
                          });
 

@@ -2,7 +2,7 @@
 
 #include "parallel/tensor.hpp"
 
-#include "tests/parallel/equivalence.hpp"
+#include "tests/support/equivalence.hpp"
 
 namespace plimsoll {
 namespace {
@@ -11,24 +11,13 @@ using namespace test;
 
 constexpr std::int64_t kRows = 4, kSteps = 5;
 
-ProgramOptions options_of(ModelFamily family, DType dtype) {
-  ProgramOptions o = tiny_options(family);
-  o.micro_batch = 2;
-  o.dtype = dtype;
-  o.evaluate = true;
-  return o;
-}
-
 void expect_as_one_rank(const Layout& layout, ProgramOptions o) {
   SCOPED_TRACE(name_of(layout));
   for (const DType dtype : {DType::f32, DType::f64}) {
     o.dtype = dtype;
-    const RunResult one = train_on({}, o, kRows, kSteps);
     const RunResult run = train_on(layout, o, kRows, kSteps);
-    std::vector<std::string> names;
-    for (const ModelTensor& t : build_programs(o).tensors) names.push_back(t.name);
-    expect_same_training(run, one, names, dtype == DType::f64 ? 1e-10 : 1e-5);
-    EXPECT_EQ(train_on(layout, o, kRows, kSteps).final, run.final) << "the same layout gives the same bits";
+    expect_same_training(run, train_on({}, o, kRows, kSteps));
+    expect_same_bits(train_on(layout, o, kRows, kSteps), run);
   }
 }
 
@@ -38,30 +27,30 @@ class Tensor : public testing::TestWithParam<std::tuple<ModelFamily, int, bool>>
 TEST_P(Tensor, TrainsAsOneRank) {
   const auto [family, ranks, sequence] = GetParam();
   const int kv_copies = TensorParallel{ranks, 0, false}.kv_copies(tiny_model(family));
-  expect_as_one_rank({{.tensor = ranks, .kv_copies = kv_copies}, 0, sequence}, options_of(family, DType::f32));
+  expect_as_one_rank({{.tensor = ranks, .kv_copies = kv_copies}, 0, sequence},
+                     equivalence_options(family, DType::f32, 2));
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, Tensor,
                          testing::Combine(testing::Values(ModelFamily::Gpt2, ModelFamily::Llama), testing::Values(2, 4),
                                           testing::Bool()),
                          [](const auto& p) {
-                           return fmt::format("{}_{}ranks{}",
-                                              std::get<0>(p.param) == ModelFamily::Gpt2 ? "gpt2" : "llama",
-                                              std::get<1>(p.param), std::get<2>(p.param) ? "_sequence" : "");
+                           return fmt::format("{}_{}ranks{}", family_name(std::get<0>(p.param)), std::get<1>(p.param),
+                                              std::get<2>(p.param) ? "_sequence" : "");
                          });
 
 TEST(TensorWithOthers, ZeroAndReplicas) {
   for (const int zero : {1, 2, 3}) {
-    expect_as_one_rank({{.data = 2, .tensor = 2, .shards = 2}, zero, true}, options_of(ModelFamily::Llama, DType::f32));
+    expect_as_one_rank({{.data = 2, .tensor = 2, .shards = 2}, zero, true},
+                       equivalence_options(ModelFamily::Llama, DType::f32, 2));
   }
-  ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
-  o.micro_batch = 1;
+  const ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
   expect_as_one_rank({{.data = 2, .tensor = 2, .shards = 2}, 3, false}, o);
 }
 
 // Names of shapes that no longer fit a small string would be allocated.
 TEST(TensorWithOthers, LongShapesAllocateNothing) {
-  ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+  ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 2);
   o.model.hidden = 1024;
   o.model.ffn = 4096;
   o.model.head_dim = 256;
@@ -71,14 +60,14 @@ TEST(TensorWithOthers, LongShapesAllocateNothing) {
 
 TEST(TensorWithOthers, DropoutIsThatOfOneRank) {
   for (const bool sequence : {false, true}) {
-    ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+    ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 2);
     o.model.dropout = 0.2;
     expect_as_one_rank({{.tensor = 2}, 0, sequence}, o);
   }
 }
 
 TEST(TensorWithOthers, HeadNormsAndUntiedHeads) {
-  ProgramOptions o = options_of(ModelFamily::Llama, DType::f32);
+  ProgramOptions o = equivalence_options(ModelFamily::Llama, DType::f32, 2);
   o.model.qk_norm = true;
   o.model.tied = false;
   for (const int ranks : {2, 4}) {
@@ -101,7 +90,7 @@ TEST(TensorWithOthers, WhatCannotBeSplitIsNamed) {
 
 // A layer's matrices, its activations and the vocabulary are divided.
 TEST(TensorWithOthers, MemoryShrinks) {
-  const ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+  const ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 2);
   const RunResult one = train_on({}, o, kRows, 2), two = train_on({{.tensor = 2}, 0, true}, o, kRows, 2);
   for (const MemoryClass memory :
        {MemoryClass::Parameters, MemoryClass::Gradients, MemoryClass::Optimizer, MemoryClass::Activations}) {

@@ -4,7 +4,7 @@
 #include "comm/volume.hpp"
 #include "parallel/tensor.hpp"
 
-#include "tests/parallel/equivalence.hpp"
+#include "tests/support/equivalence.hpp"
 
 namespace plimsoll {
 namespace {

@@ -1,6 +1,6 @@
 // ZeRO: what ranks divide and what they send, and that the run is the same.
 
-#include "tests/parallel/equivalence.hpp"
+#include "tests/support/equivalence.hpp"
 
 namespace plimsoll {
 namespace {
@@ -9,27 +9,16 @@ using namespace test;
 
 constexpr std::int64_t kRows = 8, kSteps = 6;
 
-ProgramOptions options_of(ModelFamily family, DType dtype) {
-  ProgramOptions o = tiny_options(family);
-  o.micro_batch = 1;
-  o.dtype = dtype;
-  o.evaluate = true;
-  return o;
-}
-
 class Zero : public testing::TestWithParam<std::tuple<ModelFamily, int, int, int>> {};
 
 TEST_P(Zero, TrainsAsOneRank) {
   const auto [family, ranks, shards, zero] = GetParam();
   for (const DType dtype : {DType::f32, DType::f64}) {
-    const ProgramOptions o = options_of(family, dtype);
-    const RunResult one = train_on({}, o, kRows, kSteps);
+    const ProgramOptions o = equivalence_options(family, dtype, 1);
     const Layout layout{{.data = ranks, .shards = shards}, zero};
     const RunResult run = train_on(layout, o, kRows, kSteps);
-    std::vector<std::string> names;
-    for (const ModelTensor& t : build_programs(o).tensors) names.push_back(t.name);
-    expect_same_training(run, one, names, dtype == DType::f64 ? 1e-10 : 1e-5);
-    EXPECT_EQ(train_on(layout, o, kRows, kSteps).final, run.final) << "the same layout gives the same bits";
+    expect_same_training(run, train_on({}, o, kRows, kSteps));
+    expect_same_bits(train_on(layout, o, kRows, kSteps), run);
   }
 }
 
@@ -37,8 +26,7 @@ INSTANTIATE_TEST_SUITE_P(Stages, Zero,
                          testing::Combine(testing::Values(ModelFamily::Gpt2, ModelFamily::Llama), testing::Values(2, 4),
                                           testing::Values(2), testing::Values(0, 1, 2, 3)),
                          [](const auto& p) {
-                           return fmt::format("{}_{}ranks_zero{}",
-                                              std::get<0>(p.param) == ModelFamily::Gpt2 ? "gpt2" : "llama",
+                           return fmt::format("{}_{}ranks_zero{}", family_name(std::get<0>(p.param)),
                                               std::get<1>(p.param), std::get<3>(p.param));
                          });
 
@@ -48,7 +36,7 @@ std::int64_t bytes_of(const RunResult& run, MemoryClass memory) {
 
 // 4 bytes each of parameters, gradients and 8 of moments an element; a stage divides one more of them.
 TEST(Zero, ClassesShrinkByTheNumberOfShards) {
-  const ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
+  const ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
   constexpr int kRanks = 4;
   const auto run = [&](int zero) { return train_on({{.data = kRanks, .shards = kRanks}, zero}, o, kRows, 2); };
   const RunResult whole = run(0), one = run(1), two = run(2), three = run(3);

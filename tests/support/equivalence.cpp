@@ -1,0 +1,140 @@
+#include "tests/support/equivalence.hpp"
+
+#include <fmt/ranges.h>
+
+#include "launch/allocation_counter.hpp"
+#include "runtime/core/text.hpp"
+
+namespace plimsoll::test {
+
+std::string name_of(const Layout& l) {
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor,
+                     l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks,
+                     l.stages.empty() ? "" : fmt::format("_cut{}", fmt::join(l.stages, "_")));
+}
+
+std::vector<Layout> every_schedule(Layout layout, std::int64_t layers) {
+  std::vector<Layout> all;
+  for (const ScheduleKind kind :
+       {ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1, ScheduleKind::Interleaved}) {
+    layout.schedule = kind;
+    layout.chunks = kind == ScheduleKind::Interleaved ? 2 : 1;
+    if (layout.chunks * layout.mesh.pipeline <= layers) all.push_back(layout);
+  }
+  return all;
+}
+
+std::string family_name(ModelFamily family) { return family == ModelFamily::Gpt2 ? "gpt2" : "llama"; }
+
+ProgramOptions equivalence_options(ModelFamily family, DType dtype, std::int64_t micro_batch) {
+  ProgramOptions o = tiny_options(family);
+  o.dtype = dtype;
+  o.micro_batch = micro_batch;
+  o.evaluate = true;
+  return o;
+}
+
+namespace {
+
+template <class T>
+std::vector<std::vector<double>> whole_tensors(Engine& engine, std::string_view region) {
+  std::vector<std::vector<double>> all;
+  for (std::size_t t = 0; t < engine.programs().tensors.size(); ++t) {
+    const std::int64_t n = engine.programs().tensors[t].shape.elements();
+    std::vector<T> values(static_cast<std::size_t>(n));
+    engine.gather(region, t, 0, n, values.data());
+    all.emplace_back(values.begin(), values.end());
+  }
+  return all;
+}
+
+}  // namespace
+
+RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Groups& groups, std::int64_t rows,
+                     std::int64_t steps, bool counts, bool poison) {
+  o.mesh = layout.mesh;
+  o.zero = layout.zero;
+  o.sequence_parallel = layout.sequence;
+  o.rank = rank;
+  o.schedule = layout.schedule;
+  o.chunks = layout.chunks;
+  o.stage_layers = layout.stages;
+  o.micro_batches = rows / layout.mesh.data / o.micro_batch;
+  EngineOptions options;
+  options.poison = poison;
+  for (const auto& [axis, group] : groups) options.groups[axis] = &group;
+  Engine engine(build_programs(o), options);
+  engine.initialise(1);
+  const auto tensors = [&] {
+    return o.dtype == DType::f64 ? whole_tensors<double>(engine, "parameters")
+                                 : whole_tensors<float>(engine, "parameters");
+  };
+  RunResult result;
+  result.dtype = o.dtype;
+  for (const ModelTensor& t : engine.programs().tensors) result.names.push_back(t.name);
+  result.initial = tensors();
+  std::map<std::string, std::int64_t> before;
+  for (const auto& [axis, group] : groups) before[axis] = group.bytes_sent();
+  const std::int64_t share = rows / layout.mesh.data;
+  for (std::int64_t step = 0; step < steps; ++step) {
+    const StepResult s = tiny_step(engine, o, step, coordinates(layout.mesh, rank).data * share, share, rows);
+    result.losses.push_back(s.loss());
+    result.norms.push_back(s.grad_norm);
+    if (counts && step == 0) AllocationCounter::start();
+  }
+  if (counts) result.allocations = AllocationCounter::count();
+  for (const auto& [axis, group] : groups) result.sent[axis] = group.bytes_sent() - before[axis];
+  result.final = tensors();
+  result.planned = {engine.programs().plan.total_bytes};
+  result.high_water = {engine.arena().high_water()};
+  result.classes = {engine.programs().plan.class_bytes};
+  return result;
+}
+
+RunResult train_on(const Layout& layout, const ProgramOptions& o, std::int64_t rows, std::int64_t steps, bool poison) {
+  std::vector<RunResult> all(static_cast<std::size_t>(layout.mesh.ranks()));
+  on_mesh(layout.mesh, [&](int rank, const Groups& groups) {
+    all[static_cast<std::size_t>(rank)] = train_rank(layout, o, rank, groups, rows, steps, rank == 0, poison);
+  });
+  RunResult result = all.front();
+  for (std::size_t r = 1; r < all.size(); ++r) {
+    result.planned.push_back(all[r].planned.front());
+    result.high_water.push_back(all[r].high_water.front());
+    result.classes.push_back(all[r].classes.front());
+  }
+  return result;
+}
+
+double relative_norm(const std::vector<double>& a, const std::vector<double>& b) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(difference / std::max(size, 1e-30));
+}
+
+void expect_same_training(const RunResult& run, const RunResult& one) {
+  const double tolerance = one.dtype == DType::f64 ? 1e-10 : 1e-5;
+  EXPECT_EQ(run.initial, one.initial);  // bitwise
+  ASSERT_EQ(run.losses.size(), one.losses.size());
+  for (std::size_t i = 0; i < run.losses.size(); ++i) {
+    EXPECT_NEAR(run.losses[i], one.losses[i], tolerance * one.losses[i]) << "step " << i;
+    EXPECT_NEAR(run.norms[i], one.norms[i], 1e3 * tolerance * one.norms[i]) << "step " << i;
+  }
+  ASSERT_EQ(run.final.size(), one.final.size());
+  for (std::size_t t = 0; t < one.final.size(); ++t) {
+    const bool attention_bias = one.names[t].find("attn") != std::string::npos && one.names[t].ends_with("bias");
+    EXPECT_LE(relative_norm(run.final[t], one.final[t]), attention_bias ? 5e-3 : 1e-4) << one.names[t];
+  }
+  EXPECT_EQ(run.high_water, run.planned);
+  EXPECT_EQ(run.allocations, 0);
+}
+
+void expect_same_bits(const RunResult& run, const RunResult& other) {
+  EXPECT_EQ(run.losses, other.losses);
+  EXPECT_EQ(run.norms, other.norms);
+  EXPECT_EQ(run.final, other.final);
+}
+
+}  // namespace plimsoll::test

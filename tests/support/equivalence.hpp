@@ -1,0 +1,54 @@
+#pragma once
+// The same training run on one rank and on a mesh, whose ranks are threads of the test or processes.
+
+#include <gtest/gtest.h>
+
+#include "tests/launch/tiny_run.hpp"
+#include "tests/support/local_mesh.hpp"
+
+namespace plimsoll::test {
+
+struct Layout {
+  Mesh mesh;
+  int zero = 0;
+  bool sequence = false;
+  ScheduleKind schedule = ScheduleKind::OneFOneB;
+  int chunks = 1;
+  std::vector<std::int64_t> stages = {};  // layers of each piece; empty: cut by cost
+};
+std::string name_of(const Layout& layout);
+// The schedules of a pipeline that cut so many layers, interleaved with two pieces on a stage.
+std::vector<Layout> every_schedule(Layout layout, std::int64_t layers);
+
+std::string family_name(ModelFamily family);
+// A tiny model (tiny_run.hpp) that trains and evaluates.
+ProgramOptions equivalence_options(ModelFamily family, DType dtype, std::int64_t micro_batch);
+
+struct RunResult {
+  DType dtype = DType::f32;
+  std::vector<std::string> names;  // of the model's tensors
+  std::vector<double> losses, norms;
+  std::vector<std::vector<double>> initial, final;  // those tensors
+  std::vector<std::int64_t> planned, high_water;    // by rank
+  std::vector<ClassBytes> classes;
+  std::map<std::string, std::int64_t> sent;  // of rank 0, by axis, by the steps alone
+  std::int64_t allocations = 0;              // by ops of all ranks of a process after the first step
+};
+
+// What rank `rank` sees of `steps` steps of `rows` rows, o.micro_batch rows at a time on each replica. `counts`: this
+// rank counts the allocations of its process. `poison`: as ExecutorOptions has it. Collective.
+RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Groups& groups, std::int64_t rows,
+                     std::int64_t steps, bool counts, bool poison = false);
+// The same with a thread for each rank: what rank 0 sees, and the memory of all.
+RunResult train_on(const Layout& layout, const ProgramOptions& o, std::int64_t rows, std::int64_t steps,
+                   bool poison = false);
+
+// |a - b| / |b|
+double relative_norm(const std::vector<double>& a, const std::vector<double>& b);
+
+// What every layout must show beside one rank: initial weights bitwise equal, losses within 1e-5 (fp64: 1e-10),
+// parameters within 1e-4 (attention biases 5e-3), the arena as planned, no allocation.
+void expect_same_training(const RunResult& run, const RunResult& one);
+void expect_same_bits(const RunResult& run, const RunResult& other);
+
+}  // namespace plimsoll::test
