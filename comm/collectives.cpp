@@ -187,14 +187,14 @@ void Group::broadcast(View x, int root) const {
   exchange(*transport_, sends.list(), receives.list());
 }
 
-void Group::send(View x, int peer) const {
-  const Watchdog::Call call(watch_.get(), "send", "", x.spec.bytes(), peer);
+void Group::send(View x, int peer, const char* label, const std::atomic<bool>* awaited) const {
+  const Watchdog::Call call(watch_.get(), "send", label, x.spec.bytes(), peer, awaited);
   const Message m{peer, x.data, x.spec.bytes()};
   exchange(*transport_, {&m, 1}, {});
 }
 
-void Group::receive(View x, int peer) const {
-  const Watchdog::Call call(watch_.get(), "receive", "", x.spec.bytes(), peer);
+void Group::receive(View x, int peer, const char* label, const std::atomic<bool>* awaited) const {
+  const Watchdog::Call call(watch_.get(), "receive", label, x.spec.bytes(), peer, awaited);
   const Message m{peer, x.data, x.spec.bytes()};
   transport_->start(1, {}, {&m, 1});
   transport_->finish(1);

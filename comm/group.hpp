@@ -36,9 +36,10 @@ class Group : public Reducer {
   // out = the `in` of all ranks in rank order. out: size · in elements. `in` may lie at its place in `out`.
   void all_gather(View in, View out, const char* label = "") const;
   void broadcast(View x, int root) const;
-  // One thread may send while another one receives.
-  void send(View x, int peer) const;
-  void receive(View x, int peer) const;
+  // One thread may send while another one receives. `awaited`, where there is one: false as long as this rank does
+  // other things meanwhile; the watchdog does not count that time.
+  void send(View x, int peer, const char* label = "", const std::atomic<bool>* awaited = nullptr) const;
+  void receive(View x, int peer, const char* label = "", const std::atomic<bool>* awaited = nullptr) const;
   void barrier() const;
 
   // Host values, for control: small and rare.

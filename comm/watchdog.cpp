@@ -32,11 +32,14 @@ std::string_view text_of(const std::array<char, n>& from) {
   return {from.data(), static_cast<std::size_t>(std::find(from.begin(), from.end(), '\0') - from.begin())};
 }
 
-// "all_reduce 'reduce.bucket0' over axis data, call 57, 1234 bytes".
+// "all_reduce 'reduce.bucket0' over axis data, call 57, 1234 bytes",
+// "send 'output of micro-batch 3 for piece 1' to rank 2 over axis pipeline, message 5, 1234 bytes".
 std::string name_of_call(const RankState& s) {
-  const std::string_view label = text_of(s.label);
-  return fmt::format("{}{} over axis {}, call {}, {} bytes", text_of(s.op),
-                     label.empty() ? "" : fmt::format(" '{}'", label), text_of(s.axis), s.sequence, s.bytes);
+  const std::string_view op = text_of(s.op), label = text_of(s.label);
+  const std::string name = label.empty() ? std::string(op) : fmt::format("{} '{}'", op, label);
+  const std::string peer = s.peer < 0 ? "" : fmt::format(" {} rank {}", op == "send" ? "to" : "from", s.peer);
+  return fmt::format("{}{} over axis {}, {} {}, {} bytes", name, peer, text_of(s.axis), s.peer < 0 ? "call" : "message",
+                     s.sequence, s.bytes);
 }
 
 std::int64_t calls_of(const RankState& s, std::string_view axis) {
@@ -116,15 +119,16 @@ Watchdog::InStep::~InStep() {
       static_cast<double>(Clock::now().time_since_epoch() / std::chrono::nanoseconds(1) - begin_ns_) * 1e-9);
 }
 
-Watchdog::Call::Call(WatchedGroup* group, std::string_view op, const char* label, std::int64_t bytes, int peer)
+Watchdog::Call::Call(WatchedGroup* group, std::string_view op, const char* label, std::int64_t bytes, int peer,
+                     const std::atomic<bool>* awaited)
     : group_(group) {
   if (group == nullptr) return;
   Watchdog& w = *group->watchdog;
   const double deadline = w.deadline();
   const std::lock_guard lock(w.mutex_);
-  if (peer < 0) ++group->calls;
+  const std::int64_t sequence = peer < 0 ? ++group->calls : op == "send" ? ++group->sent : ++group->received;
   for (slot_ = 0; slot_ < kSlots && w.slots_[slot_].group != nullptr;) ++slot_;
-  if (slot_ < kSlots) w.slots_[slot_] = {group, op, label, group->calls, bytes, peer, w.now_, deadline};
+  if (slot_ < kSlots) w.slots_[slot_] = {group, op, label, sequence, bytes, peer, w.now_, deadline, awaited};
 }
 
 Watchdog::Call::~Call() {
@@ -136,7 +140,7 @@ Watchdog::Call::~Call() {
 const Watchdog::Slot* Watchdog::oldest() const {
   const Slot* first = nullptr;
   for (const Slot& s : slots_) {
-    if (s.group == nullptr) continue;
+    if (!s.waits()) continue;
     // Of several that wait, the one that is closest to its end, or furthest beyond.
     if (first == nullptr || s.begin + s.deadline < first->begin + first->deadline) first = &s;
   }
@@ -239,6 +243,9 @@ void Watchdog::run() {
       const auto now = Clock::now();
       now_ += std::min(kMostPerTick, seconds_between(last, now));
       last = now;
+      for (Slot& s : slots_) {
+        if (!s.waits()) s.begin = now_;
+      }
       report = late();
     }
     RankState theirs;

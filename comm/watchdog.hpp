@@ -25,8 +25,9 @@ class Watchdog;
 struct WatchedGroup {
   Watchdog* watchdog = nullptr;
   std::string axis;
-  std::vector<int> ranks;  // of the run, in the order of the axis
-  std::int64_t calls = 0;  // collectives begun by this rank; under the watchdog's mutex
+  std::vector<int> ranks;               // of the run, in the order of the axis
+  std::int64_t calls = 0;               // collectives begun by this rank; under the watchdog's mutex
+  std::int64_t sent = 0, received = 0;  // messages begun by this rank, likewise
 };
 
 // What a rank tells the others when a call of any rank is late. Of fixed size: it travels as bytes.
@@ -93,10 +94,12 @@ class Watchdog {
   };
 
   // A call in flight, for the length of the scope; without a group, nothing. Strings outlive it. `peer`: rank in the
-  // group, of a message between two.
+  // group, of a message between two ("send" or "receive"). While `awaited` is there and false, its time does not run,
+  // and this rank does not count as waiting: the message is under way beside other work.
   class Call {
    public:
-    Call(WatchedGroup* group, std::string_view op, const char* label, std::int64_t bytes, int peer = -1);
+    Call(WatchedGroup* group, std::string_view op, const char* label, std::int64_t bytes, int peer = -1,
+         const std::atomic<bool>* awaited = nullptr);
     ~Call();
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -114,6 +117,8 @@ class Watchdog {
     std::int64_t sequence = 0, bytes = 0;
     int peer = -1;
     double begin = 0, deadline = 0;
+    const std::atomic<bool>* awaited = nullptr;
+    bool waits() const { return group != nullptr && (awaited == nullptr || *awaited); }
   };
   void remember_step(double seconds);
   void run();

@@ -77,9 +77,8 @@ Engine::Engine(Programs programs, const EngineOptions& options)
         ExecutorOptions{options.threads, options.poison, begin_counted_region, end_counted_region});
   }
   if (programs_.schedule) {
-    links_ = std::make_unique<StageLinks>(
-        *executors_.at(programs_.names.front()), context, options.groups,
-        PipelineParallel{programs_.schedule->stages, programs_.stage, programs_.schedule->chunks});
+    links_ = std::make_unique<StageLinks>(*executors_.at(programs_.names.front()), context, options.groups, programs_);
+    mark_actions(options.profile);
   }
   for (const auto& graph : programs_.graphs) {
     for (const Node& node : graph->nodes) {

@@ -101,7 +101,8 @@ class Engine {
   const OwnedRuns& owned_runs(std::string_view region);
   void fill_input(Executor& executor, std::string_view name, int slot, std::span<const std::int32_t> from);
   void run_schedule(std::int64_t count, const NextMicroBatch& next, double loss_seed);
-  void run_action(const Action& action, Variant variant);
+  void run_action(std::size_t index, Variant variant);
+  void mark_actions(Profile* profile);
   void keep_batch(std::size_t micro_batch, const MicroBatch& batch);
 
   // A micro-batch of a pipeline's step, from its first action to its last on this rank.
@@ -119,6 +120,13 @@ class Engine {
   std::map<std::string, std::unique_ptr<OwnedRuns>, std::less<>> owned_;  // by region
   std::unique_ptr<StageLinks> links_;                                     // null: no pipeline
   std::vector<KeptBatch> batches_;
+  // Where there is a profile: when the actions of the schedule began and ended on the compute stream.
+  struct ActionMark {
+    Profile* profile;
+    int row;
+    std::int64_t begin_ns = 0;
+  };
+  std::vector<ActionMark> marks_;
   const Group* world_ = nullptr;  // null: one rank
   DType dtype_;
   int threads_;

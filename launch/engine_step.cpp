@@ -53,17 +53,12 @@ void Engine::run_schedule(std::int64_t count, const NextMicroBatch& next, double
   require(count == schedule.micro_batches, ErrorKind::Internal, "{} micro-batches, planned for {}", count,
           schedule.micro_batches);
   const std::vector<Action>& actions = schedule.actions[static_cast<std::size_t>(programs_.stage)];
-  std::array<std::int64_t, 2> expected{};
-  for (const Action& a : actions) {
-    if (receives_from(schedule, programs_.stage, a)) ++expected[a.kind == ActionKind::Forward ? 0 : 1];
-  }
-  links_->expect(MessageKind::Output, expected[0]);
-  links_->expect(MessageKind::Gradient, expected[1]);
+  links_->begin("train");
   executor("train").inputs().loss_seed = loss_seed;
   std::int64_t fetched = 0;
-  for (const Action& action : actions) {
-    for (; fetched <= action.micro_batch; ++fetched) keep_batch(static_cast<std::size_t>(fetched), next(fetched));
-    run_action(action, variant_of(action.micro_batch, count));
+  for (std::size_t i = 0; i < actions.size(); ++i) {
+    for (; fetched <= actions[i].micro_batch; ++fetched) keep_batch(static_cast<std::size_t>(fetched), next(fetched));
+    run_action(i, variant_of(actions[i].micro_batch, count));
   }
   links_->finish();
 }
@@ -77,8 +72,23 @@ void Engine::keep_batch(std::size_t micro_batch, const MicroBatch& batch) {
   if (graph.named.contains("targets")) kept.targets.assign(batch.targets.begin(), batch.targets.end());
 }
 
-void Engine::run_action(const Action& action, Variant variant) {
+void Engine::mark_actions(Profile* profile) {
+  if (profile == nullptr || !programs_.has("train")) return;
+  for (const Action& a : programs_.schedule->actions[static_cast<std::size_t>(programs_.stage)]) {
+    ProfileRow row;
+    row.program = "train";
+    row.op = to_text(a.kind);
+    row.phase = "action";
+    row.label = to_text(a);
+    row.track = "schedule";
+    row.micro_batch = a.micro_batch;
+    marks_.push_back({profile, profile->add_row(std::move(row))});
+  }
+}
+
+void Engine::run_action(std::size_t index, Variant variant) {
   Executor& train = executor("train");
+  const Action& action = programs_.schedule->actions[static_cast<std::size_t>(programs_.stage)][index];
   const KeptBatch& batch = batches_[static_cast<std::size_t>(action.micro_batch)];
   const PieceEnds& ends = train.graph().pieces[static_cast<std::size_t>(action.chunk)];
   // A collective of the last action may wait for a stage that waits for what this one sends after it.
@@ -92,8 +102,18 @@ void Engine::run_action(const Action& action, Variant variant) {
   const ValueId in = forward ? ends.input : ends.output_grad, out = forward ? ends.output : ends.input_grad;
   const MessageKind kind = forward ? MessageKind::Output : MessageKind::Gradient;
   const bool talks = action.kind != ActionKind::WeightGrad;
+  if (talks && in != kNoValue) links_->await(kind);
+  if (!marks_.empty())
+    compute_->launch({[](void* m) { static_cast<ActionMark*>(m)->begin_ns = Profile::now_ns(); }, &marks_[index]});
   if (talks && in != kNoValue) links_->take(kind, train.view(in, action.slot));
   train.run(forward ? Graph::Section::Forward : Graph::Section::Backward, variant, part);
+  if (!marks_.empty()) {
+    compute_->launch({[](void* m) {
+                        const auto* mark = static_cast<ActionMark*>(m);
+                        mark->profile->record(mark->row, mark->begin_ns, Profile::now_ns());
+                      },
+                      &marks_[index]});
+  }
   if (talks && out != kNoValue) links_->put(kind, train.view(out, action.slot));
 }
 
@@ -127,9 +147,9 @@ void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::spa
   if (graph.named.contains("tokens")) fill_input(evaluate, "tokens", 0, tokens);
   if (graph.named.contains("targets")) fill_input(evaluate, "targets", 0, targets);
   if (graph.pieces.empty()) evaluate.run(Graph::Section::Forward);
+  if (!graph.pieces.empty()) links_->begin("evaluate");
   for (std::size_t c = 0; c < graph.pieces.size(); ++c) {
     const PieceEnds& ends = graph.pieces[c];
-    if (ends.input != kNoValue) links_->expect(MessageKind::Output, 1);
     if (ends.input != kNoValue) links_->take(MessageKind::Output, evaluate.view(ends.input));
     evaluate.run(Graph::Section::Forward, Variant::Only, {static_cast<int>(c)});
     if (ends.output != kNoValue) links_->put(MessageKind::Output, evaluate.view(ends.output));

@@ -171,6 +171,34 @@ Agreement order_agreement(const Programs& programs, const ProgramOptions& o, std
   return a;
 }
 
+Agreement message_agreement(const Programs& programs, const ProgramOptions& o, MessageKind kind, int colour) {
+  const Coordinates here = coordinates(o.mesh, o.rank);
+  const int stages = o.mesh.pipeline;
+  // Of a ring with an odd number of links, the last one has a colour of its own.
+  const auto colour_of = [&](int link) { return stages % 2 == 1 && link + 1 == stages ? 2 : link % 2; };
+  const int before = (here.pipeline + stages - 1) % stages;
+  Agreement a{
+      fmt::format("the order of messages over axis {}", message_axis(kind)), fmt::format("rank {}", o.rank), {}};
+  for (const int link : {here.pipeline, before}) {
+    if (stages == 1 || colour_of(link) != colour) continue;
+    // Outputs go along the link, gradients against it.
+    const bool sends = (link == here.pipeline) == (kind == MessageKind::Output);
+    const int peer_stage = link == here.pipeline ? (here.pipeline + 1) % stages : before;
+    const int peer = rank_at(o.mesh, {here.data, peer_stage, here.tensor});
+    a.role = fmt::format("the link from rank {} to rank {}", sends ? o.rank : peer, sends ? peer : o.rank);
+    for (const Program& program : programs.list()) {
+      int position = 0;
+      for (const StageMessage& m :
+           stage_messages(*program.graph, *programs.schedule, programs.stage, program.schedule != nullptr)) {
+        if (m.kind != kind || m.sends != sends || m.peer != peer_stage) continue;
+        a.items.emplace_back(fmt::format("message {} of program {}", position++, program.name),
+                             fmt::format("{} of {} bytes, {}", to_text(m), m.bytes(), dtype_name(m.dtype)));
+      }
+    }
+  }
+  return a;
+}
+
 void agree(const Group& control, const Config& config) {
   agree_on(control, build_agreement());
   agree_on(control, config_agreement(config));
@@ -180,6 +208,11 @@ void agree(const Group& control, const Programs& programs, const ProgramOptions&
   agree_on(control, plan_agreement(programs, options));
   agree_on(control, memory_agreement(programs, options));
   for (const std::string_view axis : kMeshAxes) agree_on(control, order_agreement(programs, options, axis));
+  if (options.mesh.pipeline == 1) return;
+  for (const MessageKind kind : {MessageKind::Output, MessageKind::Gradient}) {
+    for (int colour = 0; colour < kLinkColours; ++colour)
+      agree_on(control, message_agreement(programs, options, kind, colour));
+  }
 }
 
 }  // namespace plimsoll

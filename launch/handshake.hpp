@@ -9,6 +9,7 @@
 
 #include "launch/config.hpp"
 #include "launch/programs.hpp"
+#include "runtime/exec/messages.hpp"
 
 namespace plimsoll {
 
@@ -36,9 +37,15 @@ Agreement memory_agreement(const Programs& programs, const ProgramOptions& optio
 // The collectives of all programs over `axis`, of the ranks of this one's group: op, bytes, dtype, label.
 Agreement order_agreement(const Programs& programs, const ProgramOptions& options, std::string_view axis);
 
+// Messages between the stages of a pipeline go along links, from a stage to the next one and from the last to the
+// first. The messages of kind `kind` over links of colour `colour`, as this rank sends or receives them: no rank has
+// two links of one colour, and what is compared is the sender's list with the receiver's.
+inline constexpr int kLinkColours = 3;
+Agreement message_agreement(const Programs& programs, const ProgramOptions& options, MessageKind kind, int colour);
+
 // build and configuration: before anything is made from them.
 void agree(const Group& control, const Config& config);
-// plan, memory, and the order of collectives over every axis: before step 0.
+// plan, memory, the order of collectives over every axis, and of messages between stages: before step 0.
 void agree(const Group& control, const Programs& programs, const ProgramOptions& options);
 
 }  // namespace plimsoll

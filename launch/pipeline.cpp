@@ -1,22 +1,51 @@
 #include "launch/pipeline.hpp"
 
+#include <deque>
+
 namespace plimsoll {
 
-// One direction to or from one neighbour. Message i lies in buffer i mod kMessageBuffers.
+struct StageLinks::Buffer {
+  View memory;
+  std::array<View, 2> copied;  // from, to
+  KernelArgs copy_args;
+  Kernel copy = nullptr;
+  std::unique_ptr<Event> full, empty;
+  Letter* last = nullptr;  // of those that were in it
+};
+
+// A message of a program. The same one goes every time the program runs, through the same buffer.
+struct StageLinks::Letter {
+  Letter(Buffer* b, std::string text) : buffer(b), label(std::move(text)) {}
+  Buffer* buffer;
+  std::string label;
+  const Group* group = nullptr;
+  int peer = 0;  // in the group
+  bool sends = false;
+  std::atomic<bool> awaited = false;  // this rank can do nothing else
+  Profile* profile = nullptr;
+  int row = -1;
+
+  void carry() {
+    const std::int64_t begin = Profile::now_ns();
+    if (sends) {
+      group->send(buffer->memory, peer, label.c_str(), &awaited);
+    } else {
+      group->receive(buffer->memory, peer, label.c_str(), &awaited);
+    }
+    if (profile != nullptr) profile->record(row, begin, Profile::now_ns());
+  }
+};
+
+// One direction to or from one neighbour. Message i of a list lies in buffer i mod kMessageBuffers.
 struct StageLinks::Channel {
-  struct Buffer {
-    View memory;
-    const Group* group = nullptr;
-    int peer = 0;
-    std::array<View, 2> copied;  // from, to
-    KernelArgs copy_args;
-    Kernel copy = nullptr;
-    std::unique_ptr<Event> full, empty;
-  };
+  MessageKind kind;
+  bool sends;
+  const Group* group;
   std::array<Buffer, kMessageBuffers> buffers;
-  std::int64_t expected = 0, begun = 0, done = 0;  // messages
+  std::map<std::string, std::deque<Letter>, std::less<>> lists;  // by program
+  std::deque<Letter>* now = nullptr;
+  std::size_t begun = 0, done = 0;  // of the list `now`; begun: of receives only
   std::unique_ptr<Stream> stream;
-  Buffer& at(std::int64_t message) { return buffers[static_cast<std::size_t>(message % kMessageBuffers)]; }
 };
 
 namespace {
@@ -31,41 +60,57 @@ DType value_type(const Executor& executor) {
   fail(ErrorKind::Internal, "a stage without messages");
 }
 
+ProfileRow profile_row(const std::string& program, const StageMessage& m) {
+  ProfileRow row;
+  row.program = program;
+  row.op = m.sends ? "send" : "receive";
+  row.phase = "message";
+  row.label = to_text(m);
+  row.track = fmt::format("{} {}", row.op, message_name(m.kind));
+  row.axis = message_axis(m.kind);
+  row.bytes = m.bytes();
+  row.micro_batch = m.micro_batch;
+  return row;
+}
+
 }  // namespace
 
 StageLinks::StageLinks(const Executor& buffers, const ExecutorContext& context, const Groups& groups,
-                       const PipelineParallel& pipeline)
+                       const Programs& programs)
     : compute_(context.compute), copy_(context.kernels->find(op_id<CopyTo>, Phase::Forward, value_type(buffers))) {
-  const auto group = [&](const char* axis) {
-    const auto found = groups.find(axis);
-    require(found != groups.end(), ErrorKind::Internal, "a pipeline needs the group of axis '{}'", axis);
-    return found->second;
-  };
-  const int before = (pipeline.stage + pipeline.stages - 1) % pipeline.stages;
-  const int behind = (pipeline.stage + 1) % pipeline.stages;
-  in_[index(MessageKind::Output)] = open(buffers, context, "pipeline.receive.output", group("pipeline"), before, false);
-  out_[index(MessageKind::Output)] = open(buffers, context, "pipeline.send.output", group("pipeline"), behind, true);
-  in_[index(MessageKind::Gradient)] =
-      open(buffers, context, "pipeline.receive.gradient", group("pipeline_back"), behind, false);
-  out_[index(MessageKind::Gradient)] =
-      open(buffers, context, "pipeline.send.gradient", group("pipeline_back"), before, true);
+  for (const MessageKind kind : {MessageKind::Output, MessageKind::Gradient}) {
+    const auto group = groups.find(message_axis(kind));
+    require(group != groups.end(), ErrorKind::Internal, "a pipeline needs the group of axis '{}'", message_axis(kind));
+    in_[index(kind)] = open(buffers, context, kind, false, group->second);
+    out_[index(kind)] = open(buffers, context, kind, true, group->second);
+  }
+  for (const Program& program : programs.list()) {
+    const std::vector<StageMessage> messages =
+        stage_messages(*program.graph, *programs.schedule, programs.stage, program.schedule != nullptr);
+    for (const auto* channels : {&in_, &out_}) {
+      for (const auto& channel : *channels) {
+        if (channel) list(*channel, context, program.name, messages);
+      }
+    }
+  }
 }
 
 StageLinks::~StageLinks() = default;
 
 std::unique_ptr<StageLinks::Channel> StageLinks::open(const Executor& buffers, const ExecutorContext& context,
-                                                      const std::string& buffer, const Group* group, int peer,
-                                                      bool sends) {
+                                                      MessageKind kind, bool sends, const Group* group) {
+  const std::string buffer = fmt::format("pipeline.{}.{}", sends ? "send" : "receive", message_name(kind));
   if (!buffers.graph().named.contains(buffer)) return nullptr;
   auto channel = std::make_unique<Channel>();
+  channel->kind = kind;
+  channel->sends = sends;
+  channel->group = group;
   channel->stream = context.device->make_stream(StreamKind::Communication);
   const View all = buffers.view(buffer);
   for (std::size_t i = 0; i < channel->buffers.size(); ++i) {
-    Channel::Buffer& b = channel->buffers[i];
+    Buffer& b = channel->buffers[i];
     b.memory.spec = {{all.spec.elements() / kMessageBuffers}, all.spec.dtype};
     b.memory.data = all.as<std::byte>() + static_cast<std::int64_t>(i) * b.memory.spec.bytes();
-    b.group = group;
-    b.peer = peer;
     b.copy = copy_;
     b.copy_args.value = b.copied.data();
     b.copy_args.stream = compute_;
@@ -76,67 +121,94 @@ std::unique_ptr<StageLinks::Channel> StageLinks::open(const Executor& buffers, c
   return channel;
 }
 
-void StageLinks::copy(Channel& channel, std::size_t at, const View& from, const View& to) {
-  Channel::Buffer& b = channel.buffers[at];
+void StageLinks::list(Channel& channel, const ExecutorContext& context, const std::string& program,
+                      std::span<const StageMessage> messages) {
+  std::deque<Letter>& letters = channel.lists[program];
+  for (const StageMessage& m : messages) {
+    if (m.kind != channel.kind || m.sends != channel.sends) continue;
+    Letter& letter =
+        letters.emplace_back(&channel.buffers[letters.size() % static_cast<std::size_t>(kMessageBuffers)], to_text(m));
+    letter.group = channel.group;
+    letter.peer = m.peer;
+    letter.sends = m.sends;
+    letter.profile = context.profile;
+    if (context.profile != nullptr) letter.row = context.profile->add_row(profile_row(program, m));
+  }
+}
+
+void StageLinks::copy(Buffer& b, const View& from, const View& to) {
   b.copied = {View{from.data, b.memory.spec}, View{to.data, b.memory.spec}};
   compute_->launch({[](void* buffer) {
-                      const auto* mine = static_cast<const Channel::Buffer*>(buffer);
+                      const auto* mine = static_cast<const Buffer*>(buffer);
                       mine->copy(mine->copy_args);
                     },
                     &b});
 }
 
-void StageLinks::expect(MessageKind kind, std::int64_t count) {
-  if (count == 0) return;
-  Channel& channel = *in_[index(kind)];
-  channel.expected += count;
-  receive_ahead(channel);
-}
-
-void StageLinks::receive_ahead(Channel& channel) {
-  for (; channel.expected > 0 && channel.begun - channel.done < kMessageBuffers; --channel.expected) {
-    Channel::Buffer& b = channel.at(channel.begun++);
-    channel.stream->wait(*b.empty);
-    channel.stream->launch({[](void* buffer) {
-                              const auto* mine = static_cast<const Channel::Buffer*>(buffer);
-                              mine->group->receive(mine->memory, mine->peer);
-                            },
-                            &b});
-    channel.stream->record(*b.full);
+void StageLinks::begin(std::string_view program) {
+  for (auto* channels : {&in_, &out_}) {
+    for (const auto& channel : *channels) {
+      if (!channel) continue;
+      require(channel->now == nullptr || channel->done == channel->now->size(), ErrorKind::Internal,
+              "messages of the program before '{}' are left", program);
+      channel->now = &channel->lists.find(program)->second;
+      channel->begun = channel->done = 0;
+      if (!channel->sends) receive_ahead(*channel);
+    }
   }
 }
 
-void StageLinks::take(MessageKind kind, const View& to) {
+void StageLinks::launch(Channel& channel, Letter& letter) {
+  letter.awaited = false;
+  letter.buffer->last = &letter;
+  channel.stream->launch({[](void* l) { static_cast<Letter*>(l)->carry(); }, &letter});
+}
+
+void StageLinks::receive_ahead(Channel& channel) {
+  while (channel.begun < channel.now->size() && channel.begun - channel.done < kMessageBuffers) {
+    Letter& letter = (*channel.now)[channel.begun++];
+    channel.stream->wait(*letter.buffer->empty);
+    launch(channel, letter);
+    channel.stream->record(*letter.buffer->full);
+  }
+}
+
+void StageLinks::await(MessageKind kind) {
   Channel& channel = *in_[index(kind)];
-  const auto at = static_cast<std::size_t>(channel.done % kMessageBuffers);
-  Channel::Buffer& b = channel.buffers[at];
-  compute_->wait(*b.full);
-  copy(channel, at, b.memory, to);
+  Letter& letter = (*channel.now)[channel.done];
+  letter.awaited = true;
+  compute_->wait(*letter.buffer->full);
+}
+
+void StageLinks::take(MessageKind kind, const View& to) {
+  await(kind);
+  Channel& channel = *in_[index(kind)];
+  Buffer& b = *(*channel.now)[channel.done++].buffer;
+  copy(b, b.memory, to);
   compute_->record(*b.empty);
-  ++channel.done;
   receive_ahead(channel);
 }
 
 void StageLinks::put(MessageKind kind, const View& from) {
   Channel& channel = *out_[index(kind)];
-  const auto at = static_cast<std::size_t>(channel.begun % kMessageBuffers);
-  Channel::Buffer& b = channel.buffers[at];
+  Letter& letter = (*channel.now)[channel.done++];
+  Buffer& b = *letter.buffer;
+  if (b.last != nullptr) b.last->awaited = true;
   compute_->wait(*b.empty);
-  copy(channel, at, from, b.memory);
+  copy(b, from, b.memory);
   compute_->record(*b.full);
   channel.stream->wait(*b.full);
-  channel.stream->launch({[](void* buffer) {
-                            const auto* mine = static_cast<const Channel::Buffer*>(buffer);
-                            mine->group->send(mine->memory, mine->peer);
-                          },
-                          &b});
+  launch(channel, letter);
   channel.stream->record(*b.empty);
-  ++channel.begun;
 }
 
 void StageLinks::finish() {
   for (const auto& channel : out_) {
-    if (channel) channel->stream->synchronize();
+    if (!channel) continue;
+    for (const Buffer& b : channel->buffers) {
+      if (b.last != nullptr) b.last->awaited = true;
+    }
+    channel->stream->synchronize();
   }
 }
 

@@ -6,40 +6,49 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "comm/group.hpp"
+#include "launch/programs.hpp"
 #include "parallel/pipeline.hpp"
 #include "runtime/exec/executor.hpp"
+#include "runtime/exec/messages.hpp"
 
 namespace plimsoll {
 
-enum class MessageKind : std::uint8_t { Output, Gradient };
-
 class StageLinks {
  public:
-  // `buffers`: an executor whose graph went through add_message_buffers(). Groups "pipeline" and "pipeline_back".
+  // `buffers`: an executor whose graph went through add_message_buffers(). Groups "pipeline" and "pipeline_back". The
+  // messages of all programs that have pieces are listed here once, and carried in the order of their lists.
   using Groups = std::map<std::string, const Group*, std::less<>>;
-  StageLinks(const Executor& buffers, const ExecutorContext& context, const Groups& groups,
-             const PipelineParallel& pipeline);
+  StageLinks(const Executor& buffers, const ExecutorContext& context, const Groups& groups, const Programs& programs);
   ~StageLinks();
   StageLinks(const StageLinks&) = delete;
   StageLinks& operator=(const StageLinks&) = delete;
 
-  // `count` more messages will be taken: as many as there are buffers for are received ahead.
-  void expect(MessageKind kind, std::int64_t count);
-  // On the compute stream: the next message to `to`, or a message from `from`. In the order of the schedule.
+  // The messages of `program` follow: of one step of training, or of one micro-batch through another program. As many
+  // as there are buffers for are received ahead.
+  void begin(std::string_view program);
+  // On the compute stream, in the order of the list: waits for the next message; takes it to `to`; sends a message from
+  // `from`.
+  void await(MessageKind kind);
   void take(MessageKind kind, const View& to);
   void put(MessageKind kind, const View& from);
   // Blocks until all messages have been sent.
   void finish();
 
  private:
+  struct Buffer;
+  struct Letter;
   struct Channel;
-  std::unique_ptr<Channel> open(const Executor& buffers, const ExecutorContext& context, const std::string& buffer,
-                                const Group* group, int peer, bool sends);
+  std::unique_ptr<Channel> open(const Executor& buffers, const ExecutorContext& context, MessageKind kind, bool sends,
+                                const Group* group);
+  void list(Channel& channel, const ExecutorContext& context, const std::string& program,
+            std::span<const StageMessage> messages);
+  void launch(Channel& channel, Letter& letter);
   void receive_ahead(Channel& channel);
-  void copy(Channel& channel, std::size_t at, const View& from, const View& to);
+  void copy(Buffer& buffer, const View& from, const View& to);
 
   Stream* compute_;
   Kernel copy_;

@@ -55,6 +55,7 @@ std::vector<CollectiveCall> collectives(const Graph& graph) {
     call.label = node.layer >= 0 ? fmt::format("{} (layer {})", node.label, node.layer) : node.label;
     call.section = graph.section(n);
     call.when = node.when;
+    call.node = n;
     if (node.op == op_id<CrossEntropy> && std::get<op_id<CrossEntropy>>(node.attrs).ranks > 1) {
       add_loss_calls(node, call, calls);
       continue;

@@ -26,6 +26,7 @@ struct CollectiveCall {
   std::string label;
   Graph::Section section = Graph::Section::Forward;
   std::uint8_t when = kEveryVariant;
+  std::size_t node = 0;  // of the graph
   std::int64_t bytes() const { return elements * dtype_bytes(dtype); }
 };
 

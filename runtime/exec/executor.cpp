@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/exec/collectives.hpp"
+
 namespace plimsoll {
 
 Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayout& layout,
@@ -18,6 +20,7 @@ Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayo
   bound_.resize(graph.nodes.size());
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) bind(n, layout, context.arena);
   connect_streams(plan, layout);
+  if (context.profile != nullptr) add_profile_rows(layout.name);
   if (options_.poison) plan_poison();
   for (const Bound& b : bound_) {
     first_launch_.emplace_back();
@@ -69,9 +72,29 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   }
   b.slots.resize(static_cast<std::size_t>(slots_[std::min(static_cast<std::size_t>(node.chunk), slots_.size() - 1)]));
   for (std::size_t s = 0; s < b.slots.size(); ++s) bind_slot(node, static_cast<int>(s), args, b.slots[s]);
-  if (context_.profile != nullptr) {
-    b.profile_row = context_.profile->add_row(layout.name, std::string(op.name), std::string(phase_name(node.phase)),
-                                              node.label, node.layer, op.flops(node.attrs, node.specs, node.phase));
+}
+
+void Executor::add_profile_rows(const std::string& program) {
+  std::vector<std::int64_t> bytes(graph_.nodes.size(), 0);
+  std::vector<std::string> axis(graph_.nodes.size());
+  for (const CollectiveCall& call : collectives(graph_)) {
+    bytes[call.node] += call.bytes();
+    axis[call.node] = call.axis;
+  }
+  for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+    const Node& node = graph_.nodes[n];
+    const OpInfo& op = op_info(node.op);
+    ProfileRow row;
+    row.program = program;
+    row.op = op.name;
+    row.phase = phase_name(node.phase);
+    row.label = node.label;
+    row.layer = node.layer;
+    row.flops = op.flops(node.attrs, node.specs, node.phase);
+    row.track = node.stream == StreamKind::Communication ? "communication" : "compute";
+    row.axis = axis[n];
+    row.bytes = bytes[n];
+    bound_[n].profile_row = context_.profile->add_row(std::move(row));
   }
 }
 
@@ -193,8 +216,7 @@ void Executor::run_bound(const Bound& bound, const Binding& binding, const Kerne
   if (bound.profile_row >= 0) {
     const std::int64_t begin = Profile::now_ns();
     owner.run_kernel(bound.kernel, args);
-    owner.context_.profile->record(bound.profile_row, begin, Profile::now_ns(),
-                                   bound.stream == owner.context_.communication);
+    owner.context_.profile->record(bound.profile_row, begin, Profile::now_ns());
   } else {
     owner.run_kernel(bound.kernel, args);
   }

@@ -84,6 +84,7 @@ class Executor {
   void bind_slot(const Node& node, int slot, const KernelArgs& common, Binding& binding) const;
   void connect_streams(const MemoryPlan& plan, const ProgramLayout& layout);
   void plan_poison();
+  void add_profile_rows(const std::string& program);
   static void run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
 

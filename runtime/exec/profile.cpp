@@ -13,18 +13,22 @@ namespace plimsoll {
 
 Profile::Profile(std::size_t max_events) { spans_.reserve(max_events); }
 
-int Profile::add_row(std::string program, std::string op, std::string phase, std::string label, int layer,
-                     std::int64_t flops) {
-  rows_.push_back({std::move(program), std::move(op), std::move(phase), std::move(label), layer, flops, 0, 0});
+int Profile::add_row(ProfileRow row) {
+  rows_.push_back({std::move(row)});
   return static_cast<int>(rows_.size() - 1);
 }
 
-void Profile::record(int row, std::int64_t begin_ns, std::int64_t end_ns, bool communication) {
+void Profile::record(int row, std::int64_t begin_ns, std::int64_t end_ns) {
   const std::lock_guard lock(mutex_);
   Row& r = rows_[static_cast<std::size_t>(row)];
   ++r.calls;
   r.total_ns += end_ns - begin_ns;
-  if (spans_.size() < spans_.capacity()) spans_.push_back({row, begin_ns, end_ns, communication});
+  if (spans_.size() < spans_.capacity()) spans_.push_back({row, begin_ns, end_ns});
+}
+
+std::vector<Profile::Span> Profile::spans() const {
+  const std::lock_guard lock(mutex_);
+  return spans_;
 }
 
 std::string Profile::table() const {
@@ -35,6 +39,7 @@ std::string Profile::table() const {
   std::int64_t total = 0;
   const std::lock_guard lock(mutex_);
   for (const Row& r : rows_) {
+    if (r.track != "compute" && r.track != "communication") continue;  // what contains nodes, and waits for others
     Sum& s = sums[fmt::format("{} {}", r.op, r.phase)];
     s.calls += r.calls;
     s.ns += r.total_ns;
@@ -62,14 +67,16 @@ void Profile::write_trace(const std::string& path, int rank) const {
   for (std::size_t i = 0; i < spans_.size(); ++i) {
     const Span& s = spans_[i];
     const Row& r = rows_[static_cast<std::size_t>(s.row)];
-    const nlohmann::json event{{"name", r.layer >= 0 ? fmt::format("{}.{}", r.layer, r.label) : r.label},
-                               {"cat", r.phase},
-                               {"ph", "X"},
-                               {"ts", static_cast<double>(s.begin_ns - start) * 1e-3},
-                               {"dur", static_cast<double>(s.end_ns - s.begin_ns) * 1e-3},
-                               {"pid", rank},
-                               {"tid", s.communication ? "communication" : "compute"},
-                               {"args", {{"op", r.op}, {"program", r.program}, {"layer", r.layer}}}};
+    nlohmann::json event{{"name", r.layer >= 0 ? fmt::format("{}.{}", r.layer, r.label) : r.label},
+                         {"cat", r.phase},
+                         {"ph", "X"},
+                         {"ts", static_cast<double>(s.begin_ns - start) * 1e-3},
+                         {"dur", static_cast<double>(s.end_ns - s.begin_ns) * 1e-3},
+                         {"pid", rank},
+                         {"tid", r.track},
+                         {"args", {{"op", r.op}, {"program", r.program}, {"layer", r.layer}}}};
+    if (!r.axis.empty()) event["args"].update({{"axis", r.axis}, {"bytes", r.bytes}});
+    if (r.micro_batch >= 0) event["args"]["micro_batch"] = r.micro_batch;
     file << event.dump() << (i + 1 < spans_.size() ? ",\n" : "\n");
   }
   file << "]}\n";

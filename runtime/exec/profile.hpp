@@ -9,35 +9,47 @@
 
 namespace plimsoll {
 
+// What a span of time was spent on.
+struct ProfileRow {
+  std::string program, op, phase, label;
+  int layer = -1;
+  std::int64_t flops = 0;
+  std::string track = "compute";  // of the trace: spans of one track do not overlap
+  // Of what communicates; and of a pipeline. Empty, 0, -1: not.
+  std::string axis;
+  std::int64_t bytes = 0;
+  int micro_batch = -1;
+};
+
 class Profile {
  public:
   // `max_events` spans are kept for the trace (later ones only count in the sums): memory is bounded and allocated
   // here.
   explicit Profile(std::size_t max_events = 200'000);
 
-  // A row of the table: one node of one program. Called before the run.
-  int add_row(std::string program, std::string op, std::string phase, std::string label, int layer, std::int64_t flops);
-  void record(int row, std::int64_t begin_ns, std::int64_t end_ns, bool communication);
+  // One node of one program, one message or one action of a pipeline. Called before the run.
+  int add_row(ProfileRow row);
+  void record(int row, std::int64_t begin_ns, std::int64_t end_ns);
   static std::int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
   }
 
-  // Rows by op and phase, the most expensive first: calls, total ms, share, GFLOP/s.
+  // Nodes by op and phase, the most expensive first: calls, total ms, share, GFLOP/s.
   std::string table() const;
+  // What was recorded, in the order of the ends.
+  struct Span {
+    int row;
+    std::int64_t begin_ns, end_ns;  // of now_ns()
+  };
+  const ProfileRow& row(int index) const { return rows_[static_cast<std::size_t>(index)]; }
+  std::vector<Span> spans() const;
   // Chrome trace event format; throws Error(CheckpointIo) when the file cannot be written.
   void write_trace(const std::string& path, int rank) const;
 
  private:
-  struct Row {
-    std::string program, op, phase, label;
-    int layer;
-    std::int64_t flops, calls, total_ns;
-  };
-  struct Span {
-    int row;
-    std::int64_t begin_ns, end_ns;
-    bool communication;
+  struct Row : ProfileRow {
+    std::int64_t calls = 0, total_ns = 0;
   };
   mutable std::mutex mutex_;
   std::vector<Row> rows_;

@@ -157,9 +157,41 @@ TEST(Watchdog, AMessageNamesItsPeer) {
     if (rank == 1) group.receive({&x, {{1}, DType::f32}}, 2);
     while (!world.members[1]->reported) std::this_thread::sleep_for(10ms);
   });
-  EXPECT_NE(world.text(1).find("receive over axis data, call 0, 4 bytes: not complete after"), std::string::npos);
+  EXPECT_NE(world.text(1).find("receive from rank 2 over axis data, message 1, 4 bytes: not complete after"),
+            std::string::npos)
+      << world.text(1);
   EXPECT_NE(world.text(1).find("rank 2 has not arrived, rank 2 is in no collective"), std::string::npos)
       << world.text(1);
+}
+
+// A message that is under way while its rank works is not waited for until the rank says so.
+TEST(Watchdog, MessagesAheadOfTimeAreNotLate) {
+  World world(2);
+  std::atomic<bool> awaited = false, early = false;
+  world.run([&](int rank, const Group& group) {
+    if (rank == 1) {
+      while (!world.members[0]->reported) std::this_thread::sleep_for(10ms);
+      return;
+    }
+    float x = 0;
+    std::thread ahead([&] {
+      try {
+        group.receive({&x, {{1}, DType::f32}}, 1, "output of micro-batch 3 for piece 1", &awaited);
+      } catch (const Error&) {  // how the test ends
+      }
+    });
+    std::this_thread::sleep_for(1500ms);
+    early = world.members[0]->reported.load();
+    awaited = true;
+    ahead.join();
+  });
+  EXPECT_FALSE(early) << "reported while the rank worked";
+  EXPECT_NE(world.text(0).find("receive 'output of micro-batch 3 for piece 1' from rank 1 over axis data, message 1, 4 "
+                               "bytes: not complete after 1."),
+            std::string::npos)
+      << world.text(0);
+  EXPECT_NE(world.text(0).find("rank 1 has not arrived, rank 1 is in no collective"), std::string::npos)
+      << world.text(0);
 }
 
 TEST(Watchdog, WithoutAChannelTheCallIsNamed) {

@@ -100,6 +100,76 @@ TEST(Handshake, MeshesAgreeAboutPlanAndOrder) {
   }
 }
 
+ProgramOptions pipeline_options(const Mesh& mesh, int rank, ScheduleKind schedule) {
+  ProgramOptions o = options_of(mesh, rank, 0);
+  o.model.layers = 8;
+  o.schedule = schedule;
+  o.chunks = schedule == ScheduleKind::Interleaved ? 2 : 1;
+  o.micro_batches = 2 * mesh.pipeline;
+  return o;
+}
+
+TEST(Handshake, StagesAgreeAboutTheirMessages) {
+  for (const Mesh& mesh : {Mesh{.pipeline = 2}, Mesh{.pipeline = 3}, Mesh{.pipeline = 4},
+                           Mesh{.data = 2, .pipeline = 2}, Mesh{.pipeline = 2, .tensor = 2}}) {
+    for (const ScheduleKind schedule :
+         {ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::Interleaved, ScheduleKind::ZbH1}) {
+      EXPECT_EQ(fault_of(mesh.ranks(),
+                         [&](const Group& group) {
+                           const ProgramOptions o = pipeline_options(mesh, group.rank(), schedule);
+                           agree(group, build_programs(o), o);
+                         }),
+                "");
+    }
+  }
+}
+
+// Every message of a rank is in one of its agreements, and each agreement is between two ranks.
+TEST(Handshake, EveryMessageIsComparedOnce) {
+  for (const int stages : {2, 3, 4, 5}) {
+    const Mesh mesh{.pipeline = stages};
+    for (const ScheduleKind schedule : {ScheduleKind::OneFOneB, ScheduleKind::Interleaved}) {
+      std::map<std::string, int> ranks_of;
+      for (int rank = 0; rank < stages; ++rank) {
+        ProgramOptions o = pipeline_options(mesh, rank, schedule);
+        o.model.layers = 2 * stages;
+        const Programs p = build_programs(o);
+        std::size_t listed = 0, compared = 0;
+        for (const Program& program : p.list())
+          listed += stage_messages(*program.graph, *p.schedule, p.stage, program.schedule != nullptr).size();
+        for (const MessageKind kind : {MessageKind::Output, MessageKind::Gradient}) {
+          for (int colour = 0; colour < kLinkColours; ++colour) {
+            const Agreement a = message_agreement(p, o, kind, colour);
+            compared += a.items.size();
+            if (!a.items.empty()) ++ranks_of[a.subject + a.role];
+          }
+        }
+        EXPECT_EQ(compared, listed) << "rank " << rank << " of " << stages;
+        EXPECT_GT(listed, 0U);
+      }
+      for (const auto& [role, ranks] : ranks_of) EXPECT_EQ(ranks, 2) << role;
+    }
+  }
+}
+
+TEST(Handshake, NamesTheFirstMessageThatDiffers) {
+  const Mesh mesh{.pipeline = 4};
+  const auto fault = fault_of(4, [&](const Group& group) {
+    const ProgramOptions o = pipeline_options(mesh, group.rank(), ScheduleKind::OneFOneB);
+    Programs programs = build_programs(o);
+    // Stage 2 goes another way through its micro-batches.
+    std::vector<Action>& actions = programs.schedule->actions[2];
+    if (group.rank() == 2) std::swap(actions[0].micro_batch, actions[1].micro_batch);
+    agree(group, programs, o);
+  });
+  EXPECT_EQ(fault, fmt::format(
+                       "the ranks of the link from rank 2 to rank 3 do not agree about the order of messages over axis "
+                       "pipeline: rank(s) 3 differ from 1 of 2: message 0 of program train is output of micro-batch 1 "
+                       "for piece 3 of {0} bytes, f32 on rank 2 and output of micro-batch 0 for piece 3 of {0} bytes, "
+                       "f32 on rank 3",
+                       2 * 12 * 24 * 4));
+}
+
 TEST(Handshake, NamesWhatDiffersInThePlan) {
   const auto fault = fault_of(2, [](const Group& group) {
     ProgramOptions o = options_of({.data = 2}, group.rank(), 0);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """control_run.py CASE PLIMSOLL CONFIG FOLDER -- LAUNCHER…: what ranks do that were not started alike, or of which one hangs.
-LAUNCHER ends where the number of ranks follows. Cases: handshake, hang, hang_mesh, oversubscribed."""
+LAUNCHER ends where the number of ranks follows. Cases: handshake, hang, hang_mesh,
+hang_pipeline, oversubscribed."""
 
 import json
 import os
@@ -111,6 +112,15 @@ def hang_mesh():
         expect(found and ("rank 3 does not answer" in text or "no answer from rank(s) 3" in text), f"rank {rank}: {text}")
 
 
+def hang_pipeline():
+    """A stage is stopped: its neighbours name the message that does not come or does not go."""
+    message = (r"(send|receive) '(output|gradient) of micro-batch [0-9]+ for piece [0-9]' (to|from) rank 1 over axis "
+               r"pipeline(_back)?, message [0-9]+, [0-9]+ bytes: not complete after [0-9.]+ s: rank 1 has not arrived, rank 1 does not answer")
+    reduction = CALL + r": not complete after [0-9.]+ s: rank 1 has not arrived, rank 1 does not answer"
+    for rank, text in stop_a_rank("stages", 2, 1, "parallel.pipeline=2", "train.global_batch=16").items():
+        expect(re.fullmatch(f"({message})|({reduction})", text), f"rank {rank}: {text}")
+
+
 def oversubscribed():
     """Four busy ranks on every core, and the shortest deadline: slow is not hung."""
     ranks = 4 * len(os.sched_getaffinity(0))
@@ -127,7 +137,8 @@ def main():
     write_text(folder / "text.txt")
     subprocess.run([plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "tokens", "--tokenizer", "byte"],
                    check=True, stdout=subprocess.DEVNULL)
-    {"handshake": handshake, "hang": hang, "hang_mesh": hang_mesh, "oversubscribed": oversubscribed}[case]()
+    {"handshake": handshake, "hang": hang, "hang_mesh": hang_mesh, "hang_pipeline": hang_pipeline,
+     "oversubscribed": oversubscribed}[case]()
 
 
 if __name__ == "__main__":

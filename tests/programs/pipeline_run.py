@@ -35,6 +35,26 @@ def train(plimsoll, folder, name, launcher, settings):
     return [r["loss"] for r in rows if "loss" in r], [r["validation_loss"] for r in rows if "validation_loss" in r]
 
 
+def check_trace(folder, settings):
+    """What the stages sent each other, as their traces have it: with axis, bytes and micro-batch, on both sides."""
+    sides = []
+    for rank in range(2):
+        events = json.loads((folder / f"trace.{rank}").read_text())["traceEvents"]
+        messages = [e for e in events if e["cat"] == "message" and e["args"]["program"] == "train"]
+        actions = [e for e in events if e["tid"] == "schedule"]
+        if not actions or {e["tid"].split()[0] for e in messages} != {"send", "receive"}:
+            sys.exit(f"{settings}: a trace without messages or actions")
+        collectives = [e for e in events if e["tid"] == "communication"]
+        if not collectives or any(e["args"]["bytes"] <= 0 or e["args"]["axis"] not in ("pipeline", "embedding") for e in collectives):
+            sys.exit(f"{settings}: collectives without axis or bytes: {collectives[:3]}")
+        # By (receiver, axis): the names of messages in their order.
+        sides.append({(1 - rank if op == "send" else rank, axis): [(e["name"], e["args"]["bytes"], e["args"]["micro_batch"]) for e in messages
+                                                                   if e["args"]["op"] == op and e["args"]["axis"] == axis]
+                      for op in ("send", "receive") for axis in ("pipeline", "pipeline_back")})
+    if sides[0] != sides[1] or not all(b > 0 and 0 <= m < 4 for side in sides[0].values() for _, b, m in side):
+        sys.exit(f"{settings}: what one stage sent is not what the other received: {sides}")
+
+
 def main():
     split = sys.argv.index("--")
     plimsoll, folder, launcher = sys.argv[1], Path(sys.argv[2]), sys.argv[split + 1:]
@@ -46,7 +66,9 @@ def main():
     one = train(plimsoll, folder, "one", [], [])
     losses = {}
     for schedule in ["gpipe", "1f1b", "zb-h1", "interleaved"]:
-        got = train(plimsoll, folder, schedule, launcher, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
+        got = train(plimsoll, folder, schedule, launcher,
+                    ["parallel.pipeline=2", f"parallel.schedule={schedule}", f"run.trace={folder}/trace"])
+        check_trace(folder, schedule)
         losses[schedule] = got
         for mine, theirs in zip(got[0] + got[1], one[0] + one[1], strict=True):
             if abs(mine - theirs) > 1e-5 * theirs:
