@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/eigen_gemm.hpp"
+#include "kernels/cpu/parallel.hpp"
 #include "runtime/core/error.hpp"
 
 #ifdef PLIMSOLL_HAVE_OPENBLAS
@@ -21,6 +22,14 @@
 
 namespace plimsoll {
 namespace {
+
+// The epilogue of a whole product that is done, rows shared among the threads.
+template <class T>
+void finish_in_rows(const GemmArguments<T>& p, int threads, GemmEpilogue epilogue) {
+  if (!epilogue) return;
+#pragma omp parallel for num_threads(threads) schedule(static) if (!omp_in_parallel() && p.m * p.n >= kSerialElements)
+  for (std::int64_t i = 0; i < p.m; ++i) epilogue({i, i + 1, 0, p.n});
+}
 
 #ifdef PLIMSOLL_HAVE_OPENBLAS
 template <class T>
@@ -43,11 +52,14 @@ void openblas_gemm(const GemmArguments<T>& p) {
 // Shares of C, one per thread, each a product of its own: the threads of OpenBLAS wait for each other's packed blocks,
 // which costs 3 to 8 % (gemm_bench). The longer side of C is cut, at multiples of kAlign.
 template <class T>
-void openblas_gemm_in_shares(const GemmArguments<T>& p, int threads) {
+void openblas_gemm_in_shares(const GemmArguments<T>& p, int threads, GemmEpilogue epilogue) {
   constexpr std::int64_t kAlign = 64, kLeastShare = 128;
   const bool rows = p.m >= p.n;
   const std::int64_t size = rows ? p.m : p.n;
-  if (threads == 1 || omp_in_parallel() || size < kLeastShare * threads) return openblas_gemm(p);
+  if (threads == 1 || omp_in_parallel() || size < kLeastShare * threads) {
+    openblas_gemm(p);
+    return finish_in_rows(p, threads, epilogue);
+  }
   const std::int64_t share = ((size + threads - 1) / threads + kAlign - 1) / kAlign * kAlign;
 #pragma omp parallel num_threads(threads)
   {
@@ -61,7 +73,10 @@ void openblas_gemm_in_shares(const GemmArguments<T>& p, int threads) {
       part.b += p.trans_b ? begin * p.ldb : begin;
       part.c += begin;
     }
-    if (end > begin) openblas_gemm(part);
+    if (end > begin) {
+      openblas_gemm(part);
+      if (epilogue) epilogue(rows ? GemmBlock{begin, end, 0, p.n} : GemmBlock{0, p.m, begin, end});
+    }
   }
 }
 #endif
@@ -98,20 +113,24 @@ NamedBackend& selected() {
 }
 
 template <class T>
-void dispatch(const GemmArguments<T>& p) {
+void dispatch(const GemmArguments<T>& p, GemmEpilogue epilogue) {
   [[maybe_unused]] Backend backend = selected().backend;
 #ifdef PLIMSOLL_HAVE_ONEDNN
   if constexpr (std::is_same_v<T, float>) {
-    if (backend == Backend::OneDnn) return onednn_gemm(p);
+    if (backend == Backend::OneDnn) {
+      onednn_gemm(p);
+      return finish_in_rows(p, omp_get_max_threads(), epilogue);
+    }
   }
 #ifdef PLIMSOLL_HAVE_OPENBLAS
   if (backend == Backend::OneDnn) backend = Backend::OpenBlas;  // oneDNN has no double-precision products
 #endif
 #endif
 #ifdef PLIMSOLL_HAVE_OPENBLAS
-  if (backend == Backend::OpenBlas) return openblas_gemm_in_shares(p, omp_get_max_threads());
+  if (backend == Backend::OpenBlas) return openblas_gemm_in_shares(p, omp_get_max_threads(), epilogue);
 #endif
   eigen_gemm(p);
+  finish_in_rows(p, omp_get_max_threads(), epilogue);
 }
 
 template <class T>
@@ -138,18 +157,19 @@ void scale(const GemmArguments<T>& p) {
 
 template <class T>
 void gemm(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda,
-          const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc) {
+          const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc, GemmEpilogue epilogue) {
   const GemmArguments<T> p{trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc};
   check(p);
   if (m == 0 || n == 0) return;
-  if (k == 0) return scale(p);
-  dispatch(p);
+  if (k > 0) return dispatch(p, epilogue);
+  scale(p);
+  finish_in_rows(p, omp_get_max_threads(), epilogue);
 }
 
 template void gemm<float>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const float*, std::int64_t,
-                          const float*, std::int64_t, float, float*, std::int64_t);
+                          const float*, std::int64_t, float, float*, std::int64_t, GemmEpilogue);
 template void gemm<double>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t,
-                           const double*, std::int64_t, double, double*, std::int64_t);
+                           const double*, std::int64_t, double, double*, std::int64_t, GemmEpilogue);
 
 std::string gemm_backend() { return std::string(selected().name); }
 
@@ -187,13 +207,13 @@ std::string gemm_description() {
 
 double measure_gemm_gflops(int threads) {
   require(threads >= 1, ErrorKind::Internal, "measure_gemm_gflops: {} threads", threads);
-  struct Shape {
+  struct Size {
     std::int64_t m, n, k;
   };
-  constexpr std::array kShapes{Shape{512, 2304, 768}, Shape{512, 768, 3072}, Shape{1024, 3072, 768}};
+  constexpr std::array kShapes{Size{512, 2304, 768}, Size{512, 768, 3072}, Size{1024, 3072, 768}};
   constexpr double kSecondsPerShape = 0.08;
   std::int64_t a_size = 0, b_size = 0, c_size = 0;
-  for (const Shape& s : kShapes) {
+  for (const Size& s : kShapes) {
     a_size = std::max(a_size, s.m * s.k);
     b_size = std::max(b_size, s.k * s.n);
     c_size = std::max(c_size, s.m * s.n);
@@ -208,7 +228,7 @@ double measure_gemm_gflops(int threads) {
   const int threads_before = omp_get_max_threads();
   omp_set_num_threads(threads);
   double best = 0;
-  for (const Shape& s : kShapes) {
+  for (const Size& s : kShapes) {
     const auto start = Clock::now();
     do {
       const auto from = Clock::now();

@@ -9,19 +9,42 @@
 
 namespace plimsoll {
 
-// C[m,n] = op(A)[m,k] · op(B)[k,n] + beta · C, where op(X) is X, or X transposed when its flag is set.
-// `lda` is the distance in elements between rows of A as stored: A is [m,k], or [k,m] with trans_a; likewise `ldb`
-// (B is [k,n], or [n,k] with trans_b) and `ldc`. With beta = 0, C is written without being read. k = 0 only scales C.
-// A and B may not overlap C. Throws Internal for negative sizes or a leading dimension shorter than a row.
-// `T` is float or double; double exists for tests and runs on OpenBLAS or Eigen.
+// Rows [row, row_end) and columns [column, column_end) of a product.
+struct GemmBlock {
+  std::int64_t row, row_end, column, column_end;
+};
+
+// What follows a product element by element (bias, activation): a call with each finished block of C, on the thread
+// that computed it, without waiting for the other threads. Refers to a function object that outlives the product;
+// allocates nothing.
+class GemmEpilogue {
+ public:
+  GemmEpilogue() = default;
+  template <class F>
+  explicit GemmEpilogue(const F& finish)
+      : finish_(&finish), call_([](const void* f, const GemmBlock& block) { (*static_cast<const F*>(f))(block); }) {}
+
+  explicit operator bool() const { return call_ != nullptr; }
+  void operator()(const GemmBlock& block) const { call_(finish_, block); }
+
+ private:
+  const void* finish_ = nullptr;
+  void (*call_)(const void*, const GemmBlock&) = nullptr;
+};
+
+// C[m,n] = op(A)[m,k] · op(B)[k,n] + beta · C, then `epilogue` on every element of C once; where op(X) is X, or X
+// transposed when its flag is set. `lda` is the distance in elements between rows of A as stored: A is [m,k], or [k,m]
+// with trans_a; likewise `ldb` (B is [k,n], or [n,k] with trans_b) and `ldc`. With beta = 0, C is written without being
+// read. k = 0 only scales C. A and B may not overlap C. Throws Internal for negative sizes or a leading dimension
+// shorter than a row. `T` is float or double; double exists for tests and runs on OpenBLAS or Eigen.
 template <class T>
 void gemm(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda,
-          const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc);
+          const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc, GemmEpilogue epilogue = {});
 
 extern template void gemm<float>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const float*, std::int64_t,
-                                 const float*, std::int64_t, float, float*, std::int64_t);
+                                 const float*, std::int64_t, float, float*, std::int64_t, GemmEpilogue);
 extern template void gemm<double>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t,
-                                  const double*, std::int64_t, double, double*, std::int64_t);
+                                  const double*, std::int64_t, double, double*, std::int64_t, GemmEpilogue);
 
 // The backend in use: "openblas", "onednn" or "eigen". At start it is the first one of that list that was built in.
 std::string gemm_backend();

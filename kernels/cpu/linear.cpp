@@ -11,20 +11,22 @@ namespace {
 constexpr std::int64_t kColumns = 64;  // columns that a thread sums at a time
 constexpr std::int64_t kSumRows = 32;  // rows of a partial sum
 
-// c += bias on every row; then y = act(c). y is c where `pre` is not kept.
+// On a block of the product: pre += bias on every row; then y = act(pre). y is pre where that is not kept.
 template <class T>
-void finish_rows(const KernelArgs& args, std::int64_t rows, std::int64_t n, const T* bias, Activation kind, T* c,
-                 T* y) {
-  if (bias == nullptr && kind == Activation::None) return;
+void finish_block(const GemmBlock& block, std::int64_t out, const T* bias, Activation kind, T* pre, T* y) {
+  const std::int64_t columns = block.column_end - block.column;
   with_activation(kind, [&](auto activation) {
-    parallel_blocks(args.threads, rows, rows * n, [=](std::int64_t i) {
-      T* row = c + i * n;
+    for (std::int64_t i = block.row; i < block.row_end; ++i) {
+      T* row = pre + i * out + block.column;
       if (bias != nullptr) {
+        const T* from = bias + block.column;
 #pragma omp simd
-        for (std::int64_t j = 0; j < n; ++j) row[j] += bias[j];
+        for (std::int64_t j = 0; j < columns; ++j) row[j] += from[j];
       }
-      if constexpr (activation != Activation::None) activate_range<activation>(row, y + i * n, n);
-    });
+      if constexpr (activation != Activation::None) {
+        activate_range<activation>(row, y + i * out + block.column, columns);
+      }
+    }
   });
 }
 
@@ -35,9 +37,11 @@ void linear_forward(const KernelArgs& args) {
   const std::int64_t rows = x.rows(), in = x.last(), out = y.last();
   T *result = args.v<T>(Linear::kY), *pre = args.v<T>(Linear::kPre);
   if (pre == nullptr) pre = result;
+  const T* bias = args.v<T>(Linear::kBias);
+  const auto finish = [&](const GemmBlock& block) { finish_block(block, out, bias, a.activation, pre, result); };
+  const bool plain = bias == nullptr && a.activation == Activation::None;
   gemm<T>(false, !a.weight_in_out, rows, out, in, args.v<T>(Linear::kX), in, args.v<T>(Linear::kWeight),
-          a.weight_in_out ? out : in, T(0), pre, out);
-  finish_rows(args, rows, out, args.v<T>(Linear::kBias), a.activation, pre, result);
+          a.weight_in_out ? out : in, T(0), pre, out, plain ? GemmEpilogue() : GemmEpilogue(finish));
 }
 
 // dx = dpre · W, with dpre = dy · act'(pre) left for WeightGrad.

@@ -111,6 +111,35 @@ TEST_F(Gemm, EmptyInnerDimensionScalesTheResult) {
   }
 }
 
+TEST_F(Gemm, EpilogueSeesEveryFinishedElementOnce) {
+  for (const std::string& backend : backends()) {
+    SCOPED_TRACE(backend);
+    set_gemm_backend(backend);
+    for (const Case& s : {Case{400, 130, 24}, Case{130, 400, 24}, Case{5, 3, 2}, Case{5, 3, 0}}) {
+      const auto a = pattern<float>(s.m * s.k, 1), b = pattern<float>(s.k * s.n, 2);
+      std::vector<float> product(static_cast<std::size_t>(s.m * s.n));
+      for (const int threads : {1, 2, 3}) {
+        omp_set_num_threads(threads);
+        gemm<float>(false, false, s.m, s.n, s.k, a.data(), s.k, b.data(), s.n, 0.0F, product.data(), s.n);
+        auto c = product;
+        const auto finish = [&](const GemmBlock& block) {
+          for (std::int64_t i = block.row; i < block.row_end; ++i) {
+            for (std::int64_t j = block.column; j < block.column_end; ++j) {
+              c[static_cast<std::size_t>(i * s.n + j)] += static_cast<float>(1000 + i);
+            }
+          }
+        };
+        gemm<float>(false, false, s.m, s.n, s.k, a.data(), s.k, b.data(), s.n, 0.0F, c.data(), s.n,
+                    GemmEpilogue(finish));
+        for (std::int64_t i = 0; i < s.m * s.n; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          ASSERT_EQ(c[at], product[at] + static_cast<float>(1000 + i / s.n)) << at << ", " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
 TEST_F(Gemm, BitsDoNotDependOnThreads) {
   const Case s{160, 230, 192};
   const auto a = pattern<float>(s.m * s.k, 1), b = pattern<float>(s.n * s.k, 2);
