@@ -1,4 +1,5 @@
-// The matrix products of a training step, shape by shape and backend by backend: one JSON line each.
+// The matrix products of a training step, shape by shape and backend by backend: one JSON line each. Beside the
+// backends of gemm(), "onednn-packed" packs the weights in a call of its own before each product.
 //   gemm_bench [threads] [repetitions] [name filter]
 // Weights rotate over more copies than a cache holds, as they do in a step. Backends take turns within a repetition,
 // and the best repetition counts: by CPU time of the process per thread (steady on a shared machine) and by wall time.
@@ -14,12 +15,16 @@
 #include <cstdlib>
 #include <ctime>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/simd.hpp"
 #include "runtime/core/error.hpp"
+#ifdef PLIMSOLL_HAVE_ONEDNN
+#include "tests/bench/packed_product.hpp"
+#endif
 
 namespace plimsoll {
 namespace {
@@ -147,6 +152,15 @@ class Bench {
                                   s.trans_b ? s.k : s.n, s.beta, c, s.n);
                            }});
     }
+#ifdef PLIMSOLL_HAVE_ONEDNN
+    backends_.push_back({"onednn-packed", [this](const Shape& s, const float* a, const float* b, float* c) {
+                           if (packed_shape_ != s.name) {
+                             packed_ = std::make_unique<PackedProduct>(s.trans_a, s.trans_b, s.m, s.n, s.k, s.beta);
+                             packed_shape_ = s.name;
+                           }
+                           (*packed_)(a, b, c);
+                         }});
+#endif
   }
 
   void run(const Shape& s) {
@@ -191,6 +205,10 @@ class Bench {
   int threads_, repetitions_;
   std::vector<Backend> backends_;
   Buffer a_, b_, c_;
+#ifdef PLIMSOLL_HAVE_ONEDNN
+  std::unique_ptr<PackedProduct> packed_;
+  std::string packed_shape_;  // packed_ is made for it in the turn that warms up
+#endif
 };
 
 }  // namespace
