@@ -1,0 +1,95 @@
+#include "comm/probe.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <memory>
+
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+namespace {
+
+// Buffers of one operation, touched once, so that no size pays for pages.
+class Probe {
+ public:
+  Probe(const Group& group, LinkOperation operation, std::int64_t largest_bytes)
+      : group_(group),
+        operation_(operation),
+        ranks_(group.size()),
+        scratch_(make(reduce_scratch_bytes(ranks_))),
+        whole_(make(whole_bytes(largest_bytes))),
+        part_(make(whole_bytes(largest_bytes) / ranks_)) {}
+
+  // The tensor of at most `bytes` that divides into parts.
+  std::int64_t whole_bytes(std::int64_t bytes) const {
+    const std::int64_t unit = std::int64_t{ranks_} * static_cast<std::int64_t>(sizeof(float));
+    return std::max<std::int64_t>(bytes / unit, 1) * unit;
+  }
+
+  void run(std::int64_t bytes) const {
+    const View whole = floats(whole_.get(), bytes), part = floats(part_.get(), bytes / ranks_);
+    switch (operation_) {
+      case LinkOperation::SendReceive: {
+        const int half = ranks_ / 2, rank = group_.rank();
+        if (rank < half) group_.send(whole, rank + half);
+        if (rank >= half && rank < 2 * half) group_.receive(whole, rank - half);
+        return;
+      }
+      case LinkOperation::ReduceScatter: return group_.reduce_scatter(whole, part, ReduceOp::Sum, scratch_.get());
+      case LinkOperation::AllGather: return group_.all_gather(part, whole);
+      case LinkOperation::AllReduce: return group_.all_reduce(whole, ReduceOp::Sum, scratch_.get());
+    }
+  }
+
+  // As long as the slowest rank takes.
+  double seconds(std::int64_t bytes) const {
+    using Clock = std::chrono::steady_clock;
+    group_.barrier();
+    const auto start = Clock::now();
+    run(bytes);
+    return group_.max(std::chrono::duration<double>(Clock::now() - start).count());
+  }
+
+ private:
+  static std::unique_ptr<std::byte[]> make(std::int64_t bytes) {
+    return std::make_unique<std::byte[]>(static_cast<std::size_t>(bytes));
+  }
+  static View floats(std::byte* data, std::int64_t bytes) {
+    return {data, {{bytes / static_cast<std::int64_t>(sizeof(float))}, DType::f32}};
+  }
+
+  const Group& group_;
+  LinkOperation operation_;
+  int ranks_;
+  std::unique_ptr<std::byte[]> scratch_, whole_, part_;
+};
+
+}  // namespace
+
+LinkTable probe(const Group& group, LinkOperation operation, const ProbeOptions& options) {
+  require(group.size() >= 2, ErrorKind::Internal, "probe of axis {}: {} rank", group.axis(), group.size());
+  require(options.least_bytes >= 1 && options.least_bytes <= options.largest_bytes && options.repetitions >= 1,
+          ErrorKind::Internal, "probe: {} to {} bytes, {} repetitions", options.least_bytes, options.largest_bytes,
+          options.repetitions);
+  const Probe probe(group, operation, options.largest_bytes);
+  std::vector<LinkSample> samples;
+  for (std::int64_t size = options.least_bytes; size <= options.largest_bytes; size *= 2) {
+    const std::int64_t bytes = probe.whole_bytes(size);
+    if (!samples.empty() && bytes <= samples.back().bytes) continue;
+    // The times are those of all ranks, so all ranks stop after the same repetition.
+    const double warm_up = probe.seconds(bytes);
+    std::vector<double> times;
+    double spent = warm_up;
+    while (times.empty() || (std::ssize(times) < options.repetitions && spent < options.seconds_per_size)) {
+      times.push_back(probe.seconds(bytes));
+      spent += times.back();
+    }
+    const auto middle = times.begin() + std::ssize(times) / 2;
+    std::nth_element(times.begin(), middle, times.end());
+    samples.push_back({bytes, std::max(*middle, 1e-9)});
+  }
+  return LinkTable(std::move(samples));
+}
+
+}  // namespace plimsoll

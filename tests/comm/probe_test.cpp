@@ -1,0 +1,71 @@
+#include "comm/probe.hpp"
+
+#include <gtest/gtest.h>
+
+#include <mutex>
+
+#include "runtime/core/error.hpp"
+#include "tests/support/local_ranks.hpp"
+
+namespace plimsoll {
+namespace {
+
+constexpr LinkOperation kOperations[]{LinkOperation::SendReceive, LinkOperation::ReduceScatter,
+                                      LinkOperation::AllGather, LinkOperation::AllReduce};
+
+TEST(Probe, EveryRankFindsTheSameTable) {
+  for (const int ranks : {2, 3}) {
+    for (const LinkOperation operation : kOperations) {
+      std::mutex mutex;
+      std::vector<std::vector<LinkSample>> tables;
+      const auto faults = test::on_ranks(ranks, [&](const Group& group) -> std::string {
+        const ProbeOptions options{.largest_bytes = 1 << 16, .repetitions = 3};
+        const LinkTable table = probe(group, operation, options);
+        const std::lock_guard lock(mutex);
+        tables.push_back(table.samples());
+        return "";
+      });
+      for (const std::string& fault : faults) EXPECT_EQ(fault, "") << link_operation_name(operation);
+      ASSERT_EQ(std::ssize(tables), ranks);
+      ASSERT_EQ(tables[0].size(), 7U) << "1 KiB to 64 KiB";
+      for (const auto& table : tables) {
+        for (std::size_t i = 0; i < table.size(); ++i) {
+          EXPECT_EQ(table[i].bytes, tables[0][i].bytes);
+          EXPECT_EQ(table[i].seconds, tables[0][i].seconds);
+          EXPECT_EQ(table[i].bytes % (4 * ranks), 0) << "parts of whole elements";
+          EXPECT_LE(table[i].bytes, std::int64_t{1024} << i);
+        }
+      }
+    }
+  }
+}
+
+// What was sent is what the sizes and repetitions ask for: the probe measures the operation that it names.
+TEST(Probe, MovesTheBytesOfTheOperation) {
+  const ProbeOptions options{.least_bytes = 4096, .largest_bytes = 4096, .repetitions = 4, .seconds_per_size = 1e9};
+  const auto sent = [&](LinkOperation operation) {
+    std::mutex mutex;
+    std::int64_t all = 0;
+    const auto faults = test::on_ranks(4, [&](const Group& group) -> std::string {
+      probe(group, operation, options);
+      const std::lock_guard lock(mutex);
+      all += group.bytes_sent();
+      return "";
+    });
+    for (const std::string& fault : faults) EXPECT_EQ(fault, "");
+    return all;
+  };
+  // Barriers and the maximum of the times are the same for all operations: they fall out of the differences.
+  const std::int64_t repetitions = 5, bytes = 4096;
+  const std::int64_t messages = sent(LinkOperation::SendReceive);
+  EXPECT_EQ(sent(LinkOperation::AllGather) - messages, repetitions * (3 * bytes - 2 * bytes));
+  EXPECT_EQ(sent(LinkOperation::ReduceScatter) - messages, repetitions * (3 * bytes - 2 * bytes));
+  EXPECT_EQ(sent(LinkOperation::AllReduce) - messages, repetitions * (2 * 3 * bytes - 2 * bytes));
+}
+
+TEST(Probe, RefusesOneRank) {
+  EXPECT_THROW(probe(Group("data", make_self_transport()), LinkOperation::AllReduce), Error);
+}
+
+}  // namespace
+}  // namespace plimsoll
