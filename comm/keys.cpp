@@ -13,7 +13,9 @@ KeyTable<CommConfig> comm_keys() {
           bytes_key("bucket", &C::bucket, above(0), "gradients sent together"),
           key("collectives", &C::collectives, "who implements collectives over mpi: this program or the MPI library"),
           key("deadline", &C::deadline, at_least(1), "s",
-              "a collective of a step that takes longer ends the run; auto: 5 median steps, at least 30 s"),
+              "a collective of a step or an evaluation that takes longer ends the run, and so does a rank that does "
+              "not "
+              "answer for as long anywhere else; auto: 5 median steps, at least 30 s"),
       }};
 }
 

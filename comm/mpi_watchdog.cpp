@@ -2,6 +2,9 @@
 
 #include <mpi.h>
 
+#include <memory>
+#include <vector>
+
 #include "comm/mpi_transport.hpp"
 #include "comm/watchdog.hpp"
 
@@ -15,17 +18,17 @@ class MpiStallChannel : public StallChannel {
   MpiStallChannel() {
     check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &communicator_), "MPI_Comm_dup");
     check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-    check_mpi(MPI_Comm_rank(communicator_, &rank_), "MPI_Comm_rank");
-    check_mpi(MPI_Comm_size(communicator_, &size_), "MPI_Comm_size");
   }
 
-  // The process ends soon, so the requests are never completed. A send that fails goes to a rank that is gone.
-  void tell(const RankState& mine) override {
-    mine_ = mine;
-    for (int peer = 0; peer < size_; ++peer) {
-      MPI_Request request = MPI_REQUEST_NULL;
-      if (peer != rank_) (void)MPI_Isend(&mine_, sizeof(mine_), MPI_BYTE, peer, kTag, communicator_, &request);
-    }
+  // A send that fails goes to a rank that is gone.
+  void tell(const RankState& mine, int rank) override {
+    std::erase_if(under_way_, [](const std::unique_ptr<Sent>& sent) {
+      int done = 0;
+      return MPI_Test(&sent->request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done != 0;
+    });
+    Sent& sent = *under_way_.emplace_back(std::make_unique<Sent>());
+    sent.state = mine;
+    (void)MPI_Isend(&sent.state, sizeof(sent.state), MPI_BYTE, rank, kTag, communicator_, &sent.request);
   }
 
   bool poll(RankState& theirs) override {
@@ -38,8 +41,11 @@ class MpiStallChannel : public StallChannel {
 
  private:
   MPI_Comm communicator_ = MPI_COMM_NULL;  // until MPI_Finalize
-  int rank_ = 0, size_ = 1;
-  RankState mine_;
+  struct Sent {
+    RankState state;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  std::vector<std::unique_ptr<Sent>> under_way_;
 };
 
 }  // namespace

@@ -11,7 +11,6 @@ namespace plimsoll {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using States = std::vector<std::optional<RankState>>;
 
 constexpr auto kTick = std::chrono::milliseconds(50);
 // No more than this passes between two looks, however long this process was kept from running.
@@ -26,32 +25,6 @@ double seconds_between(Clock::time_point a, Clock::time_point b) {
 template <std::size_t n>
 void put(std::array<char, n>& to, std::string_view text) {
   std::copy_n(text.begin(), std::min(text.size(), n - 1), to.begin());
-}
-template <std::size_t n>
-std::string_view text_of(const std::array<char, n>& from) {
-  return {from.data(), static_cast<std::size_t>(std::find(from.begin(), from.end(), '\0') - from.begin())};
-}
-
-// "all_reduce 'reduce.bucket0' over axis data, call 57, 1234 bytes",
-// "send 'output of micro-batch 3 for piece 1' to rank 2 over axis pipeline, message 5, 1234 bytes".
-std::string name_of_call(const RankState& s) {
-  const std::string_view op = text_of(s.op), label = text_of(s.label);
-  const std::string name = label.empty() ? std::string(op) : fmt::format("{} '{}'", op, label);
-  const std::string peer = s.peer < 0 ? "" : fmt::format(" {} rank {}", op == "send" ? "to" : "from", s.peer);
-  return fmt::format("{}{} over axis {}, {} {}, {} bytes", name, peer, text_of(s.axis), s.peer < 0 ? "call" : "message",
-                     s.sequence, s.bytes);
-}
-
-std::int64_t calls_of(const RankState& s, std::string_view axis) {
-  for (const RankState::Calls& c : s.begun) {
-    if (text_of(c.axis) == axis) return c.count;
-  }
-  return 0;
-}
-
-std::string what_it_does(const std::optional<RankState>& s) {
-  if (!s) return "does not answer";
-  return s->waits != 0 ? fmt::format("waits in {}", name_of_call(*s)) : "is in no collective";
 }
 
 std::string list_of(const std::vector<int>& ranks) {
@@ -93,9 +66,15 @@ void Watchdog::set_deadline(std::optional<double> seconds) {
 
 double Watchdog::deadline() const {
   const std::lock_guard lock(mutex_);
+  return deadlines().first;
+}
+
+// Of a call that begins now; and of a rank that does not answer, where that is shorter.
+std::pair<double, double> Watchdog::deadlines() const {
   const double in_steps = given_.value_or(std::max(kLeastSeconds, kSteps * median_));
   // The first step has no measure yet.
-  return in_step_ && (given_ || step_count_ > 0) ? in_steps : kOutsideSteps * in_steps;
+  if (in_step_ && (given_ || step_count_ > 0)) return {in_steps, 0};
+  return {kOutsideSteps * in_steps, in_steps};
 }
 
 void Watchdog::remember_step(double seconds) {
@@ -108,13 +87,18 @@ void Watchdog::remember_step(double seconds) {
   median_ = sorted[static_cast<std::size_t>(count / 2)];
 }
 
-Watchdog::InStep::InStep(Watchdog& watchdog)
-    : watchdog_(watchdog), begin_ns_(Clock::now().time_since_epoch() / std::chrono::nanoseconds(1)) {
+Watchdog::InStep::InStep(Watchdog& watchdog, StepKind kind)
+    : watchdog_(watchdog), kind_(kind), begin_ns_(Clock::now().time_since_epoch() / std::chrono::nanoseconds(1)) {
   const std::lock_guard lock(watchdog_.mutex_);
   watchdog_.in_step_ = true;
 }
 
 Watchdog::InStep::~InStep() {
+  if (kind_ == StepKind::Evaluation) {
+    const std::lock_guard lock(watchdog_.mutex_);
+    watchdog_.in_step_ = false;
+    return;
+  }
   watchdog_.remember_step(
       static_cast<double>(Clock::now().time_since_epoch() / std::chrono::nanoseconds(1) - begin_ns_) * 1e-9);
 }
@@ -124,11 +108,11 @@ Watchdog::Call::Call(WatchedGroup* group, std::string_view op, const char* label
     : group_(group) {
   if (group == nullptr) return;
   Watchdog& w = *group->watchdog;
-  const double deadline = w.deadline();
   const std::lock_guard lock(w.mutex_);
+  const auto [deadline, patience] = w.deadlines();
   const std::int64_t sequence = peer < 0 ? ++group->calls : op == "send" ? ++group->sent : ++group->received;
   for (slot_ = 0; slot_ < kSlots && w.slots_[slot_].group != nullptr;) ++slot_;
-  if (slot_ < kSlots) w.slots_[slot_] = {group, op, label, sequence, bytes, peer, w.now_, deadline, awaited};
+  if (slot_ < kSlots) w.slots_[slot_] = {group, op, label, sequence, bytes, peer, w.now_, deadline, patience, awaited};
 }
 
 Watchdog::Call::~Call() {
@@ -180,9 +164,28 @@ void Watchdog::collect(States& states) const {
   };
   while (channel_ && !all() && seconds_between(begin, Clock::now()) < kAnswerSeconds) {
     RankState theirs;
-    while (channel_->poll(theirs)) states[static_cast<std::size_t>(theirs.rank)] = theirs;
+    while (channel_->poll(theirs)) {
+      if (theirs.kind == TellKind::Report) states[static_cast<std::size_t>(theirs.rank)] = theirs;
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+}
+
+// The ranks that have not come to the call `mine`, by what is known of them.
+std::vector<int> Watchdog::missing_for(const RankState& mine, const States& states) const {
+  std::vector<int> members, missing;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& g : groups_) {
+      if (g->axis == text_of(mine.axis)) members = g->ranks;
+    }
+  }
+  for (const int r : members) {
+    const auto& s = states[static_cast<std::size_t>(r)];
+    const bool arrived = mine.peer >= 0 ? r != mine.peer : s && calls_of(*s, text_of(mine.axis)) >= mine.sequence;
+    if (!arrived && r != rank_) missing.push_back(r);
+  }
+  return missing;
 }
 
 Stall Watchdog::describe(const States& states) const {
@@ -204,18 +207,7 @@ Stall Watchdog::describe(const States& states) const {
                                (*waiting)->seconds, name_of_call(**waiting));
     }
   } else {
-    std::vector<int> members;
-    {
-      const std::lock_guard lock(mutex_);
-      for (const auto& g : groups_) {
-        if (g->axis == text_of(mine.axis)) members = g->ranks;
-      }
-    }
-    for (const int r : members) {
-      const auto& s = states[static_cast<std::size_t>(r)];
-      const bool arrived = mine.peer >= 0 ? r != mine.peer : s && calls_of(*s, text_of(mine.axis)) >= mine.sequence;
-      if (!arrived) missing.push_back(r);
-    }
+    missing = missing_for(mine, states);
     stall.text = fmt::format("{}: not complete after {:.1f} s: ", name_of_call(mine), mine.seconds);
     if (missing.empty()) {
       stall.text += "all its ranks have arrived";
@@ -230,6 +222,42 @@ Stall Watchdog::describe(const States& states) const {
   if (!silent.empty() && silent != missing) stall.text += fmt::format("; no answer from rank(s) {}", list_of(silent));
   if (!idle.empty() && idle != missing) stall.text += fmt::format("; in no collective: rank(s) {}", list_of(idle));
   return stall;
+}
+
+// Asks the ranks that a call waits for outside of steps, when half of their patience is over, whether they are alive;
+// again and again. True when one of them has not answered by its end.
+bool Watchdog::hears_nothing() {
+  double begin = 0, patience = 0, now = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const Slot* s = oldest();
+    now = now_;
+    if (s != nullptr) begin = s->begin, patience = s->patience;
+  }
+  if (patience == 0 || now - begin < patience / 2) {
+    inquiry_ = {};
+    return false;
+  }
+  RankState mine = state();
+  if (mine.waits == 0) return false;
+  if (inquiry_.call_begin != begin) {
+    inquiry_ = {begin, now, States(static_cast<std::size_t>(ranks_))};
+    mine.kind = TellKind::Question;
+    for (const int r : missing_for(mine, inquiry_.answers)) channel_->tell(mine, r);
+    return false;
+  }
+  if (now - inquiry_.asked < std::max(patience / 2, kLeastAnswerSeconds)) return false;
+  const std::vector<int> missing = missing_for(mine, inquiry_.answers);
+  const bool silent = std::any_of(missing.begin(), missing.end(),
+                                  [&](int r) { return !inquiry_.answers[static_cast<std::size_t>(r)]; });
+  if (!silent) inquiry_.call_begin = -1;
+  return silent;
+}
+
+void Watchdog::tell_all(const RankState& mine) const {
+  for (int r = 0; r < ranks_; ++r) {
+    if (r != rank_) channel_->tell(mine, r);
+  }
 }
 
 void Watchdog::run() {
@@ -250,12 +278,22 @@ void Watchdog::run() {
     }
     RankState theirs;
     while (channel_ && channel_->poll(theirs)) {
-      states[static_cast<std::size_t>(theirs.rank)] = theirs;
-      report = true;
+      const auto from = static_cast<std::size_t>(theirs.rank);
+      if (theirs.kind == TellKind::Question) {
+        RankState answer = state();
+        answer.kind = TellKind::Answer;
+        channel_->tell(answer, theirs.rank);
+      } else if (theirs.kind == TellKind::Answer) {
+        if (!inquiry_.answers.empty()) inquiry_.answers[from] = theirs;
+      } else {
+        states[from] = theirs;
+        report = true;
+      }
     }
+    report = report || (channel_ && hears_nothing());
     if (!report) continue;
     states[static_cast<std::size_t>(rank_)] = state();
-    if (channel_) channel_->tell(*states[static_cast<std::size_t>(rank_)]);
+    if (channel_) tell_all(*states[static_cast<std::size_t>(rank_)]);
     collect(states);
     return on_stall_(describe(states));
   }

@@ -15,7 +15,10 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "comm/stall.hpp"
 
 namespace plimsoll {
 
@@ -30,40 +33,13 @@ struct WatchedGroup {
   std::int64_t sent = 0, received = 0;  // messages begun by this rank, likewise
 };
 
-// What a rank tells the others when a call of any rank is late. Of fixed size: it travels as bytes.
-struct RankState {
-  static constexpr std::size_t kGroups = 12;
-  struct Calls {
-    std::array<char, 16> axis{};
-    std::int64_t count = 0;
-  };
-  std::int32_t rank = 0, waits = 0;  // waits: in the call below
-  std::int64_t sequence = 0, bytes = 0, peer = -1;
-  double seconds = 0;
-  std::array<char, 16> axis{}, op{};
-  std::array<char, 80> label{};
-  std::array<Calls, kGroups> begun{};
-};
-
-// Between the watchdogs of all ranks; neither call waits for anybody.
-class StallChannel {
- public:
-  virtual ~StallChannel() = default;
-  virtual void tell(const RankState& mine) = 0;  // to all others; at most once
-  virtual bool poll(RankState& theirs) = 0;      // false: nothing has come
-};
-
-// What is reported: op, label, axis, number, bytes and the ranks that have not arrived.
-struct Stall {
-  std::string text;
-  bool told_by_another = false;  // a lower rank that is alive reports as well
-};
-
 class Watchdog {
  public:
   static constexpr double kLeastSeconds = 30, kSteps = 5;  // the default deadline: kSteps median steps, at least …
-  static constexpr double kOutsideSteps = 10;  // times the deadline, where ranks load, save and evaluate at their pace
-  static constexpr std::size_t kSlots = 32;    // calls in flight; more are not watched
+  // Times the deadline, outside of steps, for ranks that are alive: they load and save at their pace. One that does not
+  // answer by the deadline, and within kLeastAnswerSeconds, is not waited for any longer.
+  static constexpr double kOutsideSteps = 10, kLeastAnswerSeconds = 2;
+  static constexpr std::size_t kSlots = 32;  // calls in flight; more are not watched
 
   // `channel` may be null: then nothing is known of the others.
   Watchdog(int rank, int ranks, std::unique_ptr<StallChannel> channel);
@@ -80,16 +56,19 @@ class Watchdog {
   void set_deadline(std::optional<double> seconds);
   double deadline() const;  // of a call that begins now
 
-  // A step of training: its deadline holds until the end of the scope, and its time is remembered.
+  // A step of training, or of evaluation: its deadline holds until the end of the scope. The time of a step of training
+  // is remembered.
+  enum class StepKind : std::uint8_t { Training, Evaluation };
   class InStep {
    public:
-    explicit InStep(Watchdog& watchdog);
+    explicit InStep(Watchdog& watchdog, StepKind kind = StepKind::Training);
     ~InStep();
     InStep(const InStep&) = delete;
     InStep& operator=(const InStep&) = delete;
 
    private:
     Watchdog& watchdog_;
+    StepKind kind_;
     std::int64_t begin_ns_;
   };
 
@@ -117,16 +96,22 @@ class Watchdog {
     std::int64_t sequence = 0, bytes = 0;
     int peer = -1;
     double begin = 0, deadline = 0;
+    double patience = 0;  // 0: all until the deadline; else what a rank has that does not answer
     const std::atomic<bool>* awaited = nullptr;
     bool waits() const { return group != nullptr && (awaited == nullptr || *awaited); }
   };
   void remember_step(double seconds);
+  std::pair<double, double> deadlines() const;
   void run();
   const Slot* oldest() const;
   bool late() const;
   RankState state() const;
-  void collect(std::vector<std::optional<RankState>>& states) const;
-  Stall describe(const std::vector<std::optional<RankState>>& states) const;
+  using States = std::vector<std::optional<RankState>>;
+  void tell_all(const RankState& mine) const;
+  void collect(States& states) const;
+  std::vector<int> missing_for(const RankState& mine, const States& states) const;
+  Stall describe(const States& states) const;
+  bool hears_nothing();
 
   int rank_, ranks_;
   std::unique_ptr<StallChannel> channel_;
@@ -141,6 +126,12 @@ class Watchdog {
   double median_ = 0;
   std::array<Slot, kSlots> slots_;
   std::vector<std::shared_ptr<WatchedGroup>> groups_;
+  // Of the watchdog's thread alone: the question that is open, and who has answered it.
+  struct Inquiry {
+    double call_begin = -1, asked = -1;
+    States answers;
+  };
+  Inquiry inquiry_;
   std::thread thread_;
 };
 

@@ -102,7 +102,10 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   plan->add_option("--threads", a.plan.threads, "threads per rank; default: run.threads, or cores / ranks")
       ->check(CLI::PositiveNumber);
   plan->add_option("--budget", a.plan.budget, "bytes per rank, instead of memory.budget");
-  plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
+  CLI::Option* peak = plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
+  plan->add_option("--rank", a.plan.rank, "the peak of this rank; default: of the one that needs most")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(peak);
   plan->add_flag("--gantt", a.plan.gantt,
                  "draw the schedule of a pipeline, every phase of a micro-batch taking one unit of time");
   plan->add_option("--gantt-svg", a.plan.gantt_svg, "write that chart to this file")->type_name("FILE");

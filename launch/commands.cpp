@@ -136,6 +136,8 @@ void draw_schedule(const Programs& programs, const PlanArguments& plan, bool jso
 }  // namespace
 
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json) {
+  require(!plan.rank || *plan.rank < plan.ranks, ErrorKind::Usage, "--rank {}: the ranks of --ranks {} are 0 to {}",
+          plan.rank.value_or(0), plan.ranks, plan.ranks - 1);
   std::vector<std::string> overrides = arguments.overrides;
   if (!plan.budget.empty()) overrides.push_back("memory.budget=" + plan.budget);
   if (plan.threads) overrides.push_back(fmt::format("run.threads={}", *plan.threads));
@@ -149,22 +151,23 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   context.outside_source = config.memory.reserve ? "memory.reserve" : remembered ? "last run" : "estimate";
   const ProgramOptions options =
       choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes);
-  const Programs programs = build_programs(options);
-  if (plan.verify) {
-    const auto bad = check_memory(programs.list(), programs.plan);
-    require(!bad, ErrorKind::Internal, "the plan does not hold: {}", bad.value_or(""));
+  const std::vector<RankRole> roles = rank_roles(options);
+  for (const RankRole& role : roles) {
+    const auto bad = plan.verify ? check_memory(role.programs.list(), role.programs.plan) : std::nullopt;
+    require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
   }
   if (json) {
-    nlohmann::json report = plan_json(programs, options, context);
+    nlohmann::json report = plan_json(roles, context);
     if (plan.verify) report["verified"] = true;
     print_json(report);
   } else {
-    fmt::print("{}", plan_text(programs, options, context, plan.peak));
+    const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
+    fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
-  if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(programs, plan, json);
+  if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(roles.front().programs, plan, json);
   if (context.budget_bytes == 0) return 0;
-  const auto infeasible = check_budget(programs, options, context.budget_bytes, context.outside_bytes);
+  const auto infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
   return 0;
 }

@@ -35,6 +35,7 @@ struct PlanArguments {
   int ranks = 1;
   std::optional<int> threads;
   std::string budget;
+  std::optional<int> rank;  // whose peak is listed; none: of the rank that needs most
   bool peak = false, verify = false, gantt = false;
   std::string gantt_svg;  // a file; empty: none
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "runtime/core/text.hpp"
 
@@ -13,10 +14,16 @@ const ProgramLayout& largest_program(const MemoryPlan& plan) {
                            [](const ProgramLayout& a, const ProgramLayout& b) { return a.step_bytes < b.step_bytes; });
 }
 
-std::string peak_text(const MemoryPlan& plan) {
+std::string ranks_text(const RankRole& role) {
+  return fmt::format("rank{} {}", role.ranks.size() > 1 ? "s" : "", rank_ranges(role.ranks));
+}
+
+std::string peak_text(const RankRole& role) {
+  const MemoryPlan& plan = role.programs.plan;
   const ProgramLayout& top = largest_program(plan);
-  std::string out = fmt::format("\nlive at the peak: program '{}', {}\n{:>14}  {:<14}{:>5}  {:<44}{}\n", top.name,
-                                top.peak_node, "bytes", "class", "layer", "value", "made by");
+  std::string out =
+      fmt::format("\nlive at the peak of {}: program '{}', {}\n{:>14}  {:<14}{:>5}  {:<44}{}\n", ranks_text(role),
+                  top.name, top.peak_node, "bytes", "class", "layer", "value", "made by");
   const auto row = [&](std::int64_t bytes, MemoryClass memory, int layer, const std::string& name,
                        const std::string& made_by) {
     out += fmt::format("{:>14}  {:<14}{:>5}  {:<44}{}\n", format_count(bytes),
@@ -55,7 +62,7 @@ std::string pipeline_text(const Programs& programs, const ProgramOptions& o) {
   return out + "\n";
 }
 
-// Mesh, groups, and what a rank has of the model.
+// Mesh and groups.
 std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
   constexpr std::size_t kMostGroups = 8;
   std::string out = fmt::format("mesh: data {} x pipeline {} x tensor {}, zero {}", o.mesh.data, o.mesh.pipeline,
@@ -73,13 +80,45 @@ std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
                        groups.size() > kMostGroups ? " …" : "");
   }
   if (programs.schedule != nullptr) out += pipeline_text(programs, o);
-  const std::int64_t element = dtype_bytes(programs.dtype());
-  for (const PersistentRegion& r : programs.plan.persistent) {
-    const bool flat = r.name == "parameters" || r.name == "gradients" || r.name.starts_with("optimizer.");
-    if (flat) {
-      out += fmt::format("  rank {} holds {} of {} elements of {}\n", o.rank, format_count(r.bytes / element),
-                         format_count(parameter_count(o.model)), r.name);
-    }
+  return out;
+}
+
+bool is_flat(const PersistentRegion& r) {
+  return r.name == "parameters" || r.name == "gradients" || r.name.starts_with("optimizer.");
+}
+
+// What each rank of a role has of the model.
+std::string holdings_text(const RankRole& role) {
+  const std::int64_t element = dtype_bytes(role.programs.dtype());
+  std::vector<std::string> holds;
+  for (const PersistentRegion& r : role.programs.plan.persistent) {
+    if (is_flat(r)) holds.push_back(fmt::format("{} {}", format_count(r.bytes / element), r.name));
+  }
+  return fmt::format("  {} ({}): each holds elements of {}\n", role.name, ranks_text(role), join(holds, ", "));
+}
+
+// Bytes by class, a column for each role, a few at a time.
+std::string memory_text(std::span<const RankRole> roles, const PlanContext& context) {
+  std::string out = fmt::format("{:<22}", "memory per rank");
+  for (const RankRole& role : roles) out += fmt::format("{:>16}", roles.size() == 1 ? "bytes" : role.name);
+  out += "\n";
+  const auto row = [&](std::string_view name, const auto& bytes_of) {
+    out += fmt::format("  {:<20}", name);
+    for (const RankRole& role : roles) out += fmt::format("{:>16}", format_count(bytes_of(role.programs.plan)));
+    if (roles.size() == 1) out += fmt::format("{:>14}", format_bytes(bytes_of(roles.front().programs.plan)));
+    out += "\n";
+  };
+  for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c)
+    row(kMemoryClassNames[c], [c](const MemoryPlan& plan) { return plan.class_bytes[c]; });
+  row("padding", [](const MemoryPlan& plan) { return plan.padding_bytes; });
+  row("arena", [](const MemoryPlan& plan) { return plan.total_bytes; });
+  const std::int64_t outside = context.outside_bytes, budget = context.budget_bytes;
+  if (outside > 0)
+    row(fmt::format("outside ({})", context.outside_source), [outside](const MemoryPlan&) { return outside; });
+  row("needed", [outside](const MemoryPlan& plan) { return plan.total_bytes + outside; });
+  if (budget > 0) {
+    row("budget", [budget](const MemoryPlan&) { return budget; });
+    row("margin", [&](const MemoryPlan& plan) { return budget - plan.total_bytes - outside; });
   }
   return out;
 }
@@ -93,51 +132,28 @@ nlohmann::json mesh_json(const ProgramOptions& o) {
   return json;
 }
 
-}  // namespace
-
-std::string plan_text(const Programs& programs, const ProgramOptions& options, const PlanContext& context, bool peak) {
-  const MemoryPlan& plan = programs.plan;
-  std::string out = fmt::format("{} parameters, {} rank(s), micro-batch {} x {} tokens, {}\n",
-                                format_count(parameter_count(options.model)), context.ranks, options.micro_batch,
-                                options.sequence, dtype_name(options.dtype));
-  if (options.mesh.ranks() > 1) out += mesh_text(programs, options);
-  out += fmt::format("{:<22}{:>16}{:>14}\n", "memory per rank", "bytes", "");
-  const auto row = [&](std::string_view name, std::int64_t bytes) {
-    out += fmt::format("  {:<20}{:>16}{:>14}\n", name, format_count(bytes), format_bytes(bytes));
-  };
-  for (std::size_t c = 0; c < plan.class_bytes.size(); ++c) row(kMemoryClassNames[c], plan.class_bytes[c]);
-  row("padding", plan.padding_bytes);
-  row("arena", plan.total_bytes);
-  if (context.outside_bytes > 0) row(fmt::format("outside ({})", context.outside_source), context.outside_bytes);
-  row("needed", plan.total_bytes + context.outside_bytes);
-  if (context.budget_bytes > 0) {
-    row("budget", context.budget_bytes);
-    row("margin", context.budget_bytes - plan.total_bytes - context.outside_bytes);
+nlohmann::json program_json(const ProgramLayout& p) {
+  nlohmann::json items = nlohmann::json::array();
+  for (const LiveItem& i : p.peak_items) {
+    items.push_back({{"name", i.name},
+                     {"class", kMemoryClassNames[static_cast<std::size_t>(i.memory)]},
+                     {"layer", i.layer},
+                     {"bytes", i.bytes},
+                     {"made_by", i.made_by}});
   }
-  for (const ProgramLayout& p : plan.programs) {
-    out += fmt::format("program {:<10} step region {} (max-live {}, {}), most is live at {}\n", p.name,
-                       format_bytes(p.step_bytes), format_bytes(std::min(p.max_live_bytes, p.step_bytes)), p.method,
-                       p.peak_node);
-  }
-  return peak ? out + peak_text(plan) : out;
+  return {{"step_bytes", p.step_bytes},
+          {"max_live_bytes", p.max_live_bytes},
+          {"offsets_by", p.method},
+          {"peak_node", p.peak_node},
+          {"live_at_peak", items}};
 }
 
-nlohmann::json plan_json(const Programs& programs, const ProgramOptions& options, const PlanContext& context) {
-  const MemoryPlan& plan = programs.plan;
-  nlohmann::json json{{"parameters", parameter_count(options.model)},
-                      {"ranks", context.ranks},
-                      {"mesh", mesh_json(options)},
-                      {"micro_batch", options.micro_batch},
-                      {"sequence", options.sequence},
-                      {"threads", options.threads},
-                      {"bucket_bytes", options.bucket_bytes},
-                      {"logits_bytes", options.logits_bytes},
+nlohmann::json role_json(const RankRole& role, const PlanContext& context) {
+  const MemoryPlan& plan = role.programs.plan;
+  nlohmann::json json{{"role", role.name},
                       {"arena_bytes", plan.total_bytes},
                       {"persistent_bytes", plan.persistent_bytes},
                       {"padding_bytes", plan.padding_bytes},
-                      {"outside_arena_bytes", context.outside_bytes},
-                      {"outside_source", context.outside_source},
-                      {"budget_bytes", context.budget_bytes},
                       {"planned_bytes", plan.total_bytes},  // as in summary.json
                       {"needed_bytes", plan.total_bytes + context.outside_bytes}};
   for (std::size_t c = 0; c < plan.class_bytes.size(); ++c)
@@ -148,24 +164,56 @@ nlohmann::json plan_json(const Programs& programs, const ProgramOptions& options
                                   {"offset", r.offset},
                                   {"bytes", r.bytes}});
   }
-  for (const ProgramLayout& p : plan.programs) {
-    nlohmann::json items = nlohmann::json::array();
-    for (const LiveItem& i : p.peak_items) {
-      items.push_back({{"name", i.name},
-                       {"class", kMemoryClassNames[static_cast<std::size_t>(i.memory)]},
-                       {"layer", i.layer},
-                       {"bytes", i.bytes},
-                       {"made_by", i.made_by}});
-    }
-    json["programs"][p.name] = {{"step_bytes", p.step_bytes},
-                                {"max_live_bytes", p.max_live_bytes},
-                                {"offsets_by", p.method},
-                                {"peak_node", p.peak_node},
-                                {"live_at_peak", items}};
+  for (const ProgramLayout& p : plan.programs) json["programs"][p.name] = program_json(p);
+  return json;
+}
+
+}  // namespace
+
+std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& context, const RankRole* peak) {
+  constexpr std::size_t kMostColumns = 6;
+  const RankRole &first = roles.front(), &largest = largest_role(roles);
+  const ProgramOptions& o = first.options;
+  std::string out =
+      fmt::format("{} parameters, {} rank(s), micro-batch {} x {} tokens, {}\n", format_count(parameter_count(o.model)),
+                  context.ranks, o.micro_batch, o.sequence, dtype_name(o.dtype));
+  if (o.mesh.ranks() > 1) {
+    out += mesh_text(first.programs, o);
+    for (const RankRole& role : roles) out += holdings_text(role);
   }
-  if (options.train) {
-    const double tokens = static_cast<double>(options.micro_batch * options.sequence);
-    json["model_flops_per_token"] = static_cast<double>(programs.train_flops_per_micro_batch) / tokens;
+  for (std::size_t at = 0; at < roles.size(); at += kMostColumns)
+    out += memory_text(std::span(roles).subspan(at, std::min(kMostColumns, roles.size() - at)), context);
+  if (roles.size() > 1) out += fmt::format("{} ({}) needs most\n", largest.name, ranks_text(largest));
+  for (const ProgramLayout& p : largest.programs.plan.programs) {
+    out += fmt::format("program {:<10} step region {} (max-live {}, {}), most is live at {}\n", p.name,
+                       format_bytes(p.step_bytes), format_bytes(std::min(p.max_live_bytes, p.step_bytes)), p.method,
+                       p.peak_node);
+  }
+  return peak != nullptr ? out + peak_text(*peak) : out;
+}
+
+nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& context) {
+  const RankRole& largest = largest_role(roles);
+  const ProgramOptions& o = largest.options;
+  nlohmann::json json{{"parameters", parameter_count(o.model)},
+                      {"ranks", context.ranks},
+                      {"mesh", mesh_json(o)},
+                      {"micro_batch", o.micro_batch},
+                      {"sequence", o.sequence},
+                      {"threads", o.threads},
+                      {"bucket_bytes", o.bucket_bytes},
+                      {"logits_bytes", o.logits_bytes},
+                      {"outside_arena_bytes", context.outside_bytes},
+                      {"outside_source", context.outside_source},
+                      {"budget_bytes", context.budget_bytes}};
+  json.update(role_json(largest, context));
+  for (const RankRole& role : roles) {
+    json["roles"].push_back(role_json(role, context));
+    json["roles"].back()["ranks"] = role.ranks;
+  }
+  if (o.train) {
+    const double tokens = static_cast<double>(o.micro_batch * o.sequence);
+    json["model_flops_per_token"] = static_cast<double>(largest.programs.train_flops_per_micro_batch) / tokens;
   }
   return json;
 }

@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "launch/programs.hpp"
+#include "launch/roles.hpp"
 
 namespace plimsoll {
 
@@ -16,8 +16,10 @@ struct PlanContext {
   int ranks = 1;
 };
 
-// Bytes per class, total, budget and margin; with `peak`, everything that is live where the most is live.
-std::string plan_text(const Programs& programs, const ProgramOptions& options, const PlanContext& context, bool peak);
-nlohmann::json plan_json(const Programs& programs, const ProgramOptions& options, const PlanContext& context);
+// Of every role of the run: bytes per class, total, budget and margin, and which ranks hold what. `peak`, where given:
+// everything that is live in this role where the most is live.
+std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& context, const RankRole* peak);
+// What the role holds that needs most, and under "roles" every role with its ranks.
+nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& context);
 
 }  // namespace plimsoll

@@ -44,6 +44,7 @@ struct Run {
   std::int64_t budget = 0, outside = 0;
   double peak_gflops = 0;  // of all ranks together
   ProgramOptions options;
+  std::vector<RankRole> roles;
   std::unique_ptr<Profile> profile;
   std::unique_ptr<Engine> engine;
 
@@ -73,9 +74,10 @@ struct Run {
     if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
     budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(budget)));
     options = choose_programs(config, place, purpose, budget, outside);
-    Programs programs = build_programs(options);
-    const auto infeasible = check_budget(programs, options, budget, outside);
+    roles = rank_roles(options);
+    const auto infeasible = check_budget(roles, budget, outside);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+    Programs programs = build_programs(options);
     agree(control, programs, options);
     if (!config.run.trace.empty()) profile = std::make_unique<Profile>();
     EngineOptions engine_options{threads, config.run.poison, {}, profile.get()};
@@ -124,6 +126,7 @@ std::string trace_path(const Run& run) {
 
 std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, std::optional<std::int64_t> limit,
                                                 bool quiet) {
+  const Watchdog::InStep in_step(run.mpi.watchdog(), Watchdog::StepKind::Evaluation);
   PartProgress progress("evaluating", "batches", run.chief() && !quiet);
   loader.restart(0);
   double sum = 0, count = 0;
@@ -234,16 +237,15 @@ void train(Config given, const MpiSession& mpi) {
   const Config& config = run.config;
   if (run.chief()) {
     fmt::print("{}{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks\n",
-               plan_text(run.engine->programs(), run.options, run.plan_context(), false), run.options.threads,
-               gemm_description(), run.peak_gflops);
+               plan_text(run.roles, run.plan_context(), nullptr), run.options.threads, gemm_description(),
+               run.peak_gflops);
     std::fflush(stdout);
   }
   if (run.profile) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
   TrainingState state = first_state(run);
   // Only now: a run directory of another run was refused as it was.
-  if (run.chief())
-    write_run_files(run.written, run.choices(),
-                    plan_json(run.engine->programs(), run.options, run.plan_context()).dump(2));
+  if (run.chief()) write_run_files(run.written, run.choices(), plan_json(run.roles, run.plan_context()).dump(2));
+  run.roles.clear();  // the graphs of all stages
   if (state.step >= config.train.steps) {
     if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);
     return;

@@ -21,11 +21,10 @@ struct SplitLinear {
   std::string_view label;
   Split split;
 };
-constexpr SplitLinear kSplitLinears[] = {{"attention.qkv", Split::Outputs},
-                                         {"attention.output", Split::Inputs},
-                                         {"mlp.up", Split::Outputs},
-                                         {"mlp.gate_up", Split::Outputs},
-                                         {"mlp.down", Split::Inputs}};
+constexpr SplitLinear kSplitLinears[] = {
+    {"attention.qkv", Split::Outputs}, {"attention.output", Split::Inputs},
+    {"mlp.up", Split::Outputs},        {"mlp.gate_up", Split::Outputs},
+    {"mlp.down", Split::Inputs},       {"head", Split::Outputs}};  // of logits: each rank those of its ids
 
 class TensorSplitter {
  public:

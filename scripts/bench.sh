@@ -2,9 +2,18 @@
 # Training speed and memory on this machine, beside PyTorch where that is installed.
 #   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--mesh]
 # PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh runs it tuned (default ../shared).
+#   scripts/bench.sh --pipeline [--rounds N] [--steps N] [--micro-batches N] [--layers N] [--hidden N]
+# Two stages, a core each, under every schedule: the step that was measured and the one that the simulator predicts.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 "$root/scripts/setup.sh"
+if [ "${1:-}" = --pipeline ]; then
+  shift
+  "$root/scripts/build.sh" release pipeline_bench
+  use_fast_blas
+  use_local_mpi
+  exec mpirun -n 2 --bind-to core "$root/build/release/bin/pipeline_bench" "$@"
+fi
 "$root/scripts/build.sh" release plimsoll
 cd "$root"
 use_fast_blas

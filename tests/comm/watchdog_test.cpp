@@ -23,11 +23,9 @@ struct Mailboxes {
 class LocalStallChannel : public StallChannel {
  public:
   LocalStallChannel(std::shared_ptr<Mailboxes> shared, int rank) : shared_(std::move(shared)), rank_(rank) {}
-  void tell(const RankState& mine) override {
+  void tell(const RankState& mine, int rank) override {
     const std::lock_guard lock(shared_->mutex);
-    for (std::size_t r = 0; r < shared_->boxes.size(); ++r) {
-      if (static_cast<int>(r) != rank_) shared_->boxes[r].push_back(mine);
-    }
+    shared_->boxes[static_cast<std::size_t>(rank)].push_back(mine);
   }
   bool poll(RankState& theirs) override {
     const std::lock_guard lock(shared_->mutex);
@@ -75,7 +73,8 @@ struct World {
     for (int r = 0; r < ranks; ++r) members.push_back(std::make_unique<WatchedRank>(r, ranks, mail));
   }
   // body(rank, group) on a thread each; exceptions end a rank.
-  void run(const std::function<void(int, const Group&)>& body, const std::vector<int>& stopped = {}) {
+  void run(const std::function<void(int, const Group&)>& body, const std::vector<int>& stopped = {},
+           bool in_step = true) {
     std::vector<int> all(members.size());
     for (std::size_t r = 0; r < all.size(); ++r) all[r] = static_cast<int>(r);
     std::vector<std::thread> threads;
@@ -86,7 +85,8 @@ struct World {
         const Group group = me.group("data", transports[r], all);
         if (std::find(stopped.begin(), stopped.end(), static_cast<int>(r)) == stopped.end()) me.start({transports[r]});
         try {
-          const Watchdog::InStep step(*me.watchdog);
+          std::optional<Watchdog::InStep> step;
+          if (in_step) step.emplace(*me.watchdog);
           body(static_cast<int>(r), group);
         } catch (const Error& error) {
           EXPECT_EQ(error.kind(), ErrorKind::PeerLost);
@@ -201,6 +201,53 @@ TEST(Watchdog, WithoutAChannelTheCallIsNamed) {
     while (!world.members[0]->reported) std::this_thread::sleep_for(10ms);
   });
   EXPECT_NE(world.text(0).find("all_reduce 'alone' over axis data, call 1, 32 bytes"), std::string::npos);
+}
+
+// Where ranks load and save, who is alive is waited for beyond the deadline, and who is not is not.
+TEST(Watchdog, OutsideOfStepsARankThatAnswersHasTime) {
+  World world(2);
+  world.run(
+      [&](int rank, const Group& group) {
+        if (rank == 1) std::this_thread::sleep_for(3500ms);
+        reduce(group, "saved");
+      },
+      {}, false);
+  for (const auto& member : world.members) EXPECT_FALSE(member->reported) << member->stall.text;
+}
+
+TEST(Watchdog, OutsideOfStepsARankThatIsStoppedHasTheDeadline) {
+  World world(3);
+  const auto begin = Clock::now();
+  world.run(
+      [&](int rank, const Group& group) {
+        if (rank == 2) {
+          while (!world.members[0]->reported) std::this_thread::sleep_for(10ms);
+          return;
+        }
+        reduce(group, "saved");
+      },
+      {2}, false);
+  for (const int r : {0, 1}) {
+    EXPECT_NE(world.text(r).find("all_reduce 'saved' over axis data, call 1, 32 bytes: not complete after"),
+              std::string::npos)
+        << world.text(r);
+    EXPECT_NE(world.text(r).find("rank 2 has not arrived, rank 2 does not answer"), std::string::npos) << world.text(r);
+    const double seconds =
+        std::chrono::duration<double>(world.members[static_cast<std::size_t>(r)]->at - begin).count();
+    EXPECT_GT(seconds, Watchdog::kLeastAnswerSeconds);
+    EXPECT_LT(seconds, 5);
+  }
+}
+
+TEST(Watchdog, EvaluationHasTheDeadlineOfSteps) {
+  Watchdog watchdog(0, 1, nullptr);
+  watchdog.set_deadline(3);
+  EXPECT_EQ(watchdog.deadline(), 30);
+  {
+    const Watchdog::InStep step(watchdog, Watchdog::StepKind::Evaluation);
+    EXPECT_EQ(watchdog.deadline(), 3);
+  }
+  EXPECT_EQ(watchdog.deadline(), 30);
 }
 
 TEST(Watchdog, SlowIsNotHung) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """control_run.py CASE PLIMSOLL CONFIG FOLDER -- LAUNCHER…: what ranks do that were not started alike, or of which one hangs.
 LAUNCHER ends where the number of ranks follows. Cases: handshake, hang, hang_mesh,
-hang_pipeline, oversubscribed."""
+hang_pipeline, hang_evaluation, hang_save, oversubscribed."""
 
 import json
 import os
@@ -57,22 +57,51 @@ def rank_processes(launcher_pid):
     return found
 
 
-def stop_a_rank(name, ranks, victim, *overrides):
+def metrics_of(run):
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
+
+
+def in_steps(run):
+    return len(metrics_of(run)) > 3
+
+
+def in_evaluation(run):
+    """An evaluation follows every step: it is not over as long as the last line is a step's."""
+    lines = metrics_of(run)
+    return len(lines) > 2 and "validation_loss" not in lines[-1]
+
+
+def in_save(run):
+    """A checkpoint follows every step."""
+    lines = metrics_of(run)
+    return len(lines) > 2 and not (run / "checkpoints" / f"step_{lines[-1]['step']:08}").exists()
+
+
+def stop_when(now, run, process, victim):
+    """Stops `victim` while now(run), and makes sure that it is then."""
+    for _ in range(20000):
+        expect(process.poll() is None, f"the run ended: {process.stderr.read() if process.poll() is not None else ''}")
+        if now(run):
+            stopped, lines = rank_processes(process.pid)[victim], len(metrics_of(run))
+            os.kill(stopped, signal.SIGSTOP)
+            time.sleep(0.3)  # what the others can still do alone
+            if now is in_steps or now(run) and len(metrics_of(run)) == lines:
+                return stopped
+            os.kill(stopped, signal.SIGCONT)
+        time.sleep(0.1 if now is in_steps else 0.003)
+    sys.exit("the moment never came")
+
+
+def stop_a_rank(name, ranks, victim, *overrides, now=in_steps):
     """Stops `victim` in the middle of a run. The others leave with code 75 in time; returns the texts of their reasons by rank."""
     deadline, run = 3, folder / name
     command = [*launcher, ranks, plimsoll, "train", *arguments(name, "train.steps=100000", "train.micro_batch=1",
                                                                "run.threads=1", f"comm.deadline={deadline}", *overrides)]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        metrics = run / "metrics.jsonl"
-        for _ in range(600):
-            if metrics.is_file() and len(metrics.read_text().splitlines()) > 3:
-                break
-            expect(process.poll() is None, f"the run ended: {process.stderr.read() if process.poll() is not None else ''}")
-            time.sleep(0.1)
-        stopped = rank_processes(process.pid)[victim]
-        os.kill(stopped, signal.SIGSTOP)
-        begin = time.monotonic()
+        stopped = stop_when(now, run, process, victim)
+        begin = time.monotonic() - 0.3
         errors = process.communicate(timeout=60)[1]
         seconds = time.monotonic() - begin
     finally:
@@ -121,6 +150,22 @@ def hang_pipeline():
         expect(re.fullmatch(f"({message})|({reduction})", text), f"rank {rank}: {text}")
 
 
+def hang_evaluation():
+    """What ranks wait for while they evaluate has the deadline of steps."""
+    texts = stop_a_rank("evaluation", 2, 1, "parallel.tensor=2", "run.eval_every=1", "data.validation=0.5", "data.sequence=16",
+                        "train.eval_batches=4000", "train.global_batch=1", now=in_evaluation)
+    for rank, text in texts.items():
+        expect(re.fullmatch(r"[a-z_]+ '.+' over axis tensor, .*: rank 1 has not arrived, rank 1 does not answer", text), f"rank {rank}: {text}")
+
+
+def hang_save():
+    """Who is stopped while a checkpoint is written is found by the deadline too; who is only slow has more time."""
+    texts = stop_a_rank("save", 2, 1, "run.save_every=1", "model.hidden=256", "model.heads=4", "train.global_batch=2", now=in_save)
+    for rank, text in texts.items():
+        expect(re.fullmatch(r"(broadcast|all_reduce|all_gather) over axis (control|world), .*: rank 1 has not arrived, rank 1 does not answer",
+                            text), f"rank {rank}: {text}")
+
+
 def oversubscribed():
     """Four busy ranks on every core, and the shortest deadline: slow is not hung."""
     ranks = 4 * len(os.sched_getaffinity(0))
@@ -138,7 +183,7 @@ def main():
     subprocess.run([plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "tokens", "--tokenizer", "byte"],
                    check=True, stdout=subprocess.DEVNULL)
     {"handshake": handshake, "hang": hang, "hang_mesh": hang_mesh, "hang_pipeline": hang_pipeline,
-     "oversubscribed": oversubscribed}[case]()
+     "hang_evaluation": hang_evaluation, "hang_save": hang_save, "oversubscribed": oversubscribed}[case]()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,29 @@ def run(*command):
         sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}")
 
 
+def planned(plimsoll, folder, ranks, settings):
+    """By rank, what `plan` says that each holds."""
+    command = [plimsoll, "plan", folder / "run.yaml", "--ranks", ranks, "--json", *[a for s in settings for a in ("--set", s)]]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
+    if done.returncode != 0:
+        sys.exit(f"{command}: exit code {done.returncode}\n{done.stderr}")
+    return {rank: role for role in json.loads(done.stdout)["roles"] for rank in role["ranks"]}
+
+
+def check_plan(plimsoll, folder, name, ranks, settings):
+    """`plan` and `train` agree to the byte on every rank, and so does plan.json."""
+    by_rank = planned(plimsoll, folder, ranks, settings)
+    written = {rank: role for role in json.loads((folder / name / "plan.json").read_text())["roles"] for rank in role["ranks"]}
+    summary = json.loads((folder / name / "summary.json").read_text())["ranks"]
+    if [r["rank"] for r in summary] != list(range(ranks)) or sorted(by_rank) != list(range(ranks)) or sorted(written) != sorted(by_rank):
+        sys.exit(f"{name}: ranks {summary}, planned {sorted(by_rank)}")
+    for trained in summary:
+        for role in (by_rank[trained["rank"]], written[trained["rank"]]):
+            classes = {c: trained[c] for c in role["class_bytes"]}
+            if role["planned_bytes"] != trained["planned_bytes"] or role["class_bytes"] != classes:
+                sys.exit(f"{name}: planned {role['planned_bytes']}, {role['class_bytes']}, trained with {trained}")
+
+
 def train(plimsoll, folder, name, launcher, settings):
     command = [*launcher, plimsoll, "train", folder / "run.yaml", "--set", f"run.dir={folder / name}"]
     for s in settings:
@@ -55,6 +78,22 @@ def check_trace(folder, settings):
         sys.exit(f"{settings}: what one stage sent is not what the other received: {sides}")
 
 
+def check_budget(plimsoll, folder, launcher):
+    """A budget that some stages keep and one does not: refused by `plan` and `train` alike, with the stage's name."""
+    settings = ["parallel.pipeline=2", "parallel.stages=[1,3]", "memory.reserve=1000", "train.micro_batch=2", "memory.logits=64KiB"]
+    by_rank = planned(plimsoll, folder, 2, settings)
+    needs = [by_rank[rank]["needed_bytes"] for rank in range(2)]
+    if needs[0] == needs[1]:
+        sys.exit(f"the stages need the same: {needs}")
+    most = needs.index(max(needs))
+    tight = [a for s in [*settings, f"memory.budget={max(needs) - 1}", f"run.dir={folder}/tight"] for a in ("--set", s)]
+    for command in ([plimsoll, "plan", folder / "run.yaml", "--ranks", 2, *tight],
+                    [*launcher, plimsoll, "train", folder / "run.yaml", *tight]):
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
+        if done.returncode != 71 or f"stage {most} (rank {most}): the run needs" not in done.stderr:
+            sys.exit(f"{command}: exit code {done.returncode}\n{done.stderr}")
+
+
 def main():
     split = sys.argv.index("--")
     plimsoll, folder, launcher = sys.argv[1], Path(sys.argv[2]), sys.argv[split + 1:]
@@ -69,12 +108,20 @@ def main():
         got = train(plimsoll, folder, schedule, launcher,
                     ["parallel.pipeline=2", f"parallel.schedule={schedule}", f"run.trace={folder}/trace"])
         check_trace(folder, schedule)
+        check_plan(plimsoll, folder, schedule, 2, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
         losses[schedule] = got
         for mine, theirs in zip(got[0] + got[1], one[0] + one[1], strict=True):
             if abs(mine - theirs) > 1e-5 * theirs:
                 sys.exit(f"{schedule}: {got}, one rank: {one}")
     if losses["gpipe"] != losses["1f1b"] or losses["gpipe"] != losses["zb-h1"]:
         sys.exit(f"schedules differ: {losses}")
+    four = [*launcher[:-1], 4]
+    for name, settings in {"four": ["parallel.pipeline=4", "parallel.schedule=zb-h1"],
+                           "two_by_two": ["parallel.pipeline=2", "parallel.zero=1"],
+                           "tensor": ["parallel.pipeline=2", "parallel.tensor=2", "model.vocabulary=53"]}.items():
+        train(plimsoll, folder, name, four, settings)
+        check_plan(plimsoll, folder, name, 4, settings)
+    check_budget(plimsoll, folder, launcher)
     print(f"{len(one[0])} losses of {', '.join(losses)} are those of one rank")
 
 

@@ -2,7 +2,7 @@
 // and the parameters after it. A folder is a Hugging Face model with golden.json, golden.safetensors, grads.safetensors
 // and final.safetensors beside it (tests/golden/README.md says how they are made). Exits 1 when a tolerance is missed,
 // with the code of the worst folder when several are given.
-// Under mpirun the rows of the batch are spread over the ranks.
+// Under mpirun the rows of the batch are spread over the ranks, or with --tensor the layers and the vocabulary.
 
 #include <algorithm>
 #include <cmath>
@@ -82,10 +82,26 @@ struct Share {
   }
 };
 
-void check_logits(Engine& engine, const GoldenFolder& golden, Report& report) {
+// The logits of the micro-batch that ran, [rows, vocabulary], on every rank: where ranks split the vocabulary, each has
+// those of its ids, the last ones padded.
+std::vector<float> whole_logits(const View& mine, const Group& tensor, std::int64_t vocabulary) {
+  const std::int64_t rows = mine.spec.rows(), columns = mine.spec.last(), ranks = tensor.size();
+  std::vector<float> parts(static_cast<std::size_t>(ranks * rows * columns));
+  tensor.all_gather(mine, {parts.data(), {{ranks, rows, columns}, mine.spec.dtype}});
+  std::vector<float> whole(static_cast<std::size_t>(rows * vocabulary));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t id = 0; id < vocabulary; ++id) {
+      const std::int64_t from = (id / columns * rows + r) * columns + id % columns;
+      whole[static_cast<std::size_t>(r * vocabulary + id)] = parts[static_cast<std::size_t>(from)];
+    }
+  }
+  return whole;
+}
+
+void check_logits(Engine& engine, const GoldenFolder& golden, const Group& tensor, Report& report) {
   Executor& logits = engine.executor("logits");
   const View tokens = logits.view("tokens");
-  const std::int64_t rows = tokens.spec.shape[0], width = logits.view("logits").spec.last() * golden.sequence;
+  const std::int64_t rows = tokens.spec.shape[0], width = golden.model.vocabulary * golden.sequence;
   double difference = 0, largest = 0;
   for (std::int64_t row = 0; row < golden.batch; row += rows) {
     std::vector<std::int32_t> some(static_cast<std::size_t>(rows * golden.sequence), 0);
@@ -94,11 +110,12 @@ void check_logits(Engine& engine, const GoldenFolder& golden, Report& report) {
     engine.device().copy_to_device(tokens.data, some.data(), tokens.spec.bytes());
     logits.run(Graph::Section::Forward);
     logits.synchronize();
-    const auto* ours = logits.view("logits").as<float>();
+    const std::vector<float> ours = whole_logits(logits.view("logits"), tensor, golden.model.vocabulary);
     for (std::int64_t i = 0; i < count / golden.sequence * width; ++i) {
       const double want = golden.logits[static_cast<std::size_t>(row * width + i)];
-      difference = std::max(difference, std::abs(ours[i] - want));
-      if (!std::isfinite(ours[i])) difference = NAN;
+      const float got = ours[static_cast<std::size_t>(i)];
+      difference = std::max(difference, std::abs(got - want));
+      if (!std::isfinite(got)) difference = NAN;
       largest = std::max(largest, std::abs(want));
     }
   }
@@ -197,7 +214,7 @@ Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& m
   options.micro_batch = share_of(p.golden, options.mesh, mpi.rank()).rows;
   options.bucket_bytes = 1 << 16;  // several buckets also for small models
   options.train = true;
-  options.logits = spread.tensor == 1;  // ranks that split the vocabulary never have them
+  options.logits = true;
   options.optimizer = p.golden.curve.optimizer;
   EngineOptions engine_options;
   p.groups = make_groups(options.mesh, mpi.rank(), [&](const std::string& axis, const std::vector<int>& ranks) {
@@ -235,7 +252,7 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
     std::printf("%s: B=%ld T=%ld\n", folder.c_str(), static_cast<long>(golden.batch),
                 static_cast<long>(golden.sequence));
   Report report(mpi.rank() == 0);
-  if (spread.tensor == 1) check_logits(*prepared->engine, golden, report);
+  check_logits(*prepared->engine, golden, prepared->groups.find("tensor")->second, report);
   check_gradients(*prepared->engine, golden, share, report);
   check_curve(*prepared->engine, golden, share, report);
   if (mpi.rank() == 0)

@@ -1,0 +1,57 @@
+#include "launch/roles.hpp"
+
+#include <algorithm>
+
+#include "runtime/core/text.hpp"
+
+namespace plimsoll {
+
+std::vector<RankRole> rank_roles(const ProgramOptions& options) {
+  std::vector<RankRole> roles;
+  for (int stage = 0; stage < options.mesh.pipeline; ++stage) {
+    RankRole role;
+    role.name = options.mesh.pipeline == 1 ? "all ranks" : fmt::format("stage {}", stage);
+    for (int r = 0; r < options.mesh.ranks(); ++r) {
+      if (coordinates(options.mesh, r).pipeline == stage) role.ranks.push_back(r);
+    }
+    role.options = options;
+    role.options.rank = role.ranks.front();
+    role.programs = build_programs(role.options);
+    roles.push_back(std::move(role));
+  }
+  return roles;
+}
+
+const RankRole& role_of(const std::vector<RankRole>& roles, int rank) {
+  const auto found = std::find_if(roles.begin(), roles.end(), [&](const RankRole& role) {
+    return std::binary_search(role.ranks.begin(), role.ranks.end(), rank);
+  });
+  require(found != roles.end(), ErrorKind::Internal, "rank {} has no role", rank);
+  return *found;
+}
+
+const RankRole& largest_role(const std::vector<RankRole>& roles) {
+  return *std::max_element(roles.begin(), roles.end(), [](const RankRole& a, const RankRole& b) {
+    return a.programs.plan.total_bytes < b.programs.plan.total_bytes;
+  });
+}
+
+std::optional<Infeasible> check_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes,
+                                       std::int64_t outside_bytes) {
+  const RankRole& role = largest_role(roles);
+  auto no = check_budget(role.programs, role.options, budget_bytes, outside_bytes);
+  if (no && roles.size() > 1) no->text = fmt::format("{} (rank {}): {}", role.name, rank_ranges(role.ranks), no->text);
+  return no;
+}
+
+std::string rank_ranges(const std::vector<int>& ranks) {
+  std::vector<std::string> ranges;
+  for (std::size_t first = 0, next = 0; first < ranks.size(); first = next) {
+    for (next = first + 1; next < ranks.size() && ranks[next] == ranks[next - 1] + 1;) ++next;
+    ranges.push_back(next - first == 1 ? std::to_string(ranks[first])
+                                       : fmt::format("{}-{}", ranks[first], ranks[next - 1]));
+  }
+  return join(ranges, ", ");
+}
+
+}  // namespace plimsoll

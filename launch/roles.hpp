@@ -1,0 +1,35 @@
+#pragma once
+// What kinds of ranks a run has: all ranks of a role have the same bytes in the same places. A plan looks at one rank
+// of each, so that it takes as long for ten thousand ranks as for ten.
+
+#include <string>
+#include <vector>
+
+#include "launch/programs.hpp"
+
+namespace plimsoll {
+
+struct RankRole {
+  std::string name;        // "all ranks", "stage 1"
+  std::vector<int> ranks;  // rising
+  ProgramOptions options;  // of the first of them
+  Programs programs;
+};
+
+// The stages of the pipeline: split dims are padded to equal parts and units to equal shards, so that neither the
+// tensor nor the data axis changes a size. (Ranks compare the bytes of their stage before step 0:
+// launch/handshake.hpp.)
+std::vector<RankRole> rank_roles(const ProgramOptions& options);
+
+// The role that `rank` is of, and the one whose arena is the largest. Both want at least one role.
+const RankRole& role_of(const std::vector<RankRole>& roles, int rank);
+const RankRole& largest_role(const std::vector<RankRole>& roles);
+
+// Does every role fit? Otherwise what check_budget() says of the one that needs most, under its name.
+std::optional<Infeasible> check_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes,
+                                       std::int64_t outside_bytes);
+
+// "0-3, 8-11"
+std::string rank_ranges(const std::vector<int>& ranks);
+
+}  // namespace plimsoll

@@ -1,0 +1,120 @@
+// What `plan` says of a role is what every one of its ranks plans.
+
+#include "launch/roles.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "launch/plan_report.hpp"
+#include "runtime/core/text.hpp"
+#include "tests/launch/tiny_run.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+ProgramOptions options_of(ModelFamily family, const Mesh& mesh, int zero) {
+  ProgramOptions o = tiny_options(family);
+  o.model.layers = 4;
+  o.model.vocabulary = 39;  // padded over two ranks and over four
+  o.mesh = mesh;
+  o.mesh.kv_copies = static_cast<int>(std::max<std::int64_t>(1, mesh.tensor / o.model.kv_heads));
+  o.zero = zero;
+  o.evaluate = true;
+  o.micro_batches = 4;
+  return o;
+}
+
+std::vector<std::pair<std::string, std::int64_t>> persistent_of(const MemoryPlan& plan) {
+  std::vector<std::pair<std::string, std::int64_t>> all;
+  for (const PersistentRegion& r : plan.persistent) all.emplace_back(r.name, r.bytes);
+  return all;
+}
+
+TEST(RankRoles, EveryRankHasTheBytesOfItsRole) {
+  int compared = 0;
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    for (const Mesh& mesh :
+         {Mesh{}, Mesh{.data = 3}, Mesh{.tensor = 4}, Mesh{.data = 2, .tensor = 2}, Mesh{.pipeline = 4},
+          Mesh{.data = 3, .pipeline = 2}, Mesh{.data = 2, .pipeline = 2, .tensor = 2}}) {
+      for (const int zero : {0, 1, 2, 3}) {
+        if (zero > 1 && mesh.pipeline > 1) continue;
+        Mesh sharded = mesh;
+        if (zero > 0) sharded.shards = mesh.data;
+        const ProgramOptions o = options_of(family, sharded, zero);
+        const std::vector<RankRole> roles = rank_roles(o);
+        EXPECT_EQ(roles.size(), static_cast<std::size_t>(mesh.pipeline));
+        std::size_t ranks = 0;
+        for (const RankRole& role : roles) ranks += role.ranks.size();
+        EXPECT_EQ(ranks, static_cast<std::size_t>(mesh.ranks()));
+        for (int rank = 0; rank < mesh.ranks(); ++rank) {
+          ProgramOptions mine = o;
+          mine.rank = rank;
+          const MemoryPlan plan = build_programs(mine).plan, &role = role_of(roles, rank).programs.plan;
+          SCOPED_TRACE(fmt::format("rank {} of data {} pipeline {} tensor {} zero {}", rank, mesh.data, mesh.pipeline,
+                                   mesh.tensor, zero));
+          EXPECT_EQ(plan.total_bytes, role.total_bytes);
+          EXPECT_EQ(plan.class_bytes, role.class_bytes);
+          EXPECT_EQ(plan.padding_bytes, role.padding_bytes);
+          EXPECT_EQ(persistent_of(plan), persistent_of(role));
+          ++compared;
+        }
+      }
+    }
+  }
+  EXPECT_GT(compared, 100);
+}
+
+// The last stage has the head, the first one the embedding and the most slots: a budget between them fits one only.
+TEST(RankRoles, TheBudgetIsThatOfEveryStage) {
+  const std::vector<RankRole> roles = rank_roles(options_of(ModelFamily::Llama, {.pipeline = 2}, 0));
+  const std::int64_t first = roles[0].programs.plan.total_bytes, last = roles[1].programs.plan.total_bytes;
+  ASSERT_NE(first, last);
+  EXPECT_EQ(check_budget(roles, std::max(first, last) + 10, 10), std::nullopt);
+  const auto no = check_budget(roles, std::max(first, last) + 9, 10);
+  ASSERT_TRUE(no);
+  EXPECT_EQ(no->needed_bytes, std::max(first, last) + 10);
+  const int stage = last > first ? 1 : 0;
+  EXPECT_TRUE(no->text.starts_with(fmt::format("stage {0} (rank {0}): the run needs", stage))) << no->text;
+}
+
+TEST(RankRoles, TheReportHasEveryRoleAndThePeakOfTheOneAskedFor) {
+  const std::vector<RankRole> roles =
+      rank_roles(options_of(ModelFamily::Gpt2, {.data = 2, .pipeline = 4, .tensor = 2}, 0));
+  PlanContext context;
+  context.ranks = 16;
+  const std::string text = plan_text(roles, context, &role_of(roles, 9));
+  for (int stage = 0; stage < 4; ++stage) {
+    EXPECT_NE(
+        text.find(fmt::format("stage {} (ranks {}-{}): each holds elements of ", stage, 4 * stage, 4 * stage + 3)),
+        std::string::npos)
+        << text;
+    EXPECT_NE(text.find(format_count(roles[static_cast<std::size_t>(stage)].programs.plan.total_bytes)),
+              std::string::npos);
+  }
+  EXPECT_NE(text.find("live at the peak of ranks 8-11: program 'train'"), std::string::npos) << text;
+  const nlohmann::json json = plan_json(roles, context);
+  ASSERT_EQ(json["roles"].size(), 4U);
+  std::int64_t most = 0;
+  for (std::size_t r = 0; r < roles.size(); ++r) {
+    const MemoryPlan& plan = roles[r].programs.plan;
+    const nlohmann::json& role = json["roles"][r];
+    EXPECT_EQ(role["planned_bytes"], plan.total_bytes);
+    EXPECT_EQ(role["ranks"].get<std::vector<int>>(), roles[r].ranks);
+    std::int64_t sum = role["padding_bytes"];
+    for (const auto& [name, bytes] : role["class_bytes"].items()) sum += bytes.get<std::int64_t>();
+    EXPECT_EQ(sum, plan.total_bytes);
+    most = std::max(most, plan.total_bytes);
+  }
+  EXPECT_EQ(json["planned_bytes"], most);
+}
+
+TEST(RankRoles, Ranges) {
+  EXPECT_EQ(rank_ranges({0}), "0");
+  EXPECT_EQ(rank_ranges({0, 1, 2, 5, 7, 8}), "0-2, 5, 7-8");
+}
+
+}  // namespace
+}  // namespace plimsoll
