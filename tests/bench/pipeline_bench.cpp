@@ -1,8 +1,8 @@
 // Steps of a two-stage pipeline beside what the simulator says of them, one JSON line for each schedule.
 //   mpirun -n 2 --bind-to core pipeline_bench [--layers N] [--hidden N] [--micro-batches N] [--steps N] [--rounds N]
-// The schedules take turns, a step each, for `rounds` rounds of `steps` steps; medians count. The simulator gets the
-// median time of each kind of action on each stage, and of a message; the update, in which nothing is simulated, is
-// added as it was measured.
+// The schedules take turns, a step each, for `rounds` rounds of `steps` steps. Every step is compared with what the
+// simulator says for the mean times that its own actions took, by kind, chunk and stage, and for the time of a message;
+// the update, in which nothing is simulated, is added as it was measured. Medians over the steps are printed.
 
 #include <fmt/format.h>
 
@@ -28,6 +28,12 @@ struct Sizes {
   std::int64_t layers = 8, hidden = 384, heads = 6, vocabulary = 4096, sequence = 256;
   std::int64_t micro_batches = 8, steps = 6, rounds = 3;
 };
+
+double mean(const std::vector<double>& all) {
+  double sum = 0;
+  for (const double x : all) sum += x;
+  return all.empty() ? 0 : sum / static_cast<double>(all.size());
+}
 
 double median(std::vector<double> all) {
   if (all.empty()) return 0;
@@ -92,18 +98,17 @@ class Pipeline {
     engine_->update(1e-4, static_cast<std::uint64_t>(steps_), steps_);
     const double seconds = control.max(static_cast<double>(Profile::now_ns() - begin) * 1e-9);
     ++steps_;
-    if (warm_up) {
-      first_span_ = profile_->spans().size();
-    } else {
-      measured_s_.push_back(seconds);
-    }
+    if (warm_up) ends_.clear();
+    ends_.push_back(profile_->spans().size());
+    if (!warm_up) measured_s_.push_back(seconds);
   }
 
-  Measured measured() const {
+  // Of measured step `step`.
+  Measured measured(std::size_t step) const {
     std::map<std::string, std::vector<double>> by_kind;  // chunk and kind
     std::map<int, std::vector<double>> update, collective;
     const std::vector<Profile::Span> spans = profile_->spans();
-    for (std::size_t i = first_span_; i < spans.size(); ++i) {
+    for (std::size_t i = ends_[step]; i < ends_[step + 1]; ++i) {
       const Profile::Span& s = spans[i];
       const ProfileRow& row = profile_->row(s.row);
       const double seconds = static_cast<double>(s.end_ns - s.begin_ns) * 1e-9;
@@ -116,10 +121,10 @@ class Pipeline {
       for (std::size_t kind = 0; kind < m.action[chunk].size(); ++kind)
         m.action[chunk][kind] = median(by_kind[fmt::format("{} {}", to_text(static_cast<ActionKind>(kind)), chunk)]);
     }
-    for (const auto& [row, all] : update) m.update += median(all);
+    for (const auto& [row, all] : update) m.update += mean(all);
     std::size_t n = 0;
     require(collective.size() <= m.collective.size(), ErrorKind::Internal, "{} collectives", collective.size());
-    for (const auto& [row, all] : collective) m.collective[n++] = median(all);
+    for (const auto& [row, all] : collective) m.collective[n++] = mean(all);
     return m;
   }
 
@@ -142,7 +147,7 @@ class Pipeline {
 
   const ProgramOptions& options() const { return options_; }
   const Schedule& schedule() const { return *engine_->programs().schedule; }
-  double measured_s() const { return median(measured_s_); }
+  const std::vector<double>& measured_s() const { return measured_s_; }  // by step
 
  private:
   ProgramOptions options_;
@@ -152,7 +157,7 @@ class Pipeline {
   std::vector<std::int32_t> tokens_;
   std::vector<double> measured_s_;
   std::int64_t steps_ = 0;
-  std::size_t first_span_ = 0;
+  std::vector<std::size_t> ends_;  // spans after the warm-up, and after each measured step
 };
 
 // Backward is one action or two; the simulator takes its sum.
@@ -161,39 +166,55 @@ ChunkCost cost_of(const std::array<double, 4>& action) {
   return {of(ActionKind::Forward), of(ActionKind::Backward) + of(ActionKind::InputGrad), of(ActionKind::WeightGrad)};
 }
 
-void report(const Pipeline& pipeline, const Group& control, double message_s) {
-  const Measured mine = pipeline.measured();
-  std::vector<Measured> all(static_cast<std::size_t>(control.size()));
-  control.gather_values(&mine, sizeof(mine), all.data());
-  const Schedule& schedule = pipeline.schedule();
+struct Prediction {
+  double step_s = 0, update_s = 0, collectives_s = 0, bubble = 0;
+  double total() const { return step_s + update_s + collectives_s; }
+};
+
+// Of a step in which the ranks measured this.
+Prediction predict(const Schedule& schedule, const std::vector<Measured>& all, double message_s) {
+  Prediction p;
   PipelineCosts costs;
-  double update = 0, collectives = 0;
   for (const Measured& m : all) {
     costs.chunks.emplace_back();
     for (int chunk = 0; chunk < schedule.chunks; ++chunk)
       costs.chunks.back().push_back(cost_of(m.action[static_cast<std::size_t>(chunk)]));
-    update = std::max(update, m.update);
+    p.update_s = std::max(p.update_s, m.update);
   }
   costs.links.assign(all.size(), {message_s, std::numeric_limits<double>::infinity(), 0});
   // The rank that comes last to a collective waits for nobody.
   for (std::size_t c = 0; c < Measured::kCollectives; ++c) {
     double least = all[0].collective[c];
     for (const Measured& m : all) least = std::min(least, m.collective[c]);
-    collectives += least;
+    p.collectives_s += least;
   }
   const Timeline timeline = simulate(schedule, costs);
-  const double predicted = timeline.step_s + update + collectives, measured = pipeline.measured_s();
+  p.step_s = timeline.step_s;
+  p.bubble = timeline.bubble;
+  return p;
+}
+
+void report(const Pipeline& pipeline, const Group& control, double message_s) {
+  const Schedule& schedule = pipeline.schedule();
+  std::vector<double> predicted, error, bubble, update;
+  for (std::size_t step = 0; step < pipeline.measured_s().size(); ++step) {
+    const Measured mine = pipeline.measured(step);
+    std::vector<Measured> all(static_cast<std::size_t>(control.size()));
+    control.gather_values(&mine, sizeof(mine), all.data());
+    const Prediction p = predict(schedule, all, message_s);
+    predicted.push_back(p.total());
+    error.push_back(p.total() / pipeline.measured_s()[step] - 1);
+    bubble.push_back(p.bubble);
+    update.push_back(p.update_s + p.collectives_s);
+  }
   if (control.rank() != 0) return;
   fmt::print(
-      "{{\"schedule\": \"{}\", \"stages\": {}, \"micro_batches\": {}, \"measured_ms\": {:.2f}, \"predicted_ms\": "
-      "{:.2f}, \"error\": {:.4f}, \"pipeline_ms\": {:.2f}, \"bubble\": {:.4f}, \"update_ms\": {:.2f}, "
-      "\"collectives_ms\": {:.2f}, \"message_ms\": {:.3f}, \"stage_0_ms\": [{:.2f}, {:.2f}, {:.2f}], \"stage_1_ms\": "
-      "[{:.2f}, {:.2f}, {:.2f}]}}\n",
-      to_text(schedule.kind), schedule.stages, schedule.micro_batches, measured * 1e3, predicted * 1e3,
-      predicted / measured - 1, timeline.step_s * 1e3, timeline.bubble, update * 1e3, collectives * 1e3,
-      message_s * 1e3, costs.chunks[0][0].forward_s * 1e3, costs.chunks[0][0].input_grad_s * 1e3,
-      costs.chunks[0][0].weight_grad_s * 1e3, costs.chunks[1][0].forward_s * 1e3, costs.chunks[1][0].input_grad_s * 1e3,
-      costs.chunks[1][0].weight_grad_s * 1e3);
+      "{{\"schedule\": \"{}\", \"stages\": {}, \"micro_batches\": {}, \"steps\": {}, \"measured_ms\": {:.2f}, "
+      "\"predicted_ms\": {:.2f}, \"error\": {:.4f}, \"bubble\": {:.4f}, \"update_ms\": {:.2f}, \"message_ms\": "
+      "{:.3f}}}\n",
+      to_text(schedule.kind), schedule.stages, schedule.micro_batches, error.size(),
+      median(pipeline.measured_s()) * 1e3, median(predicted) * 1e3, median(error), median(bubble), median(update) * 1e3,
+      message_s * 1e3);
 }
 
 void run(const Sizes& sizes, const MpiSession& mpi) {
