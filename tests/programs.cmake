@@ -75,11 +75,47 @@ foreach(ranks IN ITEMS 1 2 4)
     LABELS mpi TIMEOUT 120 SERIAL)
 endforeach()
 
-# Two stages under every schedule, beside one rank.
-plimsoll_program_test(pipeline_run
-  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/pipeline_run.py $<TARGET_FILE:plimsoll>
-    ${CMAKE_CURRENT_BINARY_DIR}/pipeline_run -- ${mpirun} 2
-  LABELS mpi TIMEOUT 180 SERIAL)
+# Meshes of processes train as one rank; tests/parallel has the whole matrix, with ranks as threads. Few words here are many meshes:
+# a third of them is in the default run.
+add_executable(mpi_meshes ${CMAKE_CURRENT_SOURCE_DIR}/parallel/mpi_meshes.cpp)
+target_link_libraries(mpi_meshes PRIVATE plimsoll_test_support)
+function(plimsoll_mesh_test label ranks)
+  string(JOIN "_" name ${ARGN})
+  string(REPLACE "=" "" name "${name}")
+  plimsoll_program_test(mpi_meshes.${ranks}_ranks.${name} COMMAND ${mpirun} ${ranks} $<TARGET_FILE:mpi_meshes> ${ARGN}
+    LABELS mpi ${label} TIMEOUT 120 SERIAL)
+endfunction()
+plimsoll_mesh_test(unit 2 gpt2 data=2 zero=2)
+plimsoll_mesh_test(unit 2 gpt2 tensor=2 sequence)
+plimsoll_mesh_test(unit 2 gpt2 pipeline=2 schedule=1f1b)
+plimsoll_mesh_test(unit 2 llama pipeline=2 schedule=interleaved)
+plimsoll_mesh_test(unit 4 gpt2 data=2 tensor=2 zero=3 sequence)
+plimsoll_mesh_test(unit 4 gpt2 data=2 pipeline=2 zero=1 schedule=zb-h1)
+plimsoll_mesh_test(unit 4 gpt2 pipeline=2 tensor=2 schedule=1f1b)
+plimsoll_mesh_test(unit 3 llama tensor=3 sequence)
+plimsoll_mesh_test(slow 2 llama data=2 zero=1)
+plimsoll_mesh_test(slow 2 llama data=2 zero=3)
+plimsoll_mesh_test(slow 2 llama pipeline=2 schedule=zb-h1)
+plimsoll_mesh_test(slow 3 gpt2 pipeline=3 schedule=gpipe)
+plimsoll_mesh_test(slow 3 llama data=3 zero=2)
+plimsoll_mesh_test(slow 4 gpt2 tensor=4 sequence)
+plimsoll_mesh_test(slow 4 llama data=4 zero=3 shards=2)
+plimsoll_mesh_test(slow 4 llama pipeline=4 schedule=interleaved)
+plimsoll_mesh_test(slow 5 gpt2 pipeline=5 schedule=1f1b)
+plimsoll_mesh_test(slow 6 llama tensor=6)
+plimsoll_mesh_test(slow 6 llama pipeline=2 tensor=3 sequence schedule=zb-h1)
+plimsoll_mesh_test(slow 8 gpt2 data=2 tensor=4 zero=2 sequence)
+plimsoll_mesh_test(slow 8 gpt2 data=2 pipeline=2 tensor=2 zero=1 sequence schedule=interleaved)
+plimsoll_mesh_test(slow 8 gpt2 data=4 pipeline=2 zero=1 shards=2 schedule=1f1b)
+plimsoll_mesh_test(slow 8 gpt2 pipeline=8 schedule=zb-h1)
+
+# Two stages as a user meets them: under every schedule, what is planned for them, and their checkpoints on other meshes.
+foreach(case IN ITEMS schedules plans checkpoint)
+  plimsoll_program_test(pipeline_run.${case}
+    COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/pipeline_run.py ${case} $<TARGET_FILE:plimsoll>
+      ${CMAKE_CURRENT_BINARY_DIR}/pipeline_run_${case} -- ${mpirun} 2
+    LABELS mpi TIMEOUT 180 SERIAL)
+endforeach()
 
 # The main job, short: prepare, train on four ranks, generate; and what it leaves behind.
 plimsoll_program_test(smoke_run

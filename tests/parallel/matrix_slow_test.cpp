@@ -1,5 +1,5 @@
-// The whole matrix of layouts: every mesh of at most eight ranks with every ZeRO stage, and sequence parallelism on and
-// off, on shapes that do not divide nicely.
+// The whole matrix of layouts: every mesh of at most eight ranks with every schedule, every ZeRO stage that goes with
+// it, and sequence parallelism on and off, on shapes that do not divide nicely.
 
 #include "parallel/tensor.hpp"
 #include "tests/support/equivalence.hpp"
@@ -10,24 +10,6 @@ namespace {
 using namespace test;
 
 constexpr std::int64_t kSteps = 20;
-
-// GPT-2 with 4 heads, or Llama with 6 heads over 3 key/value heads; 509 ids.
-ProgramOptions options_of(ModelFamily family, DType dtype) {
-  ProgramOptions o = equivalence_options(family, dtype, 1);
-  ModelConfig m = family_defaults(family);
-  m.layers = 2;
-  m.hidden = 24;
-  m.heads = family == ModelFamily::Gpt2 ? 4 : 6;
-  m.vocabulary = 509;
-  m.positions = 80;
-  if (family == ModelFamily::Llama) {
-    m.kv_heads = 3;
-    m.ffn = 48;
-    m.tied = false;
-  }
-  o.model = resolve(m);
-  return o;
-}
 
 std::vector<Layout> layouts(const ProgramOptions& o) {
   std::vector<Layout> all;
@@ -48,11 +30,24 @@ std::vector<Layout> layouts(const ProgramOptions& o) {
   return all;
 }
 
+// Data, tensor and sequence parallel stages, without a schedule yet.
+std::vector<Layout> pipelines(const ProgramOptions& o) {
+  std::vector<Layout> all;
+  for (const Layout& stage : layouts(o)) {
+    if (stage.zero > 1) continue;
+    for (int stages = 2; stages * stage.mesh.ranks() <= 8; ++stages) {
+      all.push_back(stage);
+      all.back().mesh.pipeline = stages;
+    }
+  }
+  return all;
+}
+
 class Matrix : public testing::TestWithParam<std::tuple<ModelFamily, DType>> {};
 
 TEST_P(Matrix, EveryLayoutTrainsAsOneRank) {
   const auto [family, dtype] = GetParam();
-  const ProgramOptions o = options_of(family, dtype);
+  const ProgramOptions o = uneven_options(family, dtype, 2);
   std::map<std::int64_t, RunResult> one;  // by rows of a step
   int runs = 0;
   for (const Layout& layout : layouts(o)) {
@@ -63,6 +58,62 @@ TEST_P(Matrix, EveryLayoutTrainsAsOneRank) {
     ++runs;
   }
   EXPECT_GT(runs, 40);
+}
+
+// Schedules have each other's bits; the first of them is run twice.
+TEST_P(Matrix, EveryPipelineTrainsAsOneRank) {
+  const auto [family, dtype] = GetParam();
+  ProgramOptions o = uneven_options(family, dtype, 2);
+  std::map<std::pair<std::int64_t, std::int64_t>, RunResult> one;  // by layers and rows of a step
+  int runs = 0;
+  for (const Layout& layout : pipelines(o)) {
+    const std::int64_t stages = layout.mesh.pipeline, micro_batches = stages <= 4 ? 2 * stages : stages;
+    const std::int64_t rows = micro_batches * layout.mesh.data;
+    o.model.layers = 2 * stages;
+    auto reference = one.find({o.model.layers, rows});
+    if (reference == one.end())
+      reference = one.emplace(std::pair(o.model.layers, rows), train_on({}, o, rows, kSteps)).first;
+    std::vector<Layout> schedules = every_schedule(layout, o.model.layers);
+    ASSERT_EQ(schedules.size(), 4U);
+    schedules.push_back(schedules.front());
+    std::optional<RunResult> first;
+    for (const Layout& scheduled : schedules) {
+      SCOPED_TRACE(name_of(scheduled));
+      const RunResult run = train_on(scheduled, o, rows, kSteps);
+      expect_same_training(run, reference->second);
+      if (first) expect_same_bits(run, *first);
+      if (!first) first = run;
+      ++runs;
+    }
+  }
+  EXPECT_GE(runs, 5 * 18);
+}
+
+// Keys of a configuration and a part of what is said about them.
+TEST(MatrixOfConfigurations, WhatDoesNotGoTogetherIsRefused) {
+  const auto refusal = [](const std::string& model, const std::string& parallel) -> std::string {
+    try {
+      const Config config =
+          parse_config(fmt::format("model: {{{}}}\ndata: {{train: t}}\nparallel: {{{}}}\n", model, parallel), "c", {});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::Config);
+      return error.what();
+    }
+    return "";
+  };
+  const std::string layers = "layers: 16, hidden: 24, heads: ";
+  for (int stages = 2; stages <= 8; ++stages) {
+    for (int zero = 0; zero <= 3; ++zero) {
+      const std::string text = refusal(layers + "4", fmt::format("pipeline: {}, zero: {}", stages, zero));
+      EXPECT_EQ(text.find("communicate in every micro-batch") != std::string::npos, zero >= 2) << text;
+    }
+  }
+  EXPECT_NE(refusal(layers + "6", "tensor: 4").find("heads 6 is not divisible by tensor 4"), std::string::npos);
+  EXPECT_NE(
+      refusal(layers + "6, kv_heads: 3, family: llama", "tensor: 2").find("neither of tensor 2 and model.kv_heads 3"),
+      std::string::npos);
+  EXPECT_NE(refusal(layers + "4", "pipeline: 9, schedule: interleaved").find("9 stages of 2 pieces for 16 layers"),
+            std::string::npos);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Matrix,

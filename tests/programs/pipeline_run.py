@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""pipeline_run.py PLIMSOLL FOLDER -- LAUNCHER…: trains a small model on one rank and, under LAUNCHER, over two stages with
-each schedule. The losses are those of one rank, those of the schedules are each other's, the arena is as planned."""
+"""pipeline_run.py CASE PLIMSOLL FOLDER -- LAUNCHER…: two stages as a user meets them, beside one rank. Cases:
+schedules   every schedule and a cut by list: the losses of one rank, each other's bits, the arena as planned, messages in the traces
+plans       `plan` and `train` agree to the byte on every rank, and on a budget that one stage does not keep
+checkpoint  a run goes on from its checkpoint bitwise, on other meshes within 1e-6; another mesh evaluates and generates from it"""
 
 import json
 import shutil
@@ -15,26 +17,54 @@ train: {{steps: 8, global_batch: 8, micro_batch: 2, eval_batches: 2}}
 optimizer: {{lr: 3e-3}}
 run: {{seed: 3, log_every: 1, eval_every: 4, save_every: 4, threads: 1}}
 """
+STEPS = 8
+
+case, plimsoll, folder, launcher = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[5:]
+MESHES = {"one": [], "stages": ["parallel.pipeline=2"], "replicas": ["parallel.data=2", "parallel.zero=1"],
+          "tensor": ["parallel.tensor=2"]}
 
 
 def run(*command):
-    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
     if done.returncode != 0:
-        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}")
+        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
-def planned(plimsoll, folder, ranks, settings):
+def sets(settings):
+    return [part for s in settings for part in ("--set", s)]
+
+
+def lines(name, key):
+    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    return [row[key] for row in rows if key in row]
+
+
+def train(name, settings, start=None):
+    """Losses and validation losses of the run directory `name`, trained over two ranks unless the mesh is that of one."""
+    start = start or (launcher if settings else [])
+    run(*start, plimsoll, "train", folder / "run.yaml", *sets([f"run.dir={folder / name}", *settings]))
+    for rank in json.loads((folder / name / "summary.json").read_text())["ranks"]:
+        if rank["planned_bytes"] != rank["arena_high_water_bytes"] or rank["allocations_after_first_step"] != 0:
+            sys.exit(f"{name}: {rank}")
+    return lines(name, "loss"), lines(name, "validation_loss")
+
+
+def expect_near(name, got, want, tolerance):
+    for mine, theirs in zip(got[0] + got[1], want[0] + want[1], strict=True):
+        if abs(mine - theirs) > tolerance * theirs:
+            sys.exit(f"{name}: {got}, expected {want} within {tolerance}")
+
+
+def planned(ranks, settings):
     """By rank, what `plan` says that each holds."""
-    command = [plimsoll, "plan", folder / "run.yaml", "--ranks", ranks, "--json", *[a for s in settings for a in ("--set", s)]]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
-    if done.returncode != 0:
-        sys.exit(f"{command}: exit code {done.returncode}\n{done.stderr}")
-    return {rank: role for role in json.loads(done.stdout)["roles"] for rank in role["ranks"]}
+    report = json.loads(run(plimsoll, "plan", folder / "run.yaml", "--ranks", ranks, "--json", *sets(settings)))
+    return {rank: role for role in report["roles"] for rank in role["ranks"]}
 
 
-def check_plan(plimsoll, folder, name, ranks, settings):
+def check_plan(name, ranks, settings):
     """`plan` and `train` agree to the byte on every rank, and so does plan.json."""
-    by_rank = planned(plimsoll, folder, ranks, settings)
+    by_rank = planned(ranks, settings)
     written = {rank: role for role in json.loads((folder / name / "plan.json").read_text())["roles"] for rank in role["ranks"]}
     summary = json.loads((folder / name / "summary.json").read_text())["ranks"]
     if [r["rank"] for r in summary] != list(range(ranks)) or sorted(by_rank) != list(range(ranks)) or sorted(written) != sorted(by_rank):
@@ -46,23 +76,11 @@ def check_plan(plimsoll, folder, name, ranks, settings):
                 sys.exit(f"{name}: planned {role['planned_bytes']}, {role['class_bytes']}, trained with {trained}")
 
 
-def train(plimsoll, folder, name, launcher, settings):
-    command = [*launcher, plimsoll, "train", folder / "run.yaml", "--set", f"run.dir={folder / name}"]
-    for s in settings:
-        command += ["--set", s]
-    run(*command)
-    for rank in json.loads((folder / name / "summary.json").read_text())["ranks"]:
-        if rank["planned_bytes"] != rank["arena_high_water_bytes"] or rank["allocations_after_first_step"] != 0:
-            sys.exit(f"{name}: {rank}")
-    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [r["loss"] for r in rows if "loss" in r], [r["validation_loss"] for r in rows if "validation_loss" in r]
-
-
-def check_trace(folder, settings):
+def check_trace(settings):
     """What the stages sent each other, as their traces have it: with axis, bytes and micro-batch, on both sides."""
     sides = []
     for rank in range(2):
-        events = json.loads((folder / f"trace.{rank}").read_text())["traceEvents"]
+        events = json.loads((folder / f"{settings}.trace.{rank}").read_text())["traceEvents"]
         messages = [e for e in events if e["cat"] == "message" and e["args"]["program"] == "train"]
         actions = [e for e in events if e["tid"] == "schedule"]
         if not actions or {e["tid"].split()[0] for e in messages} != {"send", "receive"}:
@@ -78,10 +96,41 @@ def check_trace(folder, settings):
         sys.exit(f"{settings}: what one stage sent is not what the other received: {sides}")
 
 
-def check_budget(plimsoll, folder, launcher):
+def schedules():
+    one = train("one", [])
+    runs = {}
+    for schedule in ["gpipe", "1f1b", "zb-h1", "interleaved"]:
+        runs[schedule] = train(schedule, ["parallel.pipeline=2", f"parallel.schedule={schedule}",
+                                          f"run.trace={folder / schedule}.trace"])
+        check_trace(schedule)
+        check_plan(schedule, 2, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
+    runs["cut"] = train("cut", ["parallel.pipeline=2", "parallel.stages=[1, 3]"])
+    runs["poison"] = train("poison", ["parallel.pipeline=2", "run.poison=true"])
+    for name, got in runs.items():
+        expect_near(name, got, one, 1e-5)
+        if got != runs["gpipe"]:
+            sys.exit(f"other bits: {name} {got}, gpipe {runs['gpipe']}")
+    layers = [json.loads((folder / name / "summary.json").read_text())["ranks"][0]["planned_bytes"] for name in ["1f1b", "cut"]]
+    if layers[0] <= layers[1]:
+        sys.exit(f"bytes of a first stage of two layers and of one: {layers}")
+    print(f"{len(one[0])} losses of {', '.join(runs)} are those of one rank")
+
+
+def plans():
+    four = [*launcher[:-1], 4]
+    for name, settings in {"four": ["parallel.pipeline=4", "parallel.schedule=zb-h1"],
+                           "two_by_two": ["parallel.pipeline=2", "parallel.zero=1"],
+                           "tensor": ["parallel.pipeline=2", "parallel.tensor=2", "model.vocabulary=53"]}.items():
+        train(name, settings, four)
+        check_plan(name, 4, settings)
+    check_budget()
+    print("plan and train agree on every rank of four")
+
+
+def check_budget():
     """A budget that some stages keep and one does not: refused by `plan` and `train` alike, with the stage's name."""
     settings = ["parallel.pipeline=2", "parallel.stages=[1,3]", "memory.reserve=1000", "train.micro_batch=2", "memory.logits=64KiB"]
-    by_rank = planned(plimsoll, folder, 2, settings)
+    by_rank = planned(2, settings)
     needs = [by_rank[rank]["needed_bytes"] for rank in range(2)]
     if needs[0] == needs[1]:
         sys.exit(f"the stages need the same: {needs}")
@@ -94,35 +143,53 @@ def check_budget(plimsoll, folder, launcher):
             sys.exit(f"{command}: exit code {done.returncode}\n{done.stderr}")
 
 
+def newest(name):
+    return folder / name / "checkpoints" / f"step_{STEPS:08d}"
+
+
+def checkpoint():
+    whole = {mesh: train(mesh, settings) for mesh, settings in MESHES.items()}
+    for mesh in ["replicas", "tensor", "one"]:
+        for first, then in [("stages", mesh), (mesh, "stages")]:
+            continue_on(first, then, whole[first])
+    continue_on("stages", "stages", whole["stages"])
+    # Another mesh evaluates what stages trained, and generates from it.
+    losses = {}
+    for mesh, settings in MESHES.items():
+        start = launcher if settings else []
+        config = sets([f"run.dir={folder / 'stages'}", *settings])
+        losses[mesh] = json.loads(run(*start, plimsoll, "eval", folder / "run.yaml", *config, "--json"))["validation_loss"]
+    if any(abs(loss - losses["one"]) > 1e-6 * losses["one"] for loss in losses.values()):
+        sys.exit(f"validation losses {losses}")
+    greedy = ["--prompt", "the ship", "--temperature", "0", "--tokens", "20"]
+    texts = {mesh: run(plimsoll, "generate", folder / mesh, *greedy) for mesh in MESHES}
+    if len(set(texts.values())) != 1:
+        sys.exit(f"generated: {texts}")
+    print(f"continued, evaluated {losses['one']} and generated on {', '.join(MESHES)}")
+
+
+def continue_on(first, then, want):
+    """The second half of a run on another mesh."""
+    name = f"{first}_{then}"
+    shutil.copytree(folder / first, folder / name)
+    shutil.rmtree(newest(name))
+    got = train(name, MESHES[then])
+    if first != then:
+        return expect_near(name, got, want, 1e-6)
+    if got != want:
+        sys.exit(f"{name}: {got}, without the break {want}")
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json"]:
+        if (newest(name) / file).read_bytes() != (newest(first) / file).read_bytes():
+            sys.exit(f"{name}: another {file}")
+
+
 def main():
-    split = sys.argv.index("--")
-    plimsoll, folder, launcher = sys.argv[1], Path(sys.argv[2]), sys.argv[split + 1:]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "text.txt").write_text("the ship is loaded to the line and no deeper\n" * 400)
     run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "text", "--tokenizer", "char")
     (folder / "run.yaml").write_text(CONFIG.format(folder))
-    one = train(plimsoll, folder, "one", [], [])
-    losses = {}
-    for schedule in ["gpipe", "1f1b", "zb-h1", "interleaved"]:
-        got = train(plimsoll, folder, schedule, launcher,
-                    ["parallel.pipeline=2", f"parallel.schedule={schedule}", f"run.trace={folder}/trace"])
-        check_trace(folder, schedule)
-        check_plan(plimsoll, folder, schedule, 2, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
-        losses[schedule] = got
-        for mine, theirs in zip(got[0] + got[1], one[0] + one[1], strict=True):
-            if abs(mine - theirs) > 1e-5 * theirs:
-                sys.exit(f"{schedule}: {got}, one rank: {one}")
-    if losses["gpipe"] != losses["1f1b"] or losses["gpipe"] != losses["zb-h1"]:
-        sys.exit(f"schedules differ: {losses}")
-    four = [*launcher[:-1], 4]
-    for name, settings in {"four": ["parallel.pipeline=4", "parallel.schedule=zb-h1"],
-                           "two_by_two": ["parallel.pipeline=2", "parallel.zero=1"],
-                           "tensor": ["parallel.pipeline=2", "parallel.tensor=2", "model.vocabulary=53"]}.items():
-        train(plimsoll, folder, name, four, settings)
-        check_plan(plimsoll, folder, name, 4, settings)
-    check_budget(plimsoll, folder, launcher)
-    print(f"{len(one[0])} losses of {', '.join(losses)} are those of one rank")
+    {"schedules": schedules, "plans": plans, "checkpoint": checkpoint}[case]()
 
 
 main()

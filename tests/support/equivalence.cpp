@@ -34,6 +34,23 @@ ProgramOptions equivalence_options(ModelFamily family, DType dtype, std::int64_t
   return o;
 }
 
+ProgramOptions uneven_options(ModelFamily family, DType dtype, std::int64_t layers) {
+  ProgramOptions o = equivalence_options(family, dtype, 1);
+  ModelConfig m = family_defaults(family);
+  m.layers = layers;
+  m.hidden = 24;
+  m.heads = family == ModelFamily::Gpt2 ? 4 : 6;
+  m.vocabulary = 509;
+  m.positions = 80;
+  if (family == ModelFamily::Llama) {
+    m.kv_heads = 3;
+    m.ffn = 48;
+    m.tied = false;
+  }
+  o.model = resolve(m);
+  return o;
+}
+
 namespace {
 
 template <class T>

@@ -23,6 +23,9 @@ std::vector<Layout> every_schedule(Layout layout, std::int64_t layers);
 std::string family_name(ModelFamily family);
 // A tiny model (tiny_run.hpp) that trains and evaluates.
 ProgramOptions equivalence_options(ModelFamily family, DType dtype, std::int64_t micro_batch);
+// Of sizes that do not divide nicely: 509 ids, GPT-2 with 4 heads, or Llama with 6 heads over 3 key/value heads,
+// untied; a row at a time.
+ProgramOptions uneven_options(ModelFamily family, DType dtype, std::int64_t layers);
 
 struct RunResult {
   DType dtype = DType::f32;
