@@ -1,0 +1,148 @@
+#include "runtime/plan/recompute_labels.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace plimsoll {
+namespace {
+
+using Label = RecomputeLabel;
+
+// The lower left hull of (saved, cost), from the cheapest item on.
+std::vector<RecomputeItem> hull(std::vector<RecomputeItem> items) {
+  std::sort(items.begin(), items.end(), [](const RecomputeItem& a, const RecomputeItem& b) {
+    return a.ps != b.ps ? a.ps < b.ps : a.saved_bytes < b.saved_bytes;
+  });
+  std::vector<RecomputeItem> corners;
+  for (const RecomputeItem& item : items) {
+    if (!corners.empty() && item.saved_bytes >= corners.back().saved_bytes) continue;
+    while (corners.size() >= 2) {
+      const RecomputeItem &a = corners[corners.size() - 2], &b = corners.back();
+      const double to_b = static_cast<double>(b.ps - a.ps) / static_cast<double>(a.saved_bytes - b.saved_bytes);
+      const double to_item =
+          static_cast<double>(item.ps - a.ps) / static_cast<double>(a.saved_bytes - item.saved_bytes);
+      if (to_b < to_item) break;
+      corners.pop_back();
+    }
+    corners.push_back(item);
+  }
+  return corners;
+}
+
+struct Begin {
+  int layer, item;
+};
+
+// Adds `item` to every label it fits, and merges the result into `target`; both rise in bytes and fall in cost.
+void extend(std::vector<Label>& target, const std::vector<Label>& labels, const RecomputeItem& item, Begin begin,
+            const LabelTask& task, std::vector<Label>& scratch) {
+  scratch.clear();
+  const auto add = [&](const Label& label) {
+    if (!scratch.empty() && scratch.back().ps <= label.ps) return;
+    if (!scratch.empty() && scratch.back().saved_bytes == label.saved_bytes) scratch.pop_back();
+    scratch.push_back(label);
+  };
+  std::size_t old = 0;
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    if (labels[i].saved_bytes + item.peak_bytes > task.room_bytes) break;
+    const Label next{labels[i].saved_bytes + item.saved_bytes, labels[i].ps + item.ps, begin.layer, static_cast<int>(i),
+                     begin.item};
+    if (next.saved_bytes > task.cap_bytes) break;
+    while (old < target.size() && target[old].saved_bytes <= next.saved_bytes) add(target[old++]);
+    add(next);
+  }
+  while (old < target.size()) add(target[old++]);
+  target.swap(scratch);
+}
+
+void keep_one_per_bin(std::vector<Label>& labels, int bins, Crowded crowded) {
+  const std::int64_t first = labels.front().saved_bytes;
+  const std::int64_t width = (labels.back().saved_bytes - first) / bins + 1;
+  std::size_t kept = 0;
+  for (Label label : labels) {
+    // Costs fall, so that the last of a bin is its cheapest and the first its smallest.
+    if (kept > 0 && (labels[kept - 1].saved_bytes - first) / width == (label.saved_bytes - first) / width) {
+      --kept;
+      if (crowded == Crowded::KeepBound) label.saved_bytes = labels[kept].saved_bytes;
+    }
+    labels[kept++] = label;
+  }
+  labels.resize(kept);
+}
+
+}  // namespace
+
+SuffixBound::SuffixBound(const RecomputeItems& items) : suffix_(items.at.size() + 1) {
+  for (const auto& at : items.at) {
+    if (std::any_of(at.begin(), at.end(), [](const RecomputeItem& item) { return item.span > 1; })) return;
+  }
+  std::vector<Slope> slopes;
+  const auto flatter = [](const Slope& a, const Slope& b) { return a.ps * b.bytes < b.ps * a.bytes; };
+  for (int i = static_cast<int>(items.at.size()) - 1; i >= 0; --i) {
+    const std::vector<RecomputeItem> corners = hull(items.at[i]);
+    suffix_[i].saved = suffix_[i + 1].saved + corners[0].saved_bytes;
+    suffix_[i].ps = suffix_[i + 1].ps + corners[0].ps;
+    const std::size_t before = slopes.size();
+    for (std::size_t k = 1; k < corners.size(); ++k) {
+      slopes.push_back({static_cast<double>(corners[k - 1].saved_bytes - corners[k].saved_bytes),
+                        static_cast<double>(corners[k].ps - corners[k - 1].ps)});
+    }
+    std::inplace_merge(slopes.begin(), slopes.begin() + static_cast<std::ptrdiff_t>(before), slopes.end(), flatter);
+    double bytes = 0, ps = 0;
+    for (const Slope& s : slopes) {
+      suffix_[i].bytes.push_back(bytes += s.bytes);
+      suffix_[i].costs.push_back(ps += s.ps);
+    }
+  }
+}
+
+void SuffixBound::prune(std::vector<Label>& labels, int layer, std::int64_t cap, std::int64_t incumbent_ps) const {
+  const Suffix& s = suffix_[layer];
+  std::size_t at = 0;
+  std::erase_if(labels, [&](const Label& label) {
+    const auto less = static_cast<double>(label.saved_bytes + s.saved - cap);
+    double least = 0;
+    if (less > 0 && !s.bytes.empty()) {
+      while (at < s.bytes.size() && s.bytes[at] < less) ++at;
+      if (at == s.bytes.size()) return true;
+      const double bytes = at == 0 ? 0 : s.bytes[at - 1], ps = at == 0 ? 0 : s.costs[at - 1];
+      least = ps + (s.costs[at] - ps) * (less - bytes) / (s.bytes[at] - bytes);
+    }
+    // Rounding of the doubles must not raise the bound.
+    const auto bound = static_cast<std::int64_t>(std::floor(least * (1 - 1e-12)));
+    return label.ps + s.ps + bound >= incumbent_ps;
+  });
+}
+
+LabelResult cheapest_path(const RecomputeItems& items, const SuffixBound& bound, const LabelTask& task) {
+  const int layers = static_cast<int>(items.at.size());
+  std::vector<std::vector<Label>> labels(layers + 1);
+  std::vector<Label> scratch;
+  labels[0].push_back({0, 0, -1, -1, -1});
+  LabelResult result;
+  for (int i = 0; i <= layers; ++i) {
+    bound.prune(labels[i], i, task.cap_bytes, task.incumbent_ps);
+    if (static_cast<int>(labels[i].size()) > task.max_labels) {
+      result.too_many = task.crowded == Crowded::End;
+      if (result.too_many) return result;
+      keep_one_per_bin(labels[i], task.max_labels, task.crowded);
+    }
+    if (i == layers) break;
+    result.work += static_cast<std::int64_t>(labels[i].size() * items.at[i].size());
+    for (int k = 0; k < static_cast<int>(items.at[i].size()); ++k) {
+      const RecomputeItem& item = items.at[i][k];
+      if (i + item.span <= layers) extend(labels[i + item.span], labels[i], item, {i, k}, task, scratch);
+    }
+  }
+  if (labels[layers].empty()) return result;
+  const Label* label = &labels[layers].back();
+  result.saved_bytes = label->saved_bytes;
+  result.ps = label->ps;
+  for (; label->begin >= 0; label = &labels[label->begin][label->parent]) {
+    result.items.push_back(items.at[label->begin][label->item]);
+  }
+  std::reverse(result.items.begin(), result.items.end());
+  return result;
+}
+
+}  // namespace plimsoll

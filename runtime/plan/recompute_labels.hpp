@@ -1,0 +1,56 @@
+#pragma once
+// The dynamic program of recompute_search.hpp for one room and one cap.
+
+#include "runtime/plan/recompute_search.hpp"
+
+namespace plimsoll {
+
+// A choice for all layers before one: what they save and cost. Ordered in a list, bytes rise and costs fall.
+struct RecomputeLabel {
+  std::int64_t saved_bytes, ps;
+  int begin, parent, item;  // the layer where the last item begins, the label there, the item's index there
+};
+
+// Per layer, the least cost of all layers from it on when they may save so many bytes: the linear relaxation, without
+// the peaks. Zero wherever items cover several layers.
+class SuffixBound {
+ public:
+  explicit SuffixBound(const RecomputeItems& items);
+
+  // Removes from `labels` of `layer` (rising saved bytes) those that cannot end below `incumbent_ps` within `cap`.
+  void prune(std::vector<RecomputeLabel>& labels, int layer, std::int64_t cap, std::int64_t incumbent_ps) const;
+
+ private:
+  struct Slope {
+    double bytes, ps;
+  };
+  struct Suffix {
+    std::int64_t saved = 0, ps = 0;    // of the cheapest choice
+    std::vector<double> bytes, costs;  // sums over slopes, the flattest first: bytes less, cost more
+  };
+  std::vector<Suffix> suffix_;
+};
+
+// What happens where labels become too many: the search ends, or bytes are put into as many bins. Of a bin's labels the
+// cheapest stays: what is found is a plan, perhaps not the best. Or one label with the fewest bytes and the least cost
+// of the bin's stays: what is found is no plan (its items are not to be used), and no plan is cheaper.
+enum class Crowded { End, KeepCheapest, KeepBound };
+
+struct LabelTask {
+  std::int64_t room_bytes;    // Σ_{j<i} saved + peak(c_i) may be this much
+  std::int64_t cap_bytes;     // Σ saved may be this much
+  std::int64_t incumbent_ps;  // only what is cheaper counts
+  int max_labels;             // per layer
+  Crowded crowded;
+};
+
+struct LabelResult {
+  bool too_many = false;
+  std::vector<RecomputeItem> items;  // empty: nothing is cheaper
+  std::int64_t saved_bytes = 0, ps = 0;
+  std::int64_t work = 0;  // labels times items
+};
+
+LabelResult cheapest_path(const RecomputeItems& items, const SuffixBound& bound, const LabelTask& task);
+
+}  // namespace plimsoll

@@ -1,0 +1,99 @@
+#pragma once
+// One kind of layer, as the recompute planner sees it, and what each choice of kept tensors costs in it.
+//
+// A choice gives every tensor a fate: kept from forward to backward, made again, or sent to host memory and fetched
+// back. Forward and backward of the layer are simulated for it: a tensor that is made again is made once, just before
+// the first backward step that reads it, its missing ancestors before it, and each lives to its own last use. All bytes
+// are of one micro-batch on one rank, all seconds are of one execution.
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace plimsoll {
+
+enum class Fate : std::uint8_t { Keep, Drop, Offload };
+
+struct LayerTensor {
+  std::string name;
+  std::int64_t bytes = 0;
+  std::vector<int> made_from = {};  // earlier tensors of the layer; empty for the boundary
+  double seconds = 0;               // to make it, without collectives
+  double collective_seconds = 0;    // of collectives that making it runs
+  std::int64_t workspace_bytes = 0;
+  bool always_kept = false;  // the boundary
+  bool replayable = true;    // false: must not be made again
+  bool offloadable = true;
+};
+
+struct LayerGradient {
+  std::string name;
+  std::int64_t bytes = 0;
+};
+
+// One backward step. A gradient lives from the step that makes it (from the start of the layer's backward where no step
+// does) to the last step that uses it; one that no step uses lives to the end.
+struct BackwardStep {
+  std::string name;
+  double seconds = 0;
+  std::vector<int> reads = {};  // tensors
+  std::vector<int> makes = {};  // gradients
+  std::vector<int> uses = {};   // gradients
+  std::int64_t workspace_bytes = 0;
+};
+
+// A part of the layer that can run in blocks of rows (tokens), one block after another: its tensors, dropped, and the
+// gradients between its steps then exist for one block at a time. Sums over rows are taken in another order.
+struct RowSplit {
+  std::vector<int> tensors = {};
+  int first_step = 0, last_step = 0;  // both within
+  std::vector<int> parts = {};        // numbers of blocks on offer, each at least 2
+  double seconds_per_part = 0;        // that each block beyond the first adds to forward and backward together
+};
+
+struct LayerKind {
+  std::string name;
+  std::vector<LayerTensor> tensors;  // in the order in which forward makes them
+  int output = -1;                   // the boundary of the next layer, alive at the end of forward; -1: none
+  std::vector<LayerGradient> gradients;
+  std::vector<BackwardStep> steps;
+  std::optional<RowSplit> rows;
+
+  double forward_seconds() const;  // with collectives
+};
+
+// The way to host memory. Without overlap, copies stand between compute: two times bytes / rate. With overlap a copy
+// stream works beside compute: forward's copies start as tensors are made and the layer ends when both are done (the
+// tensors stay until then); backward's copies all start with the layer's backward, in the order of their first use (all
+// of them take memory from then on), and a step waits for what it reads. Only the waiting costs.
+struct HostLink {
+  double to_host_bytes_per_second = 0, from_host_bytes_per_second = 0;
+  double latency_seconds = 0;  // of each copy
+  bool overlap = true;
+};
+
+struct LayerOption {
+  std::vector<Fate> fates;  // by tensor
+  int row_parts = 1;
+  std::int64_t saved_bytes = 0;          // between forward and backward
+  std::int64_t forward_peak_bytes = 0;   // of the layer, with what it saves
+  std::int64_t backward_peak_bytes = 0;  // of the layer, with what it saved
+  std::int64_t host_bytes = 0;
+  double seconds = 0;  // beyond keeping everything, with the collectives that run again
+
+  std::int64_t peak_bytes() const { return std::max(forward_peak_bytes, backward_peak_bytes); }
+};
+
+// Throws Error(Internal), naming the kind and the tensor or step, on indices out of order, negative or non-finite
+// numbers.
+void check_layer_kind(const LayerKind& kind);
+
+// What the fates come to. nullopt where they are impossible: a tensor that must be kept is not, one that cannot be made
+// again would be, or a block of rows would be read outside its part. `link` may be null without Offload.
+std::optional<LayerOption> simulate_layer(const LayerKind& kind, std::vector<Fate> fates, int row_parts,
+                                          const HostLink* link);
+
+}  // namespace plimsoll

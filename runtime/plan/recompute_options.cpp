@@ -1,0 +1,150 @@
+#include "runtime/plan/recompute_options.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <tuple>
+
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+namespace {
+
+struct Choosable {
+  int tensor;
+  int fates;  // 2: keep or drop; 3: or offload
+};
+
+bool dominates(const LayerOption& a, std::int64_t a_ps, const LayerOption& b, std::int64_t b_ps) {
+  return a.saved_bytes <= b.saved_bytes && a.forward_peak_bytes <= b.forward_peak_bytes &&
+         a.backward_peak_bytes <= b.backward_peak_bytes && a_ps <= b_ps;
+}
+
+// The tensors put to choice, the largest first where not all of them can be; `complete` tells.
+std::vector<Choosable> choosable(const LayerKind& kind, const OptionSpace& space, bool& complete) {
+  const std::vector<bool> needed = backward_needs(kind);
+  std::vector<Choosable> all;
+  for (int v = 0; v < static_cast<int>(kind.tensors.size()); ++v) {
+    const LayerTensor& t = kind.tensors[v];
+    if (needed[v] && !t.always_kept) all.push_back({v, space.link != nullptr && t.offloadable ? 3 : 2});
+  }
+  std::stable_sort(all.begin(), all.end(), [&](const Choosable& a, const Choosable& b) {
+    return kind.tensors[a.tensor].bytes > kind.tensors[b.tensor].bytes;
+  });
+  std::int64_t choices = 1;
+  std::size_t taken = 0;
+  while (taken < all.size() && choices * all[taken].fates <= space.max_choices) choices *= all[taken++].fates;
+  complete = taken == all.size();
+  all.resize(taken);
+  return all;
+}
+
+std::vector<LayerOption> enumerate(const LayerKind& kind, const OptionSpace& space, std::vector<Fate> fates,
+                                   const std::vector<Choosable>& open, std::span<const int> parts) {
+  constexpr std::array kByDigit{Fate::Drop, Fate::Keep, Fate::Offload};
+  std::vector<LayerOption> found;
+  std::vector<int> digits(open.size(), 0);
+  for (bool more = true; more;) {
+    for (std::size_t i = 0; i < open.size(); ++i) fates[open[i].tensor] = kByDigit[digits[i]];
+    for (const int p : parts) {
+      if (auto option = simulate_layer(kind, fates, p, space.link)) found.push_back(*std::move(option));
+    }
+    more = false;
+    for (std::size_t i = 0; i < open.size() && !more; ++i) {
+      more = ++digits[i] < open[i].fates;
+      if (!more) digits[i] = 0;
+    }
+  }
+  return pareto_options(std::move(found));
+}
+
+std::vector<Fate> kept(const LayerKind& kind, bool all_needed) {
+  const std::vector<bool> needed = backward_needs(kind);
+  std::vector<Fate> fates;
+  for (std::size_t v = 0; v < kind.tensors.size(); ++v) {
+    const LayerTensor& t = kind.tensors[v];
+    fates.push_back(t.always_kept || (needed[v] && (all_needed || !t.replayable)) ? Fate::Keep : Fate::Drop);
+  }
+  return fates;
+}
+
+LayerOption simulate_or_fail(const LayerKind& kind, std::vector<Fate> fates) {
+  auto option = simulate_layer(kind, std::move(fates), 1, nullptr);
+  require(option.has_value(), ErrorKind::Internal, "layer kind {}: backward cannot get its tensors", kind.name);
+  return *std::move(option);
+}
+
+}  // namespace
+
+std::int64_t picoseconds(double seconds) {
+  require(std::isfinite(seconds) && std::abs(seconds) <= 1000, ErrorKind::Internal,
+          "a cost of {} s in a recompute plan", seconds);
+  return std::llround(seconds * 1e12);
+}
+
+std::vector<bool> backward_needs(const LayerKind& kind) {
+  std::vector<bool> needed(kind.tensors.size(), false);
+  for (const BackwardStep& step : kind.steps) {
+    for (const int v : step.reads) needed[v] = true;
+  }
+  for (int v = static_cast<int>(kind.tensors.size()) - 1; v >= 0; --v) {
+    const LayerTensor& t = kind.tensors[v];
+    if (!needed[v] || t.always_kept || !t.replayable) continue;
+    for (const int u : t.made_from) needed[u] = true;
+  }
+  return needed;
+}
+
+std::vector<LayerOption> pareto_options(std::vector<LayerOption> options) {
+  struct Entry {
+    std::int64_t ps;
+    std::size_t index;
+  };
+  std::vector<Entry> order;
+  for (std::size_t i = 0; i < options.size(); ++i) order.push_back({picoseconds(options[i].seconds), i});
+  // In this order nothing is dominated by a later one, but for equals, of which the first stays.
+  std::stable_sort(order.begin(), order.end(), [&](const Entry& a, const Entry& b) {
+    const LayerOption &x = options[a.index], &y = options[b.index];
+    return std::tuple(x.saved_bytes, a.ps, x.forward_peak_bytes, x.backward_peak_bytes) <
+           std::tuple(y.saved_bytes, b.ps, y.forward_peak_bytes, y.backward_peak_bytes);
+  });
+  std::vector<Entry> front;
+  for (const Entry& e : order) {
+    const bool dominated = std::any_of(front.begin(), front.end(), [&](const Entry& f) {
+      return dominates(options[f.index], f.ps, options[e.index], e.ps);
+    });
+    if (!dominated) front.push_back(e);
+  }
+  std::vector<LayerOption> kept_options;
+  for (const Entry& e : front) kept_options.push_back(std::move(options[e.index]));
+  return kept_options;
+}
+
+LayerOptions layer_options(const LayerKind& kind, const OptionSpace& space) {
+  check_layer_kind(kind);
+  std::vector<int> parts{1};
+  if (space.row_splits && kind.rows) parts.insert(parts.end(), kind.rows->parts.begin(), kind.rows->parts.end());
+  LayerOptions result;
+  const std::vector<Choosable> open = choosable(kind, space, result.complete);
+  const std::vector<Fate> fates = kept(kind, true);
+  result.options = enumerate(kind, space, fates, open, parts);
+  require(!result.options.empty(), ErrorKind::Internal, "layer kind {}: backward cannot get its tensors", kind.name);
+  result.relaxed = result.options;
+  if (result.complete) return result;
+  LayerKind light = kind;
+  std::vector<bool> is_open(kind.tensors.size(), false);
+  for (const Choosable& c : open) is_open[c.tensor] = true;
+  for (std::size_t v = 0; v < light.tensors.size(); ++v) {
+    if (fates[v] == Fate::Keep && !light.tensors[v].always_kept && !is_open[v]) light.tensors[v].bytes = 0;
+  }
+  if (light.rows) {  // a tensor that is free to keep need not be a block's
+    std::erase_if(light.rows->tensors, [&](int v) { return fates[v] == Fate::Keep && !is_open[v]; });
+  }
+  result.relaxed = enumerate(light, space, fates, open, parts);
+  return result;
+}
+
+LayerOption keep_everything(const LayerKind& kind) { return simulate_or_fail(kind, kept(kind, true)); }
+LayerOption keep_nothing(const LayerKind& kind) { return simulate_or_fail(kind, kept(kind, false)); }
+
+}  // namespace plimsoll
