@@ -126,13 +126,17 @@ std::optional<RecomputePlan> plan_level(const RecomputeStage& stage, const Level
 RecomputeAnswer plan_recompute(const RecomputeStage& stage, std::int64_t budget_bytes, const RecomputeLimits& limits) {
   check_stage(stage);
   std::int64_t needed = 0;
+  std::optional<RecomputePlan> best;
   for (const auto level : {RecomputeLevel::KeepSets, RecomputeLevel::Segments, RecomputeLevel::RowSplits}) {
     if (level == RecomputeLevel::Segments && !stage.segments) continue;
-    if (level == RecomputeLevel::RowSplits && !stage.row_splits) continue;
+    if (level == RecomputeLevel::RowSplits && (!stage.row_splits || best)) continue;
     const Level made = make_level(stage, level);
-    if (auto plan = plan_level(stage, made, budget_bytes, limits)) return *std::move(plan);
+    auto plan = plan_level(stage, made, budget_bytes, limits);
+    if (plan && (!best || plan->seconds < best->seconds)) best = std::move(plan);
     needed = least_budget_bytes(made.offer.items);
+    if (best && budget_bytes >= 2 * needed) break;
   }
+  if (best) return *std::move(best);
   return RecomputeInfeasible{needed};
 }
 

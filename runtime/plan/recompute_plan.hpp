@@ -2,14 +2,15 @@
 // Activation checkpointing under a byte budget: which tensors of which layer of a pipeline stage are kept from forward
 // to backward, such that the stage fits and recomputation costs least.
 //
-// Three sets of choices are tried in turn, and the first that fits is used:
+// Three sets of choices are tried in turn:
 // 1. per layer, every keep-set (with offload, where there is a host link), see recompute_layer.hpp;
 // 2. also segments: of up to k layers only the first boundary is kept, and their forward runs again before their
 //    backward (Chen et al. 2016), keeping within the segment what the layers' inner choices say. k = ⌈√(2·layers)⌉ + 1:
 //    longer ones do not lower the peak of equal layers. Inner choices: the corners of the layer's trade of bytes for
 //    time;
 // 3. also row-splits, which change the order of sums.
-// Within its set the answer is optimal, or has a proven gap (recompute_search.hpp).
+// The second is tried below twice the least budget of the first, where it can be cheaper, the third only where nothing
+// else fits. Within its set the answer is optimal, or has a proven gap (recompute_search.hpp).
 
 #include <string>
 #include <variant>
@@ -25,7 +26,7 @@ struct RecomputeStage {
   int in_flight = 1;            // micro-batches between their forward and their backward; 1F1B: min(m, p - stage)
   std::int64_t head_bytes = 0;  // of what follows the last layer
   std::optional<HostLink> link;
-  bool segments = true, row_splits = true;  // may be used where nothing else fits
+  bool segments = true, row_splits = true;  // may be used, as above
 };
 
 struct LayerChoice {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "random_layers.hpp"
 #include "runtime/core/error.hpp"
+#include "tests/runtime/plan/random_layers.hpp"
 
 namespace plimsoll {
 namespace {

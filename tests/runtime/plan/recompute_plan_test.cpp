@@ -2,13 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <functional>
 #include <limits>
 
-#include "llama_layer.hpp"
-#include "random_layers.hpp"
 #include "runtime/plan/recompute_baselines.hpp"
+#include "tests/runtime/plan/llama_layer.hpp"
+#include "tests/runtime/plan/random_layers.hpp"
 
 namespace plimsoll {
 namespace {
@@ -130,6 +130,83 @@ TEST(RecomputePlan, EqualsBruteForceOverKeepSets) {
   for (int trial = 0; trial < 200; ++trial) compare_with_all(random, 1 + trial % 3, 1 + trial / 7 % 4, 1 + trial % 4);
   for (int trial = 0; trial < 8; ++trial) compare_with_all(random, 2, 6, 1 + trial % 4);
   for (int trial = 0; trial < 4; ++trial) compare_with_all(random, 1, 8, 1 + trial);
+}
+
+std::int64_t share_of_peak(const RecomputeStage& stage, double share) {
+  return static_cast<std::int64_t>(share * static_cast<double>(no_recompute_peak_bytes(stage)));
+}
+
+TEST(RecomputePlan, CostNeverRisesWithTheBudgetDownToWhatIsNeeded) {
+  for (const int in_flight : {1, 4}) {
+    const RecomputeStage stage = llama_8b::stage(16, in_flight);
+    double before = std::numeric_limits<double>::infinity();
+    std::int64_t needed = 0;
+    for (int percent = 2; percent <= 100; percent += 7) {
+      const std::int64_t budget = share_of_peak(stage, percent / 100.0);
+      const RecomputeAnswer answer = plan_recompute(stage, budget);
+      if (const auto* infeasible = std::get_if<RecomputeInfeasible>(&answer)) {
+        EXPECT_GT(infeasible->needed_bytes, budget);
+        needed = infeasible->needed_bytes;
+        continue;
+      }
+      const auto& plan = std::get<RecomputePlan>(answer);
+      EXPECT_GE(budget, needed);
+      EXPECT_LE(plan.peak_bytes, budget);
+      EXPECT_LE(plan.bound_seconds, before);
+      EXPECT_LE(plan.seconds, before);
+      before = plan.seconds;
+    }
+    EXPECT_EQ(before, 0);  // the last budget is the whole peak
+    ASSERT_GT(needed, 0);
+    EXPECT_TRUE(planned(stage, needed));
+    EXPECT_FALSE(planned(stage, needed - 1));
+  }
+}
+
+TEST(RecomputePlan, SegmentsNearTheFloorAndRowSplitsBelow) {
+  RecomputeStage stage = llama_8b::stage();
+  stage.segments = stage.row_splits = false;
+  const auto floor = std::get<RecomputeInfeasible>(plan_recompute(stage, 0)).needed_bytes;
+  const auto at_floor = planned(llama_8b::stage(), floor);
+  ASSERT_TRUE(at_floor);
+  EXPECT_EQ(planned(llama_8b::stage(), 2 * floor)->level, RecomputeLevel::KeepSets);
+  const auto segments = planned(llama_8b::stage(), floor - 1);
+  ASSERT_TRUE(segments);
+  EXPECT_EQ(segments->level, RecomputeLevel::Segments);
+  EXPECT_LE(segments->peak_bytes, floor - 1);
+  EXPECT_GE(segments->seconds, at_floor->seconds);  // so at the floor segments were on offer already
+  stage.segments = true;
+  const auto with_segments = std::get<RecomputeInfeasible>(plan_recompute(stage, 0)).needed_bytes;
+  EXPECT_LT(with_segments, floor);
+  const auto split = planned(llama_8b::stage(), with_segments - 1);
+  ASSERT_TRUE(split);
+  EXPECT_EQ(split->level, RecomputeLevel::RowSplits);
+  EXPECT_LE(split->peak_bytes, with_segments - 1);
+}
+
+TEST(RecomputePlan, OffloadIsUsedWhereTheLinkIsFast) {
+  RecomputeStage stage = llama_8b::stage();
+  const std::int64_t budget = share_of_peak(stage, 0.35);
+  const auto without = planned(stage, budget);
+  stage.link = HostLink{50e9, 50e9, 10e-6, true};
+  const auto fast = planned(stage, budget);
+  stage.link = HostLink{1e8, 1e8, 10e-6, true};
+  const auto slow = planned(stage, budget);
+  ASSERT_TRUE(without && fast && slow);
+  EXPECT_EQ(without->host_bytes, 0);
+  EXPECT_GT(fast->host_bytes, 0);
+  EXPECT_LT(fast->seconds, without->seconds);
+  EXPECT_EQ(slow->host_bytes, 0);
+  EXPECT_EQ(slow->seconds, without->seconds);
+}
+
+TEST(RecomputePlan, EightyLayersInUnderASecondOfProcessorTime) {
+  const RecomputeStage stage = llama_8b::stage(80, 4);
+  const std::clock_t start = std::clock();
+  const auto plan = planned(stage, share_of_peak(stage, 0.35));
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 1.0);
+  ASSERT_TRUE(plan);
+  EXPECT_TRUE(plan->exact());
 }
 
 }  // namespace
