@@ -189,7 +189,7 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
     no.text += fmt::format("\n  {:>12}  {}", format_bytes(largest[i].bytes), largest[i].name);
   }
   no.text += "\nnearest changes:";
-  const auto try_change = [&](const std::string& what, ProgramOptions changed) {
+  const auto try_change = [&](const std::string& what, const ProgramOptions& changed) {
     const std::int64_t then = build_programs(changed).plan.total_bytes + outside_bytes;
     no.text += fmt::format("\n  {}: {} ({})", what, format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
   };

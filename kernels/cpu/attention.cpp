@@ -25,28 +25,28 @@ struct QueryHead {
 // `result` holds so far.
 template <class T>
 void softmax_tile(const tile::Tile& s, std::int64_t width, T* scores, T* row_max, T* row_sum, T* rescale, T* result) {
-  using V = tile::Vector<T>;
-  for (std::int64_t q = 0; q < s.queries; q += tile::kLanes<T>) {
-    const std::int64_t keys = s.keys_before(q + tile::kLanes<T>);
-    V top = tile::at(row_max + q);
+  using V = simd::Vector<T>;
+  for (std::int64_t q = 0; q < s.queries; q += simd::kLanes<T>) {
+    const std::int64_t keys = s.keys_before(q + simd::kLanes<T>);
+    V top = simd::at(row_max + q);
     for (std::int64_t k = 0; k < keys; ++k) {
-      const V score = tile::at(scores + k * kAttentionTile + q);
+      const V score = simd::at(scores + k * kAttentionTile + q);
       top = score > top ? score : top;
     }
     V sum{};
     for (std::int64_t k = 0; k < keys; ++k) {
-      V& score = tile::at(scores + k * kAttentionTile + q);
-      score = tile::exp_nonpositive(score - top);
+      V& score = simd::at(scores + k * kAttentionTile + q);
+      score = simd::exp_nonpositive(score - top);
       sum += score;
     }
-    const V factor = tile::exp_nonpositive(tile::at(row_max + q) - top);
-    tile::at(row_max + q) = top;
-    tile::at(row_sum + q) = tile::at(row_sum + q) * factor + sum;
-    tile::at(rescale + q) = factor;
+    const V factor = simd::exp_nonpositive(simd::at(row_max + q) - top);
+    simd::at(row_max + q) = top;
+    simd::at(row_sum + q) = simd::at(row_sum + q) * factor + sum;
+    simd::at(rescale + q) = factor;
   }
   for (std::int64_t q = 0; q < s.queries; ++q) {
     if (rescale[q] == T(1)) continue;
-    for (std::int64_t d = 0; d < width; d += tile::kLanes<T>) tile::at(result + q * width + d) *= rescale[q];
+    for (std::int64_t d = 0; d < width; d += simd::kLanes<T>) simd::at(result + q * width + d) *= rescale[q];
   }
 }
 
@@ -72,7 +72,7 @@ void attend_tile(const QueryHead<T>& h, int head_dim, T scale, std::int64_t star
     softmax_tile(shape, width, scores, row_max, row_sum, s[&Scratch::row_c], result);
     if (h.dropout != nullptr) {
       dropout_factors(shape, *h.dropout, key, first, s[&Scratch::factors]);
-      for_each_vector<T>(shape, [&](std::int64_t i) { tile::at(scores + i) *= tile::at(s[&Scratch::factors] + i); });
+      for_each_vector<T>(shape, [&](std::int64_t i) { simd::at(scores + i) *= simd::at(s[&Scratch::factors] + i); });
     }
     tile::tile_sum_keys(shape, scores, s[&Scratch::values] + key * width, width, result);
   }

@@ -58,19 +58,19 @@ void pack_queries(const GradientHead<T>& h, int head_dim, T scale, std::int64_t 
 // dS = p · (factor · dP - delta). With dropout, `scores` becomes factor · p, which the values' gradient wants.
 template <class T>
 void gradient_tile(const tile::Tile& shape, const T* lse, const T* delta, const T* factors, T* scores, T* gradient) {
-  using V = tile::Vector<T>;
-  for (std::int64_t q = 0; q < shape.queries; q += tile::kLanes<T>) {
-    const V row_lse = tile::at(lse + q), row_delta = tile::at(delta + q);
-    for (std::int64_t k = 0; k < shape.keys_before(q + tile::kLanes<T>); ++k) {
+  using V = simd::Vector<T>;
+  for (std::int64_t q = 0; q < shape.queries; q += simd::kLanes<T>) {
+    const V row_lse = simd::at(lse + q), row_delta = simd::at(delta + q);
+    for (std::int64_t k = 0; k < shape.keys_before(q + simd::kLanes<T>); ++k) {
       const std::int64_t i = k * kAttentionTile + q;
-      const V p = tile::exp_nonpositive(tile::at(scores + i) - row_lse);
-      V dp = tile::at(gradient + i), dropped = p;
+      const V p = simd::exp_nonpositive(simd::at(scores + i) - row_lse);
+      V dp = simd::at(gradient + i), dropped = p;
       if (factors != nullptr) {
-        dp *= tile::at(factors + i);
-        dropped *= tile::at(factors + i);
+        dp *= simd::at(factors + i);
+        dropped *= simd::at(factors + i);
       }
-      tile::at(gradient + i) = p * (dp - row_delta);
-      tile::at(scores + i) = dropped;
+      simd::at(gradient + i) = p * (dp - row_delta);
+      simd::at(scores + i) = dropped;
     }
   }
 }

@@ -15,8 +15,8 @@ struct HeadScratch {
   HeadScratch(const AttentionScratch& s, std::byte* workspace, int thread)
       : base(reinterpret_cast<T*>(workspace) + thread * s.elements), at(s) {}
   T* operator[](std::int64_t AttentionScratch::*region) const { return base + at.*region; }
-  tile::Integer<T>* segments(std::int64_t AttentionScratch::*region) const {
-    return reinterpret_cast<tile::Integer<T>*>(base + at.*region);
+  simd::Integer<T>* segments(std::int64_t AttentionScratch::*region) const {
+    return reinterpret_cast<simd::Integer<T>*>(base + at.*region);
   }
   T* base;
   const AttentionScratch& at;
@@ -24,10 +24,10 @@ struct HeadScratch {
 
 // Copies segment ids of n tokens, padded; nothing without segments.
 template <class T>
-void pack_segments(const std::int32_t* from, std::int64_t n, tile::Integer<T>* to) {
+void pack_segments(const std::int32_t* from, std::int64_t n, simd::Integer<T>* to) {
   if (from == nullptr) return;
   std::copy(from, from + n, to);
-  std::fill(to + n, to + pad_attention(n), tile::Integer<T>{0});
+  std::fill(to + n, to + pad_attention(n), simd::Integer<T>{0});
 }
 
 // A score that takes no part: far below every finite score, so that its exponential is exactly 0.
@@ -38,19 +38,19 @@ inline constexpr T kMasked = -std::numeric_limits<T>::max() / 2;
 // unless the segment ids are null, belongs to another segment.
 template <class T>
 void mask_tile(const tile::Tile& s, std::int64_t key_start, std::int64_t query_start,
-               const tile::Integer<T>* key_segments, const tile::Integer<T>* query_segments, T* scores) {
-  using I = tile::Integer<T>;
+               const simd::Integer<T>* key_segments, const simd::Integer<T>* query_segments, T* scores) {
+  using I = simd::Integer<T>;
   const bool causal = key_start + s.keys - 1 > query_start;
   if (!causal && key_segments == nullptr) return;
-  tile::Vector<I> lane{};
-  for (std::int64_t i = 0; i < tile::kLanes<T>; ++i) lane[i] = static_cast<I>(i);
-  const tile::Vector<T> masked = tile::Vector<T>{} + kMasked<T>;
-  for (std::int64_t q = 0; q < s.queries; q += tile::kLanes<T>) {
-    const tile::Vector<I> query = lane + static_cast<I>(query_start + q - key_start);
-    for (std::int64_t k = 0; k < s.keys_before(q + tile::kLanes<T>); ++k) {
-      tile::Vector<T>& score = tile::at(scores + k * kAttentionTile + q);
+  simd::Vector<I> lane{};
+  for (std::int64_t i = 0; i < simd::kLanes<T>; ++i) lane[i] = static_cast<I>(i);
+  const simd::Vector<T> masked = simd::Vector<T>{} + kMasked<T>;
+  for (std::int64_t q = 0; q < s.queries; q += simd::kLanes<T>) {
+    const simd::Vector<I> query = lane + static_cast<I>(query_start + q - key_start);
+    for (std::int64_t k = 0; k < s.keys_before(q + simd::kLanes<T>); ++k) {
+      simd::Vector<T>& score = simd::at(scores + k * kAttentionTile + q);
       score = query < static_cast<I>(k) ? masked : score;
-      if (key_segments != nullptr) score = tile::at(query_segments + q) != key_segments[k] ? masked : score;
+      if (key_segments != nullptr) score = simd::at(query_segments + q) != key_segments[k] ? masked : score;
     }
   }
 }
@@ -58,8 +58,8 @@ void mask_tile(const tile::Tile& s, std::int64_t key_start, std::int64_t query_s
 // Calls f(offset) for each vector of the tile that is in use.
 template <class T, class F>
 void for_each_vector(const tile::Tile& s, F f) {
-  for (std::int64_t q = 0; q < s.queries; q += tile::kLanes<T>) {
-    const std::int64_t keys = s.keys_before(q + tile::kLanes<T>);
+  for (std::int64_t q = 0; q < s.queries; q += simd::kLanes<T>) {
+    const std::int64_t keys = s.keys_before(q + simd::kLanes<T>);
     for (std::int64_t k = 0; k < keys; ++k) f(k * kAttentionTile + q);
   }
 }

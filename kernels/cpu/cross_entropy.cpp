@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/attention_tile.hpp"
 #include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/register.hpp"
+#include "kernels/cpu/simd.hpp"
 
 namespace plimsoll {
 namespace {
@@ -22,12 +22,12 @@ struct LogitRow {
 // The largest logit; the padding gets one that counts nowhere.
 template <class T>
 T maximum(const LogitRow<T>& row) {
-  using V = tile::Vector<T>;
-  constexpr std::int64_t kLanes = tile::kLanes<T>;
+  using V = simd::Vector<T>;
+  constexpr std::int64_t kLanes = simd::kLanes<T>;
   std::fill(row.logits + row.vocabulary, row.logits + row.padded, -std::numeric_limits<T>::max() / 4);
-  V peak = tile::at(row.logits);
+  V peak = simd::at(row.logits);
   for (std::int64_t j = kLanes; j < row.padded; j += kLanes) {
-    const V x = tile::at(row.logits + j);
+    const V x = simd::at(row.logits + j);
     peak = x > peak ? x : peak;
   }
   T top = peak[0];
@@ -38,14 +38,14 @@ T maximum(const LogitRow<T>& row) {
 // Replaces logits by exp(logit - top); returns their sum.
 template <class T>
 double exponentials(const LogitRow<T>& row, T top) {
-  using V = tile::Vector<T>;
-  constexpr std::int64_t kLanes = tile::kLanes<T>;
+  using V = simd::Vector<T>;
+  constexpr std::int64_t kLanes = simd::kLanes<T>;
   double total = 0;
   for (std::int64_t first = 0; first < row.padded; first += kSumColumns) {
     V sum{};
     for (std::int64_t j = first; j < std::min(row.padded, first + kSumColumns); j += kLanes) {
-      V& x = tile::at(row.logits + j);
-      x = tile::exp_nonpositive(x - top);
+      V& x = simd::at(row.logits + j);
+      x = simd::exp_nonpositive(x - top);
       sum += x;
     }
     for (std::int64_t i = 0; i < kLanes; ++i) total += static_cast<double>(sum[i]);
@@ -55,7 +55,7 @@ double exponentials(const LogitRow<T>& row, T top) {
 
 template <class T>
 void scale_row(const LogitRow<T>& row, T factor) {
-  for (std::int64_t j = 0; j < row.padded; j += tile::kLanes<T>) tile::at(row.logits + j) *= factor;
+  for (std::int64_t j = 0; j < row.padded; j += simd::kLanes<T>) simd::at(row.logits + j) *= factor;
 }
 
 // The loss of a row. With `gradient`, its logits become (softmax - onehot) · seed.

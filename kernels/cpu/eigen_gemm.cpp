@@ -1,6 +1,8 @@
 // GCC 12 takes the undefined operand of AVX-512 intrinsics for an uninitialised variable (GCC bug 105593).
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include "kernels/cpu/eigen_gemm.hpp"
 
 #include <fmt/format.h>

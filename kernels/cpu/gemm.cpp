@@ -212,18 +212,14 @@ double measure_gemm_gflops(int threads) {
   };
   constexpr std::array kShapes{Size{512, 2304, 768}, Size{512, 768, 3072}, Size{1024, 3072, 768}};
   constexpr double kSecondsPerShape = 0.08;
-  std::int64_t a_size = 0, b_size = 0, c_size = 0;
-  for (const Size& s : kShapes) {
-    a_size = std::max(a_size, s.m * s.k);
-    b_size = std::max(b_size, s.k * s.n);
-    c_size = std::max(c_size, s.m * s.n);
-  }
-  const auto filled = [](std::int64_t size) {
+  const auto filled = [&](std::int64_t Size::*rows, std::int64_t Size::*columns) {
+    std::int64_t size = 1;
+    for (const Size& s : kShapes) size = std::max(size, s.*rows * s.*columns);
     auto p = std::make_unique<float[]>(static_cast<std::size_t>(size));
     for (std::int64_t i = 0; i < size; ++i) p[i] = static_cast<float>(i % 64) * 0.01F - 0.3F;
     return p;
   };
-  const auto a = filled(a_size), b = filled(b_size), c = filled(c_size);
+  const auto a = filled(&Size::m, &Size::k), b = filled(&Size::k, &Size::n), c = filled(&Size::m, &Size::n);
   using Clock = std::chrono::steady_clock;
   const int threads_before = omp_get_max_threads();
   omp_set_num_threads(threads);

@@ -169,47 +169,34 @@ void cast_backward(const KernelArgs& args) {
   cast_view(args.threads, args.grad[Cast::kY], args.grad[Cast::kX], args.accumulates(Cast::kX));
 }
 
-// As dropout_map, of columns of a sequence that is split over ranks: the masks are those of the whole.
-template <class T>
-void dropout_part(const KernelArgs& args, const T* in, T* out, const Shape& shape, bool accumulate) {
-  const auto& attrs = args.attrs<Dropout>();
-  const std::int64_t part = shape[1] * shape[2];
-  const std::uint64_t seed = args.inputs->seed, first_sample = args.inputs->first_sample;
-  const std::uint32_t threshold = dropout_threshold(attrs.p);
-  const T scale = static_cast<T>(1 / (1 - attrs.p));
-  parallel_blocks(args.threads, shape[0], shape.elements(), [=, &attrs](std::int64_t b) {
-    const std::uint64_t row =
-        (first_sample + static_cast<std::uint64_t>(b)) * static_cast<std::uint64_t>(attrs.columns) +
-        static_cast<std::uint64_t>(attrs.first_column);
-    for_random_bits(seed, attrs.site, row * static_cast<std::uint64_t>(shape[2]), part,
-                    [=](std::int64_t offset, const std::uint32_t* bits, std::int64_t count) {
-                      const T* from = in + b * part + offset;
-                      store_range(out + b * part + offset, accumulate, 0, count,
-                                  [=](std::int64_t i) { return bits[i] < threshold ? T(0) : from[i] * scale; });
-                    });
-  });
-}
-
-// out = in·mask/(1 - p); backward is the same map of the gradient.
+// out = in·mask/(1 - p); backward is the same map of the gradient. The bits of a mask are those of the place in the
+// whole sequence, of which x may have a part.
 template <class T>
 void dropout_map(const KernelArgs& args, const View& from, const View& to, bool accumulate) {
   const auto& attrs = args.attrs<Dropout>();
   const T* in = from.as<T>();
   T* out = to.as<T>();
-  const std::int64_t n = from.spec.elements();
-  if (attrs.columns > 0) return dropout_part<T>(args, in, out, from.spec.shape, accumulate);
-  const std::int64_t per_sample = n / from.spec.shape[0];
-  const std::uint64_t first = args.inputs->first_sample * static_cast<std::uint64_t>(per_sample);
-  const std::uint64_t seed = args.inputs->seed;
+  const Shape& shape = from.spec.shape;
+  const std::int64_t n = from.spec.elements(), part = n / shape[0];
+  const std::int64_t column = attrs.columns > 0 ? part / shape[1] : 0;  // elements
+  const auto whole = static_cast<std::uint64_t>(attrs.columns > 0 ? attrs.columns * column : part);
+  const auto skipped = static_cast<std::uint64_t>(attrs.first_column * column);
+  const std::uint64_t seed = args.inputs->seed, first_sample = args.inputs->first_sample;
   const std::uint32_t threshold = dropout_threshold(attrs.p);
   const T scale = static_cast<T>(1 / (1 - attrs.p));
   parallel_elements(args.threads, n, [=](std::int64_t begin, std::int64_t end) {
-    for_random_bits(seed, attrs.site, first + static_cast<std::uint64_t>(begin), end - begin,
-                    [=](std::int64_t offset, const std::uint32_t* bits, std::int64_t count) {
-                      const T* from_here = in + begin + offset;
-                      store_range(out + begin + offset, accumulate, 0, count,
-                                  [=](std::int64_t i) { return bits[i] < threshold ? T(0) : from_here[i] * scale; });
-                    });
+    for (std::int64_t at = begin; at < end;) {
+      const std::int64_t sample = at / part, last = std::min(end, (sample + 1) * part);
+      const std::uint64_t place = (first_sample + static_cast<std::uint64_t>(sample)) * whole + skipped +
+                                  static_cast<std::uint64_t>(at - sample * part);
+      for_random_bits(seed, attrs.site, place, last - at,
+                      [=](std::int64_t offset, const std::uint32_t* bits, std::int64_t count) {
+                        const T* from_here = in + at + offset;
+                        store_range(out + at + offset, accumulate, 0, count,
+                                    [=](std::int64_t i) { return bits[i] < threshold ? T(0) : from_here[i] * scale; });
+                      });
+      at = last;
+    }
   });
 }
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <ranges>
 #include <system_error>
 
 #include "runtime/checkpoint/checksum.hpp"
@@ -207,10 +208,10 @@ std::optional<std::string> save_checkpoint(const fs::path& directory, const Chec
 std::optional<LoadedCheckpoint> newest_valid(const fs::path& directory) {
   std::vector<std::int64_t> steps = checkpoint_steps(directory);
   std::vector<std::string> faults;
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+  for (const std::int64_t step : std::ranges::reverse_view(steps)) {
     std::string fault;
-    if (auto loaded = load_if_valid(directory / checkpoint_folder_name(*step), *step, fault)) return loaded;
-    log_warn("step {} is not loaded: {}", *step, fault);
+    if (auto loaded = load_if_valid(directory / checkpoint_folder_name(step), step, fault)) return loaded;
+    log_warn("step {} is not loaded: {}", step, fault);
     faults.push_back(std::move(fault));
   }
   require(faults.empty(), ErrorKind::NoCheckpoint, "{}: none of the {} checkpoints can be loaded: {}",

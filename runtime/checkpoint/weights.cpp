@@ -101,7 +101,8 @@ std::int64_t HuggingFaceWeights::parameter_elements() const {
 std::pair<const SafetensorsFile*, std::string> HuggingFaceWeights::find(std::string_view name) const {
   std::optional<std::string> stored = stored_name(name);
   require(stored.has_value(), ErrorKind::BadData, "{}: has no tensor {}", folder_.string(), shown_name(name));
-  return {&files_[file_of_.find(*stored)->second], *std::move(stored)};
+  const SafetensorsFile& file = files_[file_of_.find(*stored)->second];
+  return {&file, *std::move(stored)};
 }
 
 TensorSpec HuggingFaceWeights::spec(std::string_view name) const {

@@ -65,7 +65,7 @@ template <class T>
 std::optional<std::size_t> widen(const std::byte* bytes, std::span<std::int32_t> out, std::int64_t vocabulary,
                                  std::int64_t& bad_value) {
   for (std::size_t i = 0; i < out.size(); ++i) {
-    const auto value = static_cast<std::int64_t>(load<T>(bytes + i * sizeof(T)));
+    const std::int64_t value = +load<T>(bytes + i * sizeof(T));
     if (value < 0 || value >= vocabulary) {
       bad_value = value;
       return i;
@@ -97,12 +97,12 @@ std::int64_t TokenFile::element_bytes(Element element) {
     case Element::Int16:
     case Element::Uint16: return 2;
     case Element::Int32:
-    case Element::Uint32: return 4;
-    case Element::Int64: return 8;
-    case Element::Float64:
-    case Element::Float32: break;
+    case Element::Uint32:
+    case Element::Float32: return 4;
+    case Element::Int64:
+    case Element::Float64: break;
   }
-  return 0;
+  return 8;
 }
 
 std::string_view TokenFile::element_name(Element element) {
@@ -124,10 +124,10 @@ TokenFile TokenFile::open_megatron(const std::string& prefix, TokenType type) {
   require(version == kMegatronVersion, ErrorKind::BadData, "{}: byte {}: version {}, only {} is known", name,
           kMegatronVersionOffset, version, kMegatronVersion);
   const auto code = read_value<std::uint8_t>(index, kMegatronTypeOffset);
-  const bool known = code >= 1 && code <= 8 && element_bytes(static_cast<Element>(code)) > 0;
+  const auto element = static_cast<Element>(code);
+  const bool known = code >= 1 && code <= 8 && element != Element::Float32 && element != Element::Float64;
   require(known, ErrorKind::BadData, "{}: byte {}: dtype code {} is not an integer type", name, kMegatronTypeOffset,
           code);
-  const auto element = static_cast<Element>(code);
   const Element asked = type == TokenType::Uint16 ? Element::Uint16 : Element::Uint32;
   require(type == TokenType::Auto || element == asked, ErrorKind::Config, "{}: data.dtype is {}, the index says {}",
           name, to_text(type), element_name(element));
