@@ -101,14 +101,25 @@ void check_for_ranks(Config& config, int ranks) {
 
 std::string dump_config(const Config& config, const Choices& choices) {
   std::istringstream lines(write_yaml(config_keys().write(config)));
-  std::string out, section;
+  std::string out;
+  std::map<std::size_t, std::string> path;  // by indentation: the keys that a line lies under, with its own
   for (std::string line; std::getline(lines, line);) {
-    const std::size_t colon = line.find(':');
-    const std::size_t indent = line.find_first_not_of(' ');
-    if (indent == 0) section = line.substr(0, colon);
-    const bool automatic = colon != std::string::npos && line.substr(colon) == ": auto";
-    const auto choice = automatic ? choices.find(section + "." + line.substr(indent, colon - indent)) : choices.end();
-    out += line + (choice != choices.end() ? "  # " + choice->second : "") + "\n";
+    const std::size_t colon = line.find(':'), indent = line.find_first_not_of(' ');
+    out += line;
+    if (colon != std::string::npos) {
+      path.erase(path.lower_bound(indent), path.end());
+      const std::string above = path.empty() ? "" : path.rbegin()->second + ".";
+      path[indent] = above + line.substr(indent, colon - indent);
+      const std::string value = line.substr(colon);
+      const auto choice = value == ": auto" ? choices.find(path[indent]) : choices.end();
+      if (choice != choices.end()) out += "  # " + choice->second;
+      for (const auto& [key, chosen] : choices) {  // of a section on one line
+        if (!value.starts_with(": {") || !key.starts_with(path[indent] + ".")) continue;
+        const std::string name = key.substr(path[indent].size() + 1);
+        if (value.find(name + ": auto") != std::string::npos) out += "  # " + name + ": " + chosen;
+      }
+    }
+    out += "\n";
   }
   return out;
 }

@@ -96,14 +96,15 @@ Engine::~Engine() = default;
 
 void Engine::set_seed(std::uint64_t seed) { executors_.begin()->second->inputs().seed = seed; }
 
-std::vector<Engine::LocalRun> Engine::local_runs(std::string_view region) {
+const std::vector<Engine::LocalRun>& Engine::local_runs(std::string_view region) {
+  if (const auto found = local_.find(region); found != local_.end()) return found->second;
   const Graph& graph = *programs_.graphs.front();
   const FlatLayout& layout = programs_.layout;
   const PersistentRegion& memory = programs_.plan.region(region);
   const std::int64_t element = dtype_bytes(dtype_);
   std::byte* base = arena_->base() + memory.offset;
   const bool whole = memory.bytes == layout.elements * element;
-  std::vector<LocalRun> runs;
+  std::vector<LocalRun>& runs = local_[std::string(region)];
   for_each_run(graph, layout, [&](const TensorRun& run) {
     const auto add = [&](std::int64_t flat_first, std::int64_t at, std::int64_t count) {
       const std::int64_t skipped = flat_first - run.flat_first;
@@ -177,7 +178,7 @@ void Engine::gather(std::string_view region, std::size_t tensor, std::int64_t fi
 }
 
 void Engine::initialise(std::uint64_t seed) {
-  const std::vector<LocalRun> runs = local_runs("parameters");
+  const std::vector<LocalRun>& runs = local_runs("parameters");
   const std::vector<Piece> pieces = pieces_of(runs);
   parallel_for(static_cast<std::int64_t>(pieces.size()), threads_, [&](std::int64_t i) {
     const Piece& piece = pieces[static_cast<std::size_t>(i)];
@@ -205,7 +206,7 @@ void Engine::load(const HuggingFaceWeights& weights) {
 }
 
 void Engine::read(std::string_view region, const ReadElements& elements) {
-  const std::vector<LocalRun> runs = local_runs(region);
+  const std::vector<LocalRun>& runs = local_runs(region);
   const std::vector<Piece> pieces = pieces_of(runs);
   parallel_for(static_cast<std::int64_t>(pieces.size()), threads_, [&](std::int64_t i) {
     const Piece& piece = pieces[static_cast<std::size_t>(i)];

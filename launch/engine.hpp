@@ -89,7 +89,7 @@ class Engine {
     std::int64_t tensor_first, count;  // elements of the tensor
     std::byte* data;
   };
-  std::vector<LocalRun> local_runs(std::string_view region);
+  const std::vector<LocalRun>& local_runs(std::string_view region);
   // The tensors themselves, in model order, where this rank has all of them in one piece (else Error(Internal)).
   std::vector<NamedTensor> tensors(std::string_view region);
   // Elements [first, first + count) of tensor `tensor` of programs().tensors into `out`, on every rank, from the ranks
@@ -117,7 +117,8 @@ class Engine {
   std::unique_ptr<Arena> arena_;
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
-  std::map<std::string, std::unique_ptr<OwnedRuns>, std::less<>> owned_;  // by region
+  std::map<std::string, std::vector<LocalRun>, std::less<>> local_;       // by region; made when first asked for
+  std::map<std::string, std::unique_ptr<OwnedRuns>, std::less<>> owned_;  // likewise
   std::unique_ptr<StageLinks> links_;                                     // null: no pipeline
   std::vector<KeptBatch> batches_;
   // Where there is a profile: when the actions of the schedule began and ended on the compute stream.

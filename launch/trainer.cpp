@@ -8,6 +8,7 @@
 #include "comm/group.hpp"
 #include "kernels/cpu/gemm.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/choices.hpp"
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/handshake.hpp"
@@ -97,24 +98,6 @@ struct Run {
     return {split, config.train.global_batch, replica, options.mesh.data, options.micro_batch, first_step};
   }
   bool chief() const { return place.rank == 0; }
-  Choices choices() const {
-    const bool alone = place.ranks == 1;
-    const ScheduleConfig& s = config.schedule;
-    return {{"train.micro_batch", std::to_string(options.micro_batch)},
-            {"train.eval_batches", "all"},
-            {"schedule.decay_steps",
-             s.name == ScheduleName::Wsd ? std::to_string(decay_steps(s, config.train.steps)) : "none"},
-            {"parallel.data", std::to_string(options.mesh.data)},
-            {"parallel.shard", std::to_string(options.mesh.shards)},
-            {"memory.budget", format_bytes(budget)},
-            {"memory.logits", format_bytes(options.logits_bytes)},
-            {"memory.reserve", format_bytes(outside) + " measured"},
-            {"comm.transport", alone ? "self" : "mpi"},
-            {"comm.bucket", options.zero > 0 ? "none: a layer at a time" : format_bytes(options.bucket_bytes)},
-            {"comm.collectives", alone ? "none" : "own"},
-            {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},
-            {"run.threads", std::to_string(options.threads)}};
-  }
   PlanContext plan_context() const {
     return {budget, outside, config.memory.reserve ? "memory.reserve" : "measured", place.ranks};
   }
@@ -244,7 +227,9 @@ void train(Config given, const MpiSession& mpi) {
   if (run.profile) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
   TrainingState state = first_state(run);
   // Only now: a run directory of another run was refused as it was.
-  if (run.chief()) write_run_files(run.written, run.choices(), plan_json(run.roles, run.plan_context()).dump(2));
+  if (run.chief())
+    write_run_files(run.written, run_choices(config, run.options, run.budget, run.outside, run.place.ranks),
+                    plan_json(run.roles, run.plan_context()).dump(2));
   run.roles.clear();  // the graphs of all stages
   if (state.step >= config.train.steps) {
     if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);

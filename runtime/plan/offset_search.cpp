@@ -81,7 +81,8 @@ class Descent {
 
   Outcome visit(const Part& part, int floor, int rank, std::size_t depth) {
     if (part.count() == 0) return Outcome::Found;
-    if ((nodes_ -= 1 + part.count() / 32) < 0) return Outcome::OutOfNodes;
+    nodes_ -= 1 + part.count() / 32;
+    if (nodes_ < 0) return Outcome::OutOfNodes;
     if (!raise_bounds(part, floor, rank) || !sections_hold(part)) return Outcome::Exhausted;
     Level& here = level(depth);
     find_candidates(part, floor, rank, here.candidates);
@@ -132,8 +133,8 @@ class Descent {
     const int last = part.last[k];
     rest = part;
     for (int j = 0; j < part.count(); ++j) {
-      const bool meets = (part.first[j] <= last) & (part.last[j] >= first);
-      rest.lowest[j] = meets ? std::max(part.lowest[j], top) : part.lowest[j];
+      const int meets = int{part.first[j] <= last} & int{part.last[j] >= first};  // no branch: vector code
+      rest.lowest[j] = meets != 0 ? std::max(part.lowest[j], top) : part.lowest[j];
     }
     for (auto* column : {&rest.id, &rest.size, &rest.first, &rest.last, &rest.lowest})
       column->erase(column->begin() + k);
@@ -157,8 +158,8 @@ class Descent {
       const int own = std::exchange(top_[j], kNever);
       int support = kNever;
       for (int k = 0; k < count; ++k) {
-        const bool meets = (part.first[k] <= part.last[j]) & (part.last[k] >= part.first[j]);
-        support = std::min(support, meets ? top_[k] : kNever);
+        const int meets = int{part.first[k] <= part.last[j]} & int{part.last[k] >= part.first[j]};
+        support = std::min(support, meets != 0 ? top_[k] : kNever);
       }
       top_[j] = own;
       if (support + part.size[j] > capacity_) return false;

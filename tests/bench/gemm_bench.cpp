@@ -95,8 +95,9 @@ constexpr std::int64_t kFmaSteps = 300000;
 void fma_loop() {
 #pragma omp parallel
   {
-    std::array<simd::Vector, 24> sum{};
-    const simd::Vector x = simd::Vector{} + 0.9999F, y = simd::Vector{} + 1e-6F;
+    using Vector = simd::Vector<float>;
+    Vector sum[24]{};
+    const Vector x = Vector{} + 0.9999F, y = Vector{} + 1e-6F;
     for (std::int64_t i = 0; i < kFmaSteps; ++i) {
 #pragma GCC unroll 24
       for (std::size_t j = 0; j < 24; ++j) {
@@ -188,7 +189,8 @@ class Bench {
 
  private:
   void report(const Shape& s, const Best& peak, const std::vector<Best>& best) const {
-    const double peak_rate = 2.0 * 24 * simd::kLanes * kFmaSteps * threads_ / (peak.cpu / threads_) * 1e-9;
+    const double peak_rate =
+        2.0 * 24 * static_cast<double>(simd::kLanes<float>) * kFmaSteps * threads_ / (peak.cpu / threads_) * 1e-9;
     const double flops = 2.0 * static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
     for (std::size_t i = 0; i < backends_.size(); ++i) {
       if (best[i].cpu > 1e29) continue;

@@ -37,7 +37,7 @@ struct Part {
 
 class Model {
  public:
-  Model(Split split, int ranks, int rank) : split_(split), ranks_(ranks), rank_(rank) {
+  Model(Split split, int ranks, int rank) : split_(split), ranks_(ranks) {
     const std::int64_t inner = kInner / ranks, tokens = split == Split::Sequence ? kTokens / ranks : kTokens;
     const ValueId ids = input("tokens", {kBatch, tokens}), targets = input("targets", {kBatch, tokens});
     const ValueId embedding = parameter({"embedding", {kIds, kWidth}, 0, kIds, 0, kWidth});
@@ -99,7 +99,7 @@ class Model {
   }
 
   Split split_;
-  int ranks_, rank_;
+  int ranks_;
 };
 
 // One rank's run of the model: memory that is poisoned before and after its life, streams that really run side by side.

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -59,7 +61,8 @@ struct Guarded {
   std::string compare(const std::string& what, const Expected& expected) {
     for (std::int64_t i = 0; i < size(); ++i) {
       const T e = expected(i);
-      if (std::memcmp(&(*this)[i], &e, sizeof(T)) != 0) {
+      using Bits = std::array<std::byte, sizeof(T)>;
+      if (std::bit_cast<Bits>((*this)[i]) != std::bit_cast<Bits>(e)) {
         return fmt::format("{} of {} {}: element {} is {}, not {}\n", what, size(), dtype_name(suite_dtype<T>()), i,
                            (*this)[i], e);
       }

@@ -133,7 +133,8 @@ TEST_F(Gemm, EpilogueSeesEveryFinishedElementOnce) {
                     GemmEpilogue(finish));
         for (std::int64_t i = 0; i < s.m * s.n; ++i) {
           const auto at = static_cast<std::size_t>(i);
-          ASSERT_EQ(c[at], product[at] + static_cast<float>(1000 + i / s.n)) << at << ", " << threads << " threads";
+          const std::int64_t row = i / s.n;
+          ASSERT_EQ(c[at], product[at] + static_cast<float>(1000 + row)) << at << ", " << threads << " threads";
         }
       }
     }

@@ -246,6 +246,16 @@ TEST(Config, RoundTrip) {
   EXPECT_FALSE(same_values(parse_config(kData, "f"), parse_config(kData + "device: cpu\nrun: {seed: 2}\n", "f")));
 }
 
+TEST(Config, ChoicesStandBehindTheirAuto) {
+  const Config config = parse_config(kData, "f");
+  const Choices choices{{"data.dtype", "uint16"}, {"model.rope.original_positions", "none"}, {"run.seed", "not auto"}};
+  const std::string text = dump_config(config, choices);
+  EXPECT_NE(text.find("\n  dtype: auto  # uint16\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("original_positions: auto}  # original_positions: none\n"), std::string::npos) << text;
+  EXPECT_EQ(text.find("not auto"), std::string::npos) << text;
+  EXPECT_TRUE(same_values(config, parse_config(text, "dump")));
+}
+
 TEST(Config, EveryPresetCanBeConfigured) {
   for (const std::string& name : model_preset_names()) {
     const Config c = parse_config(kData + "model: {preset: " + name + "}\n", "f");

@@ -1,0 +1,31 @@
+#include "launch/choices.hpp"
+
+#include "optim/schedule.hpp"
+#include "runtime/core/text.hpp"
+
+namespace plimsoll {
+
+Choices run_choices(const Config& config, const ProgramOptions& options, std::int64_t budget, std::int64_t outside,
+                    int ranks) {
+  const bool alone = ranks == 1;
+  const ScheduleConfig& s = config.schedule;
+  return {{"model.rope.original_positions", "none: only the llama3 scaling has it"},
+          {"data.dtype", "what each file says"},
+          {"train.micro_batch", std::to_string(options.micro_batch)},
+          {"train.eval_batches", "all"},
+          {"schedule.decay_steps",
+           s.name == ScheduleName::Wsd ? std::to_string(decay_steps(s, config.train.steps)) : "none"},
+          {"parallel.data", std::to_string(options.mesh.data)},
+          {"parallel.shard", std::to_string(options.mesh.shards)},
+          {"parallel.stages", options.mesh.pipeline > 1 ? "cut by cost" : "none"},
+          {"memory.budget", format_bytes(budget)},
+          {"memory.logits", format_bytes(options.logits_bytes)},
+          {"memory.reserve", format_bytes(outside) + " measured"},
+          {"comm.transport", alone ? "self" : "mpi"},
+          {"comm.bucket", options.zero > 0 ? "none: a layer at a time" : format_bytes(options.bucket_bytes)},
+          {"comm.collectives", alone ? "none" : "own"},
+          {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},
+          {"run.threads", std::to_string(options.threads)}};
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,13 @@
+#pragma once
+// What a run chose where the configuration says `auto`: comments of the config.yaml in its run directory.
+
+#include "launch/config.hpp"
+#include "launch/programs.hpp"
+
+namespace plimsoll {
+
+// By key. `budget` and `outside` (memory.reserve): bytes per rank; `ranks`: of the run.
+Choices run_choices(const Config& config, const ProgramOptions& options, std::int64_t budget, std::int64_t outside,
+                    int ranks);
+
+}  // namespace plimsoll
