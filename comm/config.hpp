@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "runtime/core/keys_fwd.hpp"
 
@@ -26,6 +27,7 @@ struct CommConfig {
   std::optional<std::int64_t> bucket;  // bytes of gradients sent together; nullopt: auto
   CollectiveSource collectives = CollectiveSource::Auto;
   std::optional<double> deadline;  // seconds; nullopt: auto
+  std::string cluster;             // a file of configs/clusters; empty: auto, a CPU core per rank
   bool operator==(const CommConfig&) const = default;
 };
 

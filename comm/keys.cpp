@@ -16,6 +16,8 @@ KeyTable<CommConfig> comm_keys() {
               "a collective of a step or an evaluation that takes longer ends the run, and so does a rank that does "
               "not "
               "answer for as long anywhere else; auto: 5 median steps, at least 30 s"),
+          key_or("auto", std::string(), "cluster", &C::cluster, {}, "",
+                 "description of devices and links that `parallel: auto` plans for; auto: a CPU core per rank"),
       }};
 }
 

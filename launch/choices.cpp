@@ -1,5 +1,6 @@
 #include "launch/choices.hpp"
 
+#include "launch/layout_choice.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/text.hpp"
 
@@ -11,6 +12,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
   const ScheduleConfig& s = config.schedule;
   return {{"model.rope.original_positions", "none: only the llama3 scaling has it"},
           {"data.dtype", "what each file says"},
+          {"parallel", parallel_line(config.parallel)},
           {"train.micro_batch", std::to_string(options.micro_batch)},
           {"train.eval_batches", "all"},
           {"schedule.decay_steps",
@@ -23,6 +25,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"memory.reserve", format_bytes(outside) + " measured"},
           {"comm.transport", alone ? "self" : "mpi"},
           {"comm.bucket", options.zero > 0 ? "none: a layer at a time" : format_bytes(options.bucket_bytes)},
+          {"comm.cluster", "a CPU core per rank"},
           {"comm.collectives", alone ? "none" : "own"},
           {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},
           {"run.threads", std::to_string(options.threads)}};

@@ -102,6 +102,10 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   plan->add_option("--threads", a.plan.threads, "threads per rank; default: run.threads, or cores / ranks")
       ->check(CLI::PositiveNumber);
   plan->add_option("--budget", a.plan.budget, "bytes per rank, instead of memory.budget");
+  plan->add_option("--cluster", a.plan.cluster,
+                   "devices and links to plan for (configs/clusters), instead of comm.cluster; predicts the step time")
+      ->type_name("FILE");
+  plan->add_flag("--why", a.plan.why, "with parallel: auto, an example of every reason for which layouts fell");
   CLI::Option* peak = plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
   plan->add_option("--rank", a.plan.rank, "the peak of this rank; default: of the one that needs most")
       ->check(CLI::NonNegativeNumber)

@@ -6,6 +6,7 @@
 
 #include "launch/export.hpp"
 #include "launch/info.hpp"
+#include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
@@ -133,6 +134,34 @@ void draw_schedule(const Programs& programs, const PlanArguments& plan, bool jso
   if (!plan.gantt_svg.empty()) replace_file(plan.gantt_svg, gantt_svg(timeline));
 }
 
+struct PlannedLayouts {
+  ClusterDescription cluster;
+  LayoutChoice choice;
+};
+
+std::int64_t arena_budget(const PlanContext& context) {
+  return context.budget_bytes > 0 ? context.budget_bytes - context.outside_bytes : 0;
+}
+
+// `parallel: auto`, or a prediction for an explicit layout where a cluster is named. A device of a named cluster also
+// says what it has and keeps, where the configuration does not.
+std::optional<PlannedLayouts> plan_layouts(Config& config, const Place& place, PlanContext& context) {
+  const bool named = !config.comm.cluster.empty();
+  if (!named && !config.parallel.automatic) return std::nullopt;
+  PlannedLayouts planned{choose_cluster(config), {}};
+  if (named && context.budget_bytes == 0) context.budget_bytes = planned.cluster.device.memory_bytes;
+  if (named && !config.memory.reserve) {
+    context.outside_bytes = planned.cluster.device.outside_bytes;
+    context.outside_source = "description";
+  }
+  if (auto choice = choose_layout(config, place, planned.cluster, context.budget_bytes, context.outside_bytes)) {
+    planned.choice = std::move(*choice);
+  } else {
+    planned.choice = predict_layout(config, place, planned.cluster, context.budget_bytes, context.outside_bytes);
+  }
+  return planned;
+}
+
 }  // namespace
 
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json) {
@@ -141,7 +170,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   std::vector<std::string> overrides = arguments.overrides;
   if (!plan.budget.empty()) overrides.push_back("memory.budget=" + plan.budget);
   if (plan.threads) overrides.push_back(fmt::format("run.threads={}", *plan.threads));
-  const Config config = planning_config({arguments.path, overrides}, plan.ranks);
+  Config config = planning_config({arguments.path, overrides}, plan.ranks);
+  if (!plan.cluster.empty()) config.comm.cluster = plan.cluster;
   const Place place{0, plan.ranks, 0, plan.ranks};  // as train would find it with all ranks on this machine
   PlanContext context;
   context.ranks = plan.ranks;
@@ -149,6 +179,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   const auto remembered = config.memory.reserve ? config.memory.reserve : remembered_outside_bytes(plan.ranks);
   context.outside_bytes = remembered.value_or(kOutsideEstimate);
   context.outside_source = config.memory.reserve ? "memory.reserve" : remembered ? "last run" : "estimate";
+  const std::optional<PlannedLayouts> layouts = plan_layouts(config, place, context);
   const ProgramOptions options =
       choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes);
   const std::vector<RankRole> roles = rank_roles(options);
@@ -159,8 +190,10 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   if (json) {
     nlohmann::json report = plan_json(roles, context);
     if (plan.verify) report["verified"] = true;
+    if (layouts) report["layouts"] = layout_json(layouts->choice);
     print_json(report);
   } else {
+    if (layouts) fmt::print("{}", layout_text(layouts->choice, layouts->cluster, arena_budget(context), plan.why));
     const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
     fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
@@ -175,9 +208,10 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
 int command_graph(const ConfigArguments& arguments, const GraphArguments& graph) {
   require(graph.rank < graph.ranks, ErrorKind::Usage, "--rank {}: the ranks of --ranks {} are 0 to {}", graph.rank,
           graph.ranks, graph.ranks - 1);
-  const Config config = planning_config(arguments, graph.ranks);
-  ProgramOptions options =
-      choose_programs(config, {graph.rank, graph.ranks, graph.rank, graph.ranks}, Purpose::Train, 0, 0);
+  Config config = planning_config(arguments, graph.ranks);
+  const Place place{graph.rank, graph.ranks, graph.rank, graph.ranks};
+  choose_layout(config, place, choose_cluster(config), 0, 0);
+  ProgramOptions options = choose_programs(config, place, Purpose::Train, 0, 0);
   options.logits = graph.program == "logits";
   if (graph.program == "prefill" || graph.program == "decode") options.cache_positions = config.model.positions;
   const Programs programs = build_programs(options);

@@ -36,7 +36,8 @@ struct PlanArguments {
   std::optional<int> threads;
   std::string budget;
   std::optional<int> rank;  // whose peak is listed; none: of the rank that needs most
-  bool peak = false, verify = false, gantt = false;
+  std::string cluster;      // a file; empty: comm.cluster
+  bool peak = false, verify = false, gantt = false, why = false;
   std::string gantt_svg;  // a file; empty: none
 };
 struct GraphArguments {

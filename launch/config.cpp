@@ -96,6 +96,7 @@ void check_for_ranks(Config& config, int ranks) {
   const ConfigNode nowhere;
   add_issues(rank_contradictions(config, ranks), config.source ? *config.source : nowhere, errors);
   throw_if_any(errors);
+  if (config.parallel.automatic) return;
   config.parallel.data = ranks / (config.parallel.pipeline * config.parallel.tensor);
 }
 

@@ -75,7 +75,7 @@ Config load_config(const std::string& path, std::span<const std::string> overrid
 Config parse_config(const std::string& yaml, const std::string& name, std::span<const std::string> overrides = {});
 
 // What depends on the number of ranks: fills parallel.data and requires that ranks = data * pipeline * tensor and that
-// global_batch divides into data * micro_batch. Throws Error(Config).
+// global_batch divides into data * micro_batch. Leaves `parallel: auto` to choose_layout(). Throws Error(Config).
 void check_for_ranks(Config& config, int ranks);
 
 // Key ("train.micro_batch") → what a run chose where the configuration says auto.

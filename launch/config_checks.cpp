@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
+
+#include "parallel/rules.hpp"
 
 namespace plimsoll {
 namespace {
@@ -83,65 +84,13 @@ void check_memory(const Config& config, Issues& issues) {
   }
 }
 
-void check_pipeline(const Config& config, Issues& issues) {
-  const ParallelConfig& p = config.parallel;
-  const std::int64_t layers = config.model.layers, pieces = p.pipeline * p.chunks();
-  if (p.interleave != ParallelConfig{}.interleave && p.schedule != PipelineSchedule::Interleaved)
-    issues.push_back({"parallel.interleave", "only with schedule: interleaved", {"parallel.schedule"}});
-  if (p.pipeline == 1) return;
-  if (pieces > layers) {
-    issues.push_back({"parallel.pipeline",
-                      p.chunks() == 1
-                          ? fmt::format("{} stages for {} layers", p.pipeline, layers)
-                          : fmt::format("{} stages of {} pieces for {} layers", p.pipeline, p.chunks(), layers),
-                      {"model.layers", "parallel.interleave"}});
-  }
-  if (!p.stages) return;
-  const std::int64_t sum = std::accumulate(p.stages->begin(), p.stages->end(), std::int64_t{0});
-  if (static_cast<std::int64_t>(p.stages->size()) != pieces) {
-    issues.push_back({"parallel.stages",
-                      fmt::format("{} numbers for {} pieces", p.stages->size(), pieces),
-                      {"parallel.pipeline", "parallel.interleave", "parallel.schedule"}});
-  } else if (sum != layers) {
-    issues.push_back(
-        {"parallel.stages", fmt::format("{} layers in all, the model has {}", sum, layers), {"model.layers"}});
-  }
-}
-
 void check_parallel(const Config& config, Issues& issues) {
-  const ParallelConfig& p = config.parallel;
-  const std::int64_t kv_heads = config.model.kv_heads == 0 ? config.model.heads : config.model.kv_heads;
-  if (p.tensor > 1 && config.model.heads % p.tensor != 0) {
-    issues.push_back({"parallel.tensor",
-                      fmt::format("model.heads {} is not divisible by tensor {}", config.model.heads, p.tensor),
-                      {"model.heads"}});
-  }
-  if (p.tensor > 1 && kv_heads > 0 && kv_heads % p.tensor != 0 && p.tensor % kv_heads != 0) {
-    issues.push_back({"parallel.tensor",
-                      fmt::format("neither of tensor {} and model.kv_heads {} divides the other", p.tensor, kv_heads),
-                      {"model.kv_heads", "model.heads"}});
-  }
-  if (p.tensor > 1 && config.model.ffn % p.tensor != 0) {
-    issues.push_back({"parallel.tensor",
-                      fmt::format("model.ffn {} is not divisible by tensor {}", config.model.ffn, p.tensor),
-                      {"model.ffn"}});
-  }
-  if (p.sequence.value_or(false) && config.data.sequence % p.tensor != 0) {
-    issues.push_back({"parallel.sequence",
-                      fmt::format("data.sequence {} is not divisible by tensor {}", config.data.sequence, p.tensor),
-                      {"data.sequence", "parallel.tensor"}});
-  }
-  check_pipeline(config, issues);
-  if (p.shard && *p.shard > 1 && p.zero.value_or(0) == 0) {
-    issues.push_back({"parallel.shard", "nothing is divided with zero: 0", {"parallel.zero"}});
-  }
-  if (config.comm.bucket && p.zero.value_or(0) > 0) {
+  for (ConfigIssue& issue : layout_issues(config.parallel, config.model, config.data.sequence))
+    issues.push_back(std::move(issue));
+  if (config.comm.bucket && config.parallel.zero.value_or(0) > 0) {
     issues.push_back({"comm.bucket",
                       "zero reduces and gathers the units of the model (a layer each), not buckets",
                       {"parallel.zero"}});
-  }
-  if (p.sequence.value_or(false) && p.tensor == 1) {
-    issues.push_back({"parallel.sequence", "sequence parallelism needs tensor > 1", {"parallel.tensor"}});
   }
 }
 
@@ -169,44 +118,10 @@ Issues contradictions(const Config& config) {
 }
 
 Issues rank_contradictions(const Config& config, int ranks) {
-  const ParallelConfig& p = config.parallel;
-  const std::int64_t model_ranks = p.pipeline * p.tensor;
-  const std::int64_t data = p.data.value_or(std::max<std::int64_t>(1, ranks / model_ranks));
-  if (data * model_ranks != ranks) {
-    return {{p.data ? "parallel.data" : "parallel.pipeline",
-             fmt::format("data {} * pipeline {} * tensor {} = {} ranks, but {} were started", data, p.pipeline,
-                         p.tensor, data * model_ranks, ranks),
-             {"parallel.tensor"}}};
-  }
   Issues issues;
-  if (p.schedule != ParallelConfig{}.schedule && p.pipeline == 1) {
-    issues.push_back({"parallel.schedule", "has no effect with pipeline: 1", {"parallel.pipeline"}});
-  }
-  if (p.stages && p.pipeline == 1)
-    issues.push_back({"parallel.stages", "has no effect with pipeline: 1", {"parallel.pipeline"}});
-  const std::int64_t micro_batches = config.train.global_batch / (data * config.train.micro_batch.value_or(1));
-  if (p.schedule == PipelineSchedule::Interleaved && p.pipeline > 1 && micro_batches % p.pipeline != 0) {
-    issues.push_back({"parallel.schedule",
-                      fmt::format("interleaved needs micro-batches that the {} stages divide, not {} per replica",
-                                  p.pipeline, micro_batches),
-                      {"train.global_batch", "train.micro_batch", "parallel.pipeline", "parallel.data"}});
-  }
-  if (p.shard && data % *p.shard != 0) {
-    issues.push_back(
-        {"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});
-  }
-  const std::int64_t micro = config.train.micro_batch.value_or(1);
-  const std::int64_t unit = data * micro;
-  const std::int64_t batch = config.train.global_batch;
-  if (batch % unit != 0) {
-    const std::int64_t lower = batch / unit * unit;
-    const std::string nearest = lower == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", lower, lower + unit);
-    issues.push_back(
-        {"train.global_batch",
-         fmt::format("global_batch {} is not divisible by {} replicas{} (nearest that is: {})", batch, data,
-                     config.train.micro_batch ? fmt::format(" * micro_batch {} = {}", micro, unit) : "", nearest),
-         {"train.micro_batch", "parallel.data"}});
-  }
+  // What `parallel: auto` chooses obeys the same rules.
+  if (!config.parallel.automatic)
+    issues = rank_issues(config.parallel, ranks, config.train.global_batch, config.train.micro_batch);
   if (config.comm.transport == TransportName::Self && ranks > 1) {
     issues.push_back({"comm.transport", fmt::format("self is for one rank, but {} were started", ranks)});
   }
@@ -219,6 +134,7 @@ Issues unsupported_values(const Config& config) {
   };
   const std::vector<RecomputeMode>& layers = config.memory.recompute_layers;
   const TransportName transport = config.comm.transport;
+  const std::optional<std::string> zero_pipeline = zero_pipeline_fault(config.parallel);
   struct Row {
     bool asked;
     const char* key;
@@ -228,8 +144,7 @@ Issues unsupported_values(const Config& config) {
       {config.device == DeviceKind::Cuda, "device", "this build computes on the CPU only"},
       {config.precision == DType::bf16 || config.precision == DType::f16, "precision",
        "this build computes in fp32 and fp64"},
-      {config.parallel.pipeline > 1 && config.parallel.zero.value_or(0) >= 2, "parallel.zero",
-       "zero 2 and 3 communicate in every micro-batch, which a pipeline's stages would wait for: 0 or 1 with pipeline"},
+      {zero_pipeline.has_value(), "parallel.zero", zero_pipeline ? zero_pipeline->c_str() : ""},
       {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},
       {has_recompute(config.memory.recompute) || std::any_of(layers.begin(), layers.end(), has_recompute),
@@ -245,10 +160,11 @@ Issues unsupported_values(const Config& config) {
 }
 
 void resolve_automatic(Config& config) {
-  config.parallel.automatic = false;
-  if (!config.parallel.zero) config.parallel.zero = 0;
   const std::int64_t tensor = config.parallel.tensor;
-  if (!config.parallel.sequence) config.parallel.sequence = tensor > 1 && config.data.sequence % tensor == 0;
+  if (!config.parallel.automatic) {
+    if (!config.parallel.zero) config.parallel.zero = 0;
+    if (!config.parallel.sequence) config.parallel.sequence = tensor > 1 && config.data.sequence % tensor == 0;
+  }
   if (config.memory.recompute == RecomputeMode::Auto) config.memory.recompute = RecomputeMode::None;
 }
 

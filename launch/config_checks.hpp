@@ -13,7 +13,8 @@ std::vector<ConfigIssue> contradictions(const Config& config);
 std::vector<ConfigIssue> rank_contradictions(const Config& config, int ranks);
 // Explicit values that this build cannot honour. One table; a line goes when its feature arrives.
 std::vector<ConfigIssue> unsupported_values(const Config& config);
-// Replaces each `auto` that this build decides without looking at ranks or memory.
+// Replaces each `auto` that this build decides without looking at ranks or memory; `parallel: auto` is not among them
+// (launch/layout_choice.hpp).
 void resolve_automatic(Config& config);
 
 }  // namespace plimsoll

@@ -61,7 +61,7 @@ Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
 }
 
 Graph train_graph(const ProgramOptions& o, const Programs& p) {
-  const std::int64_t scratch = reduce_scratch_bytes(o.mesh.ranks());
+  const std::int64_t scratch = reduce_scratch_bytes(o.mesh.longest_axis());
   const DataParallel data = data_parallel(o);
   Graph graph = differentiated_graph(o, p);
   UpdateOptions update{o.optimizer, data.shard_rank, {{"shard", data.shards}, {"tensor", o.mesh.tensor}}, {},
@@ -126,11 +126,35 @@ std::vector<Program> Programs::list() const {
   return all;
 }
 
+std::vector<int> program_cuts(const ProgramOptions& o) {
+  if (o.mesh.pipeline == 1) return {};
+  return pipeline_cuts(o.model, train_shape(o), pipeline_parallel(o), o.stage_layers);
+}
+
+std::vector<int> distinct_stages(const ProgramOptions& o) {
+  const int stages = o.mesh.pipeline;
+  std::vector<int> first = program_cuts(o);
+  first.push_back(static_cast<int>(o.model.layers));
+  std::vector<int> distinct;
+  std::vector<std::vector<int>> seen;
+  for (int stage = 0; stage < stages; ++stage) {
+    std::vector<int> layers{stage == 0 || stage + 1 == stages ? stage : -1};
+    for (int chunk = 0; stages > 1 && chunk < o.chunks; ++chunk) {
+      const auto piece = static_cast<std::size_t>(piece_index(stages, stage, chunk));
+      layers.push_back(first[piece + 1] - first[piece]);
+    }
+    if (std::find(seen.begin(), seen.end(), layers) != seen.end()) continue;
+    distinct.push_back(stage);
+    seen.push_back(std::move(layers));
+  }
+  return distinct;
+}
+
 Programs build_programs(const ProgramOptions& o) {
   Programs p;
   if (o.mesh.pipeline > 1) {
     p.stage = coordinates(o.mesh, o.rank).pipeline;
-    p.cuts = pipeline_cuts(o.model, train_shape(o), pipeline_parallel(o), o.stage_layers);
+    p.cuts = program_cuts(o);
     p.schedule = std::make_unique<Schedule>(
         make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(o.micro_batches), o.chunks));
   }

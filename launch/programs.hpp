@@ -66,6 +66,11 @@ struct Programs {
 };
 
 Programs build_programs(const ProgramOptions& options);
+// The first layer of each piece of a pipeline; empty without one.
+std::vector<int> program_cuts(const ProgramOptions& options);
+// Stages of which one has the largest plan: of those in the middle that hold as many layers, the first, which has most
+// micro-batches in flight.
+std::vector<int> distinct_stages(const ProgramOptions& options);
 
 // Does not fit: what is largest, and the nearest changes that would fit. Its text is what the user sees.
 struct Infeasible {

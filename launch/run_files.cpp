@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
+#include "launch/layout_choice.hpp"
 #include "launch/run_identity.hpp"
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
@@ -104,6 +105,9 @@ void keep_plan_choices(Config& config, int ranks) {
   const auto keep = [&](const char* name, std::optional<std::int64_t>& key) {
     if (!key && plan.contains(name)) key = plan[name].get<std::int64_t>();
   };
+  if (config.parallel.automatic && plan.contains("parallel")) {
+    config.parallel = read_parallel_line(plan["parallel"].get<std::string>(), file.string());
+  }
   keep("micro_batch", config.train.micro_batch);
   keep("logits_bytes", config.memory.logits);
 }

@@ -109,7 +109,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
     o.logits_bytes = logits_bytes;
     if (budget_bytes == 0) return true;
     // Stages differ, and all ranks must choose alike.
-    for (int stage = 0; stage < o.mesh.pipeline; ++stage) {
+    for (const int stage : distinct_stages(o)) {
       ProgramOptions there = o;
       there.rank = rank_at(o.mesh, {0, stage, 0});
       if (build_programs(there).plan.total_bytes + outside_bytes > budget_bytes) return false;

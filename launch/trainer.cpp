@@ -12,6 +12,7 @@
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/handshake.hpp"
+#include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
@@ -74,6 +75,8 @@ struct Run {
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
     if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
     budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(budget)));
+    if (auto choice = choose_layout(config, place, choose_cluster(config), budget, outside); choice && chief())
+      fmt::print("{}", layout_text(*choice, choose_cluster(config), budget - outside, false));
     options = choose_programs(config, place, purpose, budget, outside);
     roles = rank_roles(options);
     const auto infeasible = check_budget(roles, budget, outside);
@@ -227,9 +230,12 @@ void train(Config given, const MpiSession& mpi) {
   if (run.profile) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
   TrainingState state = first_state(run);
   // Only now: a run directory of another run was refused as it was.
-  if (run.chief())
+  if (run.chief()) {
+    nlohmann::json plan = plan_json(run.roles, run.plan_context());
+    plan["parallel"] = parallel_line(config.parallel);
     write_run_files(run.written, run_choices(config, run.options, run.budget, run.outside, run.place.ranks),
-                    plan_json(run.roles, run.plan_context()).dump(2));
+                    plan.dump(2));
+  }
   run.roles.clear();  // the graphs of all stages
   if (state.step >= config.train.steps) {
     if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);

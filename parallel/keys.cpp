@@ -51,7 +51,8 @@ KeyTable<ParallelConfig> parallel_keys() {
               {"stages", "auto | list of integers", "layers", ">= 1",
                "of each piece of a pipeline, in the order of the model; auto: cut by cost", read_stages, write_stages},
           },
-      .word = read_word};
+      .word = read_word,
+      .as_word = [](const C& parallel) { return std::string(parallel.automatic ? "auto" : ""); }};
 }
 
 }  // namespace plimsoll

@@ -3,6 +3,7 @@
 // tensor axis runs fastest, so that its groups are neighbours on a node, then data, then pipeline. With hybrid sharding
 // the data axis itself is [replica, shard], shard running faster.
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@ struct Mesh {
   int shards = 1;     // of the data axis: neighbours among which ZeRO divides; divides data
   int kv_copies = 1;  // of the tensor axis: neighbours that have the same key/value heads; divides tensor
   int ranks() const { return data * pipeline * tensor; }
+  int longest_axis() const { return std::max({data, pipeline, tensor}); }  // no group is larger
   bool operator==(const Mesh&) const = default;
 };
 

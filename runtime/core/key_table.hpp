@@ -42,6 +42,8 @@ struct KeyTable {
   std::function<void(Section&, const ConfigNode&, const KeyScope&)> prepare = {};
   // Takes a section that is a single word (`parallel: auto`); false when it is not that word.
   std::function<bool(Section&, const std::string&)> word = {};
+  // That word, when the section is to be written as it; else empty.
+  std::function<std::string(const Section&)> as_word = {};
 
   // Reads a map over `section`. Unknown keys and unusable values are reported; the others are set all the same.
   void read(Section& section, const ConfigNode& node, const KeyScope& scope) const {
@@ -62,8 +64,9 @@ struct KeyTable {
     }
   }
 
-  // A map with every key.
+  // A map with every key, or the word.
   ConfigNode write(const Section& section) const {
+    if (as_word && !as_word(section).empty()) return ConfigNode::scalar(as_word(section));
     ConfigNode map;
     map.kind = ConfigNode::Kind::Map;
     for (const Key<Section>& k : keys) map.entries.push_back({k.name, {}, k.write(section)});

@@ -1,7 +1,7 @@
 // What ranks send: the transport counts what the formulas of the collectives say, and those add up to what is known of
 // each kind of parallelism.
 
-#include "comm/volume.hpp"
+#include "runtime/exec/volume.hpp"
 #include "parallel/tensor.hpp"
 
 #include "tests/support/equivalence.hpp"

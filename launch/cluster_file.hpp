@@ -1,0 +1,16 @@
+#pragma once
+// Descriptions of clusters (configs/clusters) from YAML.
+
+#include <string>
+
+#include "runtime/plan/cluster.hpp"
+
+namespace plimsoll {
+
+// Reads a file; every key must be there. Throws one Error(Config) with a line `file:line:column: what` for every fault,
+// Error(MissingInput) when the file cannot be read.
+ClusterDescription load_cluster(const std::string& path);
+// The same for a text; `name` stands for the file in errors.
+ClusterDescription parse_cluster(const std::string& yaml, const std::string& name);
+
+}  // namespace plimsoll

@@ -1,0 +1,184 @@
+#include "launch/layout_choice.hpp"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "launch/cluster_file.hpp"
+#include "launch/yaml_reader.hpp"
+#include "runtime/core/key_table.hpp"
+#include "runtime/core/text.hpp"
+
+namespace plimsoll {
+namespace {
+
+// A rank other than the first may hold most: every stage that is not like a larger one.
+ExactMemory largest_rank(const ProgramOptions& options) {
+  ExactMemory most;
+  for (const int stage : distinct_stages(options)) {
+    ProgramOptions there = options;
+    there.rank = rank_at(options.mesh, {0, stage, 0});
+    const MemoryPlan plan = build_programs(there).plan;
+    if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
+  }
+  return most;
+}
+
+std::int64_t class_bytes(const ExactMemory& memory, std::initializer_list<MemoryClass> classes) {
+  std::int64_t sum = 0;
+  for (const MemoryClass c : classes) sum += memory.class_bytes[static_cast<std::size_t>(c)];
+  return sum;
+}
+
+std::string milliseconds(double seconds) {
+  return seconds < 10 ? fmt::format("{:.4g} ms", seconds * 1e3) : fmt::format("{:.4g} s", seconds);
+}
+
+}  // namespace
+
+ClusterDescription choose_cluster(const Config& config) {
+  return config.comm.cluster.empty() ? ClusterDescription{} : load_cluster(config.comm.cluster);
+}
+
+LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena_bytes) {
+  LayoutProblem p;
+  p.model = config.model;
+  p.dtype = config.precision;
+  p.sequence = config.data.sequence;
+  p.global_batch = config.train.global_batch;
+  p.micro_batch = config.train.micro_batch;
+  p.optimizer = config.optimizer;
+  if (config.comm.bucket) p.bucket_bytes = *config.comm.bucket;
+  if (config.memory.logits) p.logits_bytes = *config.memory.logits;
+  p.ranks = ranks;
+  p.budget_bytes = arena_bytes;
+  p.reduction_scratch = true;
+  p.pipelines = !config.model.tied || config.comm.collectives != CollectiveSource::Mpi;
+  p.most_zero = config.comm.bucket ? 0 : 3;
+  return p;
+}
+
+void use_layout(Config& config, const Layout& layout) {
+  config.parallel = to_parallel(layout);
+  config.train.micro_batch = layout.micro_batch;
+}
+
+Layout layout_of(const Config& config, const ProgramOptions& o) {
+  Layout l;
+  l.mesh = o.mesh;
+  l.zero = o.zero;
+  l.sequence_parallel = o.sequence_parallel;
+  l.schedule = o.schedule;
+  l.chunks = o.chunks;
+  l.micro_batch = o.micro_batch;
+  l.micro_batches = config.train.global_batch / (o.mesh.data * o.micro_batch);
+  if (o.mesh.pipeline == 1) return l;
+  const std::vector<int> first = program_cuts(o);
+  for (std::size_t i = 0; i < first.size(); ++i)
+    l.stage_layers.push_back((i + 1 < first.size() ? first[i + 1] : o.model.layers) - first[i]);
+  return l;
+}
+
+LayoutChoice predict_layout(const Config& config, const Place& place, const ClusterDescription& cluster,
+                            std::int64_t budget_bytes, std::int64_t outside_bytes) {
+  const ProgramOptions options = choose_programs(config, place, Purpose::Train, budget_bytes, outside_bytes);
+  const DescribedCosts costs(cluster);
+  LayoutCosts estimates(layout_problem(config, place.ranks, 0), {cluster, &costs});
+  LayoutChoice choice;
+  choice.tried = choice.planned = 1;
+  const Layout layout = layout_of(config, options);
+  choice.best.push_back({layout, estimates.estimate(layout), largest_rank(options)});
+  return choice;
+}
+
+ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, std::int64_t budget_bytes,
+                         std::int64_t outside_bytes) {
+  Config with = config;
+  use_layout(with, layout);
+  return largest_rank(choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes));
+}
+
+std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const ClusterDescription& cluster,
+                                          std::int64_t budget_bytes, std::int64_t outside_bytes) {
+  if (!config.parallel.automatic) return std::nullopt;
+  const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
+  const DescribedCosts costs(cluster);
+  Place first = place;
+  first.rank = 0;
+  LayoutChoice choice = choose_layout(
+      layout_problem(config, place.ranks, arena), {cluster, &costs},
+      [&](const Layout& layout) { return exact_memory(config, first, layout, budget_bytes, outside_bytes); });
+  require(!choice.best.empty() || choice.least_memory, ErrorKind::Config,
+          "{}: no layout of {} ranks can run this model and batch: {}", key_place(config, "parallel"), place.ranks,
+          choice.examples.empty() ? "" : choice.examples.front().second);
+  use_layout(config, choice.best.empty() ? choice.least_memory->layout : choice.best.front().layout);
+  return choice;
+}
+
+std::string parallel_line(const ParallelConfig& parallel) { return parallel_keys().write(parallel).one_line(); }
+
+ParallelConfig read_parallel_line(const std::string& line, const std::string& file) {
+  ConfigErrors errors;
+  const ConfigNode layout = read_yaml(line, file, errors, true);
+  ParallelConfig parallel;
+  if (errors.empty()) parallel_keys().read(parallel, layout, {"parallel", &errors, nullptr});
+  require(errors.empty(), ErrorKind::BadData, "{}: its layout cannot be read: {}", file, errors.text());
+  return parallel;
+}
+
+std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
+                        bool why) {
+  std::string out = fmt::format("layouts on {}: {} tried, {} planned\n", cluster.device.name,
+                                format_count(choice.tried), format_count(choice.planned));
+  out += fmt::format("  {:>11}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", "step", "MFU", "bubble", "exposed",
+                     "state", "activations", "arena", "margin", "layout");
+  for (const RankedLayout& r : choice.best) {
+    const LayoutEstimate& e = r.estimate;
+    const ExactMemory memory = r.exact.value_or(ExactMemory{e.memory_bound_bytes, {}});
+    using enum MemoryClass;
+    out += fmt::format("  {:>11}{:>6.1f} %{:>7.1f} %{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", milliseconds(e.step_s),
+                       100 * e.mfu, 100 * e.bubble, milliseconds(e.exposed_s),
+                       format_bytes(class_bytes(memory, {Parameters, Gradients, Optimizer})),
+                       format_bytes(class_bytes(memory, {Activations})), format_bytes(memory.arena_bytes),
+                       arena_bytes > 0 ? format_bytes(arena_bytes - memory.arena_bytes) : "", to_text(r.layout));
+  }
+  if (choice.best.empty() && choice.least_memory) {
+    const auto& least = *choice.least_memory;
+    out += fmt::format("  none fits; least memory: {} with {}\n",
+                       format_bytes(least.exact ? least.exact->arena_bytes : least.estimate.memory_bound_bytes),
+                       to_text(least.layout));
+  }
+  std::vector<std::string> reasons;
+  for (const auto& [reason, count] : choice.fallen)
+    reasons.push_back(fmt::format("{} {}", reason, format_count(count)));
+  if (!reasons.empty()) out += fmt::format("  fell: {}\n", join(reasons, ", "));
+  if (!why) return out;
+  for (const auto& [layout, text] : choice.examples) out += fmt::format("  {}: {}\n", to_text(layout), text);
+  return out;
+}
+
+nlohmann::json layout_json(const LayoutChoice& choice) {
+  nlohmann::json json{{"tried", choice.tried}, {"planned", choice.planned}, {"fallen", choice.fallen}};
+  json["best"] = nlohmann::json::array();
+  for (const RankedLayout& r : choice.best) {
+    nlohmann::json row{{"layout", to_text(r.layout)},
+                       {"parallel", parallel_line(to_parallel(r.layout))},
+                       {"micro_batch", r.layout.micro_batch},
+                       {"step_ms", r.estimate.step_s * 1e3},
+                       {"mfu", r.estimate.mfu},
+                       {"bubble", r.estimate.bubble},
+                       {"exposed_ms", r.estimate.exposed_s * 1e3},
+                       {"update_ms", r.estimate.update_s * 1e3},
+                       {"memory_bound_bytes", r.estimate.memory_bound_bytes}};
+    if (r.exact) {
+      row["arena_bytes"] = r.exact->arena_bytes;
+      for (std::size_t c = 0; c < r.exact->class_bytes.size(); ++c)
+        row["class_bytes"][std::string(kMemoryClassNames[c])] = r.exact->class_bytes[c];
+    }
+    json["best"].push_back(std::move(row));
+  }
+  for (const auto& [layout, text] : choice.examples)
+    json["why"].push_back({{"layout", to_text(layout)}, {"reason", text}});
+  return json;
+}
+
+}  // namespace plimsoll

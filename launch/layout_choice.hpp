@@ -1,0 +1,46 @@
+#pragma once
+// `parallel: auto`: the layout planner (parallel/layout.hpp) with the exact memory plans of this program.
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+
+#include "launch/run_setup.hpp"
+#include "parallel/layout.hpp"
+
+namespace plimsoll {
+
+// The description of comm.cluster, or the default one.
+ClusterDescription choose_cluster(const Config& config);
+
+// The problem of a configuration that went through complete_vocabulary(); `arena_bytes`: budget of the arena, 0: none.
+LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena_bytes);
+
+// What plans of this layout take, on the rank that has most.
+ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, std::int64_t budget_bytes,
+                         std::int64_t outside_bytes);
+
+// Writes a layout into a configuration, which then says so explicitly.
+void use_layout(Config& config, const Layout& layout);
+// The layout of an explicit configuration and what was chosen for it.
+Layout layout_of(const Config& config, const ProgramOptions& options);
+// What it takes, as a choice of one.
+LayoutChoice predict_layout(const Config& config, const Place& place, const ClusterDescription& cluster,
+                            std::int64_t budget_bytes, std::int64_t outside_bytes);
+
+// Chooses and writes the layout where the configuration says `parallel: auto`; nullopt where it does not. Budgets as
+// in choose_programs(). Where nothing fits, it writes the layout that needs least: check_budget() then has the rest.
+// Depends on the configuration, the description and its arguments only, so all ranks choose alike.
+std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const ClusterDescription& cluster,
+                                          std::int64_t budget_bytes, std::int64_t outside_bytes);
+
+// The parallel section on one line of YAML, for plan.json; reading it back is Error(BadData) where it cannot be read.
+std::string parallel_line(const ParallelConfig& parallel);
+ParallelConfig read_parallel_line(const std::string& line, const std::string& file);
+
+// The best layouts, their time and memory; with `why`, what every other one fell for.
+std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
+                        bool why);
+nlohmann::json layout_json(const LayoutChoice& choice);
+
+}  // namespace plimsoll

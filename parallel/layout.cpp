@@ -1,0 +1,245 @@
+#include "parallel/layout.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <queue>
+#include <tuple>
+
+#include "parallel/rules.hpp"
+#include "parallel/tensor.hpp"
+
+namespace plimsoll {
+namespace {
+
+// More pieces per stage than this shorten the bubble by little and double the messages.
+constexpr int kMostChunks = 8;
+// Where plans keep turning out larger than their bound, the search ends after so many.
+constexpr std::int64_t kMostPlans = 200;
+
+std::vector<int> divisors(std::int64_t n) {
+  std::vector<int> all;
+  for (std::int64_t d = 1; d <= n; ++d) {
+    if (n % d == 0) all.push_back(static_cast<int>(d));
+  }
+  return all;
+}
+
+// Enumerates in nested levels: mesh, schedule, micro-batch, what is divided.
+class Enumerator {
+ public:
+  Enumerator(LayoutCosts& costs, const ClusterDescription& cluster, LayoutChoice& choice)
+      : costs_(costs), problem_(costs.problem()), cluster_(cluster), choice_(choice) {}
+
+  std::vector<Layout> all() {
+    const std::int64_t per_node = std::min<std::int64_t>(problem_.ranks, cluster_.devices_per_node);
+    for (const int tensor : divisors(per_node)) {
+      if (problem_.ranks % tensor != 0) continue;
+      const int rest = problem_.ranks / tensor;
+      for (const int pipeline : divisors(rest)) {
+        if (pipeline > problem_.model.layers || (pipeline > 1 && !problem_.pipelines)) break;
+        Layout l;
+        l.mesh.tensor = tensor;
+        l.mesh.pipeline = pipeline;
+        l.mesh.data = l.mesh.shards = rest / pipeline;
+        l.mesh.kv_copies = TensorParallel{tensor, 0, false}.kv_copies(problem_.model);
+        for (const bool sequence : {true, false}) {
+          if (sequence && tensor == 1) continue;
+          l.sequence_parallel = sequence;
+          schedules(l);
+        }
+      }
+    }
+    return std::move(layouts_);
+  }
+
+ private:
+  void schedules(Layout l) {
+    micro_batches(l);
+    if (l.mesh.pipeline == 1) return;
+    // GPipe is left out: 1F1B takes the same time with fewer slots.
+    l.schedule = ScheduleKind::ZbH1;
+    micro_batches(l);
+    l.schedule = ScheduleKind::Interleaved;
+    for (l.chunks = 2; l.chunks <= kMostChunks && l.chunks * l.mesh.pipeline <= problem_.model.layers; ++l.chunks)
+      micro_batches(l);
+  }
+
+  void micro_batches(Layout l) {
+    if (fell(l, layout_issues(to_parallel(l), problem_.model, problem_.sequence))) return;
+    const std::int64_t share = problem_.global_batch / l.mesh.data;
+    if (share == 0 || problem_.micro_batch) {
+      l.micro_batch = problem_.micro_batch.value_or(1);
+      return zero_levels(l, share);
+    }
+    for (const int rows : divisors(share)) {
+      l.micro_batch = rows;
+      zero_levels(l, share);
+    }
+  }
+
+  void zero_levels(Layout l, std::int64_t share) {
+    if (fell(l, rank_issues(to_parallel(l), problem_.ranks, problem_.global_batch, l.micro_batch))) return;
+    l.micro_batches = share / l.micro_batch;
+    costs_.cut_stages(l);
+    const int near = static_cast<int>(cluster_.devices_per_node) / l.mesh.tensor;
+    for (l.zero = 0; l.zero <= (l.mesh.data > 1 ? problem_.most_zero : 0); ++l.zero) {
+      if (zero_pipeline_fault(to_parallel(l))) break;
+      l.mesh.shards = l.mesh.data;
+      keep(l);
+      if (l.zero == 0 || near < 2 || near >= l.mesh.data || l.mesh.data % near != 0) continue;
+      l.mesh.shards = near;
+      keep(l);
+    }
+  }
+
+  bool fell(const Layout& l, const std::vector<ConfigIssue>& issues) {
+    if (issues.empty()) return false;
+    ++choice_.tried;
+    if (++choice_.fallen[issues.front().key] == 1) choice_.examples.emplace_back(l, issues.front().text);
+    return true;
+  }
+  void keep(const Layout& l) {
+    ++choice_.tried;
+    layouts_.push_back(l);
+  }
+
+  LayoutCosts& costs_;
+  const LayoutProblem& problem_;
+  const ClusterDescription& cluster_;
+  LayoutChoice& choice_;
+  std::vector<Layout> layouts_;
+};
+
+// A layout on its way: with a bound of its time, then with its estimate.
+struct Entry {
+  double seconds;
+  std::int64_t bytes;  // equally fast: the smaller one
+  std::size_t index;
+  bool estimated;
+  bool operator>(const Entry& o) const {
+    return std::tie(seconds, bytes, index, estimated) > std::tie(o.seconds, o.bytes, o.index, o.estimated);
+  }
+};
+
+class Search {
+ public:
+  Search(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayout& exact)
+      : costs_(problem, machine), cluster_(machine.cluster), exact_(exact) {}
+
+  LayoutChoice run(std::size_t most) {
+    layouts_ = enumerate_layouts(costs_, cluster_, choice_);
+    for (std::size_t i = 0; i < layouts_.size(); ++i) bound(i);
+    while (!queue_.empty() && choice_.best.size() < most && choice_.planned < kMostPlans) {
+      const Entry top = queue_.top();
+      queue_.pop();
+      if (top.estimated) {
+        decide(top.index);
+      } else {
+        const LayoutEstimate& e = estimates_[top.index] = costs_.estimate(layouts_[top.index]);
+        queue_.push({e.step_s, top.bytes, top.index, true});
+      }
+    }
+    if (!queue_.empty())
+      fall(queue_.top().index, "time", "slower than the best", static_cast<std::int64_t>(queue_.size()));
+    if (choice_.best.empty() && !layouts_.empty()) find_least();
+    return std::move(choice_);
+  }
+
+ private:
+  std::int64_t budget() const { return costs_.problem().budget_bytes; }
+
+  void bound(std::size_t i) {
+    const std::int64_t bytes = costs_.memory_bound_bytes(layouts_[i]);
+    if (bytes < least_bytes_) {
+      least_bytes_ = bytes;
+      least_ = i;
+    }
+    if (budget() > 0 && bytes > budget()) {
+      fall(i, "memory", fmt::format("needs at least {} bytes of {}", bytes, budget()), 1);
+    } else {
+      queue_.push({costs_.time_bound_s(layouts_[i]), bytes, i, false});
+    }
+  }
+
+  void decide(std::size_t i) {
+    RankedLayout ranked{layouts_[i], estimates_[i], std::nullopt};
+    if (exact_) {
+      ++choice_.planned;
+      ranked.exact = exact_(ranked.layout);
+    }
+    if (!ranked.exact || budget() == 0 || ranked.exact->arena_bytes <= budget()) {
+      choice_.best.push_back(std::move(ranked));
+      return;
+    }
+    fall(i, "memory", fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget()), 1);
+    if (!choice_.least_memory || ranked.exact->arena_bytes < choice_.least_memory->exact->arena_bytes)
+      choice_.least_memory = std::move(ranked);
+  }
+
+  void fall(std::size_t i, const std::string& why, const std::string& text, std::int64_t count) {
+    if (choice_.fallen[why] == 0) choice_.examples.emplace_back(layouts_[i], text);
+    choice_.fallen[why] += count;
+  }
+
+  void find_least() {
+    RankedLayout least{layouts_[least_], costs_.estimate(layouts_[least_]), std::nullopt};
+    if (exact_) {
+      ++choice_.planned;
+      least.exact = exact_(least.layout);
+    }
+    if (!choice_.least_memory || (least.exact && least.exact->arena_bytes < choice_.least_memory->exact->arena_bytes))
+      choice_.least_memory = std::move(least);
+  }
+
+  LayoutCosts costs_;
+  const ClusterDescription& cluster_;
+  const ExactLayout& exact_;
+  LayoutChoice choice_;
+  std::vector<Layout> layouts_;
+  std::map<std::size_t, LayoutEstimate> estimates_;
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue_;
+  std::int64_t least_bytes_ = std::numeric_limits<std::int64_t>::max();
+  std::size_t least_ = 0;
+};
+
+}  // namespace
+
+std::string to_text(const Layout& l) {
+  std::string text = fmt::format("data {} x pipeline {} x tensor {}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor);
+  if (l.sequence_parallel) text += " + sequence";
+  text += fmt::format(", zero {}", l.zero);
+  if (l.zero > 0 && l.mesh.shards < l.mesh.data) text += fmt::format(" over {}", l.mesh.shards);
+  if (l.mesh.pipeline > 1) text += fmt::format(", {}", to_text(l.schedule));
+  if (l.chunks > 1) text += fmt::format(" {}", l.chunks);
+  return text + fmt::format(", micro-batch {} x {}", l.micro_batch, l.micro_batches);
+}
+
+ParallelConfig to_parallel(const Layout& l) {
+  ParallelConfig p;
+  p.data = l.mesh.data;
+  p.pipeline = l.mesh.pipeline;
+  p.tensor = l.mesh.tensor;
+  p.zero = l.zero;
+  if (l.zero > 0) p.shard = l.mesh.shards;
+  p.sequence = l.sequence_parallel;
+  p.schedule = l.schedule;
+  if (l.chunks > 1) p.interleave = l.chunks;
+  if (!l.stage_layers.empty()) p.stages = l.stage_layers;
+  return p;
+}
+
+std::vector<Layout> enumerate_layouts(LayoutCosts& costs, const ClusterDescription& cluster, LayoutChoice& choice) {
+  return Enumerator(costs, cluster, choice).all();
+}
+
+LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayout& exact,
+                           std::size_t most) {
+  require(problem.ranks <= machine.cluster.devices_per_node * machine.cluster.nodes.value_or(problem.ranks),
+          ErrorKind::Config, "{} ranks are more than the {} nodes of {} devices of the cluster", problem.ranks,
+          machine.cluster.nodes.value_or(0), machine.cluster.devices_per_node);
+  return Search(problem, machine, exact).run(most);
+}
+
+}  // namespace plimsoll

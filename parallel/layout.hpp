@@ -1,0 +1,120 @@
+#pragma once
+// The layout planner: over how many ranks the tensor, pipeline and data axes go, what ZeRO divides, how large a
+// micro-batch is and how the pipeline is scheduled, so that a step is as short as a cost model says it can be and fits
+// the budget (planner.md, section 4). A function of its arguments alone: every rank finds the same.
+//
+// Every combination that parallel/rules.hpp allows is tried; its memory and its time are bounded from below, and what
+// is left is searched best first: by time, then the exact memory of the plan. So the answer is the fastest layout that
+// fits, as if every layout had been planned.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "optim/config.hpp"
+#include "parallel/config.hpp"
+#include "parallel/mesh.hpp"
+#include "runtime/model/transformer.hpp"
+#include "runtime/plan/cost.hpp"
+#include "runtime/plan/memory.hpp"
+
+namespace plimsoll {
+
+struct LayoutProblem {
+  ModelConfig model;  // resolved, with vocabulary
+  DType dtype = DType::f32;
+  std::int64_t sequence = 1;                // tokens
+  std::int64_t global_batch = 1;            // sequences of a step
+  std::optional<std::int64_t> micro_batch;  // nullopt: chosen too
+  OptimizerConfig optimizer;
+  std::int64_t bucket_bytes = std::int64_t{25} << 20;  // of gradients, without ZeRO
+  std::int64_t logits_bytes = kLogitsBytes;
+  int ranks = 1;
+  std::int64_t budget_bytes = 0;   // of a rank's arena; 0: no limit
+  bool reduction_scratch = false;  // sums over ranks need memory, as on the CPU
+  bool pipelines = true;           // may be more than one stage
+  int most_zero = 3;
+  // Rewrites the differentiated graph of a piece (recomputation); may be empty.
+  std::function<void(Graph&)> rewrite;
+};
+
+// Rates are those of `costs`; nodes and links those of `cluster`.
+struct LayoutMachine {
+  ClusterDescription cluster;
+  const CostModel* costs = nullptr;
+};
+
+struct Layout {
+  Mesh mesh;
+  int zero = 0;
+  bool sequence_parallel = false;
+  ScheduleKind schedule = ScheduleKind::OneFOneB;
+  int chunks = 1;
+  std::int64_t micro_batch = 1, micro_batches = 1;  // sequences; of a step and replica
+  std::vector<std::int64_t> stage_layers;           // of each piece; empty: no pipeline
+  bool operator==(const Layout&) const = default;
+};
+// "data 4 x pipeline 2 x tensor 1, zero 1, micro-batch 2 x 8, 1f1b"
+std::string to_text(const Layout& layout);
+// As a configuration writes it.
+ParallelConfig to_parallel(const Layout& layout);
+
+struct LayoutEstimate {
+  double step_s = 0;
+  double bubble = 0;                    // idle share of the pipeline
+  double exposed_s = 0;                 // communication that nothing hides, of step_s
+  double update_s = 0;                  // optimizer, of step_s
+  double mfu = 0;                       // model FLOPs per second of all ranks / peak of the data sheet
+  std::int64_t memory_bound_bytes = 0;  // no plan of the largest rank has fewer
+};
+
+// What the plan of a layout takes on the rank that has most.
+struct ExactMemory {
+  std::int64_t arena_bytes = 0;
+  ClassBytes class_bytes{};
+};
+using ExactLayout = std::function<ExactMemory(const Layout&)>;
+
+struct RankedLayout {
+  Layout layout;
+  LayoutEstimate estimate;
+  std::optional<ExactMemory> exact;  // nullopt: nobody was asked
+};
+
+struct LayoutChoice {
+  std::vector<RankedLayout> best;                        // fastest first, at most `most`; empty: none fits
+  std::optional<RankedLayout> least_memory;              // where none fits, the one that needs least of those looked at
+  std::map<std::string, std::int64_t> fallen;            // why → layouts
+  std::vector<std::pair<Layout, std::string>> examples;  // of every reason, the first layout
+  std::int64_t tried = 0, planned = 0;  // combinations; of them, those whose exact memory was asked for
+};
+
+// Estimates layouts of one problem on one machine. Costs of pieces are measured on graphs of one and two layers, which
+// have the same nodes as those of a run, and extended to any number of layers.
+class LayoutCosts {
+ public:
+  LayoutCosts(LayoutProblem problem, LayoutMachine machine);
+  ~LayoutCosts();
+  // All but stage_layers is given; they are cut so that the slowest piece is as fast as possible.
+  void cut_stages(Layout& layout);
+  std::int64_t memory_bound_bytes(const Layout& layout);
+  double time_bound_s(const Layout& layout);  // at most estimate().step_s
+  LayoutEstimate estimate(const Layout& layout);
+  const LayoutProblem& problem() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Every layout that the rules allow, stages cut; `fallen` counts the others by reason.
+std::vector<Layout> enumerate_layouts(LayoutCosts& costs, const ClusterDescription& cluster, LayoutChoice& choice);
+
+// Without `exact`, the bound stands for the memory of the plan.
+LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayout& exact,
+                           std::size_t most = 5);
+
+}  // namespace plimsoll

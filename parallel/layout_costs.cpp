@@ -1,0 +1,311 @@
+// What a layout takes: the estimate of layout.hpp.
+
+#include <algorithm>
+#include <numeric>
+
+#include "optim/update.hpp"
+#include "parallel/layout_pieces.hpp"
+#include "runtime/plan/simulate.hpp"
+#include "runtime/plan/stages.hpp"
+
+namespace plimsoll {
+namespace {
+
+// A pipeline is played with at most this many micro-batches per stage; from there on each adds the time of the slowest
+// stage.
+constexpr std::int64_t kPlayedPerStage = 3;
+
+// Per parameter, in a rank that holds all of it. Below fp32: gradients, moments and a master copy in fp32.
+struct StateBytes {
+  std::int64_t weight, gradient, optimizer;
+};
+StateBytes state_bytes(DType dtype, const OptimizerConfig& optimizer) {
+  const std::int64_t own = dtype_bytes(dtype), full = std::max<std::int64_t>(4, own);
+  const auto moments = static_cast<std::int64_t>(optimizer_moments(optimizer).size());
+  return {own, full, full * moments + (own < 4 ? 4 : 0)};
+}
+
+// Messages that follow each other on one stream, each ready at a time: when the last is done.
+struct Queue {
+  double free_s = 0;
+  void send(double ready_s, double takes_s) { free_s = std::max(free_s, ready_s) + takes_s; }
+};
+
+struct StageTimes {
+  std::vector<ChunkCost> chunks;  // of a micro-batch
+  double exposed_s = 0;           // of a micro-batch
+  double tail_s = 0;              // after the last backward, until the gradients are summed
+  double update_s = 0, gather_s = 0;
+  double forward_s() const { return chunks.front().forward_s; }
+  double all_s() const {
+    double sum = 0;
+    for (const ChunkCost& c : chunks) sum += c.forward_s + c.input_grad_s + c.weight_grad_s;
+    return sum;
+  }
+};
+
+}  // namespace
+
+struct LayoutCosts::Impl {
+  LayoutProblem problem;
+  LayoutMachine machine;
+  PieceProfiles pieces;
+  std::map<std::tuple<int, bool, int>, std::vector<std::int64_t>> cuts;
+  std::map<std::tuple<ScheduleKind, int, std::int64_t, int>, Schedule> schedules;
+
+  Impl(LayoutProblem p, LayoutMachine m)
+      : problem(std::move(p)), machine(std::move(m)), pieces(problem, *machine.costs) {}
+
+  const CostModel& costs() const { return *machine.costs; }
+
+  PieceKind kind(const Layout& l, bool embedding, bool head) const {
+    return {l.mesh.tensor, l.sequence_parallel, l.micro_batch, l.mesh.pipeline > 1, embedding, head};
+  }
+  PieceProfile piece(const Layout& l, int stage, int chunk) {
+    if (l.mesh.pipeline == 1) return pieces.of(kind(l, true, true), problem.model.layers);
+    const auto index = static_cast<std::size_t>(piece_index(l.mesh.pipeline, stage, chunk));
+    return pieces.of(kind(l, index == 0, index + 1 == l.stage_layers.size()), l.stage_layers[index]);
+  }
+  const Schedule& schedule(const Layout& l) {
+    const std::int64_t played = std::min(l.micro_batches, kPlayedPerStage * l.mesh.pipeline);
+    const std::tuple key{l.schedule, l.mesh.pipeline, played, l.chunks};
+    auto found = schedules.find(key);
+    if (found == schedules.end()) {
+      found =
+          schedules.emplace(key, make_schedule(l.schedule, l.mesh.pipeline, static_cast<int>(played), l.chunks)).first;
+    }
+    return found->second;
+  }
+
+  double reduce_s(const Layout& l, std::int64_t elements) const;
+  double gather_s(const Layout& l, std::int64_t elements) const;
+  StageTimes stage(const Layout& l, int stage);
+  void add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers, StageTimes& t) const;
+  void add_sharded_steps(const Layout& l, const PieceProfile& p, StageTimes& t) const;
+  void add_update(const Layout& l, const std::vector<PieceProfile>& profiles, StageTimes& t) const;
+  LayoutEstimate play(const Layout& l, const std::vector<StageTimes>& stages);
+};
+
+// The sum of the replicas' gradients of a unit.
+double LayoutCosts::Impl::reduce_s(const Layout& l, std::int64_t elements) const {
+  const std::int64_t bytes = elements * state_bytes(problem.dtype, problem.optimizer).gradient;
+  if (l.zero == 0) return costs().collective_seconds(CollectiveKind::AllReduce, bytes, l.mesh.data, l.mesh.tensor);
+  const int replicas = l.mesh.data / l.mesh.shards;
+  return costs().collective_seconds(CollectiveKind::ReduceScatter, bytes, l.mesh.shards, l.mesh.tensor) +
+         costs().collective_seconds(CollectiveKind::AllReduce, bytes / l.mesh.shards, replicas,
+                                    l.mesh.tensor * l.mesh.shards);
+}
+
+double LayoutCosts::Impl::gather_s(const Layout& l, std::int64_t elements) const {
+  const std::int64_t bytes = elements * state_bytes(problem.dtype, problem.optimizer).weight;
+  return costs().collective_seconds(CollectiveKind::AllGather, bytes, l.mesh.shards, l.mesh.tensor);
+}
+
+// ZeRO 0 and 1: units are summed in the last micro-batch as its backward finishes them, from the last layer on; without
+// ZeRO in buckets of whole units.
+void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers,
+                                       StageTimes& t) const {
+  const ChunkCost& last = t.chunks.front();
+  const double backward = last.input_grad_s + last.weight_grad_s;
+  const double each = backward / static_cast<double>(layers);
+  std::vector<std::pair<double, std::int64_t>> units;  // ready, elements
+  if (p.head_elements > 0) units.emplace_back(0.0, p.head_elements);
+  for (std::int64_t i = 1; i <= layers; ++i)
+    units.emplace_back(each * static_cast<double>(i), p.layer_elements / layers);
+  if (p.embedding_elements > 0) units.emplace_back(backward, p.embedding_elements);
+  const std::int64_t gradient = state_bytes(problem.dtype, problem.optimizer).gradient;
+  Queue queue;
+  std::int64_t bucket = 0;
+  double ready = 0;
+  for (const auto& [when, elements] : units) {
+    const bool full = bucket > 0 && (l.zero > 0 || (bucket + elements) * gradient > problem.bucket_bytes);
+    if (full) queue.send(ready, reduce_s(l, bucket));
+    if (full) bucket = 0;
+    bucket += elements;
+    ready = when;
+  }
+  queue.send(ready, reduce_s(l, bucket));
+  t.tail_s = std::max(0.0, queue.free_s - backward);
+}
+
+// ZeRO 2 and 3 communicate in every micro-batch, each unit beside the work on the one before.
+void LayoutCosts::Impl::add_sharded_steps(const Layout& l, const PieceProfile& p, StageTimes& t) const {
+  const auto layers = static_cast<double>(problem.model.layers);
+  const std::int64_t unit = p.layer_elements / problem.model.layers;
+  const bool gathers = l.zero == 3;
+  const double gather = gathers ? gather_s(l, unit) : 0;
+  const double gather_embedding = gathers ? gather_s(l, p.embedding_elements) : 0;
+  const double gather_head = gathers && p.head_elements > 0 ? gather_s(l, p.head_elements) : 0;
+  ChunkCost& c = t.chunks.front();
+  const double forward = c.forward_s / layers, backward = (c.input_grad_s + c.weight_grad_s) / layers;
+  const double made_forward =
+      gather_embedding + gather + (layers - 1) * std::max(forward, gather) + std::max(forward, gather_head);
+  const double reduce = reduce_s(l, unit), reduce_embedding = reduce_s(l, p.embedding_elements);
+  const double reduce_head = p.head_elements > 0 ? reduce_s(l, p.head_elements) : 0;
+  const double made_backward = gather_head + gather + std::max(backward, reduce_head) +
+                               (layers - 1) * std::max(backward, reduce + gather) + reduce + reduce_embedding;
+  t.exposed_s += made_forward + made_backward - c.forward_s - c.input_grad_s - c.weight_grad_s;
+  c.forward_s = made_forward;
+  c.input_grad_s = made_backward - c.weight_grad_s;
+}
+
+void LayoutCosts::Impl::add_update(const Layout& l, const std::vector<PieceProfile>& profiles, StageTimes& t) const {
+  const StateBytes state = state_bytes(problem.dtype, problem.optimizer);
+  const int shards = l.zero > 0 ? l.mesh.shards : 1;
+  std::int64_t elements = 0;
+  for (const PieceProfile& p : profiles) elements += p.elements();
+  // Gradients are read for the norm and for the update; weights and state are read and written.
+  t.update_s = costs().memory_seconds(elements / shards * 2 * (state.gradient + state.optimizer + state.weight));
+  if (l.zero != 1 && l.zero != 2) return;
+  Queue queue;
+  double done = 0;
+  for (const PieceProfile& p : profiles) {
+    done += t.update_s * static_cast<double>(p.elements()) / static_cast<double>(elements);
+    queue.send(done, gather_s(l, p.elements()));
+  }
+  t.gather_s = std::max(0.0, queue.free_s - t.update_s);
+}
+
+StageTimes LayoutCosts::Impl::stage(const Layout& l, int stage) {
+  StageTimes t;
+  std::vector<PieceProfile> profiles;
+  for (int chunk = 0; chunk < l.chunks; ++chunk) {
+    const PieceProfile& p = profiles.emplace_back(piece(l, stage, chunk));
+    const double weight = std::min(p.times.weight_grad_s, p.times.backward_s);
+    t.chunks.push_back({p.times.forward_s, p.times.backward_s - weight, weight});
+    t.exposed_s += p.times.exposed_forward_s + p.times.exposed_backward_s;
+  }
+  if (l.mesh.data > 1 && l.zero >= 2) add_sharded_steps(l, profiles.front(), t);
+  if (l.mesh.data > 1 && l.zero < 2) {
+    const std::int64_t layers =
+        l.mesh.pipeline == 1 ? problem.model.layers : l.stage_layers[static_cast<std::size_t>(stage)];
+    PieceProfile all = profiles.front();
+    add_reductions(l, all, layers, t);
+  }
+  add_update(l, profiles, t);
+  return t;
+}
+
+// The pipeline on a clock, then what follows the last backward of each stage.
+LayoutEstimate LayoutCosts::Impl::play(const Layout& l, const std::vector<StageTimes>& stages) {
+  LayoutEstimate e;
+  const auto count = static_cast<double>(l.micro_batches);
+  std::size_t slowest = 0;
+  for (std::size_t s = 1; s < stages.size(); ++s) {
+    if (stages[s].all_s() > stages[slowest].all_s()) slowest = s;
+  }
+  double compute = count * stages[slowest].all_s();
+  std::vector<double> slack(stages.size(), 0);
+  if (l.mesh.pipeline > 1) {
+    const Schedule& played = schedule(l);
+    PipelineCosts costs;
+    const int stride = l.mesh.tensor * l.mesh.data;
+    const LinkDescription& link = link_of(machine.cluster, l.mesh.pipeline, stride);
+    const double message = static_cast<double>(l.micro_batch * problem.sequence * problem.model.hidden *
+                                               dtype_bytes(problem.dtype) / (l.sequence_parallel ? l.mesh.tensor : 1));
+    for (const StageTimes& t : stages) {
+      costs.chunks.push_back(t.chunks);
+      costs.links.push_back({link.latency_s, link.bytes_per_s, message});
+    }
+    const Timeline timeline = simulate(played, costs);
+    compute = timeline.step_s + (count - played.micro_batches) * stages[slowest].all_s();
+    double busy = 0;
+    for (std::size_t s = 0; s < stages.size(); ++s) {
+      slack[s] = timeline.step_s - timeline.stages[s].back().end_s;
+      busy += count * stages[s].all_s();
+    }
+    e.bubble = 1 - busy / (compute * static_cast<double>(stages.size()));
+  }
+  double tail = 0;
+  for (std::size_t s = 0; s < stages.size(); ++s) {
+    tail = std::max(tail, stages[s].tail_s - slack[s]);
+    e.update_s = std::max(e.update_s, stages[s].update_s);
+    e.exposed_s = std::max(e.exposed_s, stages[s].gather_s);
+  }
+  e.step_s = compute + tail + e.update_s + e.exposed_s;
+  e.exposed_s += tail + count * stages[slowest].exposed_s;
+  return e;
+}
+
+LayoutCosts::LayoutCosts(LayoutProblem problem, LayoutMachine machine)
+    : impl_(std::make_unique<Impl>(std::move(problem), std::move(machine))) {}
+LayoutCosts::~LayoutCosts() = default;
+const LayoutProblem& LayoutCosts::problem() const { return impl_->problem; }
+
+void LayoutCosts::cut_stages(Layout& l) {
+  l.stage_layers.clear();
+  if (l.mesh.pipeline == 1) return;
+  const int count = l.mesh.pipeline * l.chunks;
+  const std::tuple key{l.mesh.tensor, l.sequence_parallel, count};
+  auto found = impl_->cuts.find(key);
+  if (found == impl_->cuts.end()) {
+    // With one sequence: the shares of the layers hardly depend on how many there are.
+    PieceKind kind = impl_->kind(l, false, false);
+    kind.micro_batch = 1;
+    const auto seconds = [&](bool embedding, bool head, std::int64_t layers) {
+      kind.embedding = embedding;
+      kind.head = head;
+      const NodeTimes t = impl_->pieces.of(kind, layers).times;
+      return t.forward_s + t.backward_s;
+    };
+    const double one = seconds(false, false, 1), layer = seconds(false, false, 2) - one;
+    const std::vector<double> layers(static_cast<std::size_t>(problem().model.layers), std::max(0.0, layer));
+    const std::vector<int> first = cut_layers(layers, std::max(0.0, seconds(true, false, 1) - one),
+                                              std::max(0.0, seconds(false, true, 1) - one), count);
+    std::vector<std::int64_t> sizes;
+    for (std::size_t i = 0; i < first.size(); ++i)
+      sizes.push_back((i + 1 < first.size() ? first[i + 1] : problem().model.layers) - first[i]);
+    found = impl_->cuts.emplace(key, std::move(sizes)).first;
+  }
+  l.stage_layers = found->second;
+}
+
+std::int64_t LayoutCosts::memory_bound_bytes(const Layout& l) {
+  const LayoutProblem& o = problem();
+  const StateBytes state = state_bytes(o.dtype, o.optimizer);
+  const std::int64_t scratch = o.reduction_scratch ? reduce_scratch_bytes(l.mesh.longest_axis()) : 0;
+  std::int64_t most = 0;
+  for (int s = 0; s < l.mesh.pipeline; ++s) {
+    std::int64_t elements = 0, staging = 0, kept = 0;
+    for (int c = 0; c < l.chunks; ++c) {
+      const PieceProfile p = impl_->piece(l, s, c);
+      const int slots =
+          l.mesh.pipeline == 1 ? 1 : impl_->schedule(l).slots[static_cast<std::size_t>(s)][static_cast<std::size_t>(c)];
+      elements += p.elements();
+      staging = std::max(staging, p.staging_bytes);
+      kept += slots * p.kept_bytes;
+    }
+    const auto share = [&](int from) { return elements / (l.zero >= from ? l.mesh.shards : 1); };
+    most = std::max(most, share(3) * state.weight + share(2) * state.gradient + share(1) * state.optimizer + staging +
+                              kept + scratch);
+  }
+  return most;
+}
+
+double LayoutCosts::time_bound_s(const Layout& l) {
+  // A stage cannot begin before the first micro-batch came through those before it, works without a pause at best, and
+  // the last gradient goes back through them.
+  double before = 0, most = 0, update = 0, gather = 0;
+  for (int s = 0; s < l.mesh.pipeline; ++s) {
+    const StageTimes t = impl_->stage(l, s);
+    const double first_tail = s == 0 ? t.tail_s : 0;
+    most = std::max(most, before + static_cast<double>(l.micro_batches) * t.all_s() + first_tail);
+    before += t.forward_s() + t.chunks.front().input_grad_s;
+    update = std::max(update, t.update_s);
+    gather = std::max(gather, t.gather_s);
+  }
+  return most + update + gather;
+}
+
+LayoutEstimate LayoutCosts::estimate(const Layout& l) {
+  std::vector<StageTimes> stages;
+  for (int s = 0; s < l.mesh.pipeline; ++s) stages.push_back(impl_->stage(l, s));
+  LayoutEstimate e = impl_->play(l, stages);
+  e.memory_bound_bytes = memory_bound_bytes(l);
+  const double peak = impl_->machine.cluster.device.peak.of(problem().dtype);
+  const double flops = impl_->pieces.model_flops_per_sequence() * static_cast<double>(problem().global_batch);
+  if (peak > 0) e.mfu = flops / e.step_s / peak / static_cast<double>(l.mesh.ranks());
+  return e;
+}
+
+}  // namespace plimsoll

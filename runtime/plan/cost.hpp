@@ -1,0 +1,57 @@
+#pragma once
+// What the nodes of a program cost in time. FLOPs and bytes come from the op declarations; a cost model has the rates.
+
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "runtime/exec/collectives.hpp"
+#include "runtime/plan/cluster.hpp"
+
+namespace plimsoll {
+
+// The bytes that a node reads and writes in memory: every value once for each. An embedding touches the rows that it
+// needs, not its table.
+std::int64_t traffic_bytes(const Graph& graph, const Node& node);
+
+// Where seconds come from: a description of a machine, or measurements of one.
+class CostModel {
+ public:
+  virtual ~CostModel() = default;
+  // Of a node on the compute stream; 0 for one that only communicates.
+  virtual double node_seconds(const Graph& graph, const Node& node) const = 0;
+  // Of a collective over `ranks` ranks that are `stride` apart; `bytes` as CollectiveCall::bytes().
+  virtual double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const = 0;
+  // Of one pass over memory.
+  virtual double memory_seconds(std::int64_t bytes) const = 0;
+};
+
+// The link that a group uses: inside a node where `ranks` ranks that are `stride` apart fit into one.
+const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int stride);
+
+// A roofline: max(FLOPs / rate of the op, bytes / memory rate) + overhead. A collective of n ranks takes the latency of
+// its ceil(log2 n) rounds (twice for an all-reduce; Thakur, Rabenseifner & Gropp 2005) plus the bytes that a rank sends
+// (runtime/exec/volume.hpp) over the rate of the link. A precision without a rate is Error(Config).
+class DescribedCosts : public CostModel {
+ public:
+  explicit DescribedCosts(ClusterDescription cluster) : cluster_(std::move(cluster)) {}
+  double node_seconds(const Graph& graph, const Node& node) const override;
+  double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override;
+  double memory_seconds(std::int64_t bytes) const override;
+  const ClusterDescription& cluster() const { return cluster_; }
+
+ private:
+  ClusterDescription cluster_;
+};
+
+// A program played on two streams, compute and communication: a node begins when its stream is free and what it reads
+// is written. Nodes that do not run in a middle micro-batch are left out.
+struct NodeTimes {
+  double forward_s = 0, backward_s = 0;                  // from the first node of the section to the end of its last
+  double weight_grad_s = 0;                              // of backward: nodes of Phase::WeightGrad
+  double exposed_forward_s = 0, exposed_backward_s = 0;  // of these, the compute stream waits
+};
+// `strides`: ranks between neighbours, by axis.
+NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::function<int(std::string_view)>& strides);
+
+}  // namespace plimsoll

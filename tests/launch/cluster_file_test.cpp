@@ -1,0 +1,67 @@
+// Descriptions of clusters: the committed files, and what is said about wrong ones.
+
+#include "launch/cluster_file.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+namespace {
+
+const std::filesystem::path kFolder = std::filesystem::path(PLIMSOLL_SOURCE_DIR) / "configs/clusters";
+
+std::string faults(const std::string& yaml) {
+  try {
+    parse_cluster(yaml, "c.yaml");
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::Config) << error.what();
+    return error.what();
+  }
+  return {};
+}
+
+TEST(ClusterFile, EveryCommittedFileIsReadAndSensible) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kFolder)) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++files;
+    const ClusterDescription c = load_cluster(entry.path().string());
+    const DeviceDescription& d = c.device;
+    EXPECT_FALSE(d.name.empty()) << entry.path();
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+      EXPECT_LE(d.matmul.of(dtype), d.peak.of(dtype)) << entry.path() << " " << dtype_name(dtype);
+      EXPECT_LE(d.attention.of(dtype), d.matmul.of(dtype)) << entry.path() << " " << dtype_name(dtype);
+    }
+    EXPECT_GT(d.matmul.fp32, 0) << entry.path();
+    EXPECT_LT(d.outside_bytes, d.memory_bytes) << entry.path();
+    EXPECT_LT(c.inside.latency_s, c.between.latency_s) << entry.path();
+    EXPECT_GT(c.inside.bytes_per_s, c.between.bytes_per_s) << entry.path();
+  }
+  EXPECT_EQ(files, 4);
+}
+
+TEST(ClusterFile, TheCpuFileIsTheDefault) {
+  EXPECT_EQ(load_cluster((kFolder / "cpu.yaml").string()), ClusterDescription{});
+}
+
+TEST(ClusterFile, FaultsNameTheirPlace) {
+  EXPECT_NE(faults("devices_per_node: none\n").find("c.yaml:1:19: devices_per_node: expected an integer, got 'none'"),
+            std::string::npos);
+  EXPECT_NE(faults("device:\n  memory: auto\n").find("c.yaml:2:11: device.memory: expected a size, got 'auto'"),
+            std::string::npos);
+  EXPECT_NE(faults("inside: {bytes_per_s: 0}\n").find("c.yaml:1:23: inside.bytes_per_s"), std::string::npos);
+  EXPECT_NE(faults("inside: {latency: 1}\n").find("c.yaml:1:10: unknown key 'latency' in 'inside'"), std::string::npos);
+  // A figure that is missing is not taken from elsewhere.
+  const std::string missing = faults("devices_per_node: 8\n");
+  for (const char* key : {"device: is required", "nodes: is required", "inside: is required", "between: is required"})
+    EXPECT_NE(missing.find(key), std::string::npos) << missing;
+  EXPECT_NE(faults("device: {peak: {fp32: 1}}\n").find("device.peak.bf16: is required"), std::string::npos);
+  EXPECT_THROW(load_cluster((kFolder / "none.yaml").string()), Error);
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,206 @@
+// `parallel: auto`: what the planner chooses is the best of the whole grid, and its bounds hold.
+
+#include "launch/layout_choice.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "launch/commands.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/core/rng.hpp"
+#include "tests/support/temp_folder.hpp"
+
+namespace plimsoll {
+namespace {
+
+Config small_config(const std::vector<std::string>& overrides = {}) {
+  std::vector<std::string> all{"run.threads=1"};
+  all.insert(all.end(), overrides.begin(), overrides.end());
+  return parse_config(
+      "model: {family: llama, layers: 4, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocabulary: 61, positions: 64}\n"
+      "data: {train: none, sequence: 32, validation: 0}\n"
+      "train: {global_batch: 16}\n"
+      "parallel: auto\n",
+      "f", all);
+}
+
+// Slow links and small memory make every axis worth something.
+ClusterDescription slow_cluster() {
+  ClusterDescription c;
+  c.devices_per_node = 4;
+  c.inside = {5e-6, 1e9};
+  c.between = {20e-6, 1e8};
+  return c;
+}
+
+Place place_of(int ranks) { return {0, ranks, 0, ranks}; }
+
+struct Grid {
+  Config config;
+  int ranks;
+  ClusterDescription cluster = slow_cluster();
+  DescribedCosts model{cluster};
+  LayoutCosts costs{layout_problem(config, ranks, 0), {cluster, &model}};
+  std::vector<Layout> layouts;
+  Grid(Config c, int n) : config(std::move(c)), ranks(n) {
+    LayoutChoice fallen;
+    layouts = enumerate_layouts(costs, cluster, fallen);
+  }
+  std::int64_t bytes(const Layout& l) const { return exact_memory(config, place_of(ranks), l, 0, 0).arena_bytes; }
+};
+
+TEST(LayoutChoice, IsTheBestOfTheWholeGrid) {
+  for (const int ranks : {2, 4, 8}) {
+    Grid grid(small_config(), ranks);
+    ASSERT_GT(grid.layouts.size(), 20U);
+    std::vector<std::int64_t> bytes;
+    for (const Layout& l : grid.layouts) bytes.push_back(grid.bytes(l));
+    std::vector<std::int64_t> sorted = bytes;
+    std::sort(sorted.begin(), sorted.end());
+    for (const std::size_t part : {20U, 4U, 2U, 1U}) {  // a twentieth of the grid fits …, and all of it
+      const std::int64_t budget = sorted[(sorted.size() - 1) / part];
+      double best = 1e9;
+      for (std::size_t i = 0; i < bytes.size(); ++i) {
+        if (bytes[i] <= budget) best = std::min(best, grid.costs.estimate(grid.layouts[i]).step_s);
+      }
+      Config config = grid.config;
+      const auto choice = choose_layout(config, place_of(ranks), grid.cluster, budget, 0);
+      ASSERT_TRUE(choice && !choice->best.empty()) << ranks << " ranks, budget " << budget;
+      EXPECT_DOUBLE_EQ(choice->best.front().estimate.step_s, best) << ranks << " ranks, budget " << budget;
+      EXPECT_LE(choice->best.front().exact->arena_bytes, budget);
+      for (std::size_t i = 1; i < choice->best.size(); ++i)
+        EXPECT_GE(choice->best[i].estimate.step_s, choice->best[i - 1].estimate.step_s);
+      // The configuration says it, and its plan has the bytes that were promised.
+      EXPECT_FALSE(config.parallel.automatic);
+      check_for_ranks(config, ranks);
+      const ProgramOptions o = choose_programs(config, place_of(ranks), Purpose::Train, budget, 0);
+      EXPECT_EQ(layout_of(config, o), choice->best.front().layout);
+    }
+  }
+}
+
+TEST(LayoutChoice, BoundsAreBelowThePlanAndTheEstimate) {
+  int checked = 0;
+  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    const RandomStream random(seed, "layouts");
+    const auto pick = [&](std::uint64_t i, std::int64_t n) {
+      return static_cast<std::int64_t>(random.uniform(i) * static_cast<double>(n));
+    };
+    Config config = small_config(
+        {fmt::format("model.layers={}", 2 + pick(0, 5)), fmt::format("model.ffn={}", 16 * (1 + pick(1, 5))),
+         fmt::format("model.vocabulary={}", 50 + pick(2, 900)), fmt::format("data.sequence={}", 4 << pick(3, 5)),
+         fmt::format("model.tied={}", pick(4, 2) == 0), fmt::format("train.global_batch={}", 8 << pick(5, 2)),
+         fmt::format("model.dropout={}", pick(6, 2) == 0 ? 0.0 : 0.1),
+         fmt::format("optimizer.name={}", pick(7, 3) == 0 ? "sgd" : "adamw")});
+    if (pick(8, 2) == 0) {
+      config.model.family = ModelFamily::Gpt2;
+      config.model.kv_heads = config.model.heads;
+    }
+    Grid grid(config, static_cast<int>(1 << pick(9, 4)));
+    for (std::size_t i = static_cast<std::size_t>(pick(10, 5)); i < grid.layouts.size();
+         i += 1 + grid.layouts.size() / 8) {
+      const Layout& l = grid.layouts[i];
+      EXPECT_LE(grid.costs.memory_bound_bytes(l), grid.bytes(l)) << to_text(l) << ", seed " << seed;
+      EXPECT_LE(grid.costs.time_bound_s(l), grid.costs.estimate(l).step_s * (1 + 1e-12))
+          << to_text(l) << ", seed " << seed;
+      ++checked;
+    }
+  }
+  EXPECT_GT(checked, 50);
+}
+
+TEST(LayoutChoice, TheBoundIsNearThePlan) {
+  Grid grid(small_config({"model.hidden=128", "model.ffn=512", "model.vocabulary=500"}), 1);
+  for (const Layout& l : grid.layouts) EXPECT_GT(2 * grid.costs.memory_bound_bytes(l), grid.bytes(l)) << to_text(l);
+}
+
+TEST(LayoutChoice, WhatTheWordsOfAConfigurationFixStaysFixed) {
+  Grid given(small_config({"train.micro_batch=2", "comm.bucket=1MiB"}), 4);
+  ASSERT_FALSE(given.layouts.empty());
+  for (const Layout& l : given.layouts) {
+    EXPECT_EQ(l.micro_batch, 2);
+    EXPECT_EQ(l.zero, 0);  // comm.bucket is for no ZeRO
+  }
+  Config config =
+      small_config({"train.global_batch=7", "model.layers=1", "model.heads=5", "model.kv_heads=5", "model.hidden=30"});
+  try {
+    choose_layout(config, place_of(4), slow_cluster(), 0, 0);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::Config);
+    EXPECT_NE(std::string(e.what()).find("no layout of 4 ranks can run this model and batch"), std::string::npos)
+        << e.what();
+  }
+}
+
+TEST(LayoutChoice, NothingFits) {
+  Config config = small_config();
+  const auto choice = choose_layout(config, place_of(4), slow_cluster(), 1000, 0);
+  ASSERT_TRUE(choice && choice->best.empty() && choice->least_memory);
+  EXPECT_GT(choice->fallen.at("memory"), 0);
+  std::int64_t fallen = 0;
+  for (const auto& [reason, count] : choice->fallen) fallen += count;
+  EXPECT_EQ(fallen, choice->tried);
+  const ProgramOptions o = choose_programs(config, place_of(4), Purpose::Train, 1000, 0);
+  const auto no = check_budget(build_programs(o), o, 1000, 0);
+  ASSERT_TRUE(no);
+  EXPECT_NE(no->text.find("nearest changes"), std::string::npos);
+  EXPECT_EQ(choice->least_memory->exact->arena_bytes, no->needed_bytes);
+  EXPECT_NE(layout_text(*choice, slow_cluster(), 1000, true).find("none fits; least memory"), std::string::npos);
+}
+
+TEST(LayoutChoice, ParallelAutoIsWrittenAsTheWord) {
+  const Config config = small_config();
+  EXPECT_TRUE(config.parallel.automatic);
+  const std::string text = dump_config(config, {{"parallel", "{data: 4}"}});
+  EXPECT_NE(text.find("\nparallel: auto  # {data: 4}\n"), std::string::npos) << text;
+  EXPECT_TRUE(same_values(parse_config(text, "again"), config));
+  // What plan.json keeps.
+  Config chosen = config;
+  choose_layout(chosen, place_of(8), slow_cluster(), 0, 0);
+  EXPECT_EQ(read_parallel_line(parallel_line(chosen.parallel), "plan.json"), chosen.parallel);
+  EXPECT_THROW(read_parallel_line("{tensor: many}", "plan.json"), Error);
+}
+
+TEST(LayoutChoice, PlanListsTheBestAndRefusesWhatNothingFits) {
+  const test::TempFolder folder;
+  const std::string path = (folder / "run.yaml").string();
+  std::ofstream(path) << dump_config(small_config({"memory.reserve=1MiB"}));
+  PlanArguments plan;
+  plan.ranks = 4;
+  plan.why = true;
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(command_plan({path, {}}, plan, false), 0);
+  const std::string text = testing::internal::GetCapturedStdout();
+  EXPECT_NE(text.find("layouts on cpu core"), std::string::npos) << text;
+  EXPECT_NE(text.find("slower than the best"), std::string::npos) << text;
+  plan.budget = "1100KiB";
+  testing::internal::CaptureStdout();
+  try {
+    command_plan({path, {}}, plan, false);
+    ADD_FAILURE() << "it fits";
+  } catch (const Error& e) {
+    EXPECT_EQ(static_cast<int>(e.kind()), 71) << e.what();
+    EXPECT_NE(std::string(e.what()).find("nearest changes"), std::string::npos) << e.what();
+  }
+  EXPECT_NE(testing::internal::GetCapturedStdout().find("none fits; least memory"), std::string::npos);
+  // A cluster that is named says what a device has; an explicit layout is predicted too.
+  plan.budget.clear();
+  plan.cluster = PLIMSOLL_SOURCE_DIR "/configs/clusters/h100.yaml";
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(command_plan({path, {"parallel={tensor: 2}"}}, plan, true), 0);
+  const std::string json = testing::internal::GetCapturedStdout();
+  EXPECT_NE(json.find("\"layout\": \"data 2 x pipeline 1 x tensor 2 + sequence, zero 0"), std::string::npos) << json;
+}
+
+TEST(LayoutChoice, TheSameForEveryRank) {
+  Config first = small_config(), other = small_config();
+  choose_layout(first, {0, 8, 0, 8}, slow_cluster(), 3 << 20, 0);
+  choose_layout(other, {5, 8, 1, 2}, slow_cluster(), 3 << 20, 0);
+  EXPECT_TRUE(same_values(first, other));
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,108 @@
+// Costs from a description: rooflines of nodes, lines of links, and both on two streams.
+
+#include "runtime/plan/cost.hpp"
+
+#include <gtest/gtest.h>
+
+#include "runtime/core/error.hpp"
+#include "runtime/graph/autodiff.hpp"
+#include "runtime/model/transformer.hpp"
+
+namespace plimsoll {
+namespace {
+
+ClusterDescription simple_cluster() {
+  ClusterDescription c;
+  c.device.matmul = {1e12, 2e12, 4e12, 0};
+  c.device.attention = {0.5e12, 1e12, 2e12, 0};
+  c.device.memory_bytes_per_s = 1e12;
+  c.device.kernel_overhead_s = 1e-6;
+  c.devices_per_node = 8;
+  c.inside = {1e-6, 100e9};
+  c.between = {10e-6, 10e9};
+  return c;
+}
+
+ModelConfig small_model() {
+  ModelConfig m = family_defaults(ModelFamily::Llama);
+  m.layers = 2;
+  m.hidden = 64;
+  m.heads = 4;
+  m.kv_heads = 2;
+  m.ffn = 128;
+  m.vocabulary = 1000;
+  m.positions = 256;
+  return resolve(m);
+}
+
+double seconds_of(std::string_view op, Phase phase, const ClusterDescription& cluster,
+                  std::int64_t* traffic = nullptr) {
+  Graph graph = build_transformer(small_model(), {2, 128});
+  add_backward(graph);
+  for (const Node& node : graph.nodes) {
+    if (op_info(node.op).name != op || node.phase != phase) continue;
+    if (traffic != nullptr) *traffic = traffic_bytes(graph, node);
+    return DescribedCosts(cluster).node_seconds(graph, node);
+  }
+  ADD_FAILURE() << "no " << op;
+  return 0;
+}
+
+TEST(Cost, ProductsByFlopsAttentionByFlopsTheRestByBytes) {
+  ClusterDescription c = simple_cluster();
+  c.device.memory_bytes_per_s = 1e15;
+  // The first linear is qkv: 256 rows, 64 -> (4 + 2 · 2) · 16.
+  EXPECT_DOUBLE_EQ(seconds_of("linear", Phase::Forward, c), 2.0 * 256 * 64 * 128 / 2e12 + 1e-6);
+  // Causal pairs of 128 positions, two products, 4 heads of 16, 2 sequences.
+  const double pairs = 128.0 * 129 / 2;
+  EXPECT_DOUBLE_EQ(seconds_of("attention", Phase::Forward, c), 2 * 2 * pairs * 16 * 4 * 2 / 1e12 + 1e-6);
+  c = simple_cluster();
+  c.device.matmul = c.device.attention = {1e18, 1e18, 1e18, 1e18};
+  std::int64_t traffic = 0;
+  // gate and up [256, 2 · 128] read, [256, 128] written.
+  EXPECT_DOUBLE_EQ(seconds_of("swiglu", Phase::Forward, c, &traffic), 256.0 * 3 * 128 * 4 / 1e12 + 1e-6);
+  EXPECT_EQ(traffic, 256 * 3 * 128 * 4);
+}
+
+TEST(Cost, AnEmbeddingTouchesRowsNotItsTable) {
+  std::int64_t traffic = 0;
+  seconds_of("embedding", Phase::Forward, simple_cluster(), &traffic);
+  EXPECT_EQ(traffic, 2 * 128 * 4 + 2 * 256 * 64 * 4);  // tokens, rows read, rows written; the table has 256000 bytes
+}
+
+TEST(Cost, CollectivesTakeTheirRoundsAndTheBytesOfTheFormulas) {
+  const DescribedCosts costs(simple_cluster());
+  const std::int64_t m = 64 << 20;
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::AllReduce, m, 4, 1), 2 * 2 * 1e-6 + 1.5 * m / 100e9);
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::AllGather, m, 8, 1), 3 * 1e-6 + 0.875 * m / 100e9);
+  // Two ranks that are a node apart, and sixteen neighbours: not within a node.
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::ReduceScatter, m, 2, 8), 10e-6 + 0.5 * m / 10e9);
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::ReduceScatter, m, 16, 1), 4 * 10e-6 + 0.9375 * m / 10e9);
+  EXPECT_EQ(costs.collective_seconds(CollectiveKind::AllReduce, m, 1, 1), 0);
+}
+
+TEST(Cost, APrecisionWithoutARateIsRefused) {
+  ClusterDescription c = simple_cluster();
+  c.device.matmul.fp32 = 0;
+  EXPECT_THROW(seconds_of("linear", Phase::Forward, c), Error);
+}
+
+TEST(Cost, NodesOfOneStreamFollowEachOther) {
+  Graph graph = build_transformer(small_model(), {2, 128});
+  add_backward(graph);
+  const DescribedCosts costs(simple_cluster());
+  double forward = 0, backward = 0, weights = 0;
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    const double s = costs.node_seconds(graph, graph.nodes[n]);
+    (n < graph.backward_begin ? forward : backward) += s;
+    weights += graph.nodes[n].phase == Phase::WeightGrad ? s : 0;
+  }
+  const NodeTimes t = time_nodes(graph, costs, [](std::string_view) { return 1; });
+  EXPECT_NEAR(t.forward_s, forward, 1e-12);
+  EXPECT_NEAR(t.backward_s, backward, 1e-12);
+  EXPECT_NEAR(t.weight_grad_s, weights, 1e-12);
+  EXPECT_NEAR(t.exposed_forward_s + t.exposed_backward_s, 0, 1e-12);
+}
+
+}  // namespace
+}  // namespace plimsoll
