@@ -129,10 +129,6 @@ Issues rank_contradictions(const Config& config, int ranks) {
 }
 
 Issues unsupported_values(const Config& config) {
-  const auto has_recompute = [](RecomputeMode mode) {
-    return mode == RecomputeMode::Full || mode == RecomputeMode::Selective;
-  };
-  const std::vector<RecomputeMode>& layers = config.memory.recompute_layers;
   const TransportName transport = config.comm.transport;
   const std::optional<std::string> zero_pipeline = zero_pipeline_fault(config.parallel);
   struct Row {
@@ -147,8 +143,6 @@ Issues unsupported_values(const Config& config) {
       {zero_pipeline.has_value(), "parallel.zero", zero_pipeline ? zero_pipeline->c_str() : ""},
       {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},
-      {has_recompute(config.memory.recompute) || std::any_of(layers.begin(), layers.end(), has_recompute),
-       "memory.recompute", "this build keeps all activations: recompute: none"},
       {transport != TransportName::Auto && transport != TransportName::Self && transport != TransportName::Mpi,
        "comm.transport", "this build runs over auto, self or mpi"},
   };

@@ -46,7 +46,7 @@ Graph forward_graph(const ProgramOptions& o, const Programs& p, ModelShape shape
   return split_over_tensor(whole, o.model, tensor);
 }
 
-// Forward and backward of this rank.
+// Forward and backward of this rank, with what it recomputes.
 Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
   Graph graph = forward_graph(o, p, train_shape(o));
   BackwardOptions backward;
@@ -57,6 +57,7 @@ Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
     backward = {true, o.schedule == ScheduleKind::ZbH1};
   }
   add_backward(graph, backward);
+  recompute(graph, keep_sets(graph, o.recompute));
   return graph;
 }
 
@@ -142,6 +143,11 @@ std::vector<int> distinct_stages(const ProgramOptions& o) {
     for (int chunk = 0; stages > 1 && chunk < o.chunks; ++chunk) {
       const auto piece = static_cast<std::size_t>(piece_index(stages, stage, chunk));
       layers.push_back(first[piece + 1] - first[piece]);
+      for (int layer = first[piece]; !o.recompute.empty() && layer < first[piece + 1]; ++layer) {
+        const auto same =
+            std::find(o.recompute.begin(), o.recompute.end(), o.recompute[static_cast<std::size_t>(layer)]);
+        layers.push_back(static_cast<int>(same - o.recompute.begin()));
+      }
     }
     if (std::find(seen.begin(), seen.end(), layers) != seen.end()) continue;
     distinct.push_back(stage);
@@ -183,7 +189,11 @@ Programs build_programs(const ProgramOptions& o) {
   p.owns_shards = replica < data.shards;
   p.tensors = model_tensors(o.model);
   p.plan = plan_memory(p.list(), o.threads);
-  if (o.train) p.train_flops_per_micro_batch = train_flops(o);
+  if (o.train) {
+    p.train_flops_per_micro_batch = train_flops(o);
+    p.rank_flops_per_micro_batch = count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
+    p.recompute_flops_per_micro_batch = recompute_flops(p.graph("train"));
+  }
   return p;
 }
 
@@ -228,6 +238,12 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
     ProgramOptions changed = options;
     changed.sequence = std::max<std::int64_t>(1, options.sequence / 2);
     try_change(fmt::format("data.sequence {} -> {}", options.sequence, changed.sequence), changed);
+  }
+  const std::vector<LayerRecompute> full(static_cast<std::size_t>(options.model.layers), {RecomputeMode::Full, {}});
+  if (options.train && options.recompute != full) {
+    ProgramOptions changed = options;
+    changed.recompute = full;
+    try_change("memory.recompute -> full", changed);
   }
   if (options.train && options.optimizer.name == OptimizerName::AdamW) {
     ProgramOptions changed = options;

@@ -6,6 +6,7 @@
 
 #include "optim/config.hpp"
 #include "parallel/mesh.hpp"
+#include "runtime/graph/recompute.hpp"
 #include "runtime/model/flat_layout.hpp"
 #include "runtime/model/transformer.hpp"
 #include "runtime/plan/memory.hpp"
@@ -28,6 +29,7 @@ struct ProgramOptions {
   std::int64_t micro_batches = 1;                  // of a step and replica; matters to pipelines only
   std::int64_t bucket_bytes = std::int64_t{25} << 20;
   std::int64_t logits_bytes = kLogitsBytes;
+  std::vector<LayerRecompute> recompute;  // by layer of the model; empty: everything is kept
   OptimizerConfig optimizer;
   bool train = false;                // "train": forward, backward, reduction, update
   bool evaluate = false;             // "evaluate": the loss of a micro-batch
@@ -59,6 +61,8 @@ struct Programs {
   DType dtype() const { return (*graphs.front())[graphs.front()->parameters.front().value].spec.dtype; }
   MemoryPlan plan;
   std::int64_t train_flops_per_micro_batch = 0;  // model FLOPs: forward + backward, from the op declarations
+  // FLOPs of this rank, forward + backward, and what recomputation adds to them.
+  std::int64_t rank_flops_per_micro_batch = 0, recompute_flops_per_micro_batch = 0;
 
   const Graph& graph(std::string_view name) const;
   bool has(std::string_view name) const;
@@ -68,8 +72,8 @@ struct Programs {
 Programs build_programs(const ProgramOptions& options);
 // The first layer of each piece of a pipeline; empty without one.
 std::vector<int> program_cuts(const ProgramOptions& options);
-// Stages of which one has the largest plan: of those in the middle that hold as many layers, the first, which has most
-// micro-batches in flight.
+// Stages of which one has the largest plan: of those in the middle that hold as many layers and recompute the same of
+// them, the first, which has most micro-batches in flight.
 std::vector<int> distinct_stages(const ProgramOptions& options);
 
 // Does not fit: what is largest, and the nearest changes that would fit. Its text is what the user sees.

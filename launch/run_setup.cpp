@@ -47,6 +47,16 @@ std::vector<std::int64_t> logits_choices(const Config& config) {
   return {kLogitsBytes, kLogitsBytes / 2, kLogitsBytes / 4, kLogitsBytes / 8};
 }
 
+// Of each layer; empty: none of them recomputes.
+std::vector<LayerRecompute> recompute_layers(const Config& config) {
+  const MemoryConfig& memory = config.memory;
+  std::vector<LayerRecompute> layers;
+  for (const RecomputeMode mode : memory.recompute_layers) layers.push_back({mode, {}});
+  const bool all = memory.recompute == RecomputeMode::Full || memory.recompute == RecomputeMode::Selective;
+  if (layers.empty() && all) layers.assign(static_cast<std::size_t>(config.model.layers), {memory.recompute, {}});
+  return layers;
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> data_tokenizer(const Config& config) { return load_common_tokenizer(data_paths(config)); }
@@ -95,6 +105,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.chunks = static_cast<int>(config.parallel.chunks());
   o.stage_layers = config.parallel.stages.value_or(std::vector<std::int64_t>{});
   if (config.comm.bucket) o.bucket_bytes = *config.comm.bucket;
+  o.recompute = recompute_layers(config);
   o.optimizer = config.optimizer;
   if (purpose == Purpose::Generate) {
     o.cache_positions = config.model.positions;

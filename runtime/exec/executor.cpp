@@ -46,7 +46,7 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   const DType dtype = compute_dtype(op, node.specs);
   b.kernel = context_.kernels->find(node.op, node.phase, dtype);
   require(b.kernel != nullptr, ErrorKind::Internal, "no {} kernel for {} {} in {} ('{}')", context_.device->kind(),
-          op.name, phase_name(node.phase), dtype_name(dtype), node.label);
+          op.name, work_name(node), dtype_name(dtype), node.label);
   KernelArgs args;
   args.attributes = &node.attrs;
   args.label = node.label.c_str();
@@ -87,7 +87,7 @@ void Executor::add_profile_rows(const std::string& program) {
     ProfileRow row;
     row.program = program;
     row.op = op.name;
-    row.phase = phase_name(node.phase);
+    row.phase = work_name(node);
     row.label = node.label;
     row.layer = node.layer;
     row.flops = op.flops(node.attrs, node.specs, node.phase);
@@ -130,12 +130,21 @@ void Executor::connect_streams(const MemoryPlan& plan, const ProgramLayout& layo
   for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
     const std::size_t mine = graph_.nodes[n].stream == StreamKind::Communication ? 1 : 0;
     std::vector<Touch> now;
+    std::vector<ValueId> roots;
     for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
+      roots.push_back(graph_.root(a.value));
       const std::int64_t begin = value_offset_[static_cast<std::size_t>(a.value)];
       now.push_back({n, begin, begin + graph_[a.value].spec.bytes(), a.writes});
     });
     const std::int64_t workspace = layout.workspace_offset[n];
     if (workspace >= 0) now.push_back({n, workspace, workspace + layout.workspace_bytes[n], true});
+    if (options_.poison) {
+      // It fills the whole memory of a value of which the node may touch a part.
+      for (const ValueId root : roots) {
+        const std::int64_t begin = value_offset_[static_cast<std::size_t>(root)];
+        if (!graph_[root].persistent) now.push_back({n, begin, begin + graph_[root].spec.bytes(), true});
+      }
+    }
     // Of several, the latest, since a stream runs in order; but for each variant, since not every node runs in each.
     std::array<std::ptrdiff_t, kVariants> wait_for;
     wait_for.fill(-1);

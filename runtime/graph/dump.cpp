@@ -43,7 +43,7 @@ std::string dump_text(const Graph& graph) {
       out += fmt::format("# {}\n", section_name(graph.section(n)));
     const OpInfo& op = op_info(node.op);
     out += fmt::format("{:4} {:>3} {:11} {:16} {}{}\n", n, node.layer >= 0 ? std::to_string(node.layer) : "",
-                       phase_name(node.phase), op.name, node.label, when_text(node.when));
+                       work_name(node), op.name, node.label, when_text(node.when));
     std::string reads, writes;
     for (std::size_t i = 0; i < op.slots.size(); ++i) {
       for (const bool is_grad : {false, true}) {

@@ -5,6 +5,8 @@
 
 namespace plimsoll {
 
+std::string_view work_name(const Node& node) { return node.again ? "recompute" : phase_name(node.phase); }
+
 ValueId Graph::find(std::string_view name) const {
   const auto at = named.find(name);
   require(at != named.end(), ErrorKind::Internal, "the graph has no value named '{}'", name);
@@ -140,7 +142,7 @@ void share_forward_memory(Graph& graph) {
   }
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const Node& node = graph.nodes[n];
-    if (graph.section(n) != Graph::Section::Forward) continue;
+    if (graph.section(n) != Graph::Section::Forward && !node.again) continue;
     const auto slots = op_info(node.op).slots;
     for (std::size_t i = 0; i < slots.size(); ++i) {
       if (slots[i].role != Role::Output || slots[i].over < 0 || node.value[i] == kNoValue) continue;
@@ -178,6 +180,7 @@ void classify_memory(Graph& graph) {
 std::int64_t count_flops(const Graph& graph, std::initializer_list<Phase> phases) {
   std::int64_t total = 0;
   for (const Node& node : graph.nodes) {
+    if (node.again) continue;
     if (std::find(phases.begin(), phases.end(), node.phase) == phases.end()) continue;
     total += op_info(node.op).flops(node.attrs, node.specs, node.phase);
   }

@@ -38,14 +38,18 @@ struct Node {
   std::string label;  // "attention.qkv"
   StreamKind stream = StreamKind::Compute;
   std::uint8_t when = kEveryVariant;
-  int chunk = 0;      // of this rank's pieces of the model (runtime/plan/schedule.hpp)
-  bool late = false;  // backward: runs in the second half, where weight gradients are an action of their own
+  int chunk = 0;       // of this rank's pieces of the model (runtime/plan/schedule.hpp)
+  bool late = false;   // backward: runs in the second half, where weight gradients are an action of their own
+  bool again = false;  // in backward: a forward node that runs a second time (runtime/graph/recompute.hpp)
 
   Node() {
     value.fill(kNoValue);
     grad.fill(kNoValue);
   }
 };
+
+// What a node does, in words: the name of its phase, or "recompute".
+std::string_view work_name(const Node& node);
 
 // A rectangle of a checkpoint tensor inside a parameter, both seen as matrices [rows, columns] (a vector is one
 // column). Name and layout of the tensor are those of Hugging Face; its initial values are drawn from the stream of
@@ -139,13 +143,13 @@ struct OutsideUse {
 };
 std::vector<OutsideUse> outside_uses(const Graph& graph);
 
-// Lets outputs lie over inputs that nothing reads later, where the op's declaration allows it.
+// Lets outputs of forward nodes lie over inputs that nothing reads later, where the op's declaration allows it.
 void share_forward_memory(Graph& graph);
 // Sets Value::memory of values that are not persistent: Activations when a backward node reads what a forward node
 // wrote.
 void classify_memory(Graph& graph);
 
-// FLOPs of one execution of all nodes of the given phases, from the op declarations.
+// FLOPs of one execution of all nodes of the given phases, from the op declarations; without what is recomputed.
 std::int64_t count_flops(const Graph& graph, std::initializer_list<Phase> phases);
 
 // Checks structure: shapes match the declarations, every read follows a write, persistent memory only where declared,

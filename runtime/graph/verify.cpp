@@ -5,7 +5,7 @@ namespace {
 
 std::string node_name(const Graph& graph, std::size_t n) {
   const Node& node = graph.nodes[n];
-  return fmt::format("node {} ({} {} '{}')", n, op_info(node.op).name, phase_name(node.phase), node.label);
+  return fmt::format("node {} ({} {} '{}')", n, op_info(node.op).name, work_name(node), node.label);
 }
 
 std::optional<std::string> check_values(const Graph& graph) {

@@ -22,6 +22,9 @@ struct Linear : OpDefaults {
       Slot{"y", Role::Output},
       Slot{"pre", Role::Stat, Backward::InputGradReads, true, kY},
   };
+  using Again = Activate;
+  static constexpr int again_from = kPre;
+  static Activate::Attrs again(const Attrs& a) { return {a.activation}; }
   static void infer(const Attrs& a, SlotSpecs& s);
   static std::int64_t flops(const Attrs& a, const SlotSpecs& s, Phase phase);
   static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);

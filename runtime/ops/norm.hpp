@@ -63,6 +63,9 @@ struct AddLayerNorm : Norm<AddLayerNorm> {
   static constexpr std::array slots{norm_slots::added(kSum), norm_slots::residual(kX), norm_slots::kWeight,
                                     norm_slots::kBias,       norm_slots::sum(kX),      norm_slots::kY,
                                     norm_slots::kMean,       norm_slots::kRstd};
+  using Again = LayerNorm;
+  static constexpr int again_from = kSum;
+  static Attrs again(const Attrs& a) { return a; }
 };
 
 // sum = x + residual; y = rms_norm(sum).
@@ -71,6 +74,9 @@ struct AddRmsNorm : Norm<AddRmsNorm> {
   enum : int { kX, kResidual, kWeight, kSum, kY, kRstd };
   static constexpr std::array slots{norm_slots::added(kSum), norm_slots::residual(kX), norm_slots::kWeight,
                                     norm_slots::sum(kX),     norm_slots::kY,           norm_slots::kRstd};
+  using Again = RmsNorm;
+  static constexpr int again_from = kSum;
+  static Attrs again(const Attrs& a) { return a; }
 };
 
 // RMSNorm of each query and key head of packed x [B, T, (heads + 2·kv_heads)·head_dim]; values pass unchanged (Qwen3).

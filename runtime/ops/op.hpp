@@ -92,6 +92,10 @@ struct OpDefaults {
   static constexpr bool inference_only = false;
   static constexpr bool update_only = false;  // acts on flat parameter buffers in Phase::Update
   static constexpr bool collective = false;  // runs on the communication stream, over the group named in its attributes
+  // A cheaper way to outputs that are needed a second time, from one that was kept: an op may name another, `Again`,
+  // whose input "x" is this op's slot `again_from` and whose other slots have this op's names, with the attributes
+  // again(). It makes the same bits.
+  static constexpr int again_from = -1;
   // Scratch memory of a kernel, planned; an upper bound over backends.
   template <class A>
   static std::int64_t workspace_bytes(const A&, const SlotSpecs&, Phase, int /*threads*/) {

@@ -4,6 +4,17 @@ namespace plimsoll {
 namespace {
 
 template <class Op>
+constexpr auto again_of() -> Attrs (*)(const Attrs&) {
+  if constexpr (Op::again_from >= 0) {
+    return [](const Attrs& a) {
+      return Attrs(std::in_place_index<op_id<typename Op::Again>>, Op::again(std::get<op_id<Op>>(a)));
+    };
+  } else {
+    return nullptr;
+  }
+}
+
+template <class Op>
 OpInfo make_info() {
   static_assert(Op::slots.size() <= kMaxSlots);
   constexpr OpId id = op_id<Op>;
@@ -26,6 +37,8 @@ OpInfo make_info() {
         for (auto& s : Op::samples()) all.push_back({Attrs(std::in_place_index<id>, s.attrs), s.in, s.integer_limit});
         return all;
       },
+      Op::again_from,
+      again_of<Op>(),
   };
 }
 

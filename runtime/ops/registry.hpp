@@ -61,6 +61,8 @@ struct OpInfo {
   std::int64_t (*flops)(const Attrs&, const SlotSpecs&, Phase);
   std::int64_t (*workspace_bytes)(const Attrs&, const SlotSpecs&, Phase, int threads);
   std::vector<AnySample> (*samples)();
+  int again_from;                // slot; -1: there is no other op that makes outputs again
+  Attrs (*again)(const Attrs&);  // the attributes of the op, whose id is their index; null where there is none
   bool differentiable() const { return !inference_only && !update_only; }
 };
 

@@ -37,7 +37,9 @@ KeyTable<MemoryConfig> memory_keys() {
       .keys = {
           bytes_key("budget", &C::budget, above(0), "most memory of a rank; auto: a share of what is free at start"),
           {"recompute", type_name(std::type_identity<RecomputeMode>{}) + " | list per layer", "", "",
-           "activations computed again in backward instead of kept", read_recompute, write_recompute},
+           "activations made again in backward instead of kept; full: all but the input of a layer, selective: the "
+           "attention core, auto: none",
+           read_recompute, write_recompute},
           bytes_key("logits", &C::logits, above(0),
                     "most logits that exist at a time, at least one row; auto: up to 128 MiB within the budget"),
           bytes_key("reserve", &C::reserve, at_least(0),

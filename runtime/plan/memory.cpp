@@ -74,7 +74,7 @@ std::vector<Item> collect_items(const Graph& graph, const std::vector<std::int64
 
 std::string describe_node(const Graph& graph, std::size_t n) {
   const Node& node = graph.nodes[n];
-  return fmt::format("{} {} '{}'", op_info(node.op).name, phase_name(node.phase), node.label);
+  return fmt::format("{} {} '{}'", op_info(node.op).name, work_name(node), node.label);
 }
 
 LiveItem describe_item(const Graph& graph, const Item& item) {

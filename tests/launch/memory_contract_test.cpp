@@ -22,6 +22,7 @@ struct Case {
   DType dtype = DType::f32;
   std::int64_t sequence = 64;
   std::int64_t prompt = 70;
+  RecomputeMode recompute = RecomputeMode::None;
 };
 
 // The plan counts on every thread: no more than OpenMP gives (under a sanitizer, OMP_THREAD_LIMIT may say one).
@@ -37,6 +38,7 @@ class MemoryContract : public testing::TestWithParam<Case> {
     o.cache_positions = GetParam().cache;
     o.threads = threads_of(GetParam().threads);
     o.dtype = GetParam().dtype;
+    o.recompute.assign(static_cast<std::size_t>(o.model.layers), {GetParam().recompute, {}});
     return o;
   }
   static void run_everything(Engine& engine, const ProgramOptions& o, std::int64_t steps) {
@@ -97,21 +99,26 @@ TEST_P(MemoryContract, PoisonChangesNoBit) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, MemoryContract,
-    testing::Values(Case{"gpt2_train", ModelFamily::Gpt2, true, false, 0, 1},
-                    Case{"gpt2_train_evaluate", ModelFamily::Gpt2, true, true, 0, 2},
-                    Case{"gpt2_evaluate", ModelFamily::Gpt2, false, true, 0, 1},
-                    Case{"gpt2_evaluate_17", ModelFamily::Gpt2, false, true, 0, 1, DType::f32, 17},
-                    Case{"llama_evaluate_17", ModelFamily::Llama, false, true, 0, 3, DType::f32, 17},
-                    Case{"gpt2_decode", ModelFamily::Gpt2, false, false, 80, 1},
-                    Case{"gpt2_decode_5", ModelFamily::Gpt2, false, false, 80, 1, DType::f32, 64, 5},
-                    Case{"llama_decode_1", ModelFamily::Llama, false, false, 80, 2, DType::f32, 64, 1},
-                    Case{"llama_decode_5", ModelFamily::Llama, false, false, 80, 4, DType::f32, 64, 5},
-                    Case{"llama_train", ModelFamily::Llama, true, false, 0, 1},
-                    Case{"llama_train_evaluate", ModelFamily::Llama, true, true, 0, 2},
-                    Case{"llama_decode", ModelFamily::Llama, false, false, 80, 2},
-                    Case{"llama_train_f64", ModelFamily::Llama, true, true, 0, 1, DType::f64},
-                    Case{"gpt2_train_short", ModelFamily::Gpt2, true, true, 0, 1, DType::f32, 12},
-                    Case{"llama_train_odd", ModelFamily::Llama, true, true, 0, 2, DType::f32, 77}),
+    testing::Values(
+        Case{"gpt2_train", ModelFamily::Gpt2, true, false, 0, 1},
+        Case{"gpt2_train_evaluate", ModelFamily::Gpt2, true, true, 0, 2},
+        Case{"gpt2_evaluate", ModelFamily::Gpt2, false, true, 0, 1},
+        Case{"gpt2_evaluate_17", ModelFamily::Gpt2, false, true, 0, 1, DType::f32, 17},
+        Case{"llama_evaluate_17", ModelFamily::Llama, false, true, 0, 3, DType::f32, 17},
+        Case{"gpt2_decode", ModelFamily::Gpt2, false, false, 80, 1},
+        Case{"gpt2_decode_5", ModelFamily::Gpt2, false, false, 80, 1, DType::f32, 64, 5},
+        Case{"llama_decode_1", ModelFamily::Llama, false, false, 80, 2, DType::f32, 64, 1},
+        Case{"llama_decode_5", ModelFamily::Llama, false, false, 80, 4, DType::f32, 64, 5},
+        Case{"llama_train", ModelFamily::Llama, true, false, 0, 1},
+        Case{"llama_train_evaluate", ModelFamily::Llama, true, true, 0, 2},
+        Case{"llama_decode", ModelFamily::Llama, false, false, 80, 2},
+        Case{"llama_train_f64", ModelFamily::Llama, true, true, 0, 1, DType::f64},
+        Case{"gpt2_train_full", ModelFamily::Gpt2, true, true, 0, 2, DType::f32, 64, 70, RecomputeMode::Full},
+        Case{"llama_train_full", ModelFamily::Llama, true, true, 0, 2, DType::f32, 77, 70, RecomputeMode::Full},
+        Case{"llama_train_selective", ModelFamily::Llama, true, false, 0, 1, DType::f64, 64, 70,
+             RecomputeMode::Selective},
+        Case{"gpt2_train_short", ModelFamily::Gpt2, true, true, 0, 1, DType::f32, 12},
+        Case{"llama_train_odd", ModelFamily::Llama, true, true, 0, 2, DType::f32, 77}),
     [](const auto& c) { return c.param.name; });
 
 // Lengths around the tiles of attention, with more and fewer threads than heads.
@@ -172,7 +179,7 @@ TEST(Budget, WhatDoesNotFitNamesTheLargestTensorsAndWhatWouldFit) {
   ASSERT_TRUE(no);
   EXPECT_EQ(no->needed_bytes, programs.plan.total_bytes + 100);
   for (const char* part : {"memory.budget", "parameters", "gradients", "optimizer.first", "optimizer.second",
-                           "train.micro_batch 4 -> 2", "data.sequence 12 -> 6", "fits"}) {
+                           "train.micro_batch 4 -> 2", "data.sequence 12 -> 6", "memory.recompute -> full", "fits"}) {
     EXPECT_NE(no->text.find(part), std::string::npos) << part << " in\n" << no->text;
   }
 }

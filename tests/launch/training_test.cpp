@@ -59,6 +59,25 @@ std::set<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
+TEST(Training, RecomputationChangesMemoryAndNoBit) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  const auto arena = [&](const std::string& run) {
+    return nlohmann::json::parse(read_text(folder / run / "plan.json")).at("arena_bytes").get<std::int64_t>();
+  };
+  train_quietly(tiny_config(folder, "none", {"model.dropout=0.1"}));
+  for (const auto& [run, mode] : {std::pair{"full", "full"}, {"selective", "selective"}, {"list", "[full, none]"}}) {
+    SCOPED_TRACE(mode);
+    train_quietly(tiny_config(folder, run, {"model.dropout=0.1", fmt::format("memory.recompute={}", mode)}));
+    EXPECT_LT(arena(run), arena("none"));
+    EXPECT_EQ(lasting_metrics(folder / run), lasting_metrics(folder / "none"));
+    for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+      const std::string name = std::string("checkpoints/step_00000006/") + file;
+      EXPECT_EQ(read_text(folder / run / name), read_text(folder / "none" / name)) << name;
+    }
+  }
+}
+
 TEST(Training, ResumedRunIsBitwiseTheUninterruptedOne) {
   const TempFolder folder;
   write_tiny_data(folder);

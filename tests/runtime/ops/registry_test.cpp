@@ -139,6 +139,48 @@ double functional(const KernelTable& kernels, const OpCase& c, const OpInputs& i
   return sum;
 }
 
+// What a declaration offers for outputs that are needed a second time makes the bits of the first.
+TEST_P(EveryOp, MakesTheSameBitsAgain) {
+  if (op_.again == nullptr) return;
+  int checked = 0;
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    for_samples(dtype, [&](const OpCase& c, const OpInputs& in) {
+      if (!c.specs.has(op_.again_from)) return;
+      OpRun how{.backward = false};
+      const OpResult once = run_op(kernels_, c, in, how);
+      OpCase other{nullptr, op_.again(c.attrs), {}, 0};
+      other.op = &op_info(static_cast<OpId>(other.attrs.index()));
+      OpInputs inputs;
+      const auto same_slot = [&](int s) {
+        if (other.slot(s).name == "x") return op_.again_from;
+        int found = 0;
+        while (c.slot(found).name != other.slot(s).name) ++found;
+        return found;
+      };
+      for (int s = 0; s < other.slots(); ++s) {
+        const int from = same_slot(s);
+        if (!c.specs.has(from)) continue;
+        other.specs.set(s, c.specs[from]);
+        inputs.value[static_cast<std::size_t>(s)] =
+            from == op_.again_from ? to_numbers(once.value[static_cast<std::size_t>(from)], c.specs[from].dtype)
+                                   : in.value[static_cast<std::size_t>(from)];
+      }
+      for (const int threads : {1, 3}) {
+        how.threads = threads;
+        const OpResult again = run_op(kernels_, other, inputs, how);
+        for (int s = 0; s < other.slots(); ++s) {
+          const Role role = other.slot(s).role;
+          if (role != Role::Output && role != Role::Stat) continue;
+          EXPECT_EQ(again.value[static_cast<std::size_t>(s)], once.value[static_cast<std::size_t>(same_slot(s))])
+              << other.slot(s).name;
+          ++checked;
+        }
+      }
+    });
+  }
+  EXPECT_GT(checked, 0);
+}
+
 TEST_P(EveryOp, GradientsAreDifferenceQuotients) {
   constexpr double kStep = 1e-5;
   constexpr std::size_t kElements = 41;  // of each slot, evenly spread
