@@ -113,6 +113,10 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   plan->add_flag("--gantt", a.plan.gantt,
                  "draw the schedule of a pipeline, every phase of a micro-batch taking one unit of time");
   plan->add_option("--gantt-svg", a.plan.gantt_svg, "write that chart to this file")->type_name("FILE");
+  plan->add_option(
+          "--svg", a.plan.svg,
+          "draw memory over a step against the budget into this file, of --rank or of the rank that needs most")
+      ->type_name("FILE");
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
   plan->add_flag("--json", a.json, "report as JSON");
   CLI::App* graph = verb("graph", "the step program of a configuration");

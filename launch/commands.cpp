@@ -19,6 +19,7 @@
 #include "runtime/core/text.hpp"
 #include "runtime/model/huggingface.hpp"
 #include "runtime/plan/gantt.hpp"
+#include "runtime/plan/memory_chart.hpp"
 #include "runtime/plan/simulate.hpp"
 
 namespace plimsoll {
@@ -187,6 +188,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     const auto bad = plan.verify ? check_memory(role.programs.list(), role.programs.plan) : std::nullopt;
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
   }
+  const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
   if (json) {
     nlohmann::json report = plan_json(roles, context);
     if (plan.verify) report["verified"] = true;
@@ -194,11 +196,13 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     print_json(report);
   } else {
     if (layouts) fmt::print("{}", layout_text(layouts->choice, layouts->cluster, arena_budget(context), plan.why));
-    const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
     fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
   if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(roles.front().programs, plan, json);
+  if (!plan.svg.empty()) {
+    replace_file(plan.svg, memory_svg(shown.programs.plan, "train", {context.outside_bytes, context.budget_bytes}));
+  }
   if (context.budget_bytes == 0) return 0;
   const auto infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");

@@ -38,7 +38,7 @@ struct PlanArguments {
   std::optional<int> rank;  // whose peak is listed; none: of the rank that needs most
   std::string cluster;      // a file; empty: comm.cluster
   bool peak = false, verify = false, gantt = false, why = false;
-  std::string gantt_svg;  // a file; empty: none
+  std::string gantt_svg, svg;  // files; empty: none
 };
 struct GraphArguments {
   std::string program = "train";

@@ -87,8 +87,9 @@ LiveItem describe_item(const Graph& graph, const Item& item) {
           describe_node(graph, maker)};
 }
 
-// Adds the items that are live where the most is, each `copies` times, to what the layout says of its peak.
-void describe_peak(const Graph& graph, std::span<const Item> items, int copies, ProgramLayout& layout) {
+// Adds the items to what the layout says of its nodes, and those that are live where the most is, to what it says of
+// its peak, each `copies` times.
+void describe_live(const Graph& graph, std::span<const Item> items, int copies, bool in_slots, ProgramLayout& layout) {
   std::vector<std::int64_t> change(graph.nodes.size() + 1, 0);
   for (const Item& i : items) {
     change[static_cast<std::size_t>(i.life.first)] += align_up(i.life.bytes);
@@ -104,6 +105,13 @@ void describe_peak(const Graph& graph, std::span<const Item> items, int copies, 
     }
   }
   if (graph.nodes.empty()) return;
+  for (const Item& i : items) {
+    // A slot that this micro-batch has left is another one's.
+    const std::size_t first = in_slots ? 0 : static_cast<std::size_t>(i.life.first);
+    const std::size_t last = in_slots ? graph.nodes.size() - 1 : static_cast<std::size_t>(i.life.last);
+    const auto memory = static_cast<std::size_t>(describe_item(graph, i).memory);
+    for (std::size_t n = first; n <= last; ++n) layout.live_class_bytes[n][memory] += copies * i.life.bytes;
+  }
   layout.peak_node = describe_node(graph, static_cast<std::size_t>(peak));
   for (const Item& i : items) {
     if (i.life.first > peak || i.life.last < peak) continue;
@@ -157,10 +165,10 @@ void place_in_slots(const Program& program, const MemoryPlan& plan, std::span<co
     region.bytes = align_up(place_items(slots[c], at, region.count, layout));
     at += region.count * region.bytes;
     layout.slots.push_back(region);
-    describe_peak(graph, slots[c], region.count, layout);
+    describe_live(graph, slots[c], region.count, true, layout);
   }
   layout.step_bytes = at - plan.persistent_bytes + place_items(scratch, at, 1, layout);
-  describe_peak(graph, scratch, 1, layout);
+  describe_live(graph, scratch, 1, false, layout);
 }
 
 bool needs_slots(const Program& program) {
@@ -176,6 +184,9 @@ ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int thread
   layout.value_offset.assign(graph.values.size(), -1);
   layout.value_stride.assign(graph.values.size(), 0);
   layout.workspace_offset.assign(graph.nodes.size(), -1);
+  layout.live_class_bytes.assign(graph.nodes.size(), {});
+  layout.backward_begin = std::min(graph.backward_begin, graph.nodes.size());
+  layout.update_begin = std::min(graph.update_begin, graph.nodes.size());
   for (const Node& node : graph.nodes) {
     layout.workspace_bytes.push_back(op_info(node.op).workspace_bytes(node.attrs, node.specs, node.phase, threads));
   }
@@ -184,7 +195,7 @@ ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int thread
     place_in_slots(program, plan, items, layout);
   } else {
     layout.step_bytes = place_items(items, plan.persistent_bytes, 1, layout);
-    describe_peak(graph, items, 1, layout);
+    describe_live(graph, items, 1, false, layout);
   }
   for (ValueId v = 0; v < static_cast<ValueId>(graph.values.size()); ++v) {
     const ValueId root = graph.root(v);

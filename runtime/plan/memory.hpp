@@ -57,6 +57,9 @@ struct ProgramLayout {
   std::string peak_node;             // where the most is live
   std::vector<LiveItem> peak_items;  // live there, without persistent values, largest first
   ClassBytes peak_class_bytes{};
+  std::vector<ClassBytes>
+      live_class_bytes;  // by node: what is live there, without persistent values; slots all the time
+  std::size_t backward_begin = 0, update_begin = 0;  // nodes of the program
 };
 
 struct MemoryPlan {
