@@ -25,6 +25,7 @@ constexpr std::array<EnumName, 3> enum_names(CollectiveSource) {
 struct CommConfig {
   TransportName transport = TransportName::Auto;
   std::optional<std::int64_t> bucket;  // bytes of gradients sent together; nullopt: auto
+  bool overlap = true;                 // false: compute waits for every collective
   CollectiveSource collectives = CollectiveSource::Auto;
   std::optional<double> deadline;  // seconds; nullopt: auto
   std::string cluster;             // a file of configs/clusters; empty: auto, a CPU core per rank

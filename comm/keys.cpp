@@ -11,6 +11,8 @@ KeyTable<CommConfig> comm_keys() {
       .keys = {
           key("transport", &C::transport, "what carries collectives; fake records them and moves nothing"),
           bytes_key("bucket", &C::bucket, above(0), "gradients sent together"),
+          key("overlap", &C::overlap,
+              "collectives run beside compute; false: one after the other, to see what that is worth"),
           key("collectives", &C::collectives, "who implements collectives over mpi: this program or the MPI library"),
           key("deadline", &C::deadline, at_least(1), "s",
               "a collective of a step or an evaluation that takes longer ends the run, and so does a rank that does "

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "parallel/overlap.hpp"
 #include "parallel/rules.hpp"
 
 namespace plimsoll {
@@ -84,9 +85,22 @@ void check_memory(const Config& config, Issues& issues) {
   }
 }
 
+void check_chunks(const Config& config, Issues& issues) {
+  const ParallelConfig& p = config.parallel;
+  if (p.tensor_chunks == 1) return;
+  if (p.tensor == 1) {
+    issues.push_back({"parallel.tensor_chunks", "has no effect with tensor: 1", {"parallel.tensor"}});
+  } else if (config.train.micro_batch) {
+    const bool sequence = p.sequence.value_or(config.data.sequence % p.tensor == 0);
+    if (auto fault = tensor_chunks_fault(*config.train.micro_batch, config.data.sequence, sequence, p.tensor_chunks))
+      issues.push_back({"parallel.tensor_chunks", *fault, {"train.micro_batch", "data.sequence", "parallel.sequence"}});
+  }
+}
+
 void check_parallel(const Config& config, Issues& issues) {
   for (ConfigIssue& issue : layout_issues(config.parallel, config.model, config.data.sequence))
     issues.push_back(std::move(issue));
+  check_chunks(config, issues);
   if (config.comm.bucket && config.parallel.zero.value_or(0) > 0) {
     issues.push_back({"comm.bucket",
                       "zero reduces and gathers the units of the model (a layer each), not buckets",
@@ -143,6 +157,8 @@ Issues unsupported_values(const Config& config) {
       {zero_pipeline.has_value(), "parallel.zero", zero_pipeline ? zero_pipeline->c_str() : ""},
       {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},
+      {config.parallel.pipeline > 1 && !config.comm.overlap, "comm.overlap",
+       "a stage that waits for a collective could not send what its peer waits for: true with pipeline"},
       {transport != TransportName::Auto && transport != TransportName::Self && transport != TransportName::Mpi,
        "comm.transport", "this build runs over auto, self or mpi"},
   };

@@ -74,7 +74,7 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   for (std::size_t i = 0; i < programs_.names.size(); ++i) {
     executors_[programs_.names[i]] = std::make_unique<Executor>(
         *programs_.graphs[i], programs_.plan, programs_.plan.program(programs_.names[i]), context,
-        ExecutorOptions{options.threads, options.poison, begin_counted_region, end_counted_region});
+        ExecutorOptions{options.threads, options.poison, options.overlap, begin_counted_region, end_counted_region});
   }
   if (programs_.schedule) {
     links_ = std::make_unique<StageLinks>(*executors_.at(programs_.names.front()), context, options.groups, programs_);

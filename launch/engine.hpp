@@ -20,6 +20,7 @@ struct EngineOptions {
   bool poison = false;
   std::map<std::string, const Group*, std::less<>> groups;  // by mesh axis; outlive the engine
   Profile* profile = nullptr;
+  bool overlap = true;  // of compute and collectives
 };
 
 // A tensor of the run in host-readable memory, under its checkpoint name.

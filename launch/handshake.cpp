@@ -137,6 +137,7 @@ Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
              {"parallel.shard", std::to_string(o.mesh.shards)},
              {"parallel.zero", std::to_string(o.zero)},
              {"parallel.sequence", o.sequence_parallel ? "true" : "false"},
+             {"parallel.tensor_chunks", std::to_string(o.tensor_chunks)},
              {"train.micro_batch", std::to_string(o.micro_batch)},
              {"comm.bucket", std::to_string(o.bucket_bytes)},
              {"memory.logits", std::to_string(o.logits_bytes)},

@@ -81,6 +81,7 @@ std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
                                 o.mesh.tensor, o.zero);
   if (o.zero > 0 && o.mesh.shards < o.mesh.data) out += fmt::format(" over {} of the replicas", o.mesh.shards);
   if (o.sequence_parallel) out += ", sequence parallel";
+  if (o.tensor_chunks > 1) out += fmt::format(", split linears in {} chunks", o.tensor_chunks);
   out += "\n";
   for (const std::string_view axis : kMeshAxes) {
     if (axis == "world" || !divides(o.mesh, axis)) continue;
@@ -169,8 +170,9 @@ nlohmann::json recompute_json(const Programs& programs, const ProgramOptions& o)
 }
 
 nlohmann::json mesh_json(const ProgramOptions& o) {
-  nlohmann::json json{{"data", o.mesh.data}, {"pipeline", o.mesh.pipeline}, {"tensor", o.mesh.tensor},
-                      {"zero", o.zero},      {"shard", o.mesh.shards},      {"sequence", o.sequence_parallel}};
+  nlohmann::json json{
+      {"data", o.mesh.data},    {"pipeline", o.mesh.pipeline},     {"tensor", o.mesh.tensor},         {"zero", o.zero},
+      {"shard", o.mesh.shards}, {"sequence", o.sequence_parallel}, {"tensor_chunks", o.tensor_chunks}};
   for (const std::string_view axis : kMeshAxes) {
     if (axis != "world" && divides(o.mesh, axis)) json["groups"][std::string(axis)] = groups_of(o.mesh, axis);
   }

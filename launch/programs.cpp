@@ -5,6 +5,7 @@
 #include "comm/group.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
+#include "parallel/overlap.hpp"
 #include "parallel/pipeline.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/core/text.hpp"
@@ -46,6 +47,18 @@ Graph forward_graph(const ProgramOptions& o, const Programs& p, ModelShape shape
   return split_over_tensor(whole, o.model, tensor);
 }
 
+std::optional<std::string> chunks_fault(const ProgramOptions& o) {
+  if (o.mesh.tensor == 1) return std::nullopt;
+  return tensor_chunks_fault(o.micro_batch, o.sequence, o.sequence_parallel, o.tensor_chunks);
+}
+
+// Of a finished graph of whole micro-batches; chunks of generated tokens would be too short to gain anything.
+void overlap_split_linears(Graph& graph, const ProgramOptions& o) {
+  if (o.mesh.tensor == 1) return;
+  if (auto fault = chunks_fault(o)) fail(ErrorKind::Config, "parallel.tensor_chunks: {}", *fault);
+  overlap_linears(graph, o.tensor_chunks);
+}
+
 // Forward and backward of this rank, with what it recomputes.
 Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
   Graph graph = forward_graph(o, p, train_shape(o));
@@ -58,6 +71,7 @@ Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
   }
   add_backward(graph, backward);
   recompute(graph, keep_sets(graph, o.recompute));
+  overlap_split_linears(graph, o);
   return graph;
 }
 
@@ -88,6 +102,7 @@ Graph train_graph(const ProgramOptions& o, const Programs& p) {
 Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t batch, std::int64_t sequence, Head head,
                       std::int64_t cache) {
   Graph graph = forward_graph(o, p, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false, {}});
+  if (cache == 0) overlap_split_linears(graph, o);
   if (p.schedule) add_message_buffers(graph, false);
   const DataParallel data = data_parallel(o);
   place_parameters(graph, flat_layout(graph, data.shards), data);
@@ -224,6 +239,7 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
   }
   no.text += "\nnearest changes:";
   const auto try_change = [&](const std::string& what, const ProgramOptions& changed) {
+    if (chunks_fault(changed)) return;
     const std::int64_t then = build_programs(changed).plan.total_bytes + outside_bytes;
     no.text += fmt::format("\n  {}: {} ({})", what, format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
   };

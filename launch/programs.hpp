@@ -23,6 +23,7 @@ struct ProgramOptions {
   int rank = 0;  // the programs are those of this rank
   int zero = 0;
   bool sequence_parallel = false;
+  int tensor_chunks = 1;                           // of split linears, in training and evaluation
   ScheduleKind schedule = ScheduleKind::OneFOneB;  // of a pipeline
   int chunks = 1;                                  // pieces of the model on each stage
   std::vector<std::int64_t> stage_layers;          // layers of each piece; empty: cut by cost

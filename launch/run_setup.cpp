@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "launch/process.hpp"
+#include "parallel/overlap.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/device/device.hpp"
 
@@ -34,11 +35,14 @@ bool feeds_stages(const Config& config, std::int64_t micro_batches, std::int64_t
 std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t share) {
   if (config.train.micro_batch) return {*config.train.micro_batch};
   std::vector<std::int64_t> choices;
-  for (std::int64_t rows = share; rows > 1; --rows) {
-    const bool fits_cache = rows * config.data.sequence <= std::max(kMicroBatchTokens, config.data.sequence);
-    if (share % rows == 0 && fits_cache && feeds_stages(config, share / rows, share)) choices.push_back(rows);
+  for (std::int64_t rows = share; rows > 0; --rows) {
+    const bool fits_cache = rows == 1 || rows * config.data.sequence <= kMicroBatchTokens;
+    const bool in_chunks = !tensor_chunks_fault(rows, config.data.sequence, config.parallel.sequence.value_or(false),
+                                                config.parallel.tensor_chunks);
+    const bool feeds = rows == 1 || feeds_stages(config, share / rows, share);
+    if (share % rows == 0 && fits_cache && in_chunks && feeds) choices.push_back(rows);
   }
-  choices.push_back(1);
+  if (choices.empty()) choices.push_back(1);  // what is wrong is said where it is built
   return choices;
 }
 
@@ -101,6 +105,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.rank = place.rank;
   o.zero = static_cast<int>(config.parallel.zero.value_or(0));
   o.sequence_parallel = config.parallel.sequence.value_or(false);
+  o.tensor_chunks = static_cast<int>(config.parallel.tensor_chunks);
   o.schedule = config.parallel.schedule;
   o.chunks = static_cast<int>(config.parallel.chunks());
   o.stage_layers = config.parallel.stages.value_or(std::vector<std::int64_t>{});

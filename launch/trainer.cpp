@@ -84,7 +84,7 @@ struct Run {
     Programs programs = build_programs(options);
     agree(control, programs, options);
     if (!config.run.trace.empty()) profile = std::make_unique<Profile>();
-    EngineOptions engine_options{threads, config.run.poison, {}, profile.get()};
+    EngineOptions engine_options{threads, config.run.poison, {}, profile.get(), config.comm.overlap};
     const bool native = config.comm.collectives == CollectiveSource::Mpi;
     groups = make_groups(options.mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
       return mpi.group(axis, ranks, native);

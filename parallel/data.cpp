@@ -166,6 +166,33 @@ void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& dat
   }
 }
 
+// What is behind the parameters of a unit is sent with their gradients, so it must be written like them: clears it
+// where the gradients of a micro-batch begin.
+void clear_padding(Graph& graph, const FlatLayout& layout, const std::vector<ValueId>& units, Inserts& inserts) {
+  std::vector<std::size_t> first_write(graph.values.size(), graph.nodes.size());  // by root
+  for (std::size_t n = graph.nodes.size(); n-- > 0;) {
+    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
+      if (a.writes) first_write[static_cast<std::size_t>(graph.root(a.value))] = n;
+    });
+  }
+  for (std::size_t u = 0; u < units.size(); ++u) {
+    std::int64_t end = 0;
+    for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+      if (layout.unit[p] != static_cast<int>(u)) continue;
+      const std::int64_t elements = graph[graph.parameters[p].gradient].spec.elements();
+      end = std::max(end, layout.offset[p] - layout.units[u].offset + elements);
+    }
+    const std::size_t first = first_write[static_cast<std::size_t>(units[u])];
+    const std::int64_t padding = layout.units[u].elements - end;
+    if (padding == 0 || first == graph.nodes.size()) continue;
+    const ValueId x = range_of(graph, units[u], end, padding, graph[units[u]].name + ".padding");
+    Node node = communication_node<Clear>(graph, {padding, graph[x].spec.dtype}, Phase::Reduce, {{Clear::kX, x}},
+                                          "clear." + layout.units[u].name, layout.units[u].layer, kEveryVariant);
+    node.stream = StreamKind::Compute;
+    inserts.push_back({first, true, std::move(node)});
+  }
+}
+
 // ZeRO-2: the gradients of a unit live from the first to the last node that writes them, and their reduction.
 std::vector<ValueId> transient_gradients(Graph& graph, const FlatLayout& layout) {
   std::vector<ValueId> buffers;
@@ -234,8 +261,9 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
       lay_over(graph, graph.parameters[p].gradient, flat, layout.offset[p]);
     }
   }
-  if (data.ranks == 1) return;
   Inserts inserts;
+  if (sharded) clear_padding(graph, layout, whole, inserts);
+  if (data.ranks == 1) return insert_nodes(graph, std::move(inserts));
   if (data.zero == 0) {
     int index = 0;
     for (const Bucket& bucket : gradient_buckets(graph, layout, data.bucket_bytes)) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Training speed and memory on this machine, beside PyTorch where that is installed.
 #   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--mesh]
+#   scripts/bench.sh --overlap [--rounds N] [--steps N] [--out FILE] [--rate 1gbit] [--chunks K]   two ranks over a slow link; needs root
 # PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh runs it tuned (default ../shared).
 #   scripts/bench.sh --pipeline [--rounds N] [--steps N] [--micro-batches N] [--layers N] [--hidden N]
 # Two stages, a core each, under every schedule: the step that was measured and the one that the simulator predicts.
@@ -21,4 +22,8 @@ use_local_mpi
 mkdir -p data
 [ -s data/kjv.txt ] || bible -f gen1:1-rev22:21 >data/kjv.txt
 [ -s data/kjv.idx ] || build/release/bin/plimsoll data prepare data/kjv.txt --out data/kjv
+if [ "${1:-}" = --overlap ]; then
+  shift
+  exec python3 scripts/bench_overlap.py "$@"
+fi
 exec python3 scripts/bench.py "$@"

@@ -117,6 +117,13 @@ foreach(case IN ITEMS schedules plans checkpoint)
     LABELS mpi TIMEOUT 180 SERIAL)
 endforeach()
 
+# Communication beside compute, seen in the traces of two ranks over a slow link; where one can be made.
+plimsoll_program_test(overlap_run
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/overlap_run.py $<TARGET_FILE:plimsoll>
+    ${PROJECT_SOURCE_DIR}/scripts ${CMAKE_CURRENT_BINARY_DIR}/overlap_run
+  LABELS mpi slow TIMEOUT 300 SERIAL)
+set_tests_properties(overlap_run PROPERTIES SKIP_RETURN_CODE 77)
+
 # The main job, short: prepare, train on four ranks, generate; and what it leaves behind.
 plimsoll_program_test(smoke_run
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/smoke_run.py $<TARGET_FILE:plimsoll>

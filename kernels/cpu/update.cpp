@@ -1,6 +1,7 @@
 #include "runtime/ops/update.hpp"
 
 #include <cmath>
+#include <cstring>
 
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/cpu/register.hpp"
@@ -132,6 +133,11 @@ void sgd(const KernelArgs& args) {
   });
 }
 
+void clear(const KernelArgs& args) {
+  const View& x = args.value[Clear::kX];
+  std::memset(x.data, 0, static_cast<std::size_t>(x.spec.bytes()));
+}
+
 template <class T>
 void add_for_type(KernelTable& table) {
   table.add<SquareSums>(Phase::Update, dtype_of<T>(), square_sums<T>);
@@ -144,6 +150,7 @@ void add_for_type(KernelTable& table) {
 void add_update_kernels(KernelTable& table) {
   add_for_type<float>(table);
   add_for_type<double>(table);
+  table.add<Clear>(Phase::Reduce, DType::f32, clear);  // of whatever dtype: an op without inputs computes in none
   table.add<GlobalNorm>(Phase::Update, DType::f64, global_norm);
 }
 

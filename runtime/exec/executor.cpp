@@ -22,6 +22,8 @@ Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayo
   connect_streams(plan, layout);
   if (context.profile != nullptr) add_profile_rows(layout.name);
   if (options_.poison) plan_poison();
+  if (!options_.overlap && context.communication != nullptr)
+    turn_ = events_.emplace_back(context.device->make_event()).get();
   for (const Bound& b : bound_) {
     first_launch_.emplace_back();
     later_launch_.emplace_back();
@@ -232,6 +234,11 @@ void Executor::run_bound(const Bound& bound, const Binding& binding, const Kerne
   for (const auto& [data, bytes] : binding.poison_after) owner.context_.device->fill(data, kNaNByte, bytes);
 }
 
+void Executor::take_turns(Stream& from, Stream& to) {
+  from.record(*turn_);
+  to.wait(*turn_);
+}
+
 void Executor::run(Graph::Section section, Variant variant, const RunPart& part) {
   const bool first = variant == Variant::First || variant == Variant::Only;
   const auto bit = static_cast<std::uint8_t>(variant);
@@ -241,6 +248,8 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
     if (graph_.section(n) != section || node.chunk != part.chunk || (node.when & bit) == 0) continue;
     if (part.half != Half::Both && node.late != (part.half == Half::Second)) continue;
     Bound& b = bound_[n];
+    const bool alone = turn_ != nullptr && b.stream == context_.communication;
+    if (alone) take_turns(*context_.compute, *b.stream);
     for (Event* event : b.waits) b.stream->wait(*event);
     Launch& launch = (first ? first_launch_ : later_launch_)[n][slot];
     b.stream->launch({[](void* l) {
@@ -249,6 +258,7 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
                       },
                       &launch});
     if (b.done != nullptr) b.stream->record(*b.done);
+    if (alone) take_turns(*b.stream, *context_.compute);
   }
   if (part.join) join();
 }

@@ -19,6 +19,8 @@ struct ExecutorOptions {
   // Debugging: outputs are filled with NaN before they are written, memory with NaN as soon as nothing reads it any
   // more.
   bool poison = false;
+  // False: compute waits for each communication node, and it for all compute before.
+  bool overlap = true;
   // Called on the thread of a kernel right before and after it; may be null. They watch what kernels do (allocations).
   void (*before_node)() = nullptr;
   void (*after_node)() = nullptr;
@@ -86,6 +88,7 @@ class Executor {
   void plan_poison();
   void add_profile_rows(const std::string& program);
   static void run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args);
+  void take_turns(Stream& from, Stream& to);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
 
   const Graph& graph_;
@@ -98,6 +101,7 @@ class Executor {
   std::vector<Bound> bound_;
   std::deque<std::unique_ptr<Event>> events_;
   std::array<Event*, 2> section_end_{};  // by stream; null where communication nodes touch persistent memory only
+  Event* turn_ = nullptr;                // null: the streams overlap
   struct Launch {
     const Bound* bound;
     const Binding* binding;

@@ -18,9 +18,10 @@ namespace plimsoll {
 template <class... Ops>
 struct TypeList {};
 
-using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
-                        HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy,
-                        AllReduce, CopyTo, ReduceFrom, AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd>;
+using OpList =
+    TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm, HeadNorm, Activate,
+             SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy, AllReduce, CopyTo, ReduceFrom,
+             AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd, Clear>;
 
 template <class List>
 struct AttrsOf;

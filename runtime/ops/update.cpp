@@ -105,4 +105,6 @@ std::vector<Sample<Sgd::Attrs>> Sgd::samples() {
   };
 }
 
+std::vector<Sample<Clear::Attrs>> Clear::samples() { return {make_sample(Attrs{37, DType::f64}, {})}; }
+
 }  // namespace plimsoll

@@ -86,4 +86,19 @@ struct Sgd : OpDefaults {
   static std::vector<Sample<Attrs>> samples();
 };
 
+// x [elements] = 0: what no gradient is written to, but is sent with them.
+struct Clear : OpDefaults {
+  struct Attrs {
+    std::int64_t elements = 0;
+    DType dtype = DType::f32;
+  };
+  static constexpr std::string_view name = "clear";
+  static constexpr bool update_only = true;
+  enum : int { kX };
+  static constexpr std::array slots{Slot{"x", Role::Output}};
+  static void infer(const Attrs& a, SlotSpecs& s) { s.set(kX, {{a.elements}, a.dtype}); }
+  static std::int64_t flops(const Attrs&, const SlotSpecs&, Phase) { return 0; }
+  static std::vector<Sample<Attrs>> samples();
+};
+
 }  // namespace plimsoll

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "runtime/plan/in_flight.hpp"
 #include "runtime/plan/offsets.hpp"
 
 namespace plimsoll {
@@ -13,10 +14,11 @@ std::int64_t align_up(std::int64_t n) { return (n + kArenaAlignment - 1) / kAren
 // A value or workspace with its life on the order of the nodes.
 struct Item {
   ValueId value = kNoValue;
-  std::ptrdiff_t workspace_of = -1;
+  std::ptrdiff_t workspace_of = -1;  // of a node, or several that follow each other and never run in the same pass
   Lifetime life{};
   int action = 0;        // the kind of action that touches it, by action_of(); of several, one of them
   bool crosses = false;  // several do
+  int nodes = 1;         // of a workspace
 };
 
 // What runs at a time in a pipeline: forward, first half and second half of backward of each chunk, and the update.
@@ -40,35 +42,57 @@ std::size_t node_beside(const Graph& graph, const OutsideUse& use) {
   return found;
 }
 
+bool is_workspace(const Item& item) { return item.workspace_of >= 0; }
+
+// Node `n` runs where those of a workspace right before it do not: in other micro-batches of a step.
+bool replaces(const Graph& graph, const Item& workspace, std::size_t n) {
+  const auto first = static_cast<std::size_t>(workspace.workspace_of);
+  if (first + static_cast<std::size_t>(workspace.nodes) != n) return false;
+  return std::all_of(graph.nodes.begin() + static_cast<std::ptrdiff_t>(first),
+                     graph.nodes.begin() + static_cast<std::ptrdiff_t>(n),
+                     [&](const Node& node) { return (node.when & graph.nodes[n].when) == 0; });
+}
+
 // Lifetimes of everything that is not persistent, in the order of the nodes on both streams: the executor makes a node
-// wait for the other stream where their bytes meet.
+// wait for the other stream where their bytes meet. So that compute need not, what communication touches lives on while
+// it may be under way.
 std::vector<Item> collect_items(const Graph& graph, const std::vector<std::int64_t>& workspaces) {
   std::vector<Item> items;
   std::vector<std::ptrdiff_t> item_of(graph.values.size(), -1);
-  const auto touch = [&](ValueId root, std::size_t n, int action) {
-    const auto now = static_cast<int>(n);
+  const std::vector<std::size_t> until = in_flight_until(graph);
+  const auto touch = [&](ValueId root, std::size_t n, std::size_t end, int action) {
+    const auto now = static_cast<int>(n), last = static_cast<int>(end);
     std::ptrdiff_t& at = item_of[static_cast<std::size_t>(root)];
     if (at < 0) {
       at = static_cast<std::ptrdiff_t>(items.size());
-      items.push_back({root, -1, {graph[root].spec.bytes(), now, now}, action, false});
+      items.push_back({root, -1, {graph[root].spec.bytes(), now, last}, action, false});
     }
     Item& item = items[static_cast<std::size_t>(at)];
     item.life.first = std::min(item.life.first, now);
-    item.life.last = std::max(item.life.last, now);
+    item.life.last = std::max(item.life.last, last);
     item.crosses = item.crosses || item.action != action;
   };
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
-    const auto now = static_cast<int>(n);
+    const auto now = static_cast<int>(n), last = static_cast<int>(until[n]);
     const int action = action_of(graph, n);
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);
-      if (!graph[root].persistent) touch(root, n, action);
+      if (!graph[root].persistent) touch(root, n, until[n], action);
     });
-    if (workspaces[n] > 0) {
-      items.push_back({kNoValue, static_cast<std::ptrdiff_t>(n), {workspaces[n], now, now}, action, false});
+    if (workspaces[n] == 0) continue;
+    const auto before = std::find_if(items.rbegin(), items.rend(), is_workspace);
+    if (before != items.rend() && replaces(graph, *before, n)) {
+      ++before->nodes;
+      before->life.bytes = std::max(before->life.bytes, workspaces[n]);
+      before->life.last = std::max(before->life.last, last);
+    } else {
+      items.push_back({kNoValue, static_cast<std::ptrdiff_t>(n), {workspaces[n], now, last}, action, false});
     }
   }
-  for (const OutsideUse& use : outside_uses(graph)) touch(use.value, node_beside(graph, use), action_of(use));
+  for (const OutsideUse& use : outside_uses(graph)) {
+    const std::size_t beside = node_beside(graph, use);
+    touch(use.value, beside, beside, action_of(use));
+  }
   return items;
 }
 
@@ -137,7 +161,8 @@ std::int64_t place_items(std::span<const Item> items, std::int64_t begin, std::i
       layout.value_offset[static_cast<std::size_t>(items[i].value)] = at;
       layout.value_stride[static_cast<std::size_t>(items[i].value)] = stride;
     } else {
-      layout.workspace_offset[static_cast<std::size_t>(items[i].workspace_of)] = at;
+      for (std::ptrdiff_t n = 0; n < items[i].nodes; ++n)
+        layout.workspace_offset[static_cast<std::size_t>(items[i].workspace_of + n)] = at;
     }
   }
   layout.max_live_bytes += copies * offsets.max_live_bytes;

@@ -32,7 +32,7 @@ struct Update {
   std::vector<std::byte> workspace;
 
   template <class Op, class T>
-  void run(const typename Op::Attrs& attrs, const std::vector<View>& value) {
+  void run(const typename Op::Attrs& attrs, const std::vector<View>& value, Phase phase = Phase::Update) {
     const Attrs any(std::in_place_index<op_id<Op>>, attrs);
     KernelArgs args;
     args.value = value.data();
@@ -42,7 +42,7 @@ struct Update {
     args.outputs = &out;
     args.workspace = workspace.data();
     static const KernelTable kernels = cpu_kernels();
-    kernels.find(op_id<Op>, Phase::Update, dtype_of<T>())(args);
+    kernels.find(op_id<Op>, phase, dtype_of<T>())(args);
   }
 };
 
@@ -111,6 +111,13 @@ TEST(AdamWKernel, DoesNothingWhenTheNormIsNotFinite) {
   EXPECT_EQ(p, before);
   EXPECT_EQ(m, before);
   EXPECT_EQ(v, before);
+}
+
+TEST(ClearKernel, ClearsWhateverTheDtype) {
+  auto x = random_vector<double>("x");
+  const std::vector<double> zeros(x.size(), 0);
+  Update().run<Clear, float>({}, {view(x)}, Phase::Reduce);
+  EXPECT_EQ(x, zeros);
 }
 
 template <class T>

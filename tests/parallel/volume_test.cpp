@@ -24,6 +24,7 @@ ProgramOptions on_layout(ProgramOptions o, const Layout& layout) {
   o.mesh = layout.mesh;
   o.zero = layout.zero;
   o.sequence_parallel = layout.sequence;
+  o.tensor_chunks = layout.tensor_chunks;
   return o;
 }
 
@@ -122,12 +123,13 @@ TEST(Volume, DataParallelismAndZero) {
 // a: bytes of the activations of a micro-batch [batch, sequence, hidden]; L layers. Tensor parallelism sums the output
 // of the embedding, of attention and of the MLP, and in backward the gradients of their inputs and of the loss: (2 L +
 // 1) · 2 all-reduces. With sequence parallelism each is a reduce-scatter and an all-gather: the same bytes (Korthikanti
-// et al. 2022), and once a step the gradients of what every rank has for its tokens.
+// et al. 2022), and once a step the gradients of what every rank has for its tokens. Chunks of linears send what the
+// linears would.
 TEST(Volume, TensorAndSequenceParallelism) {
   const ProgramOptions o = options_of(ModelFamily::Gpt2);
   for (const int n : {2, 4}) {
-    for (const bool sequence : {false, true}) {
-      const Layout layout{{.tensor = n}, 0, sequence};
+    for (const auto& [sequence, chunks] : {std::pair{false, 1}, {false, 3}, {true, 1}, {true, 2}}) {
+      const Layout layout{.mesh = {.tensor = n}, .sequence = sequence, .tensor_chunks = chunks};
       SCOPED_TRACE(name_of(layout));
       const std::int64_t k = micro_batches(layout, o), rows = o.micro_batch * o.sequence, h = o.model.hidden,
                          layers = o.model.layers, a = rows * h * 4;

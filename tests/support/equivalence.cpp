@@ -8,9 +8,10 @@
 namespace plimsoll::test {
 
 std::string name_of(const Layout& l) {
-  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor,
-                     l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks,
-                     l.stages.empty() ? "" : fmt::format("_cut{}", fmt::join(l.stages, "_")));
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}{}", l.mesh.data, l.mesh.pipeline,
+                     l.mesh.tensor, l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks,
+                     l.stages.empty() ? "" : fmt::format("_cut{}", fmt::join(l.stages, "_")),
+                     l.tensor_chunks > 1 ? fmt::format("_in{}", l.tensor_chunks) : "");
 }
 
 std::vector<Layout> every_schedule(Layout layout, std::int64_t layers) {
@@ -76,9 +77,11 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   o.schedule = layout.schedule;
   o.chunks = layout.chunks;
   o.stage_layers = layout.stages;
+  o.tensor_chunks = layout.tensor_chunks;
   o.micro_batches = rows / layout.mesh.data / o.micro_batch;
   EngineOptions options;
   options.poison = poison;
+  options.overlap = layout.overlap;
   for (const auto& [axis, group] : groups) options.groups[axis] = &group;
   Engine engine(build_programs(o), options);
   engine.initialise(1);

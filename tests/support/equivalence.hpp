@@ -15,6 +15,8 @@ struct Layout {
   ScheduleKind schedule = ScheduleKind::OneFOneB;
   int chunks = 1;
   std::vector<std::int64_t> stages = {};  // layers of each piece; empty: cut by cost
+  int tensor_chunks = 1;
+  bool overlap = true;
 };
 std::string name_of(const Layout& layout);
 // The schedules of a pipeline that cut so many layers, interleaved with two pieces on a stage.

@@ -1,0 +1,67 @@
+#include "runtime/plan/in_flight.hpp"
+
+#include <algorithm>
+
+namespace plimsoll {
+namespace {
+
+// Bytes of a value that has memory of its own.
+struct Touch {
+  ValueId root;
+  std::int64_t begin, end;
+  bool writes;
+};
+
+std::vector<Touch> touches(const Graph& graph, const Node& node) {
+  std::vector<Touch> all;
+  for_each_access(graph, node, [&](const MemoryAccess& a) {
+    const std::int64_t begin = graph.offset_in_root(a.value);
+    all.push_back({graph.root(a.value), begin, begin + graph[a.value].spec.bytes(), a.writes});
+  });
+  return all;
+}
+
+bool depend(const std::vector<Touch>& a, const std::vector<Touch>& b) {
+  return std::any_of(a.begin(), a.end(), [&](const Touch& x) {
+    return std::any_of(b.begin(), b.end(), [&](const Touch& y) {
+      return x.root == y.root && x.begin < y.end && y.begin < x.end && (x.writes || y.writes);
+    });
+  });
+}
+
+std::string_view axis_of(const Node& node) {
+  return std::visit(
+      [](const auto& a) -> std::string_view {
+        if constexpr (requires { a.axis; })
+          return a.axis;
+        else
+          return {};
+      },
+      node.attrs);
+}
+
+}  // namespace
+
+std::vector<std::size_t> in_flight_until(const Graph& graph) {
+  std::vector<std::size_t> until;
+  std::vector<std::vector<Touch>> touched;
+  for (const Node& node : graph.nodes) touched.push_back(touches(graph, node));
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    const Node& node = graph.nodes[n];
+    until.push_back(n);
+    if (node.stream != StreamKind::Communication) continue;
+    bool computed = false;
+    for (std::size_t m = n + 1; m < graph.nodes.size(); ++m) {
+      const Node& later = graph.nodes[m];
+      if (graph.section(m) != graph.section(n) || later.chunk != node.chunk || later.late != node.late) break;
+      const bool computes = later.stream == StreamKind::Compute;
+      if (computes && (later.when & node.when) != 0 && depend(touched[n], touched[m])) break;
+      if (!computes && computed && later.op == node.op && axis_of(later) == axis_of(node)) break;
+      computed = computed || computes;
+      until.back() = m;
+    }
+  }
+  return until;
+}
+
+}  // namespace plimsoll

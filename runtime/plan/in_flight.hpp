@@ -1,0 +1,17 @@
+#pragma once
+// How long a communication node may still be under way, in the order of the nodes: what it touches must stay until
+// then, or a compute node that is given its bytes waits for it.
+
+#include <vector>
+
+#include "runtime/graph/graph.hpp"
+
+namespace plimsoll {
+
+// By node: the last node beside which it may run. Its own index for compute nodes; for a communication node the one
+// before a compute node that needs its result (or overwrites what it reads), at most the one before the next node of
+// the same op and axis that follows compute: so one reduction is under way while the gradients of the next are made,
+// and not all of them. Never beyond its section, chunk and half of backward.
+std::vector<std::size_t> in_flight_until(const Graph& graph);
+
+}  // namespace plimsoll
