@@ -166,9 +166,31 @@ void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& dat
   }
 }
 
-// What is behind the parameters of a unit is sent with their gradients, so it must be written like them: clears it
-// where the gradients of a micro-batch begin.
-void clear_padding(Graph& graph, const FlatLayout& layout, const std::vector<ValueId>& units, Inserts& inserts) {
+// Elements of a unit that no parameter has: between parameters, which begin on cache lines, and behind them.
+struct Gap {
+  std::int64_t first, elements;  // first: in the unit
+};
+std::vector<Gap> gaps_of(const Graph& graph, const FlatLayout& layout, std::size_t unit) {
+  std::vector<Gap> parameters;
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    if (layout.unit[p] != static_cast<int>(unit)) continue;
+    parameters.push_back(
+        {layout.offset[p] - layout.units[unit].offset, graph[graph.parameters[p].gradient].spec.elements()});
+  }
+  std::sort(parameters.begin(), parameters.end(), [](const Gap& a, const Gap& b) { return a.first < b.first; });
+  parameters.push_back({layout.units[unit].elements, 0});
+  std::vector<Gap> gaps;
+  std::int64_t end = 0;
+  for (const Gap& p : parameters) {
+    if (p.first > end) gaps.push_back({end, p.first - end});
+    end = p.first + p.elements;
+  }
+  return gaps;
+}
+
+// Gaps are sent with the gradients of their unit, so they must be written like them: clears them where the gradients of
+// a micro-batch begin.
+void clear_gaps(Graph& graph, const FlatLayout& layout, const std::vector<ValueId>& units, Inserts& inserts) {
   std::vector<std::size_t> first_write(graph.values.size(), graph.nodes.size());  // by root
   for (std::size_t n = graph.nodes.size(); n-- > 0;) {
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
@@ -176,20 +198,16 @@ void clear_padding(Graph& graph, const FlatLayout& layout, const std::vector<Val
     });
   }
   for (std::size_t u = 0; u < units.size(); ++u) {
-    std::int64_t end = 0;
-    for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-      if (layout.unit[p] != static_cast<int>(u)) continue;
-      const std::int64_t elements = graph[graph.parameters[p].gradient].spec.elements();
-      end = std::max(end, layout.offset[p] - layout.units[u].offset + elements);
-    }
     const std::size_t first = first_write[static_cast<std::size_t>(units[u])];
-    const std::int64_t padding = layout.units[u].elements - end;
-    if (padding == 0 || first == graph.nodes.size()) continue;
-    const ValueId x = range_of(graph, units[u], end, padding, graph[units[u]].name + ".padding");
-    Node node = communication_node<Clear>(graph, {padding, graph[x].spec.dtype}, Phase::Reduce, {{Clear::kX, x}},
-                                          "clear." + layout.units[u].name, layout.units[u].layer, kEveryVariant);
-    node.stream = StreamKind::Compute;
-    inserts.push_back({first, true, std::move(node)});
+    if (first == graph.nodes.size()) continue;
+    for (const Gap& gap : gaps_of(graph, layout, u)) {
+      const ValueId x =
+          range_of(graph, units[u], gap.first, gap.elements, fmt::format("{}.gap{}", graph[units[u]].name, gap.first));
+      Node node = communication_node<Clear>(graph, {gap.elements, graph[x].spec.dtype}, Phase::Reduce, {{Clear::kX, x}},
+                                            "clear." + layout.units[u].name, layout.units[u].layer, kEveryVariant);
+      node.stream = StreamKind::Compute;
+      inserts.push_back({first, true, std::move(node)});
+    }
   }
 }
 
@@ -262,7 +280,7 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
     }
   }
   Inserts inserts;
-  if (sharded) clear_padding(graph, layout, whole, inserts);
+  if (sharded) clear_gaps(graph, layout, whole, inserts);
   if (data.ranks == 1) return insert_nodes(graph, std::move(inserts));
   if (data.zero == 0) {
     int index = 0;

@@ -3,7 +3,7 @@
 
 #include "runtime/exec/volume.hpp"
 #include "parallel/tensor.hpp"
-
+#include "runtime/exec/messages.hpp"
 #include "tests/support/equivalence.hpp"
 
 namespace plimsoll {
@@ -144,6 +144,34 @@ TEST(Volume, TensorAndSequenceParallelism) {
           k * (2 * (2 * layers + 1) * 2 * (n - 1) * a / n + loss) + norm + (sequence ? 2 * (n - 1) * copied / n : 0);
       EXPECT_EQ(counted(layout, o), (Sent{{"tensor", kSteps * step}}));
     }
+  }
+}
+
+// a: as above. A stage sends the activations of every micro-batch to the next one, for each of its pieces but the last
+// of the model, and as much back. Rank 0 is the first stage: one gradient less for each piece. Whatever the schedule.
+TEST(Volume, PipelineMessages) {
+  ProgramOptions o = options_of(ModelFamily::Gpt2);
+  o.model.layers = 4;
+  for (const Layout& layout : every_schedule({{.pipeline = 2}}, o.model.layers)) {
+    SCOPED_TRACE(name_of(layout));
+    ProgramOptions mine = on_layout(o, layout);
+    mine.schedule = layout.schedule;
+    mine.chunks = layout.chunks;
+    mine.micro_batches = micro_batches(layout, o);
+    const Programs programs = build_programs(mine);
+    const std::int64_t a = o.micro_batch * o.sequence * o.model.hidden * 4, m = mine.micro_batches;
+    Sent messages;
+    for (const StageMessage& message : stage_messages(programs.graph("train"), *programs.schedule, 0, true)) {
+      if (message.sends) messages[std::string(message_axis(message.kind))] += message.bytes();
+    }
+    Sent formula{{"pipeline", layout.chunks * m * a}};
+    if (layout.chunks > 1) formula["pipeline_back"] = (layout.chunks - 1) * m * a;
+    EXPECT_EQ(messages, formula);
+    Sent all;
+    for (const auto& [axis, bytes] : messages) all[axis] += kSteps * bytes;
+    for (const CollectiveCall& call : collectives(programs.graph("train")))
+      all[call.axis] += kSteps * runs(call, m) * sent_bytes(call, 0);
+    EXPECT_EQ(counted(layout, o), all);
   }
 }
 

@@ -57,8 +57,7 @@ TEST(MemoryChart, ShowsEveryClassThePlanAndTheBudget) {
                            "backward", "budget 64.00 MiB", "planned "}) {
     EXPECT_NE(svg.find(text), std::string::npos) << text;
   }
-  for (const char* absent : {"kv_cache", "nan"})
-    EXPECT_EQ(svg.find(absent), std::string::npos) << absent;
+  for (const char* absent : {"kv_cache", "nan"}) EXPECT_EQ(svg.find(absent), std::string::npos) << absent;
   EXPECT_EQ(memory_svg(plan, "train", {}).find("budget"), std::string::npos);
   EXPECT_THROW(memory_svg(plan, "decode", {}), Error);
 }
