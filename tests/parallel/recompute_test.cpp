@@ -56,6 +56,7 @@ INSTANTIATE_TEST_SUITE_P(
     Meshes, RecomputeOn,
     testing::Combine(testing::Values(ModelFamily::Gpt2, ModelFamily::Llama),
                      testing::Values(Layout{{.tensor = 2}}, Layout{{.tensor = 2}, 0, true},
+                                     Layout{.mesh = {.tensor = 2}, .tensor_chunks = 4},
                                      Layout{{.data = 2, .shards = 2}, 0}, Layout{{.data = 2, .shards = 2}, 1},
                                      Layout{{.data = 2, .shards = 2}, 2}, Layout{{.data = 2, .shards = 2}, 3},
                                      Layout{{.data = 2, .tensor = 2, .shards = 2}, 3, true},
