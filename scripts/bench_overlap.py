@@ -14,8 +14,8 @@ from pathlib import Path
 from slow_link import SlowLink, overlapped_seconds, unavailable
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = "{family: gpt2, layers: 12, hidden: 512, heads: 8, vocabulary: 1024, positions: 256, dropout: 0}"
-SEQUENCE, BATCH = 256, 16
+MODEL = "{family: gpt2, layers: 6, hidden: 512, heads: 8, vocabulary: 1024, positions: 256, dropout: 0}"
+SEQUENCE, BATCH = 256, 8
 REPLICAS = ("zero 0", "zero 1", "zero 3")
 
 
@@ -67,24 +67,25 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rate", default="1gbit")
     parser.add_argument("--chunks", type=int, default=4, help="of a split linear, beside 1")
+    parser.add_argument("--only", default="", help="layouts whose name contains this")
     parser.add_argument("--out", default="bench_overlap.json")
     a = parser.parse_args()
     if why := unavailable():
         print(f"bench.sh --overlap: skipped: {why}")
         return 77
-    table = layouts(a.chunks)
-    results = {name: {True: [], False: []} for name in table}
-    with SlowLink(a.rate) as link:
-        for _ in range(a.rounds):
-            for name, (parallel, micro_batch) in table.items():
-                for overlap in (False, True):
-                    results[name][overlap].append(train(link, parallel, micro_batch, overlap, a.steps, trace=True))
-    rows = [row_of(name, runs) for name, runs in results.items()]
+    table = {name: layout for name, layout in layouts(a.chunks).items() if a.only in name}
     print(f"2 ranks x 1 thread, {a.rate} each way, a step of {BATCH} x {SEQUENCE} tokens; in the trace of a step with overlap (s)")
-    print(f"{'layout':32}{'MB sent':>9}{'off ms':>9}{'on ms':>9}{'off/on':>8}{'compute':>10}{'communic.':>11}{'both':>8}")
-    for row in rows:
-        print(f"{row['layout']:32}{row['bytes_a_step'] / 1e6:>9.1f}{row['off_ms']:>9.0f}{row['on_ms']:>9.0f}{row['ratio']:>8.2f}"
-              f"{row['compute_s']:>10.2f}{row['communication_s']:>11.2f}{row['both_s']:>8.2f}")
+    print(f"{'layout':32}{'MB sent':>9}{'off ms':>9}{'on ms':>9}{'off/on':>8}{'compute':>10}{'communic.':>11}{'both':>8}", flush=True)
+    rows = []
+    with SlowLink(a.rate) as link:
+        for name, (parallel, micro_batch) in table.items():
+            runs = {True: [], False: []}
+            for _ in range(a.rounds):
+                for overlap in (False, True):
+                    runs[overlap].append(train(link, parallel, micro_batch, overlap, a.steps, trace=True))
+            rows.append(row := row_of(name, runs))
+            print(f"{name:32}{row['bytes_a_step'] / 1e6:>9.1f}{row['off_ms']:>9.0f}{row['on_ms']:>9.0f}{row['ratio']:>8.2f}"
+                  f"{row['compute_s']:>10.2f}{row['communication_s']:>11.2f}{row['both_s']:>8.2f}", flush=True)
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     Path(a.out).write_text(json.dumps(dict(commit=commit, rate=a.rate, rounds=a.rounds, load=os.getloadavg(), rows=rows), indent=1) + "\n")
     print(f"load {os.getloadavg()}, results in {a.out}")
