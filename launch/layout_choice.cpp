@@ -33,6 +33,17 @@ std::string milliseconds(double seconds) {
   return seconds < 10 ? fmt::format("{:.4g} ms", seconds * 1e3) : fmt::format("{:.4g} s", seconds);
 }
 
+// Of a list with a mode per layer the one that keeps least: the small graphs of the planner are of no layer in
+// particular, and its bounds of memory stay true.
+RecomputeMode recompute_mode(const MemoryConfig& memory) {
+  std::vector<RecomputeMode> modes = memory.recompute_layers;
+  if (modes.empty()) modes = {memory.recompute};
+  for (const RecomputeMode mode : {RecomputeMode::Full, RecomputeMode::Selective}) {
+    if (std::find(modes.begin(), modes.end(), mode) != modes.end()) return mode;
+  }
+  return RecomputeMode::None;
+}
+
 }  // namespace
 
 ClusterDescription choose_cluster(const Config& config) {
@@ -54,6 +65,12 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.reduction_scratch = true;
   p.pipelines = !config.model.tied || config.comm.collectives != CollectiveSource::Mpi;
   p.most_zero = config.comm.bucket ? 0 : 3;
+  if (const RecomputeMode mode = recompute_mode(config.memory); mode != RecomputeMode::None) {
+    p.rewrite = [mode](Graph& graph) {
+      const auto layers = static_cast<std::size_t>(std::ssize(layers_of(graph)));
+      recompute(graph, keep_sets(graph, std::vector<LayerRecompute>(layers, {mode, {}})));
+    };
+  }
   return p;
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 
 #include "launch/commands.hpp"
@@ -93,7 +94,13 @@ TEST(LayoutChoice, BoundsAreBelowThePlanAndTheEstimate) {
          fmt::format("model.vocabulary={}", 50 + pick(2, 900)), fmt::format("data.sequence={}", 4 << pick(3, 5)),
          fmt::format("model.tied={}", pick(4, 2) == 0), fmt::format("train.global_batch={}", 8 << pick(5, 2)),
          fmt::format("model.dropout={}", pick(6, 2) == 0 ? 0.0 : 0.1),
-         fmt::format("optimizer.name={}", pick(7, 3) == 0 ? "sgd" : "adamw")});
+         fmt::format("optimizer.name={}", pick(7, 3) == 0 ? "sgd" : "adamw"),
+         fmt::format("memory.recompute={}",
+                     std::array{"none", "full", "selective"}[static_cast<std::size_t>(pick(11, 3))])});
+    if (pick(12, 4) == 0) {
+      config.memory.recompute_layers.assign(static_cast<std::size_t>(config.model.layers), RecomputeMode::None);
+      config.memory.recompute_layers.back() = RecomputeMode::Full;
+    }
     if (pick(8, 2) == 0) {
       config.model.family = ModelFamily::Gpt2;
       config.model.kv_heads = config.model.heads;
