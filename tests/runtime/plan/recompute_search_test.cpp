@@ -9,7 +9,7 @@
 namespace plimsoll {
 namespace {
 
-RecomputeItems random_items(std::mt19937& random, int layers, int choices, int most_bytes, int in_flight) {
+RecomputeItems random_items(std::mt19937& random, int layers, int choices, std::int64_t most_bytes, int in_flight) {
   RecomputeItems items{
       .at = {}, .in_flight = in_flight, .head_bytes = static_cast<std::int64_t>(random()) % most_bytes};
   for (int l = 0; l < layers; ++l) {
@@ -18,7 +18,7 @@ RecomputeItems random_items(std::mt19937& random, int layers, int choices, int m
       const auto saved = static_cast<std::int64_t>(random()) % most_bytes + 1;
       const auto beside = static_cast<std::int64_t>(random()) % most_bytes;
       // The more is kept the less it costs, more or less.
-      const auto ps = (most_bytes - saved) * 1000 + static_cast<std::int64_t>(random()) % (most_bytes * 300LL);
+      const auto ps = (most_bytes - saved) * 1000 + static_cast<std::int64_t>(random()) % (most_bytes * 300);
       at.push_back({1, saved, saved + beside, c == 0 ? 0 : ps, l * choices + c});
     }
     at[0].saved_bytes = most_bytes;
@@ -124,7 +124,7 @@ TEST(RecomputeSearch, LargeAndAllDifferent) {
   for (const int in_flight : {1, 4}) {
     for (const int percent : {50}) {
       SCOPED_TRACE(testing::Message() << in_flight << " in flight, " << percent << " %");
-      const RecomputeItems items = random_items(random, 80, 8, 1 << 30, in_flight);
+      const RecomputeItems items = random_items(random, 80, 8, std::int64_t{1} << 30, in_flight);
       const std::int64_t budget = std::max(least_budget_bytes(items), everything(items) * percent / 100);
       const auto found = cheapest_items(items, budget, {.max_labels = 4096});
       ASSERT_TRUE(found);
