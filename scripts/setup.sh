@@ -10,7 +10,7 @@ packages=(
   openmpi-bin libopenmpi-dev
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
   protobuf-compiler libprotobuf-dev libsentencepiece-dev libxxhash-dev
-  libopenblas-openmp-dev libdnnl-dev libeigen3-dev
+  libopenblas-openmp-dev libxsmm-dev libdnnl-dev libeigen3-dev
   libgtest-dev
   bible-kjv
 )

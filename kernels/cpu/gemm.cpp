@@ -19,6 +19,9 @@
 #ifdef PLIMSOLL_HAVE_ONEDNN
 #include <dnnl.h>
 #endif
+#ifdef PLIMSOLL_HAVE_LIBXSMM
+#include "kernels/cpu/xsmm_gemm.hpp"
+#endif
 
 namespace plimsoll {
 namespace {
@@ -90,7 +93,7 @@ void onednn_gemm(const GemmArguments<float>& p) {
 }
 #endif
 
-enum class Backend { OpenBlas, OneDnn, Eigen };
+enum class Backend { Libxsmm, OpenBlas, OneDnn, Eigen };
 
 struct NamedBackend {
   Backend backend;
@@ -98,6 +101,9 @@ struct NamedBackend {
 };
 
 constexpr auto kBackends = std::to_array<NamedBackend>({
+#ifdef PLIMSOLL_HAVE_LIBXSMM
+    {Backend::Libxsmm, "libxsmm"},
+#endif
 #ifdef PLIMSOLL_HAVE_OPENBLAS
     {Backend::OpenBlas, "openblas"},
 #endif
@@ -115,6 +121,11 @@ NamedBackend& selected() {
 template <class T>
 void dispatch(const GemmArguments<T>& p, GemmEpilogue epilogue) {
   [[maybe_unused]] Backend backend = selected().backend;
+#ifdef PLIMSOLL_HAVE_LIBXSMM
+  if constexpr (std::is_same_v<T, float>) {
+    if (backend == Backend::Libxsmm && xsmm_takes(p)) return xsmm_gemm(p, omp_get_max_threads(), epilogue);
+  }
+#endif
 #ifdef PLIMSOLL_HAVE_ONEDNN
   if constexpr (std::is_same_v<T, float>) {
     if (backend == Backend::OneDnn) {
@@ -123,11 +134,11 @@ void dispatch(const GemmArguments<T>& p, GemmEpilogue epilogue) {
     }
   }
 #ifdef PLIMSOLL_HAVE_OPENBLAS
-  if (backend == Backend::OneDnn) backend = Backend::OpenBlas;  // oneDNN has no double-precision products
 #endif
 #endif
 #ifdef PLIMSOLL_HAVE_OPENBLAS
-  if (backend == Backend::OpenBlas) return openblas_gemm_in_shares(p, omp_get_max_threads(), epilogue);
+  // also what libxsmm does not take, and double-precision products, which oneDNN does not have
+  if (backend != Backend::Eigen) return openblas_gemm_in_shares(p, omp_get_max_threads(), epilogue);
 #endif
   eigen_gemm(p);
   finish_in_rows(p, omp_get_max_threads(), epilogue);
@@ -186,23 +197,27 @@ void set_gemm_backend(std::string_view name) {
 }
 
 std::string gemm_description() {
-  switch (selected().backend) {
-#ifdef PLIMSOLL_HAVE_OPENBLAS
-    case Backend::OpenBlas: {
-      const std::string_view config = openblas_get_config();  // "OpenBLAS 0.3.21 DYNAMIC_ARCH …"
-      const auto end = config.find(' ', config.find(' ') + 1);
-      return fmt::format("{} {}", config.substr(0, end), openblas_get_corename());
-    }
+  const Backend backend = selected().backend;
+  std::string description;
+#ifdef PLIMSOLL_HAVE_LIBXSMM
+  if (backend == Backend::Libxsmm) description = xsmm_description();
+  if (!description.empty()) description += ", ";
 #endif
 #ifdef PLIMSOLL_HAVE_ONEDNN
-    case Backend::OneDnn: {
-      const dnnl_version_t* v = dnnl_version();
-      return fmt::format("oneDNN {}.{}.{} isa {:#x}", v->major, v->minor, v->patch,
-                         static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
-    }
-#endif
-    default: return eigen_description();
+  if (backend == Backend::OneDnn) {
+    const dnnl_version_t* v = dnnl_version();
+    return fmt::format("oneDNN {}.{}.{} isa {:#x}", v->major, v->minor, v->patch,
+                       static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
   }
+#endif
+#ifdef PLIMSOLL_HAVE_OPENBLAS
+  if (backend != Backend::Eigen) {
+    const std::string_view config = openblas_get_config();  // "OpenBLAS 0.3.21 DYNAMIC_ARCH …"
+    const auto end = config.find(' ', config.find(' ') + 1);
+    return description + fmt::format("{} {}", config.substr(0, end), openblas_get_corename());
+  }
+#endif
+  return description + eigen_description();
 }
 
 double measure_gemm_gflops(int threads) {

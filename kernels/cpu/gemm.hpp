@@ -1,7 +1,8 @@
 #pragma once
-// Matrix products of the CPU kernels: one interface over OpenBLAS, oneDNN and Eigen. Matrices are row-major.
+// Matrix products of the CPU kernels: one interface over libxsmm, OpenBLAS, oneDNN and Eigen. Matrices are row-major.
 // All backends use the OpenMP threads of the calling thread (omp_get_max_threads()); inside a parallel region the
-// product runs on the calling thread alone. OpenBLAS and oneDNN return the same bits for every thread count.
+// product runs on the calling thread alone. libxsmm and oneDNN return the same bits for every
+// thread count, OpenBLAS for most shapes.
 
 #include <cstdint>
 #include <string>
@@ -46,14 +47,15 @@ extern template void gemm<float>(bool, bool, std::int64_t, std::int64_t, std::in
 extern template void gemm<double>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t,
                                   const double*, std::int64_t, double, double*, std::int64_t, GemmEpilogue);
 
-// The backend in use: "openblas", "onednn" or "eigen". At start it is the first one of that list that was built in.
+// The backend in use: "libxsmm", "openblas", "onednn" or "eigen". At start it is the first one of that list that was
+// built in. What libxsmm does not take (xsmm_gemm.hpp) the next one of the list computes.
 std::string gemm_backend();
 
 // Selects a backend for the whole process; Config error, naming those that exist, when this build lacks it. Not to be
 // called while a product runs.
 void set_gemm_backend(std::string_view name);
 
-// The library and CPU core type that runs the products, for reports: "OpenBLAS 0.3.21 SkylakeX".
+// The libraries and CPU core types that run the products, for reports: "libxsmm 1.17 clx, OpenBLAS 0.3.21 SkylakeX".
 std::string gemm_description();
 
 // The fastest rate, in GFLOP/s, that fp32 products of transformer shapes reach on this machine with `threads` threads.

@@ -63,11 +63,13 @@ std::vector<Shape> transformer_shapes() {
   add_linear(shapes, "384.qkv.io", 2048, 384, 1152, true);
   add_linear(shapes, "384.fc.io", 2048, 384, 1536, true);
   add_linear(shapes, "384.proj.io", 2048, 1536, 384, true);
-  for (const std::int64_t rows : {128, 256, 512, 1024}) {
-    const std::string name = fmt::format("head.{}", rows);
-    shapes.push_back({name + ".y", false, true, rows, 50257, 768});
-    shapes.push_back({name + ".dx", false, false, rows, 768, 50257});
-    shapes.push_back({name + ".dw+=", true, false, 50257, 768, rows, true, 1.0F});
+  for (const std::int64_t hidden : {384, 768}) {
+    for (const std::int64_t rows : {128, 256, 512, 1024}) {
+      const std::string name = fmt::format("{}.head.{}", hidden == 768 ? "gpt2" : "384", rows);
+      shapes.push_back({name + ".y", false, true, rows, 50304, hidden});
+      shapes.push_back({name + ".dx", false, false, rows, hidden, 50304});
+      shapes.push_back({name + ".dw+=", true, false, 50304, hidden, rows, true, 1.0F});
+    }
   }
   return shapes;
 }
@@ -141,7 +143,7 @@ class Bench {
  public:
   Bench(int threads, int repetitions) : threads_(threads), repetitions_(repetitions) {
     omp_set_num_threads(threads);
-    for (const char* name : {"openblas", "onednn", "eigen"}) {
+    for (const char* name : {"libxsmm", "openblas", "onednn", "eigen"}) {
       try {
         set_gemm_backend(name);
       } catch (const Error&) {

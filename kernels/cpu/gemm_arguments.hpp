@@ -1,0 +1,24 @@
+#pragma once
+// What gemm() hands to its backends.
+
+#include <cstdint>
+
+#include "kernels/cpu/gemm.hpp"
+
+namespace plimsoll {
+
+// The arguments of gemm(), checked, with m, n and k above zero.
+template <class T>
+struct GemmArguments {
+  bool trans_a, trans_b;
+  std::int64_t m, n, k;
+  const T* a;
+  std::int64_t lda;
+  const T* b;
+  std::int64_t ldb;
+  T beta;
+  T* c;
+  std::int64_t ldc;
+};
+
+}  // namespace plimsoll
