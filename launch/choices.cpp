@@ -23,6 +23,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"memory.budget", format_bytes(budget)},
           {"memory.logits", format_bytes(options.logits_bytes)},
           {"memory.reserve", format_bytes(outside) + " measured"},
+          {"plan.profile", "in the cache of the user"},
           {"comm.transport", alone ? "self" : "mpi"},
           {"comm.bucket", options.zero > 0 ? "none: a layer at a time" : format_bytes(options.bucket_bytes)},
           {"comm.cluster", "a CPU core per rank"},

@@ -11,6 +11,7 @@
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
 #include "launch/progress.hpp"
+#include "launch/run_costs.hpp"
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "launch/trainer.hpp"
@@ -136,7 +137,7 @@ void draw_schedule(const Programs& programs, const PlanArguments& plan, bool jso
 }
 
 struct PlannedLayouts {
-  ClusterDescription cluster;
+  std::unique_ptr<RunCosts> costs;
   LayoutChoice choice;
 };
 
@@ -149,16 +150,19 @@ std::int64_t arena_budget(const PlanContext& context) {
 std::optional<PlannedLayouts> plan_layouts(Config& config, const Place& place, PlanContext& context) {
   const bool named = !config.comm.cluster.empty();
   if (!named && !config.parallel.automatic) return std::nullopt;
-  PlannedLayouts planned{choose_cluster(config), {}};
-  if (named && context.budget_bytes == 0) context.budget_bytes = planned.cluster.device.memory_bytes;
+  PlannedLayouts planned{std::make_unique<RunCosts>(config, place, nullptr, 0), {}};
+  const DeviceDescription& device = planned.costs->cluster().device;
+  if (named && context.budget_bytes == 0) context.budget_bytes = device.memory_bytes;
   if (named && !config.memory.reserve) {
-    context.outside_bytes = planned.cluster.device.outside_bytes;
+    context.outside_bytes = device.outside_bytes;
     context.outside_source = "description";
   }
-  if (auto choice = choose_layout(config, place, planned.cluster, context.budget_bytes, context.outside_bytes)) {
+  if (auto choice =
+          choose_layout(config, place, planned.costs->machine(), context.budget_bytes, context.outside_bytes)) {
     planned.choice = std::move(*choice);
   } else {
-    planned.choice = predict_layout(config, place, planned.cluster, context.budget_bytes, context.outside_bytes);
+    planned.choice =
+        predict_layout(config, place, planned.costs->machine(), context.budget_bytes, context.outside_bytes);
   }
   return planned;
 }
@@ -195,7 +199,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     if (layouts) report["layouts"] = layout_json(layouts->choice);
     print_json(report);
   } else {
-    if (layouts) fmt::print("{}", layout_text(layouts->choice, layouts->cluster, arena_budget(context), plan.why));
+    if (layouts)
+      fmt::print("{}", layout_text(layouts->choice, layouts->costs->cluster(), arena_budget(context), plan.why));
     fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
@@ -214,7 +219,7 @@ int command_graph(const ConfigArguments& arguments, const GraphArguments& graph)
           graph.ranks, graph.ranks - 1);
   Config config = planning_config(arguments, graph.ranks);
   const Place place{graph.rank, graph.ranks, graph.rank, graph.ranks};
-  choose_layout(config, place, choose_cluster(config), 0, 0);
+  choose_layout(config, place, RunCosts(config, place, nullptr, 0).machine(), 0, 0);
   ProgramOptions options = choose_programs(config, place, Purpose::Train, 0, 0);
   options.logits = graph.program == "logits";
   if (graph.program == "prefill" || graph.program == "decode") options.cache_positions = config.model.positions;

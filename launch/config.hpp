@@ -58,6 +58,7 @@ struct Config {
   ScheduleConfig schedule;
   ParallelConfig parallel;
   MemoryConfig memory;
+  PlanConfig plan;
   CommConfig comm;
   DType precision = DType::f32;  // of activations and matrix products: fp32 | bf16 | fp16 | fp64
   DeviceKind device = DeviceKind::Cpu;

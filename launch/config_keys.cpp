@@ -71,6 +71,7 @@ KeyTable<Config> config_keys() {
               section("schedule", &C::schedule, schedule_keys()),
               section("parallel", &C::parallel, parallel_keys()),
               section("memory", &C::memory, memory_keys()),
+              section("plan", &C::plan, plan_keys()),
               section("comm", &C::comm, comm_keys()),
               precision_key(),
               key("device", &C::device, "what computes"),

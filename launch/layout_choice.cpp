@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "launch/cluster_file.hpp"
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
@@ -45,10 +44,6 @@ RecomputeMode recompute_mode(const MemoryConfig& memory) {
 }
 
 }  // namespace
-
-ClusterDescription choose_cluster(const Config& config) {
-  return config.comm.cluster.empty() ? ClusterDescription{} : load_cluster(config.comm.cluster);
-}
 
 LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena_bytes) {
   LayoutProblem p;
@@ -95,11 +90,10 @@ Layout layout_of(const Config& config, const ProgramOptions& o) {
   return l;
 }
 
-LayoutChoice predict_layout(const Config& config, const Place& place, const ClusterDescription& cluster,
+LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
                             std::int64_t budget_bytes, std::int64_t outside_bytes) {
   const ProgramOptions options = choose_programs(config, place, Purpose::Train, budget_bytes, outside_bytes);
-  const DescribedCosts costs(cluster);
-  LayoutCosts estimates(layout_problem(config, place.ranks, 0), {cluster, &costs});
+  LayoutCosts estimates(layout_problem(config, place.ranks, 0), machine);
   LayoutChoice choice;
   choice.tried = choice.planned = 1;
   const Layout layout = layout_of(config, options);
@@ -114,16 +108,15 @@ ExactMemory exact_memory(const Config& config, const Place& place, const Layout&
   return largest_rank(choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes));
 }
 
-std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const ClusterDescription& cluster,
+std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
                                           std::int64_t budget_bytes, std::int64_t outside_bytes) {
   if (!config.parallel.automatic) return std::nullopt;
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
-  const DescribedCosts costs(cluster);
   Place first = place;
   first.rank = 0;
-  LayoutChoice choice = choose_layout(
-      layout_problem(config, place.ranks, arena), {cluster, &costs},
-      [&](const Layout& layout) { return exact_memory(config, first, layout, budget_bytes, outside_bytes); });
+  LayoutChoice choice = choose_layout(layout_problem(config, place.ranks, arena), machine, [&](const Layout& layout) {
+    return exact_memory(config, first, layout, budget_bytes, outside_bytes);
+  });
   require(!choice.best.empty() || choice.least_memory, ErrorKind::Config,
           "{}: no layout of {} ranks can run this model and batch: {}", key_place(config, "parallel"), place.ranks,
           choice.examples.empty() ? "" : choice.examples.front().second);

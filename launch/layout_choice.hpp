@@ -10,9 +10,6 @@
 
 namespace plimsoll {
 
-// The description of comm.cluster, or the default one.
-ClusterDescription choose_cluster(const Config& config);
-
 // The problem of a configuration that went through complete_vocabulary(); `arena_bytes`: budget of the arena, 0: none.
 LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena_bytes);
 
@@ -25,13 +22,13 @@ void use_layout(Config& config, const Layout& layout);
 // The layout of an explicit configuration and what was chosen for it.
 Layout layout_of(const Config& config, const ProgramOptions& options);
 // What it takes, as a choice of one.
-LayoutChoice predict_layout(const Config& config, const Place& place, const ClusterDescription& cluster,
+LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
                             std::int64_t budget_bytes, std::int64_t outside_bytes);
 
 // Chooses and writes the layout where the configuration says `parallel: auto`; nullopt where it does not. Budgets as
 // in choose_programs(). Where nothing fits, it writes the layout that needs least: check_budget() then has the rest.
-// Depends on the configuration, the description and its arguments only, so all ranks choose alike.
-std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const ClusterDescription& cluster,
+// Depends on its arguments only, and asks for costs in the same order everywhere, so all ranks choose alike.
+std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
                                           std::int64_t budget_bytes, std::int64_t outside_bytes);
 
 // The parallel section on one line of YAML, for plan.json; reading it back is Error(BadData) where it cannot be read.

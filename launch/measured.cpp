@@ -16,21 +16,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path cache_file() {
-  const auto folder = [](const char* name) {
-    const char* value = std::getenv(name);
-    return fs::path(value != nullptr ? value : "");
-  };
-  const fs::path cache = folder("XDG_CACHE_HOME"), home = folder("HOME");
-  if (cache.is_absolute()) return cache / "plimsoll/outside.json";
-  return home.is_absolute() ? home / ".cache/plimsoll/outside.json" : fs::path();
-}
-
-std::string build_name() { return fmt::format("{:016x}", hash_of_binary()); }
+fs::path outside_file() { return cache_file("outside.json"); }
 
 // {"build": hash, "outside_bytes": {"<ranks>": bytes}}; empty when it is of another build.
 nlohmann::json read_cache(const std::string& build) {
-  std::ifstream in(cache_file());
+  std::ifstream in(outside_file());
   nlohmann::json cache = nlohmann::json::parse(in, nullptr, false);
   const bool fits = cache.is_object() && cache.value("build", nlohmann::json()) == build &&
                     cache.contains("outside_bytes") && cache["outside_bytes"].is_object();
@@ -39,8 +29,20 @@ nlohmann::json read_cache(const std::string& build) {
 
 }  // namespace
 
+fs::path cache_file(const std::string& name) {
+  const auto folder = [](const char* variable) {
+    const char* value = std::getenv(variable);
+    return fs::path(value != nullptr ? value : "");
+  };
+  const fs::path cache = folder("XDG_CACHE_HOME"), home = folder("HOME");
+  if (cache.is_absolute()) return cache / "plimsoll" / name;
+  return home.is_absolute() ? home / ".cache/plimsoll" / name : fs::path();
+}
+
+std::string build_name() { return fmt::format("{:016x}", hash_of_binary()); }
+
 void remember_outside_bytes(int ranks, std::int64_t bytes) {
-  const fs::path file = cache_file();
+  const fs::path file = outside_file();
   if (file.empty()) return;
   nlohmann::json cache = read_cache(build_name());
   cache["outside_bytes"][std::to_string(ranks)] = bytes;
@@ -59,7 +61,7 @@ void remember_outside_bytes(int ranks, std::int64_t bytes) {
 }
 
 std::optional<std::int64_t> remembered_outside_bytes(int ranks) {
-  const fs::path file = cache_file();
+  const fs::path file = outside_file();
   if (file.empty() || !fs::exists(file)) return std::nullopt;
   const nlohmann::json cache = read_cache(build_name());
   std::optional<std::int64_t> largest;

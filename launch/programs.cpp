@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/group.hpp"
+#include "launch/nearest_changes.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
 #include "parallel/overlap.hpp"
@@ -238,34 +239,7 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
     no.text += fmt::format("\n  {:>12}  {}", format_bytes(largest[i].bytes), largest[i].name);
   }
   no.text += "\nnearest changes:";
-  const auto try_change = [&](const std::string& what, const ProgramOptions& changed) {
-    if (chunks_fault(changed)) return;
-    const std::int64_t then = build_programs(changed).plan.total_bytes + outside_bytes;
-    no.text += fmt::format("\n  {}: {} ({})", what, format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
-  };
-  if (options.micro_batch > 1) {
-    ProgramOptions changed = options;
-    changed.micro_batch = options.micro_batch / 2;
-    try_change(fmt::format("train.micro_batch {} -> {}", options.micro_batch, changed.micro_batch), changed);
-    changed.micro_batch = 1;
-    if (options.micro_batch > 3) try_change(fmt::format("train.micro_batch {} -> 1", options.micro_batch), changed);
-  }
-  if (options.sequence > 1) {
-    ProgramOptions changed = options;
-    changed.sequence = std::max<std::int64_t>(1, options.sequence / 2);
-    try_change(fmt::format("data.sequence {} -> {}", options.sequence, changed.sequence), changed);
-  }
-  const std::vector<LayerRecompute> full(static_cast<std::size_t>(options.model.layers), {RecomputeMode::Full, {}});
-  if (options.train && options.recompute != full) {
-    ProgramOptions changed = options;
-    changed.recompute = full;
-    try_change("memory.recompute -> full", changed);
-  }
-  if (options.train && options.optimizer.name == OptimizerName::AdamW) {
-    ProgramOptions changed = options;
-    changed.optimizer.name = OptimizerName::Sgd;
-    try_change("optimizer.name adamw -> sgd", changed);
-  }
+  no.text += nearest_changes(options, budget_bytes, outside_bytes);
   no.text += fmt::format("\n  memory.budget -> {}", format_bytes(needed));
   return no;
 }

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace plimsoll {
 
 Reporter::Reporter(const Config& config, std::int64_t first_step, double flops_per_step, double tokens_per_step,
-                   double peak_gflops, std::int64_t budget_bytes)
+                   double peak_gflops, std::int64_t budget_bytes, StepTime predicted)
     : config_(config),
       flops_per_step_(flops_per_step),
       tokens_per_step_(tokens_per_step),
@@ -15,6 +17,7 @@ Reporter::Reporter(const Config& config, std::int64_t first_step, double flops_p
       progress_(config.train.steps, first_step, config.run.log_every),
       begin_(std::chrono::steady_clock::now()) {
   summary_.peak_gflops = peak_gflops;
+  summary_.predicted = std::move(predicted);
 }
 
 void Reporter::step(StepMetrics m, double seconds) {
@@ -37,7 +40,7 @@ void Reporter::step(StepMetrics m, double seconds) {
   }
   progress_.update(m, budget_bytes_);
   summary_.last = m;
-  ++summary_.steps;
+  if (++summary_.steps > 1 && times_.size() < kMostTimes) times_.push_back(seconds);
   summary_.step_seconds += seconds;
   summary_.tokens += tokens_per_step_;
   summary_.gflop += flops_per_step_ * 1e-9;
@@ -59,8 +62,13 @@ std::string Reporter::finish(std::vector<RankSummary> ranks) {
   progress_.finish();
   summary_.ranks = std::move(ranks);
   summary_.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  if (!times_.empty()) {
+    const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
+    std::nth_element(times_.begin(), middle, times_.end());
+    summary_.measured_step_s = *middle;
+  }
   write_summary(summary_, config_.run.dir);
-  return run_report(summary_) + memory_report(summary_);
+  return run_report(summary_) + times_report(summary_) + memory_report(summary_);
 }
 
 }  // namespace plimsoll

@@ -13,7 +13,7 @@ class Reporter {
  public:
   // `flops_per_step`: the model's own, of all ranks. `peak_gflops`: matrix-product rate of all ranks, measured before.
   Reporter(const Config& config, std::int64_t first_step, double flops_per_step, double tokens_per_step,
-           double peak_gflops, std::int64_t budget_bytes);
+           double peak_gflops, std::int64_t budget_bytes, StepTime predicted);
 
   // After a step: `m` has step, tokens, loss, lr and grad_norm; the rates are filled in from `seconds`. A step that is
   // faster than the matrix products that were measured raises the peak rate, so that MFU stays at most 1.
@@ -33,6 +33,8 @@ class Reporter {
   TensorBoardWriter board_;
   TrainProgress progress_;
   RunSummary summary_;
+  static constexpr std::size_t kMostTimes = 100'000;
+  std::vector<double> times_;  // of steps after the first, seconds
   std::chrono::steady_clock::time_point begin_;
 };
 

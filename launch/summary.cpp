@@ -11,6 +11,17 @@
 namespace plimsoll {
 namespace {
 
+nlohmann::ordered_json times_json(const RankTimes& t) {
+  nlohmann::ordered_json json{{"forward", t.forward_s * 1e3},
+                              {"backward", t.backward_s * 1e3},
+                              {"update", t.update_s * 1e3},
+                              {"collectives", nlohmann::ordered_json::object()}};
+  for (std::size_t a = 0; a < kMeshAxes.size(); ++a) {
+    if (t.collective_s[a] > 0) json["collectives"][std::string(kMeshAxes[a])] = t.collective_s[a] * 1e3;
+  }
+  return json;
+}
+
 nlohmann::ordered_json rank_json(const RankSummary& r) {
   nlohmann::ordered_json json{{"rank", r.rank},
                               {"budget_bytes", r.budget_bytes},
@@ -24,6 +35,8 @@ nlohmann::ordered_json rank_json(const RankSummary& r) {
   for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
     json["collective_bytes"][std::string(kMeshAxes[a])] = r.collective_bytes[a];
   for (std::size_t c = 0; c < r.class_bytes.size(); ++c) json[std::string(kMemoryClassNames[c])] = r.class_bytes[c];
+  json["predicted_ms"] = times_json(r.predicted);
+  json["measured_ms"] = times_json(r.measured);
   return json;
 }
 
@@ -58,6 +71,9 @@ void write_summary(const RunSummary& summary, const std::string& run_dir) {
   json["mean_mfu"] = summary.gflop / summary.step_seconds / summary.peak_gflops;
   json["peak_gflops"] = summary.peak_gflops;
   json["peak_source"] = peak_source(summary);
+  json["predicted_step_ms"] = summary.predicted.seconds * 1e3;
+  if (summary.measured_step_s > 0) json["measured_step_ms"] = summary.measured_step_s * 1e3;
+  json["predicted_from"] = summary.predicted.source;
   json["checkpoint"] = summary.checkpoint;
   if (summary.validation_loss) json["validation_loss"] = *summary.validation_loss;
   for (const RankSummary& r : summary.ranks) json["ranks"].push_back(rank_json(r));
@@ -79,6 +95,26 @@ std::string run_report(const RunSummary& s) {
                      100 * rate / s.peak_gflops);
   out += fmt::format("MFU is of {:.1f} GFLOP/s: {}\n", s.peak_gflops, peak_source(s));
   return out + fmt::format("checkpoint: {}\n", s.checkpoint.empty() ? "none" : s.checkpoint);
+}
+
+std::string times_report(const RunSummary& summary) {
+  std::string out = fmt::format("{}\n", summary.predicted.source);
+  out += fmt::format("  {:<24}{:>14}{:>14}{:>10}\n", "ms", "predicted", "measured", "");
+  const auto row = [&](const std::string& name, double predicted_s, double measured_s) {
+    if (predicted_s == 0 && measured_s == 0) return;
+    out += fmt::format("  {:<24}{:>14.3f}{:>14.3f}", name, predicted_s * 1e3, measured_s * 1e3);
+    out += measured_s > 0 ? fmt::format("{:>+8.1f} %\n", 100 * (predicted_s / measured_s - 1)) : "\n";
+  };
+  row("step", summary.predicted.seconds, summary.measured_step_s);
+  for (const RankSummary& r : summary.ranks) {
+    const std::string rank = summary.ranks.size() > 1 ? fmt::format("rank {} ", r.rank) : "";
+    row(rank + "forward", r.predicted.forward_s, r.measured.forward_s);
+    row(rank + "backward", r.predicted.backward_s, r.measured.backward_s);
+    row(rank + "update", r.predicted.update_s, r.measured.update_s);
+    for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
+      row(fmt::format("{}{} collectives", rank, kMeshAxes[a]), r.predicted.collective_s[a], r.measured.collective_s[a]);
+  }
+  return out;
 }
 
 std::string memory_report(const RunSummary& summary) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "launch/metrics.hpp"
+#include "launch/step_times.hpp"
 #include "parallel/mesh.hpp"
 #include "runtime/plan/memory.hpp"
 
@@ -24,6 +25,12 @@ struct RankSummary {
   std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};  // sent, by axis
   std::int64_t padding_bytes = 0;
   ClassBytes class_bytes{};
+  RankTimes predicted, measured;  // measured: means of the steps after the first
+};
+
+struct StepTime {
+  double seconds = 0;
+  std::string source;  // of the times of kernels
 };
 
 struct RunSummary {
@@ -35,7 +42,9 @@ struct RunSummary {
   // The rate that is 100 % MFU: of the fastest matrix product at start, or of a step that was faster still.
   double peak_gflops = 0;
   std::optional<std::int64_t> peak_step;
-  std::string checkpoint;  // the last one that was saved; empty: none
+  StepTime predicted;
+  double measured_step_s = 0;  // median of the steps after the first; 0: there was one only
+  std::string checkpoint;      // the last one that was saved; empty: none
   std::vector<RankSummary> ranks;
 };
 
@@ -46,6 +55,8 @@ std::vector<RankSummary> gather_summaries(const Group& control, const RankSummar
 void write_summary(const RunSummary& summary, const std::string& run_dir);
 // What was trained, how well and how fast: a few lines.
 std::string run_report(const RunSummary& summary);
+// Predicted and measured: a step, kernels and collectives; of every rank.
+std::string times_report(const RunSummary& summary);
 // Planned bytes per class, then budget, plan and what was measured.
 std::string memory_report(const RunSummary& summary);
 

@@ -18,8 +18,10 @@
 #include "launch/process.hpp"
 #include "launch/progress.hpp"
 #include "launch/reporter.hpp"
+#include "launch/run_costs.hpp"
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
+#include "launch/step_times.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
@@ -47,6 +49,9 @@ struct Run {
   double peak_gflops = 0;  // of all ranks together
   ProgramOptions options;
   std::vector<RankRole> roles;
+  std::unique_ptr<RunCosts> costs;
+  StepPrediction predicted;
+  RankTimes predicted_here;
   std::unique_ptr<Profile> profile;
   std::unique_ptr<Engine> engine;
 
@@ -75,15 +80,18 @@ struct Run {
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
     if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
     budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(budget)));
-    if (auto choice = choose_layout(config, place, choose_cluster(config), budget, outside); choice && chief())
-      fmt::print("{}", layout_text(*choice, choose_cluster(config), budget - outside, false));
+    costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budget - outside));
+    if (auto choice = choose_layout(config, place, costs->machine(), budget, outside); choice && chief())
+      fmt::print("{}", layout_text(*choice, costs->cluster(), budget - outside, false));
     options = choose_programs(config, place, purpose, budget, outside);
     roles = rank_roles(options);
     const auto infeasible = check_budget(roles, budget, outside);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
     Programs programs = build_programs(options);
     agree(control, programs, options);
-    if (!config.run.trace.empty()) profile = std::make_unique<Profile>();
+    if (purpose == Purpose::Train) predict();
+    // Sums in any case, for the report of times; spans where a trace was asked for.
+    if (purpose == Purpose::Train) profile = traced() ? std::make_unique<Profile>() : std::make_unique<Profile>(0);
     EngineOptions engine_options{threads, config.run.poison, {}, profile.get(), config.comm.overlap};
     const bool native = config.comm.collectives == CollectiveSource::Mpi;
     groups = make_groups(options.mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
@@ -93,6 +101,14 @@ struct Run {
     engine = std::make_unique<Engine>(std::move(programs), engine_options);
   }
 
+  // After the budget was checked, so that a run that does not fit measures nothing that its choices did not need.
+  void predict() {
+    predicted = predict_step(roles, costs->machine(), micro_batches());
+    predicted_here = predicted.roles[static_cast<std::size_t>(&role_of(roles, place.rank) - roles.data())];
+    costs->keep();
+  }
+  std::int64_t micro_batches() const { return config.train.global_batch / options.mesh.data / options.micro_batch; }
+
   // What the process has besides the arena before it exists, and room for what libraries allocate later.
   static std::int64_t measured_outside_bytes() { return current_rss_bytes() + (std::int64_t{64} << 20); }
 
@@ -100,6 +116,7 @@ struct Run {
     const int replica = coordinates(options.mesh, place.rank).data;
     return {split, config.train.global_batch, replica, options.mesh.data, options.micro_batch, first_step};
   }
+  bool traced() const { return !config.run.trace.empty(); }
   bool chief() const { return place.rank == 0; }
   PlanContext plan_context() const {
     return {budget, outside, config.memory.reserve ? "memory.reserve" : "measured", place.ranks};
@@ -149,10 +166,12 @@ std::unique_ptr<Reporter> make_reporter(const Run& run, std::int64_t first_step)
   const double tokens = targets_per_step(run);
   const double flops = static_cast<double>(run.engine->programs().train_flops_per_micro_batch) /
                        static_cast<double>(run.options.micro_batch * run.options.sequence) * tokens;
-  return std::make_unique<Reporter>(run.config, first_step, flops, tokens, run.peak_gflops, run.budget);
+  return std::make_unique<Reporter>(run.config, first_step, flops, tokens, run.peak_gflops, run.budget,
+                                    StepTime{run.predicted.step_s, run.costs->text()});
 }
 
-RankSummary rank_summary(Run& run) {
+// `first`: the sums after the first of `steps` steps, which is left out where there are others.
+RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& first, std::int64_t steps) {
   RankSummary s;
   const MemoryPlan& plan = run.engine->programs().plan;
   s.rank = run.place.rank;
@@ -166,6 +185,9 @@ RankSummary rank_summary(Run& run) {
   for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
     s.collective_bytes[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent();
   s.padding_bytes = plan.padding_bytes;
+  s.predicted = run.predicted_here;
+  s.measured = steps > 1 ? measured_times(*run.profile, first, steps - 1, run.micro_batches())
+                         : measured_times(*run.profile, {}, steps, run.micro_batches());
   return s;
 }
 
@@ -186,8 +208,8 @@ void save(Run& run, const TrainingState& state, Reporter* reporter, std::int64_t
   if (reporter != nullptr) reporter->warn(text);
 }
 
-void finish(Run& run, Reporter* reporter) {
-  const std::vector<RankSummary> ranks = gather_summaries(run.control, rank_summary(run));
+void finish(Run& run, Reporter* reporter, const RankSummary& mine) {
+  const std::vector<RankSummary> ranks = gather_summaries(run.control, mine);
   if (reporter != nullptr) {
     fmt::print("{}", reporter->finish(ranks));
     for (const RankSummary& r : ranks) {
@@ -196,7 +218,7 @@ void finish(Run& run, Reporter* reporter) {
                  format_bytes(r.peak_process_bytes - r.budget_bytes));
     }
   }
-  if (!run.profile) return;
+  if (!run.traced()) return;
   if (reporter != nullptr) fmt::print("{}", run.profile->table());
   run.profile->write_trace(trace_path(run), run.place.rank);
 }
@@ -227,7 +249,7 @@ void train(Config given, const MpiSession& mpi) {
                run.peak_gflops);
     std::fflush(stdout);
   }
-  if (run.profile) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
+  if (run.traced()) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
   TrainingState state = first_state(run);
   // Only now: a run directory of another run was refused as it was.
   if (run.chief()) {
@@ -249,6 +271,7 @@ void train(Config given, const MpiSession& mpi) {
   if (run.chief()) reporter = make_reporter(run, state.step);
 
   std::int64_t skipped = 0, unsaved = 0;
+  std::vector<Profile::Sum> sums_after_first;
   const std::int64_t first_step = state.step;
   while (state.step < config.train.steps) {
     step_now = state.step;
@@ -272,7 +295,10 @@ void train(Config given, const MpiSession& mpi) {
       metrics.grad_norm = result.grad_norm;
       reporter->step(metrics, seconds_since(begin));
     }
-    if (state.step == first_step + 1) AllocationCounter::start();
+    if (state.step == first_step + 1) {
+      sums_after_first = run.profile->sums();
+      AllocationCounter::start();
+    }
     const bool last = state.step == config.train.steps;
     if (validation && (last || (config.run.eval_every > 0 && state.step % config.run.eval_every == 0))) {
       const double loss = validation_loss(run, *validation, config.train.eval_batches, false).first;
@@ -281,7 +307,7 @@ void train(Config given, const MpiSession& mpi) {
     if (last || (config.run.save_every > 0 && state.step % config.run.save_every == 0))
       save(run, state, reporter.get(), unsaved);
   }
-  finish(run, reporter.get());
+  finish(run, reporter.get(), rank_summary(run, sums_after_first, state.step - first_step));
   step_now = -1;
 }
 

@@ -77,6 +77,7 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
 }
 
 void Executor::add_profile_rows(const std::string& program) {
+  constexpr std::array<std::string_view, 3> sections{"forward", "backward", "update"};
   std::vector<std::int64_t> bytes(graph_.nodes.size(), 0);
   std::vector<std::string> axis(graph_.nodes.size());
   for (const CollectiveCall& call : collectives(graph_)) {
@@ -91,6 +92,7 @@ void Executor::add_profile_rows(const std::string& program) {
     row.op = op.name;
     row.phase = work_name(node);
     row.label = node.label;
+    row.section = sections[static_cast<std::size_t>(graph_.section(n))];
     row.layer = node.layer;
     row.flops = op.flops(node.attrs, node.specs, node.phase);
     row.track = node.stream == StreamKind::Communication ? "communication" : "compute";

@@ -14,7 +14,7 @@ namespace plimsoll {
 Profile::Profile(std::size_t max_events) { spans_.reserve(max_events); }
 
 int Profile::add_row(ProfileRow row) {
-  rows_.push_back({std::move(row)});
+  rows_.push_back({std::move(row), {}});
   return static_cast<int>(rows_.size() - 1);
 }
 
@@ -31,22 +31,27 @@ std::vector<Profile::Span> Profile::spans() const {
   return spans_;
 }
 
+std::vector<Profile::Sum> Profile::sums() const {
+  const std::lock_guard lock(mutex_);
+  return {rows_.begin(), rows_.end()};
+}
+
 std::string Profile::table() const {
-  struct Sum {
+  struct Total {
     std::int64_t calls = 0, ns = 0, flops = 0;
   };
-  std::map<std::string, Sum> sums;
+  std::map<std::string, Total> sums;
   std::int64_t total = 0;
   const std::lock_guard lock(mutex_);
   for (const Row& r : rows_) {
     if (r.track != "compute" && r.track != "communication") continue;  // what contains nodes, and waits for others
-    Sum& s = sums[fmt::format("{} {}", r.op, r.phase)];
+    Total& s = sums[fmt::format("{} {}", r.op, r.phase)];
     s.calls += r.calls;
     s.ns += r.total_ns;
     s.flops += r.calls * r.flops;
     total += r.total_ns;
   }
-  std::vector<std::pair<std::string, Sum>> sorted(sums.begin(), sums.end());
+  std::vector<std::pair<std::string, Total>> sorted(sums.begin(), sums.end());
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.ns > b.second.ns; });
   std::string out = fmt::format("{:<32}{:>8}{:>12}{:>8}{:>10}\n", "op", "calls", "ms", "%", "GFLOP/s");
   for (const auto& [name, s] : sorted) {

@@ -12,6 +12,7 @@ namespace plimsoll {
 // What a span of time was spent on.
 struct ProfileRow {
   std::string program, op, phase, label;
+  std::string section;  // of the program: "forward", "backward", "update"; empty: no node
   int layer = -1;
   std::int64_t flops = 0;
   std::string track = "compute";  // of the trace: spans of one track do not overlap
@@ -23,8 +24,8 @@ struct ProfileRow {
 
 class Profile {
  public:
-  // `max_events` spans are kept for the trace (later ones only count in the sums): memory is bounded and allocated
-  // here.
+  // `max_events` spans are kept for the trace (later ones, or with 0 all, only count in the sums): memory is bounded
+  // and allocated here.
   explicit Profile(std::size_t max_events = 200'000);
 
   // One node of one program, one message or one action of a pipeline. Called before the run.
@@ -44,13 +45,16 @@ class Profile {
   };
   const ProfileRow& row(int index) const { return rows_[static_cast<std::size_t>(index)]; }
   std::vector<Span> spans() const;
+  // By row.
+  struct Sum {
+    std::int64_t calls = 0, total_ns = 0;
+  };
+  std::vector<Sum> sums() const;
   // Chrome trace event format; throws Error(CheckpointIo) when the file cannot be written.
   void write_trace(const std::string& path, int rank) const;
 
  private:
-  struct Row : ProfileRow {
-    std::int64_t calls = 0, total_ns = 0;
-  };
+  struct Row : ProfileRow, Sum {};
   mutable std::mutex mutex_;
   std::vector<Row> rows_;
   std::vector<Span> spans_;

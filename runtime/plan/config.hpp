@@ -1,8 +1,9 @@
 #pragma once
-// The memory section of a configuration. All sizes are bytes per rank.
+// The memory and the plan section of a configuration. All sizes are bytes per rank.
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "runtime/core/keys_fwd.hpp"
@@ -25,5 +26,13 @@ struct MemoryConfig {
 };
 
 KeyTable<MemoryConfig> memory_keys();
+
+// Where plans take the times of kernels of this machine from.
+struct PlanConfig {
+  std::optional<std::string> profile;  // a file; nullopt: auto, the one in the cache; empty: off, a description
+  bool operator==(const PlanConfig&) const = default;
+};
+
+KeyTable<PlanConfig> plan_keys();
 
 }  // namespace plimsoll

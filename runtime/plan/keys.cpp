@@ -1,4 +1,4 @@
-// The keys of the memory section.
+// The keys of the memory and the plan section.
 
 #include "runtime/core/keys.hpp"
 #include "runtime/plan/config.hpp"
@@ -45,6 +45,14 @@ KeyTable<MemoryConfig> memory_keys() {
           bytes_key("reserve", &C::reserve, at_least(0),
                     "memory of a rank outside the arena, inside the budget; auto: measured"),
       }};
+}
+
+KeyTable<PlanConfig> plan_keys() {
+  return {.keys = {
+              key_or("off", std::optional<std::string>(""), "profile", &PlanConfig::profile, {}, "",
+                     "file with the measured times of kernels, for predictions; auto: kept in the user's cache, off: "
+                     "those of a description; comm.cluster goes before it"),
+          }};
 }
 
 }  // namespace plimsoll

@@ -105,7 +105,8 @@ TEST(Config, KeyNamesAreFrozen) {
                           "precision",         "device",
                           "run.dir",           "run.seed",
                           "run.log_every",     "run.eval_every",
-                          "run.save_every",    "run.keep"};
+                          "run.save_every",    "run.keep",
+                          "plan.profile"};
   std::set<std::string> names;
   const std::string text = describe_keys(false);
   for (const auto& row : nlohmann::json::parse(describe_keys(true))) {

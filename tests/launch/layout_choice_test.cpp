@@ -36,6 +36,11 @@ ClusterDescription slow_cluster() {
   return c;
 }
 
+LayoutMachine slow_machine() {
+  static const DescribedCosts costs(slow_cluster());
+  return {costs.cluster(), &costs};
+}
+
 Place place_of(int ranks) { return {0, ranks, 0, ranks}; }
 
 struct Grid {
@@ -67,7 +72,7 @@ TEST(LayoutChoice, IsTheBestOfTheWholeGrid) {
         if (bytes[i] <= budget) best = std::min(best, grid.costs.estimate(grid.layouts[i]).step_s);
       }
       Config config = grid.config;
-      const auto choice = choose_layout(config, place_of(ranks), grid.cluster, budget, 0);
+      const auto choice = choose_layout(config, place_of(ranks), {grid.cluster, &grid.model}, budget, 0);
       ASSERT_TRUE(choice && !choice->best.empty()) << ranks << " ranks, budget " << budget;
       EXPECT_DOUBLE_EQ(choice->best.front().estimate.step_s, best) << ranks << " ranks, budget " << budget;
       EXPECT_LE(choice->best.front().exact->arena_bytes, budget);
@@ -133,7 +138,7 @@ TEST(LayoutChoice, WhatTheWordsOfAConfigurationFixStaysFixed) {
   Config config =
       small_config({"train.global_batch=7", "model.layers=1", "model.heads=5", "model.kv_heads=5", "model.hidden=30"});
   try {
-    choose_layout(config, place_of(4), slow_cluster(), 0, 0);
+    choose_layout(config, place_of(4), slow_machine(), 0, 0);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::Config);
@@ -144,7 +149,7 @@ TEST(LayoutChoice, WhatTheWordsOfAConfigurationFixStaysFixed) {
 
 TEST(LayoutChoice, NothingFits) {
   Config config = small_config();
-  const auto choice = choose_layout(config, place_of(4), slow_cluster(), 1000, 0);
+  const auto choice = choose_layout(config, place_of(4), slow_machine(), 1000, 0);
   ASSERT_TRUE(choice && choice->best.empty() && choice->least_memory);
   EXPECT_GT(choice->fallen.at("memory"), 0);
   std::int64_t fallen = 0;
@@ -166,7 +171,7 @@ TEST(LayoutChoice, ParallelAutoIsWrittenAsTheWord) {
   EXPECT_TRUE(same_values(parse_config(text, "again"), config));
   // What plan.json keeps.
   Config chosen = config;
-  choose_layout(chosen, place_of(8), slow_cluster(), 0, 0);
+  choose_layout(chosen, place_of(8), slow_machine(), 0, 0);
   EXPECT_EQ(read_parallel_line(parallel_line(chosen.parallel), "plan.json"), chosen.parallel);
   EXPECT_THROW(read_parallel_line("{tensor: many}", "plan.json"), Error);
 }
@@ -204,8 +209,8 @@ TEST(LayoutChoice, PlanListsTheBestAndRefusesWhatNothingFits) {
 
 TEST(LayoutChoice, TheSameForEveryRank) {
   Config first = small_config(), other = small_config();
-  choose_layout(first, {0, 8, 0, 8}, slow_cluster(), 3 << 20, 0);
-  choose_layout(other, {5, 8, 1, 2}, slow_cluster(), 3 << 20, 0);
+  choose_layout(first, {0, 8, 0, 8}, slow_machine(), 3 << 20, 0);
+  choose_layout(other, {5, 8, 1, 2}, slow_machine(), 3 << 20, 0);
   EXPECT_TRUE(same_values(first, other));
 }
 

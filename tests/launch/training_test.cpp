@@ -166,6 +166,17 @@ TEST(Training, MetricsAndSummaryHaveTheFrozenKeys) {
   EXPECT_TRUE(rank["collective_bytes"].contains("data"));
   EXPECT_EQ(rank["arena_high_water_bytes"], rank["planned_bytes"]);
   EXPECT_EQ(rank["allocations_after_first_step"], 0);
+  EXPECT_GT(summary["predicted_step_ms"], 0);
+  EXPECT_GT(summary["measured_step_ms"], 0);
+  for (const char* part : {"forward", "backward", "update"}) {
+    EXPECT_GT(rank["predicted_ms"][part], 0) << part;
+    EXPECT_GT(rank["measured_ms"][part], 0) << part;
+  }
+  // Two micro-batches and an update: kernels are what a step is made of.
+  const auto& parts = rank["measured_ms"];
+  const double kernels =
+      2 * (parts["forward"].get<double>() + parts["backward"].get<double>()) + parts["update"].get<double>();
+  EXPECT_LT(kernels, 6 * summary["measured_step_ms"].get<double>());
 }
 
 std::uint32_t word_at(const std::string& text, std::size_t at) {

@@ -1,0 +1,38 @@
+#pragma once
+// Measures what the CPU kernels of nodes take on this machine: each runs alone on buffers of its own, a few times, and
+// the median counts. Under a launcher all ranks run it at the same time, as they will in the run, so that they share
+// the memory and the caches of their host in the same way; the mean of their medians counts, and all ranks get it.
+
+#include "comm/group.hpp"
+#include "runtime/device/device.hpp"
+#include "runtime/exec/kernel_table.hpp"
+#include "runtime/plan/kernel_profile.hpp"
+
+namespace plimsoll {
+
+struct KernelTimerOptions {
+  int threads = 1;
+  std::int64_t most_bytes = 0;   // for the buffers of one node, 0: no limit; larger nodes are not measured
+  double most_seconds = 30;      // for all nodes; later ones are not measured
+  const Group* group = nullptr;  // of all ranks, who ask for the same nodes in the same order; null: this one alone
+};
+
+class KernelTimer : public NodeTimer {
+ public:
+  explicit KernelTimer(const KernelTimerOptions& options);
+  std::optional<double> node_seconds(const Graph& graph, const Node& node) override;
+  std::optional<double> memory_seconds_per_byte() override;
+  double spent_seconds() const { return spent_s_; }
+
+ private:
+  double agreed(double seconds);
+  bool allowed(std::int64_t bytes) const;
+  double median_of_runs(const Kernel kernel, const KernelArgs& args);
+
+  KernelTimerOptions options_;
+  std::unique_ptr<Device> device_;
+  KernelTable kernels_;
+  double spent_s_ = 0;  // the same on all ranks
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,120 @@
+#include "launch/nearest_changes.hpp"
+
+#include <algorithm>
+
+#include "parallel/overlap.hpp"
+#include "parallel/tensor.hpp"
+#include "runtime/core/text.hpp"
+
+namespace plimsoll {
+namespace {
+
+struct Change {
+  std::string what;
+  ProgramOptions options;
+};
+
+std::string arrow(std::string_view key, std::int64_t from, std::int64_t to) {
+  return fmt::format("{} {} -> {}", key, from, to);
+}
+
+void add_smaller_batches(const ProgramOptions& o, std::vector<Change>& changes) {
+  const auto add = [&](std::int64_t rows) {
+    Change& c = changes.emplace_back(arrow("train.micro_batch", o.micro_batch, rows), o);
+    c.options.micro_batches = o.micro_batches * o.micro_batch / rows;
+    c.options.micro_batch = rows;
+  };
+  std::int64_t rows = o.micro_batch - 1;  // the next that divides what this one divides
+  while (rows > 0 && o.micro_batch % rows != 0) --rows;
+  if (rows > 0) add(rows);
+  if (rows > 1) add(1);
+  if (o.sequence < 2) return;
+  Change& c = changes.emplace_back(arrow("data.sequence", o.sequence, o.sequence / 2), o);
+  c.options.sequence = o.sequence / 2;
+}
+
+void add_recomputation(const ProgramOptions& o, std::vector<Change>& changes) {
+  for (const RecomputeMode mode : {RecomputeMode::Selective, RecomputeMode::Full}) {
+    const std::vector<LayerRecompute> layers(static_cast<std::size_t>(o.model.layers), {mode, {}});
+    if (!o.train || o.recompute == layers) continue;
+    changes.emplace_back(fmt::format("memory.recompute -> {}", to_text(mode)), o).options.recompute = layers;
+  }
+}
+
+// What ZeRO divides further: over the replicas that are there, or over twice as many.
+void add_replicas(const ProgramOptions& o, std::vector<Change>& changes) {
+  const int most_zero = o.mesh.pipeline > 1 ? 1 : 3;
+  const auto add = [&](int replicas, int zero) {
+    const std::string ranks =
+        replicas > o.mesh.data ? fmt::format(", on {} ranks", o.mesh.ranks() * replicas / o.mesh.data) : "";
+    std::string what = replicas > o.mesh.data ? arrow("parallel.data", o.mesh.data, replicas) : "";
+    if (zero != o.zero) what += (what.empty() ? "" : ", ") + arrow("parallel.zero", o.zero, zero);
+    Change& c = changes.emplace_back(what + ranks, o);
+    c.options.mesh.data = c.options.mesh.shards = replicas;
+    c.options.zero = zero;
+    c.options.micro_batches = o.micro_batches * o.mesh.data / replicas;
+  };
+  for (int zero = o.zero + 1; o.mesh.data > 1 && zero <= most_zero; ++zero) add(o.mesh.data, zero);
+  if (o.micro_batches % 2 != 0) return;  // the batch does not divide over twice the replicas
+  for (int zero = std::max(1, o.zero); zero <= most_zero; ++zero) add(2 * o.mesh.data, zero);
+}
+
+void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
+  const Mesh& mesh = o.mesh;
+  const TensorParallel twice{2 * mesh.tensor, 0, o.sequence_parallel};
+  if (!tensor_parallel_fault(o.model, o.sequence, twice)) {
+    Change& c = changes.emplace_back(
+        fmt::format("{}, on {} ranks", arrow("parallel.tensor", mesh.tensor, twice.ranks), 2 * mesh.ranks()), o);
+    c.options.mesh.tensor = twice.ranks;
+    c.options.mesh.kv_copies = twice.kv_copies(o.model);
+  }
+  const int stages = 2 * mesh.pipeline;
+  const bool divides = o.schedule != ScheduleKind::Interleaved || o.micro_batches % stages == 0;
+  if (!o.train || o.zero > 1 || !divides || stages * o.chunks > o.model.layers) return;
+  Change& c = changes.emplace_back(
+      fmt::format("{}, on {} ranks", arrow("parallel.pipeline", mesh.pipeline, stages), 2 * mesh.ranks()), o);
+  c.options.mesh.pipeline = stages;
+  c.options.stage_layers.clear();
+}
+
+// On the rank that needs most.
+std::int64_t arena_bytes(ProgramOptions o) {
+  std::int64_t most = 0;
+  for (const int stage : distinct_stages(o)) {
+    o.rank = rank_at(o.mesh, {0, stage, 0});
+    most = std::max(most, build_programs(o).plan.total_bytes);
+  }
+  return most;
+}
+
+bool allowed(const ProgramOptions& o) {
+  return o.mesh.tensor == 1 || !tensor_chunks_fault(o.micro_batch, o.sequence, o.sequence_parallel, o.tensor_chunks);
+}
+
+}  // namespace
+
+std::string nearest_changes(const ProgramOptions& o, std::int64_t budget_bytes, std::int64_t outside_bytes) {
+  std::vector<Change> changes;
+  add_smaller_batches(o, changes);
+  add_recomputation(o, changes);
+  add_replicas(o, changes);
+  add_ranks(o, changes);
+  if (o.train && o.optimizer.name == OptimizerName::AdamW)
+    changes.emplace_back("optimizer.name adamw -> sgd", o).options.optimizer.name = OptimizerName::Sgd;
+  std::vector<std::pair<std::int64_t, const Change*>> needs;
+  for (const Change& c : changes) {
+    if (allowed(c.options)) needs.emplace_back(arena_bytes(c.options) + outside_bytes, &c);
+  }
+  std::stable_sort(needs.begin(), needs.end(), [budget_bytes](const auto& a, const auto& b) {
+    const bool fits = a.first <= budget_bytes;
+    if (fits != (b.first <= budget_bytes)) return fits;
+    return fits ? a.first > b.first : a.first < b.first;
+  });
+  std::string text;
+  for (const auto& [bytes, change] : needs)
+    text += fmt::format("\n  {}: {} ({})", change->what, format_bytes(bytes),
+                        bytes <= budget_bytes ? "fits" : "does not fit");
+  return text;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,90 @@
+#include "launch/run_costs.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "launch/cluster_file.hpp"
+#include "launch/measured.hpp"
+#include "launch/process.hpp"
+
+namespace plimsoll {
+namespace {
+
+// Rank 0's text on every rank.
+std::string broadcast(const Group& control, std::string text) {
+  std::int64_t bytes = std::ssize(text);
+  control.broadcast({&bytes, {{1}, DType::i64}}, 0);
+  text.resize(static_cast<std::size_t>(bytes));
+  if (bytes > 0) control.broadcast({text.data(), {{bytes}, DType::u8}}, 0);
+  return text;
+}
+
+std::string to_text(const KernelProfile& profile) {
+  return nlohmann::json{{"seconds", profile.seconds}, {"memory", profile.memory_seconds_per_byte}}.dump();
+}
+
+KernelProfile from_text(const std::string& text) {
+  const auto json = nlohmann::json::parse(text);
+  KernelProfile profile;
+  for (const auto& [key, seconds] : json["seconds"].items()) profile.seconds[key] = seconds.get<double>();
+  profile.memory_seconds_per_byte = json["memory"].get<double>();
+  return profile;
+}
+
+}  // namespace
+
+ClusterDescription choose_cluster(const Config& config) {
+  return config.comm.cluster.empty() ? ClusterDescription{} : load_cluster(config.comm.cluster);
+}
+
+RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes)
+    : cluster_(choose_cluster(config)), described_(cluster_), costs_(&described_) {
+  const bool here = config.comm.cluster.empty() && config.device == DeviceKind::Cpu;
+  if (!here || config.plan.profile == "") return;
+  owner_ = {cpu_model(), build_name(), choose_threads(config, place), place.local_ranks};
+  named_ = config.plan.profile.has_value();
+  file_ = named_ ? std::filesystem::path(*config.plan.profile) : cache_file("kernels.json");
+  writes_ = control != nullptr && place.rank == 0;
+  KernelProfile profile = load(config, control);
+  known_ = profile.seconds.size();
+  if (control != nullptr) {
+    KernelTimerOptions options{owner_.threads, most_bytes};
+    if (place.ranks > 1) options.group = control;
+    timer_ = std::make_unique<KernelTimer>(options);
+  }
+  profiled_ = std::make_unique<ProfiledCosts>(described_, std::move(profile), timer_.get());
+  costs_ = profiled_.get();
+}
+
+KernelProfile RunCosts::load(const Config& config, const Group* control) {
+  if (control == nullptr) return read_kernel_profile(file_, owner_, named_);
+  KernelProfile profile;
+  std::string fault;
+  if (control->rank() == 0) {
+    try {
+      profile = read_kernel_profile(file_, owner_, named_);
+    } catch (const Error& error) {
+      fault = error.what();
+    }
+  }
+  fault = broadcast(*control, fault);
+  require(fault.empty(), ErrorKind::Config, "{}: {}", key_place(config, "plan.profile"), fault);
+  return from_text(broadcast(*control, to_text(profile)));
+}
+
+void RunCosts::keep() const {
+  if (!writes_ || !profiled_ || !profiled_->grew()) return;
+  const bool written = write_kernel_profile(file_, owner_, profiled_->profile());
+  require(written || !named_, ErrorKind::Config, "plan.profile: {} cannot be written", file_.string());
+}
+
+std::string RunCosts::text() const {
+  if (!profiled_) return fmt::format("times: those of {}", cluster_.device.name);
+  const auto [measured, described] = profiled_->coverage();
+  std::string out = fmt::format("times: kernel profile, {} kinds of nodes measured", measured);
+  if (timer_ != nullptr && profiled_->grew())
+    out += fmt::format(" ({} of them now, in {:.1f} s)", profiled_->profile().seconds.size() - known_,
+                       timer_->spent_seconds());
+  return described > 0 ? out + fmt::format(", {} from a description", described) : out;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,99 @@
+#include "launch/step_times.hpp"
+
+#include <algorithm>
+
+#include "runtime/plan/simulate.hpp"
+#include "runtime/plan/step_time.hpp"
+
+namespace plimsoll {
+namespace {
+
+std::size_t axis_index(std::string_view axis) {
+  const auto found = std::find(kMeshAxes.begin(), kMeshAxes.end(), axis);
+  require(found != kMeshAxes.end(), ErrorKind::Internal, "no mesh axis '{}'", axis);
+  return static_cast<std::size_t>(found - kMeshAxes.begin());
+}
+
+AxisStrides strides_of(const Mesh& mesh, int rank) {
+  return [&mesh, rank](std::string_view axis) {
+    const std::vector<int> group = axis_group(mesh, rank, axis);
+    return group.size() > 1 ? group[1] - group[0] : 1;
+  };
+}
+
+RankTimes rank_times(const StepClock& clock, std::int64_t micro_batches) {
+  const StepClock::Work work = clock.work(micro_batches);
+  RankTimes times{work.forward_s, work.backward_s, work.update_s, {}};
+  for (const auto& [axis, seconds] : work.collective_s) times.collective_s[axis_index(axis)] += seconds;
+  return times;
+}
+
+double message_bytes(const Graph& graph) {
+  for (const PieceEnds& ends : graph.pieces) {
+    for (const ValueId v : {ends.output, ends.input}) {
+      if (v != kNoValue) return static_cast<double>(graph[v].spec.bytes());
+    }
+  }
+  return 0;
+}
+
+// The schedule on a clock, then what follows the last backward of each stage.
+double pipeline_seconds(const std::vector<RankRole>& roles, const std::vector<StepClock>& clocks,
+                        const LayoutMachine& machine) {
+  const Mesh& mesh = roles.front().options.mesh;
+  const LinkDescription& link = link_of(machine.cluster, mesh.pipeline, mesh.tensor * mesh.data);
+  PipelineCosts costs;
+  std::vector<double> tail;
+  for (std::size_t s = 0; s < roles.size(); ++s) {
+    costs.chunks.emplace_back();
+    double last = clocks[s].update_seconds();
+    for (int chunk = 0; chunk < roles[s].options.chunks; ++chunk) {
+      const StepClock::Piece middle = clocks[s].piece_seconds(chunk, Variant::Middle),
+                             end = clocks[s].piece_seconds(chunk, Variant::Last);
+      costs.chunks.back().push_back({middle.forward_s, middle.first_half_s, middle.second_half_s});
+      last += std::max(0.0, end.first_half_s + end.second_half_s - middle.first_half_s - middle.second_half_s);
+    }
+    tail.push_back(last);
+    costs.links.push_back({link.latency_s, link.bytes_per_s, message_bytes(roles[s].programs.graph("train"))});
+  }
+  const Timeline timeline = simulate(*roles.front().programs.schedule, costs);
+  double step = timeline.step_s;
+  for (std::size_t s = 0; s < roles.size(); ++s) step = std::max(step, timeline.stages[s].back().end_s + tail[s]);
+  return step;
+}
+
+}  // namespace
+
+StepPrediction predict_step(const std::vector<RankRole>& roles, const LayoutMachine& machine,
+                            std::int64_t micro_batches) {
+  StepPrediction prediction;
+  std::vector<StepClock> clocks;
+  for (const RankRole& role : roles) {
+    clocks.emplace_back(role.programs.graph("train"), *machine.costs, strides_of(role.options.mesh, role.options.rank));
+    prediction.roles.push_back(rank_times(clocks.back(), micro_batches));
+  }
+  prediction.step_s = roles.front().programs.schedule != nullptr ? pipeline_seconds(roles, clocks, machine)
+                                                                 : clocks.front().step_seconds(micro_batches);
+  return prediction;
+}
+
+RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>& before, std::int64_t steps,
+                         std::int64_t micro_batches) {
+  RankTimes times;
+  const std::vector<Profile::Sum> now = profile.sums();
+  for (std::size_t i = 0; i < now.size(); ++i) {
+    const ProfileRow& row = profile.row(static_cast<int>(i));
+    if (row.program != "train") continue;
+    const std::int64_t earlier = i < before.size() ? before[i].total_ns : 0;
+    const double seconds = static_cast<double>(now[i].total_ns - earlier) * 1e-9 / static_cast<double>(steps);
+    const double each = seconds / static_cast<double>(micro_batches);
+    if (row.track == "communication" && !row.axis.empty()) times.collective_s[axis_index(row.axis)] += seconds;
+    if (row.track != "compute") continue;
+    if (row.section == "forward") times.forward_s += each;
+    if (row.section == "backward") times.backward_s += each;
+    if (row.section == "update") times.update_s += seconds;
+  }
+  return times;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,34 @@
+#pragma once
+// What a step takes: as predicted from a cost model, and as measured, in the same terms.
+
+#include <array>
+#include <vector>
+
+#include "launch/roles.hpp"
+#include "parallel/layout.hpp"
+#include "runtime/exec/profile.hpp"
+
+namespace plimsoll {
+
+// Of one rank, seconds. Kernels: of one micro-batch, with what is recomputed; of the update once a step. Collectives:
+// those on the communication stream, all of a step, by mesh axis; where measured, with the waiting for other ranks.
+struct RankTimes {
+  double forward_s = 0, backward_s = 0, update_s = 0;
+  std::array<double, kMeshAxes.size()> collective_s{};
+};
+
+struct StepPrediction {
+  double step_s = 0;
+  std::vector<RankTimes> roles;  // of each role
+};
+
+// Plays the "train" programs of all roles; pipelines by their schedule. `micro_batches`: of a step and replica. The
+// same questions to the cost model, in the same order, on every rank.
+StepPrediction predict_step(const std::vector<RankRole>& roles, const LayoutMachine& machine,
+                            std::int64_t micro_batches);
+
+// What the rows of "train" took since `before` (Profile::sums()) in so many steps.
+RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>& before, std::int64_t steps,
+                         std::int64_t micro_batches);
+
+}  // namespace plimsoll

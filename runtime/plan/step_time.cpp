@@ -1,0 +1,122 @@
+#include "runtime/plan/step_time.hpp"
+
+#include <algorithm>
+
+namespace plimsoll {
+namespace {
+
+// Micro-batches in the middle are alike: the last of these tells what each further one adds.
+constexpr std::int64_t kMostPlayed = 4;
+
+bool runs_in(const Node& node, Variant variant) { return (node.when & static_cast<std::uint8_t>(variant)) != 0; }
+
+std::int64_t runs_of(const Node& node, Graph::Section section, std::int64_t micro_batches) {
+  if (section == Graph::Section::Update) return 1;
+  if (micro_batches == 1) return runs_in(node, Variant::Only) ? 1 : 0;
+  return (runs_in(node, Variant::First) ? 1 : 0) + (runs_in(node, Variant::Last) ? 1 : 0) +
+         (runs_in(node, Variant::Middle) ? micro_batches - 2 : 0);
+}
+
+}  // namespace
+
+StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrides& strides)
+    : graph_(graph), own_(graph.nodes.size()), wire_(graph.nodes.size(), 0), axis_(graph.nodes.size()) {
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) own_[n] = costs.node_seconds(graph, graph.nodes[n]);
+  for (const CollectiveCall& call : collectives(graph)) {
+    wire_[call.node] += costs.collective_seconds(call.kind, call.bytes(), call.ranks, strides(call.axis));
+    axis_[call.node] = call.axis;
+  }
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    if (graph.nodes[n].stream == StreamKind::Compute) continue;
+    joins_ = joins_ || graph.section(n) == Graph::Section::Update;
+    for_each_access(graph, graph.nodes[n],
+                    [&](const MemoryAccess& a) { joins_ = joins_ || !graph[graph.root(a.value)].persistent; });
+  }
+}
+
+StepClock::State StepClock::start() const {
+  return {{}, std::vector<double>(graph_.values.size(), 0), std::vector<double>(graph_.values.size(), 0)};
+}
+
+void StepClock::join(State& s) const {
+  if (joins_) s.stream.fill(s.now());
+}
+
+void StepClock::play(State& s, Graph::Section section, Variant variant, int chunk, Half half) const {
+  for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+    const Node& node = graph_.nodes[n];
+    if (graph_.section(n) != section || node.chunk != chunk || !runs_in(node, variant)) continue;
+    if (half != Half::Both && node.late != (half == Half::Second)) continue;
+    double begin = 0;
+    for_each_access(graph_, node, [&](const MemoryAccess& a) {
+      const auto root = static_cast<std::size_t>(graph_.root(a.value));
+      begin = std::max(begin, a.writes ? s.used[root] : s.written[root]);
+    });
+    double& stream = s.stream[static_cast<std::size_t>(node.stream)];
+    stream = std::max(stream, begin) + own_[n] + wire_[n];
+    for_each_access(graph_, node, [&](const MemoryAccess& a) {
+      const auto root = static_cast<std::size_t>(graph_.root(a.value));
+      s.used[root] = std::max(s.used[root], stream);
+      if (a.writes) s.written[root] = stream;
+    });
+  }
+  join(s);
+}
+
+double StepClock::step_seconds(std::int64_t micro_batches) const {
+  State state = start();
+  const std::int64_t played = std::min(micro_batches, kMostPlayed);
+  double middle = 0;
+  for (std::int64_t m = 0; m < played; ++m) {
+    const double before = state.now();
+    play(state, Graph::Section::Forward, Variant::Only, 0, Half::Both);
+    play(state, Graph::Section::Backward,
+         played == 1       ? Variant::Only
+         : m == 0          ? Variant::First
+         : m + 1 == played ? Variant::Last
+                           : Variant::Middle,
+         0, Half::Both);
+    if (m + 2 == played) middle = state.now() - before;
+  }
+  play(state, Graph::Section::Update, Variant::Only, 0, Half::Both);
+  return state.now() + static_cast<double>(micro_batches - played) * middle;
+}
+
+StepClock::Piece StepClock::piece_seconds(int chunk, Variant variant) const {
+  State state = start();
+  Piece piece;
+  play(state, Graph::Section::Forward, variant, chunk, Half::Both);
+  piece.forward_s = state.now();
+  play(state, Graph::Section::Backward, variant, chunk, Half::First);
+  piece.first_half_s = state.now() - piece.forward_s;
+  play(state, Graph::Section::Backward, variant, chunk, Half::Second);
+  piece.second_half_s = state.now() - piece.forward_s - piece.first_half_s;
+  return piece;
+}
+
+double StepClock::update_seconds() const {
+  State state = start();
+  play(state, Graph::Section::Update, Variant::Only, 0, Half::Both);
+  return state.now();
+}
+
+StepClock::Work StepClock::work(std::int64_t micro_batches) const {
+  Work work;
+  double forward = 0, backward = 0;
+  for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+    const Graph::Section section = graph_.section(n);
+    const auto runs = static_cast<double>(runs_of(graph_.nodes[n], section, micro_batches));
+    if (graph_.nodes[n].stream != StreamKind::Compute) {
+      if (!axis_[n].empty()) work.collective_s[axis_[n]] += runs * wire_[n];
+    } else {
+      (section == Graph::Section::Forward    ? forward
+       : section == Graph::Section::Backward ? backward
+                                             : work.update_s) += runs * (own_[n] + wire_[n]);
+    }
+  }
+  work.forward_s = forward / static_cast<double>(micro_batches);
+  work.backward_s = backward / static_cast<double>(micro_batches);
+  return work;
+}
+
+}  // namespace plimsoll

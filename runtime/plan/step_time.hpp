@@ -1,0 +1,58 @@
+#pragma once
+// How long a step of a rank takes, by playing its program on a clock: its streams, all
+// micro-batches, then the update. The order and the waits are those of the executor.
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <map>
+
+#include "runtime/plan/cost.hpp"
+
+namespace plimsoll {
+
+// Ranks between neighbours, by mesh axis.
+using AxisStrides = std::function<int(std::string_view axis)>;
+
+class StepClock {
+ public:
+  // Asks `costs` for every node once, in order.
+  StepClock(const Graph& graph, const CostModel& costs, const AxisStrides& strides);
+
+  // Seconds of a whole step of one rank without a pipeline.
+  double step_seconds(std::int64_t micro_batches) const;
+  // Of a piece of a pipeline, one micro-batch; backward in its halves, of which the second is what may run later.
+  struct Piece {
+    double forward_s = 0, first_half_s = 0, second_half_s = 0;
+  };
+  Piece piece_seconds(int chunk, Variant variant) const;
+  double update_seconds() const;
+
+  // Sums over nodes, no matter when they run: kernels of a micro-batch in forward and in backward (with what
+  // collectives within them take), kernels of the update.
+  struct Work {
+    double forward_s = 0, backward_s = 0, update_s = 0;
+    std::map<std::string, double> collective_s;  // on the communication stream, in a step; by axis
+  };
+  Work work(std::int64_t micro_batches) const;
+
+ private:
+  static constexpr std::size_t kMostStreams = 4;
+  enum class Half : std::uint8_t { Both, First, Second };
+  // Streams, and values by root: when their last writer ends, and the last node that touches them.
+  struct State {
+    std::array<double, kMostStreams> stream{};
+    std::vector<double> written, used;
+    double now() const { return *std::max_element(stream.begin(), stream.end()); }
+  };
+  State start() const;
+  void play(State& state, Graph::Section section, Variant variant, int chunk, Half half) const;
+  void join(State& state) const;
+
+  const Graph& graph_;
+  std::vector<double> own_, wire_;  // seconds, by node
+  std::vector<std::string> axis_;
+  bool joins_ = false;  // streams wait for each other where a section ends
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,167 @@
+// Real kernels on the clock: every kind of node of real programs, alone and on ranks that share the result.
+
+#include "launch/kernel_timer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "launch/run_costs.hpp"
+#include "launch/step_times.hpp"
+#include "tests/launch/tiny_run.hpp"
+#include "tests/support/local_ranks.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+TEST(KernelTimer, EveryNodeOfAProgramIsMeasured) {
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      ProgramOptions o = tiny_options(family);
+      o.dtype = dtype;
+      o.model.dropout = 0.1;
+      o.mesh = {.data = 2, .tensor = 2, .shards = 2};
+      o.zero = 1;
+      o.recompute.assign(2, {RecomputeMode::Full, {}});
+      const Programs programs = build_programs(o);
+      KernelTimer timer({});
+      for (const Node& node : programs.graph("train").nodes) {
+        const auto seconds = timer.node_seconds(programs.graph("train"), node);
+        EXPECT_EQ(seconds.has_value(), !op_info(node.op).collective) << kernel_key(node);
+        if (!seconds) continue;
+        EXPECT_GT(*seconds, 0) << kernel_key(node);
+        EXPECT_LT(*seconds, 1) << kernel_key(node);
+      }
+      EXPECT_GT(timer.spent_seconds(), 0);
+    }
+  }
+}
+
+// A product of four times the rows takes longer: what is measured is the kernel.
+TEST(KernelTimer, MoreWorkTakesLonger) {
+  const auto seconds = [](std::int64_t rows) {
+    ProgramOptions o = tiny_options(ModelFamily::Gpt2);
+    o.model.hidden = 128;
+    o.sequence = 64;
+    o.micro_batch = rows;
+    const Programs programs = build_programs(o);
+    KernelTimer timer({});
+    double most = 0;
+    for (const Node& node : programs.graph("train").nodes) {
+      if (node.op == op_id<Linear>) most = std::max(most, *timer.node_seconds(programs.graph("train"), node));
+    }
+    return most;
+  };
+  EXPECT_GT(seconds(16), 2 * seconds(1));
+}
+
+TEST(KernelTimer, LimitsOfBytesAndSeconds) {
+  const Programs programs = build_programs(tiny_options(ModelFamily::Gpt2));
+  const Graph& graph = programs.graph("train");
+  KernelTimerOptions options;
+  options.most_bytes = 64;
+  KernelTimer small(options);
+  EXPECT_EQ(small.node_seconds(graph, graph.nodes.front()), std::nullopt);
+  EXPECT_EQ(small.memory_seconds_per_byte(), std::nullopt);
+  options = {};
+  options.most_seconds = 0;
+  KernelTimer late(options);
+  EXPECT_EQ(late.node_seconds(graph, graph.nodes.front()), std::nullopt);
+  KernelTimer free({});
+  const auto rate = free.memory_seconds_per_byte();
+  ASSERT_TRUE(rate);
+  EXPECT_GT(*rate, 1e-12);
+  EXPECT_LT(*rate, 1e-6);
+}
+
+TEST(KernelTimer, AllRanksGetTheSame) {
+  std::array<std::vector<double>, 3> seen;
+  const auto faults = on_ranks(3, [&](const Group& group) {
+    const Programs programs = build_programs(tiny_options(ModelFamily::Llama));
+    KernelTimerOptions options;
+    options.group = &group;
+    KernelTimer timer(options);
+    auto& mine = seen[static_cast<std::size_t>(group.rank())];
+    for (const Node& node : programs.graph("train").nodes)
+      mine.push_back(*timer.node_seconds(programs.graph("train"), node));
+    mine.push_back(timer.spent_seconds());
+    return std::string();
+  });
+  EXPECT_EQ(faults, std::vector<std::string>(3));
+  EXPECT_EQ(seen[0], seen[1]);
+  EXPECT_EQ(seen[0], seen[2]);
+}
+
+// Rank 0 has the file; what it knows is not measured again, and what was measured is there for the next run.
+TEST(RunCosts, AFileIsKeptAndRefusedOnAllRanks) {
+  const TempFolder folder;
+  const std::string file = (folder / "kernels.json").string();
+  Config config = tiny_config(folder, "run", {"plan.profile=" + file});
+  const Programs programs = build_programs(tiny_options(ModelFamily::Gpt2));
+  const Graph& graph = programs.graph("train");
+  const auto run = [&] {
+    std::array<std::vector<double>, 2> seen;
+    const auto faults = on_ranks(2, [&](const Group& group) {
+      const Place place{group.rank(), 2, group.rank(), 2};
+      const RunCosts costs(config, place, &group, std::int64_t{1} << 30);
+      EXPECT_TRUE(costs.profiled());
+      for (const Node& node : graph.nodes)
+        seen[static_cast<std::size_t>(group.rank())].push_back(costs.costs().node_seconds(graph, node));
+      costs.keep();
+      return std::string();
+    });
+    for (const std::string& fault : faults) EXPECT_EQ(fault, "");
+    EXPECT_EQ(seen[0], seen[1]);
+    return seen[0];
+  };
+  const auto first = run();
+  EXPECT_TRUE(std::filesystem::exists(file));
+  EXPECT_EQ(run(), first) << "what is known is not measured again";
+  // `plan` reads it too, for as many ranks on this machine.
+  const RunCosts planned(config, {0, 2, 0, 2}, nullptr, 0);
+  EXPECT_EQ(planned.costs().node_seconds(graph, graph.nodes.front()), first.front());
+
+  write_text(file, R"({"format": 1, "cpu": "abacus", "build": "b", "profiles": {}})");
+  const auto faults = on_ranks(2, [&](const Group& group) {
+    const RunCosts costs(config, {group.rank(), 2, group.rank(), 2}, &group, 1 << 30);
+    return std::string();
+  });
+  for (const std::string& fault : faults) {
+    EXPECT_NE(fault.find("plan.profile"), std::string::npos) << fault;
+    EXPECT_NE(fault.find("is of another CPU ('abacus'"), std::string::npos) << fault;
+  }
+}
+
+TEST(RunCosts, OffAndANamedClusterAreDescriptions) {
+  const TempFolder folder;
+  const Programs programs = build_programs(tiny_options(ModelFamily::Gpt2));
+  const Graph& graph = programs.graph("train");
+  const Config off = tiny_config(folder, "run", {"plan.profile=off"});
+  const Config named =
+      tiny_config(folder, "run", {std::string("comm.cluster=") + PLIMSOLL_SOURCE_DIR "/configs/clusters/cpu.yaml"});
+  for (const Config& config : {off, named}) {
+    const RunCosts costs(config, {}, nullptr, 0);
+    EXPECT_FALSE(costs.profiled());
+    for (const Node& node : graph.nodes)
+      EXPECT_EQ(costs.costs().node_seconds(graph, node), DescribedCosts(costs.cluster()).node_seconds(graph, node));
+  }
+}
+
+TEST(StepTimes, EveryRoleOfAPipelineIsPredicted) {
+  ProgramOptions o = tiny_options(ModelFamily::Llama);
+  o.model.layers = 4;
+  o.mesh.pipeline = 2;
+  o.micro_batches = 4;
+  const DescribedCosts costs{ClusterDescription{}};
+  const StepPrediction p = predict_step(rank_roles(o), {costs.cluster(), &costs}, 4);
+  ASSERT_EQ(p.roles.size(), 2U);
+  double longest = 0;
+  for (const RankTimes& t : p.roles) longest = std::max(longest, 4 * (t.forward_s + t.backward_s));
+  EXPECT_GT(p.step_s, longest);
+  EXPECT_LT(p.step_s, 3 * longest);
+}
+
+}  // namespace
+}  // namespace plimsoll
