@@ -227,8 +227,7 @@ TEST(Config, RoundTrip) {
   const std::string cases[] = {
       kExample,
       kData,
-      "data: {train: [a, {path: b, weight: 2.5}], validation: [v, w]}\nmodel: {preset: llama-3.2-1b}\nprecision: "
-      "fp64\n",
+      "data: {train: [a, {path: b, weight: 2.5}], validation: [v, w]}\nmodel: {preset: gpt2-124m}\nprecision: fp64\n",
       "data: {train: '0.05', validation: '7'}\nmodel: {family: llama, rope: {scaling: linear, factor: 2}}\n",
       "data: {train: 'auto', validation: 'a: b, [c] #d'}\nrun: {dir: \"null\", trace: ' x\\n\\\"y\\\" '}\n",
       "data: {train: 'ü→名'}\nrun: {dir: '~', seed: 18446744073709551615, poison: true, threads: 3}\n",
