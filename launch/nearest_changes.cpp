@@ -62,12 +62,10 @@ void add_replicas(const ProgramOptions& o, std::vector<Change>& changes) {
 void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
   const Mesh& mesh = o.mesh;
   const TensorParallel twice{2 * mesh.tensor, 0, o.sequence_parallel};
-  if (!tensor_parallel_fault(o.model, o.sequence, twice)) {
-    Change& c = changes.emplace_back(
-        fmt::format("{}, on {} ranks", arrow("parallel.tensor", mesh.tensor, twice.ranks), 2 * mesh.ranks()), o);
-    c.options.mesh.tensor = twice.ranks;
-    c.options.mesh.kv_copies = twice.kv_copies(o.model);
-  }
+  Change& split = changes.emplace_back(
+      fmt::format("{}, on {} ranks", arrow("parallel.tensor", mesh.tensor, twice.ranks), 2 * mesh.ranks()), o);
+  split.options.mesh.tensor = twice.ranks;
+  split.options.mesh.kv_copies = twice.kv_copies(o.model);
   const int stages = 2 * mesh.pipeline;
   const bool divides = o.schedule != ScheduleKind::Interleaved || o.micro_batches % stages == 0;
   if (!o.train || o.zero > 1 || !divides || stages * o.chunks > o.model.layers) return;
@@ -88,7 +86,9 @@ std::int64_t arena_bytes(ProgramOptions o) {
 }
 
 bool allowed(const ProgramOptions& o) {
-  return o.mesh.tensor == 1 || !tensor_chunks_fault(o.micro_batch, o.sequence, o.sequence_parallel, o.tensor_chunks);
+  if (o.mesh.tensor == 1) return true;
+  return !tensor_parallel_fault(o.model, o.sequence, {o.mesh.tensor, 0, o.sequence_parallel}) &&
+         !tensor_chunks_fault(o.micro_batch, o.sequence, o.sequence_parallel, o.tensor_chunks);
 }
 
 }  // namespace

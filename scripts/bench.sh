@@ -2,6 +2,7 @@
 # Training speed and memory on this machine, beside PyTorch where that is installed.
 #   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--mesh]
 #   scripts/bench.sh --overlap [--rounds N] [--steps N] [--out FILE] [--rate 1gbit] [--chunks K] [--only NAME]   two ranks over a slow link; needs root
+#   scripts/bench.sh --budget [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
 # PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh runs it tuned (default ../shared).
 #   scripts/bench.sh --pipeline [--rounds N] [--steps N] [--micro-batches N] [--layers N] [--hidden N]
 # Two stages, a core each, under every schedule: the step that was measured and the one that the simulator predicts.
@@ -25,5 +26,9 @@ mkdir -p data
 if [ "${1:-}" = --overlap ]; then
   shift
   exec python3 scripts/bench_overlap.py "$@"
+fi
+if [ "${1:-}" = --budget ]; then
+  shift
+  exec python3 scripts/bench_budget.py "$@"
 fi
 exec python3 scripts/bench.py "$@"

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""GPT-2 124M at 256 tokens under budgets of its activation peak: what memory.recompute: auto plans, what a run then takes in memory and
+time, and what the usual ways would cost. Every budget is interleaved with the unbudgeted run; medians. Called by bench.sh --budget.
+
+A budget of x % is what lives for the whole run, x % of the rest of the arena without recomputation, and what a process needs outside it."""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "build/release/bin/plimsoll"
+SEQUENCE, BATCH = 256, 4
+SPARE = 16 << 20  # of what a process needs outside the arena, beyond what the unbudgeted run needed
+
+
+def config_text(a, run, memory):
+    # One size of the chunks of logits in all runs: how sums over the vocabulary are cut decides their bits.
+    return (f"model: {a.model}\ndata: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
+            f"train: {{steps: {a.steps}, global_batch: {BATCH}, micro_batch: {BATCH}}}\nmemory: {{logits: 16 MiB, {memory}}}\n"
+            f"optimizer: {{lr: 3e-4, weight_decay: 0.1, clip: 1.0}}\nschedule: {{name: constant}}\n"
+            f"run: {{dir: {run}, threads: {a.threads}, seed: 1, eval_every: 0, save_every: 0, log_every: 1}}\n")
+
+
+def run(command, text, folder):
+    config = Path(folder) / "budget.yaml"
+    config.write_text(text)
+    done = subprocess.run([str(PROGRAM), *command[:1], str(config), *command[1:]], capture_output=True, text=True, timeout=1800)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed ({done.returncode}):\n{text}\n{done.stdout[-1500:]}{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def train(a, memory):
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        run(["train"], config_text(a, out, memory), folder)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        summary = json.loads((out / "summary.json").read_text())
+        plan = json.loads((out / "plan.json").read_text())
+        rank = summary["ranks"][0]
+        return dict(losses=[line["loss"] for line in lines], step_ms=statistics.median(line["step_ms"] for line in lines[1:]),
+                    predicted_step_ms=summary["predicted_step_ms"], planned=rank["planned_bytes"], arena=rank["arena_high_water_bytes"],
+                    process=rank["peak_process_bytes"], outside=rank["outside_arena_bytes"], allocations=rank["allocations_after_first_step"],
+                    recompute=plan.get("recompute", {}))
+
+
+def row_of(percent, budget, runs, reference):
+    first = runs[0]
+    recompute, planner = first["recompute"], first["recompute"].get("planner", {})
+    overheads = [r["step_ms"] / u["step_ms"] - 1 for r, u in zip(runs, reference)]
+    return dict(percent=percent, budget_bytes=budget, planned_bytes=first["planned"], arena_bytes=max(r["arena"] for r in runs),
+                process_bytes=max(r["process"] for r in runs), fits=all(r["process"] <= budget and r["arena"] == r["planned"] for r in runs),
+                predicted=recompute.get("predicted_share_of_step", 0.0), measured=statistics.median(overheads),
+                spread=max(overheads) - min(overheads), step_ms=statistics.median(r["step_ms"] for r in runs),
+                predicted_step_ms=first["predicted_step_ms"], exact=planner.get("exact"),
+                first_layers=planner.get("first_layers_share_of_step"), uniform=planner.get("uniform_share_of_step"),
+                greedy=planner.get("greedy_share_of_step"), same_bits=all(r["losses"] == reference[0]["losses"] for r in runs))
+
+
+HEADER = (f"{'budget':>7}{'bytes':>11}{'planned':>11}{'arena':>11}{'process':>11}{'step ms':>9}{'predicted':>11}{'measured':>10}{'spread':>8}"
+          f"{'k full':>8}{'uniform':>9}{'greedy':>8}{'fits':>6}{'bits':>7}")
+
+
+def text_of(row):
+    mib = lambda b: f"{b / 2**20:.1f} M"
+    share = lambda x: "-" if x is None else f"{100 * x:.2f}%"
+    return (f"{row['percent']:>6}%{mib(row['budget_bytes']):>11}{mib(row['planned_bytes']):>11}{mib(row['arena_bytes']):>11}"
+            f"{mib(row['process_bytes']):>11}{row['step_ms']:>9.0f}{share(row['predicted']):>11}{share(row['measured']):>10}{share(row['spread']):>8}"
+            f"{share(row['first_layers']):>8}{share(row['uniform']):>9}{share(row['greedy']):>8}{'yes' if row['fits'] else 'NO':>6}"
+            f"{'equal' if row['same_bits'] else 'DIFFER':>7}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5, help="of a run; the first does not count")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--model", default="{preset: gpt2-124m, vocabulary: 50304, dropout: 0.1}")
+    parser.add_argument("--percent", default="100,75,50,35,25")
+    parser.add_argument("--out", default="bench_budget.json")
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        plan = json.loads(run(["plan", "--json"], config_text(a, Path(folder) / "run", "recompute: none"), folder))
+    persistent, step_region = plan["persistent_bytes"], plan["planned_bytes"] - plan["persistent_bytes"]
+    outside = train(a, "recompute: none")["outside"] + SPARE  # also measures the kernels, and warms up
+    print(f"a step of {BATCH} x {SEQUENCE} tokens on {a.threads} thread(s); {persistent / 2**20:.1f} MiB live for the whole run, "
+          f"{step_region / 2**20:.1f} MiB in a step without recomputation, {outside / 2**20:.1f} MiB outside the arena; load {os.getloadavg()}")
+    print("overheads in percent of the unbudgeted step, of whose runs every one stands beside a budgeted run")
+    print(HEADER, flush=True)
+    rows = []
+    for percent in (int(p) for p in a.percent.split(",")):
+        budget = persistent + step_region * percent // 100 + outside
+        reference, budgeted = [], []
+        for _ in range(a.rounds):
+            reference.append(train(a, "recompute: none"))
+            budgeted.append(train(a, f"recompute: auto, budget: {budget}, reserve: {outside}"))
+        rows.append(row := row_of(percent, budget, budgeted, reference))
+        print(text_of(row), flush=True)
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
+    Path(a.out).write_text(json.dumps(dict(commit=commit, cpu=cpu, threads=a.threads, load=os.getloadavg(), rounds=a.rounds, rows=rows), indent=1) + "\n")
+    print(f"load {os.getloadavg()}, results in {a.out}")
+
+
+if __name__ == "__main__":
+    main()
