@@ -1,6 +1,7 @@
 #include "launch/choices.hpp"
 
 #include "launch/layout_choice.hpp"
+#include "launch/recompute_report.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/text.hpp"
 
@@ -21,6 +22,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"parallel.shard", std::to_string(options.mesh.shards)},
           {"parallel.stages", options.mesh.pipeline > 1 ? "cut by cost" : "none"},
           {"memory.budget", format_bytes(budget)},
+          {"memory.recompute", options.recompute.empty() ? "none" : recompute_line(options.recompute)},
           {"memory.logits", format_bytes(options.logits_bytes)},
           {"memory.reserve", format_bytes(outside) + " measured"},
           {"plan.profile", "in the cache of the user"},

@@ -136,35 +136,25 @@ void draw_schedule(const Programs& programs, const PlanArguments& plan, bool jso
   if (!plan.gantt_svg.empty()) replace_file(plan.gantt_svg, gantt_svg(timeline));
 }
 
-struct PlannedLayouts {
-  std::unique_ptr<RunCosts> costs;
-  LayoutChoice choice;
-};
-
 std::int64_t arena_budget(const PlanContext& context) {
   return context.budget_bytes > 0 ? context.budget_bytes - context.outside_bytes : 0;
 }
 
 // `parallel: auto`, or a prediction for an explicit layout where a cluster is named. A device of a named cluster also
 // says what it has and keeps, where the configuration does not.
-std::optional<PlannedLayouts> plan_layouts(Config& config, const Place& place, PlanContext& context) {
+std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, const RunCosts& costs,
+                                         PlanContext& context) {
   const bool named = !config.comm.cluster.empty();
   if (!named && !config.parallel.automatic) return std::nullopt;
-  PlannedLayouts planned{std::make_unique<RunCosts>(config, place, nullptr, 0), {}};
-  const DeviceDescription& device = planned.costs->cluster().device;
+  const DeviceDescription& device = costs.cluster().device;
   if (named && context.budget_bytes == 0) context.budget_bytes = device.memory_bytes;
   if (named && !config.memory.reserve) {
     context.outside_bytes = device.outside_bytes;
     context.outside_source = "description";
   }
-  if (auto choice =
-          choose_layout(config, place, planned.costs->machine(), context.budget_bytes, context.outside_bytes)) {
-    planned.choice = std::move(*choice);
-  } else {
-    planned.choice =
-        predict_layout(config, place, planned.costs->machine(), context.budget_bytes, context.outside_bytes);
-  }
-  return planned;
+  if (auto choice = choose_layout(config, place, costs.machine(), context.budget_bytes, context.outside_bytes))
+    return choice;
+  return predict_layout(config, place, costs.machine(), context.budget_bytes, context.outside_bytes);
 }
 
 }  // namespace
@@ -184,10 +174,13 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   const auto remembered = config.memory.reserve ? config.memory.reserve : remembered_outside_bytes(plan.ranks);
   context.outside_bytes = remembered.value_or(kOutsideEstimate);
   context.outside_source = config.memory.reserve ? "memory.reserve" : remembered ? "last run" : "estimate";
-  const std::optional<PlannedLayouts> layouts = plan_layouts(config, place, context);
+  const RunCosts costs(config, place, nullptr, 0);
+  const std::optional<LayoutChoice> layouts = plan_layouts(config, place, costs, context);
   const ProgramOptions options =
-      choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes);
+      choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes, &costs.costs());
   const std::vector<RankRole> roles = rank_roles(options);
+  context.recompute =
+      recompute_reports(roles, costs.costs(), config.memory.recompute == RecomputeMode::Auto, arena_budget(context));
   for (const RankRole& role : roles) {
     const auto bad = plan.verify ? check_memory(role.programs.list(), role.programs.plan) : std::nullopt;
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
@@ -196,11 +189,10 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   if (json) {
     nlohmann::json report = plan_json(roles, context);
     if (plan.verify) report["verified"] = true;
-    if (layouts) report["layouts"] = layout_json(layouts->choice);
+    if (layouts) report["layouts"] = layout_json(*layouts);
     print_json(report);
   } else {
-    if (layouts)
-      fmt::print("{}", layout_text(layouts->choice, layouts->costs->cluster(), arena_budget(context), plan.why));
+    if (layouts) fmt::print("{}", layout_text(*layouts, costs.cluster(), arena_budget(context), plan.why));
     fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }

@@ -81,7 +81,7 @@ void check_memory(const Config& config, Issues& issues) {
   const auto listed = static_cast<std::int64_t>(memory.recompute_layers.size());
   if (listed > 0 && listed != config.model.layers) {
     issues.push_back(
-        {"memory.recompute", fmt::format("{} modes for {} layers", listed, config.model.layers), {"model.layers"}});
+        {"memory.recompute", fmt::format("{} entries for {} layers", listed, config.model.layers), {"model.layers"}});
   }
 }
 
@@ -175,7 +175,6 @@ void resolve_automatic(Config& config) {
     if (!config.parallel.zero) config.parallel.zero = 0;
     if (!config.parallel.sequence) config.parallel.sequence = tensor > 1 && config.data.sequence % tensor == 0;
   }
-  if (config.memory.recompute == RecomputeMode::Auto) config.memory.recompute = RecomputeMode::None;
 }
 
 }  // namespace plimsoll

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "launch/recompute_choice.hpp"
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
@@ -10,15 +11,22 @@
 namespace plimsoll {
 namespace {
 
-// A rank other than the first may hold most: every stage that is not like a larger one.
-ExactMemory largest_rank(const ProgramOptions& options) {
+// A rank other than the first may hold most: every stage that is not like a larger one. The stage that recomputes most
+// adds that to the step.
+ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) {
   ExactMemory most;
+  const auto passes = static_cast<double>(options.micro_batches + options.mesh.pipeline - 1);
+  double recompute = 0;
   for (const int stage : distinct_stages(options)) {
     ProgramOptions there = options;
     there.rank = rank_at(options.mesh, {0, stage, 0});
-    const MemoryPlan plan = build_programs(there).plan;
+    const Programs programs = build_programs(there);
+    const MemoryPlan& plan = programs.plan;
     if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
+    if (!options.recompute.empty())
+      recompute = std::max(recompute, passes * recompute_seconds(programs.graph("train"), costs));
   }
+  most.recompute_s = recompute;
   return most;
 }
 
@@ -33,11 +41,11 @@ std::string milliseconds(double seconds) {
 }
 
 // Of a list with a mode per layer the one that keeps least: the small graphs of the planner are of no layer in
-// particular, and its bounds of memory stay true.
+// particular, and its bounds of memory stay true. Auto: anything may be dropped.
 RecomputeMode recompute_mode(const MemoryConfig& memory) {
-  std::vector<RecomputeMode> modes = memory.recompute_layers;
-  if (modes.empty()) modes = {memory.recompute};
-  for (const RecomputeMode mode : {RecomputeMode::Full, RecomputeMode::Selective}) {
+  std::vector<RecomputeMode> modes{memory.recompute};
+  for (const LayerRecompute& layer : memory.recompute_layers) modes.push_back(layer.mode);
+  for (const RecomputeMode mode : {RecomputeMode::Auto, RecomputeMode::Full, RecomputeMode::Selective}) {
     if (std::find(modes.begin(), modes.end(), mode) != modes.end()) return mode;
   }
   return RecomputeMode::None;
@@ -60,7 +68,10 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.reduction_scratch = true;
   p.pipelines = !config.model.tied || config.comm.collectives != CollectiveSource::Mpi;
   p.most_zero = config.comm.bucket ? 0 : 3;
-  if (const RecomputeMode mode = recompute_mode(config.memory); mode != RecomputeMode::None) {
+  const RecomputeMode mode = recompute_mode(config.memory);
+  p.rewrite_at_need = mode == RecomputeMode::Auto;
+  const bool unlimited = p.rewrite_at_need && arena_bytes == 0 && config.memory.recompute_layers.empty();
+  if (mode != RecomputeMode::None && !unlimited) {
     p.rewrite = [mode](Graph& graph) {
       const auto layers = static_cast<std::size_t>(std::ssize(layers_of(graph)));
       recompute(graph, keep_sets(graph, std::vector<LayerRecompute>(layers, {mode, {}})));
@@ -92,20 +103,31 @@ Layout layout_of(const Config& config, const ProgramOptions& o) {
 
 LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
                             std::int64_t budget_bytes, std::int64_t outside_bytes) {
-  const ProgramOptions options = choose_programs(config, place, Purpose::Train, budget_bytes, outside_bytes);
+  const ProgramOptions options =
+      choose_programs(config, place, Purpose::Train, budget_bytes, outside_bytes, machine.costs);
   LayoutCosts estimates(layout_problem(config, place.ranks, 0), machine);
   LayoutChoice choice;
   choice.tried = choice.planned = 1;
   const Layout layout = layout_of(config, options);
-  choice.best.push_back({layout, estimates.estimate(layout), largest_rank(options)});
+  choice.best.push_back({layout, estimates.estimate(layout), largest_rank(options, *machine.costs)});
+  LayoutEstimate& estimate = choice.best.front().estimate;
+  if (estimates.problem().rewrite_at_need) {
+    estimate.recompute_s = choice.best.front().exact->recompute_s;
+    estimate.mfu *= estimate.step_s / (estimate.step_s + estimate.recompute_s);
+    estimate.step_s += estimate.recompute_s;
+  }
   return choice;
 }
 
-ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, std::int64_t budget_bytes,
-                         std::int64_t outside_bytes) {
+ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, const CostModel& costs,
+                         std::int64_t budget_bytes, std::int64_t outside_bytes) {
   Config with = config;
   use_layout(with, layout);
-  return largest_rank(choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes));
+  ExactMemory exact =
+      largest_rank(choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, &costs), costs);
+  // Of other modes the estimate of the layout has the time.
+  if (recompute_mode(config.memory) != RecomputeMode::Auto) exact.recompute_s = 0;
+  return exact;
 }
 
 std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
@@ -115,7 +137,7 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   Place first = place;
   first.rank = 0;
   LayoutChoice choice = choose_layout(layout_problem(config, place.ranks, arena), machine, [&](const Layout& layout) {
-    return exact_memory(config, first, layout, budget_bytes, outside_bytes);
+    return exact_memory(config, first, layout, *machine.costs, budget_bytes, outside_bytes);
   });
   require(!choice.best.empty() || choice.least_memory, ErrorKind::Config,
           "{}: no layout of {} ranks can run this model and batch: {}", key_place(config, "parallel"), place.ranks,
@@ -178,6 +200,7 @@ nlohmann::json layout_json(const LayoutChoice& choice) {
                        {"bubble", r.estimate.bubble},
                        {"exposed_ms", r.estimate.exposed_s * 1e3},
                        {"update_ms", r.estimate.update_s * 1e3},
+                       {"recompute_ms", r.estimate.recompute_s * 1e3},
                        {"memory_bound_bytes", r.estimate.memory_bound_bytes}};
     if (r.exact) {
       row["arena_bytes"] = r.exact->arena_bytes;

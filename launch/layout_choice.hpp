@@ -13,9 +13,9 @@ namespace plimsoll {
 // The problem of a configuration that went through complete_vocabulary(); `arena_bytes`: budget of the arena, 0: none.
 LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena_bytes);
 
-// What plans of this layout take, on the rank that has most.
-ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, std::int64_t budget_bytes,
-                         std::int64_t outside_bytes);
+// What plans of this layout take, on the rank that has most, and what memory.recompute: auto adds to the step in them.
+ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, const CostModel& costs,
+                         std::int64_t budget_bytes, std::int64_t outside_bytes);
 
 // Writes a layout into a configuration, which then says so explicitly.
 void use_layout(Config& config, const Layout& layout);

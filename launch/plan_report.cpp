@@ -47,18 +47,6 @@ std::vector<std::vector<int>> groups_of(const Mesh& mesh, std::string_view axis)
 
 bool divides(const Mesh& mesh, std::string_view axis) { return axis_group(mesh, 0, axis).size() > 1; }
 
-// "0-3 7 9-11"
-std::string ranges_text(const std::vector<int>& rising) {
-  std::vector<std::string> ranges;
-  for (std::size_t i = 0; i < rising.size();) {
-    std::size_t end = i + 1;
-    while (end < rising.size() && rising[end] == rising[end - 1] + 1) ++end;
-    ranges.push_back(end == i + 1 ? fmt::format("{}", rising[i]) : fmt::format("{}-{}", rising[i], rising[end - 1]));
-    i = end;
-  }
-  return join(ranges, " ");
-}
-
 // The pieces of a pipeline in model order, and the activation slots of its stages.
 std::string pipeline_text(const Programs& programs, const ProgramOptions& o) {
   const Schedule& schedule = *programs.schedule;
@@ -136,39 +124,6 @@ std::string memory_text(std::span<const RankRole> roles, const PlanContext& cont
   return out;
 }
 
-// Which layers of a role recompute, and what it costs; empty where none does.
-std::string recompute_text(const RankRole& role) {
-  const Programs& programs = role.programs;
-  const ProgramOptions& o = role.options;
-  if (!o.train || o.recompute.empty()) return "";
-  std::map<RecomputeMode, std::vector<int>> layers;
-  for (const int layer : layers_of(programs.graph("train")))
-    layers[o.recompute[static_cast<std::size_t>(layer)].mode].push_back(layer);
-  std::vector<std::string> texts;
-  for (const auto& [mode, which] : layers)
-    texts.push_back(fmt::format("{} in {} layer(s) ({})", to_text(mode), which.size(), ranges_text(which)));
-  const auto more = static_cast<double>(programs.recompute_flops_per_micro_batch),
-             all = static_cast<double>(programs.rank_flops_per_micro_batch);
-  return fmt::format(
-      "{}: recompute {}: {:.3g} GFLOP more for a micro-batch of a rank, {:.1f} % of forward and backward\n", role.name,
-      join(texts, ", "), more / 1e9, 100 * more / all);
-}
-
-nlohmann::json recompute_json(const Programs& programs, const ProgramOptions& o) {
-  nlohmann::json json{{"flops_per_micro_batch", programs.recompute_flops_per_micro_batch},
-                      {"share_of_flops", static_cast<double>(programs.recompute_flops_per_micro_batch) /
-                                             static_cast<double>(programs.rank_flops_per_micro_batch)},
-                      {"layers", nlohmann::json::array()}};
-  for (const LayerRecompute& layer : o.recompute) {
-    if (layer.mode == RecomputeMode::Auto) {
-      json["layers"].push_back({{"keep", layer.keep}});
-    } else {
-      json["layers"].push_back(to_text(layer.mode));
-    }
-  }
-  return json;
-}
-
 nlohmann::json mesh_json(const ProgramOptions& o) {
   nlohmann::json json{
       {"data", o.mesh.data},    {"pipeline", o.mesh.pipeline},     {"tensor", o.mesh.tensor},         {"zero", o.zero},
@@ -195,7 +150,12 @@ nlohmann::json program_json(const ProgramLayout& p) {
           {"live_at_peak", items}};
 }
 
-nlohmann::json role_json(const RankRole& role, const PlanContext& context) {
+const RecomputeReport* report_of(const std::vector<RankRole>& roles, const RankRole& role, const PlanContext& context) {
+  const auto at = static_cast<std::size_t>(&role - roles.data());
+  return at < context.recompute.size() ? &context.recompute[at] : nullptr;
+}
+
+nlohmann::json role_json(const RankRole& role, const PlanContext& context, const RecomputeReport* report) {
   const MemoryPlan& plan = role.programs.plan;
   nlohmann::json json{{"role", role.name},
                       {"arena_bytes", plan.total_bytes},
@@ -212,7 +172,7 @@ nlohmann::json role_json(const RankRole& role, const PlanContext& context) {
                                   {"bytes", r.bytes}});
   }
   for (const ProgramLayout& p : plan.programs) json["programs"][p.name] = program_json(p);
-  if (role.options.train) json["recompute"] = recompute_json(role.programs, role.options);
+  if (role.options.train) json["recompute"] = recompute_json(role, report);
   return json;
 }
 
@@ -229,7 +189,7 @@ std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& con
     out += mesh_text(first.programs, o);
     for (const RankRole& role : roles) out += holdings_text(role);
   }
-  for (const RankRole& role : roles) out += recompute_text(role);
+  for (const RankRole& role : roles) out += recompute_text(role, report_of(roles, role, context));
   for (std::size_t at = 0; at < roles.size(); at += kMostColumns)
     out += memory_text(std::span(roles).subspan(at, std::min(kMostColumns, roles.size() - at)), context);
   if (roles.size() > 1) out += fmt::format("{} ({}) needs most\n", largest.name, ranks_text(largest));
@@ -255,9 +215,9 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"outside_arena_bytes", context.outside_bytes},
                       {"outside_source", context.outside_source},
                       {"budget_bytes", context.budget_bytes}};
-  json.update(role_json(largest, context));
+  json.update(role_json(largest, context, report_of(roles, largest, context)));
   for (const RankRole& role : roles) {
-    json["roles"].push_back(role_json(role, context));
+    json["roles"].push_back(role_json(role, context, report_of(roles, role, context)));
     json["roles"].back()["ranks"] = role.ranks;
   }
   if (o.train) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "launch/recompute_report.hpp"
 #include "launch/roles.hpp"
 
 namespace plimsoll {
@@ -14,6 +15,7 @@ struct PlanContext {
   std::int64_t outside_bytes = 0;  // what the process needs besides the arena
   std::string outside_source;      // "measured", "memory.reserve", "last run", "estimate"
   int ranks = 1;
+  std::vector<RecomputeReport> recompute = {};  // by role; may be empty
 };
 
 // Of every role of the run: bytes per class, total, budget and margin, and which ranks hold what. `peak`, where given:

@@ -60,7 +60,7 @@ void overlap_split_linears(Graph& graph, const ProgramOptions& o) {
   overlap_linears(graph, o.tensor_chunks);
 }
 
-// Forward and backward of this rank, with what it recomputes.
+// Forward and backward of this rank.
 Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
   Graph graph = forward_graph(o, p, train_shape(o));
   BackwardOptions backward;
@@ -71,15 +71,25 @@ Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
     backward = {true, o.schedule == ScheduleKind::ZbH1};
   }
   add_backward(graph, backward);
-  recompute(graph, keep_sets(graph, o.recompute));
-  overlap_split_linears(graph, o);
   return graph;
+}
+
+// What this rank's stage of a pipeline runs.
+void add_schedule(const ProgramOptions& o, Programs& p) {
+  if (o.mesh.pipeline == 1) return;
+  p.stage = coordinates(o.mesh, o.rank).pipeline;
+  p.cuts = program_cuts(o);
+  p.schedule = std::make_unique<Schedule>(
+      make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(o.micro_batches), o.chunks));
 }
 
 Graph train_graph(const ProgramOptions& o, const Programs& p) {
   const std::int64_t scratch = reduce_scratch_bytes(o.mesh.longest_axis());
   const DataParallel data = data_parallel(o);
   Graph graph = differentiated_graph(o, p);
+  if (auto fault = keep_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
+  recompute(graph, keep_sets(graph, o.recompute));
+  overlap_split_linears(graph, o);
   UpdateOptions update{o.optimizer, data.shard_rank, {{"shard", data.shards}, {"tensor", o.mesh.tensor}}, {},
                        0,           scratch};
   if (o.mesh.tensor > 1) sum_split_gradients(graph, o.model, tensor_parallel(o), data.zero >= 2, scratch);
@@ -172,14 +182,16 @@ std::vector<int> distinct_stages(const ProgramOptions& o) {
   return distinct;
 }
 
+KeepingGraph keeping_graph(const ProgramOptions& o) {
+  Programs p;
+  add_schedule(o, p);
+  Graph graph = differentiated_graph(o, p);
+  return {std::move(graph), std::move(p.schedule), p.stage};
+}
+
 Programs build_programs(const ProgramOptions& o) {
   Programs p;
-  if (o.mesh.pipeline > 1) {
-    p.stage = coordinates(o.mesh, o.rank).pipeline;
-    p.cuts = program_cuts(o);
-    p.schedule = std::make_unique<Schedule>(
-        make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(o.micro_batches), o.chunks));
-  }
+  add_schedule(o, p);
   const auto add = [&](std::string name, Graph graph) {
     share_forward_memory(graph);
     classify_memory(graph);

@@ -71,6 +71,14 @@ struct Programs {
 };
 
 Programs build_programs(const ProgramOptions& options);
+// Forward and backward of this rank with everything kept, before parameters are placed and collectives of gradients are
+// added: what the recompute planner looks at. The schedule is null without a pipeline.
+struct KeepingGraph {
+  Graph graph;
+  std::unique_ptr<Schedule> schedule;
+  int stage = 0;
+};
+KeepingGraph keeping_graph(const ProgramOptions& options);
 // The first layer of each piece of a pipeline; empty without one.
 std::vector<int> program_cuts(const ProgramOptions& options);
 // Stages of which one has the largest plan: of those in the middle that hold as many layers and recompute the same of

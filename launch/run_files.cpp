@@ -5,6 +5,7 @@
 
 #include "comm/group.hpp"
 #include "launch/layout_choice.hpp"
+#include "launch/recompute_report.hpp"
 #include "launch/run_identity.hpp"
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
@@ -107,6 +108,12 @@ void keep_plan_choices(Config& config, int ranks) {
   };
   if (config.parallel.automatic && plan.contains("parallel")) {
     config.parallel = read_parallel_line(plan["parallel"].get<std::string>(), file.string());
+  }
+  if (config.memory.recompute == RecomputeMode::Auto && plan.contains("recompute") &&
+      plan["recompute"].contains("yaml")) {
+    std::vector<LayerRecompute> layers =
+        read_recompute_line(plan["recompute"]["yaml"].get<std::string>(), file.string());
+    if (std::ssize(layers) == config.model.layers) config.memory.recompute_layers = std::move(layers);
   }
   keep("micro_batch", config.train.micro_batch);
   keep("logits_bytes", config.memory.logits);

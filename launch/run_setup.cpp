@@ -4,6 +4,8 @@
 #include <thread>
 
 #include "launch/process.hpp"
+#include "launch/recompute_choice.hpp"
+#include "launch/run_costs.hpp"
 #include "parallel/overlap.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/device/device.hpp"
@@ -51,15 +53,75 @@ std::vector<std::int64_t> logits_choices(const Config& config) {
   return {kLogitsBytes, kLogitsBytes / 2, kLogitsBytes / 4, kLogitsBytes / 8};
 }
 
-// Of each layer; empty: none of them recomputes.
+// Of each layer; empty: none of them recomputes, as far as the configuration says.
 std::vector<LayerRecompute> recompute_layers(const Config& config) {
   const MemoryConfig& memory = config.memory;
-  std::vector<LayerRecompute> layers;
-  for (const RecomputeMode mode : memory.recompute_layers) layers.push_back({mode, {}});
+  std::vector<LayerRecompute> layers = memory.recompute_layers;
   const bool all = memory.recompute == RecomputeMode::Full || memory.recompute == RecomputeMode::Selective;
   if (layers.empty() && all) layers.assign(static_cast<std::size_t>(config.model.layers), {memory.recompute, {}});
   return layers;
 }
+
+// The largest plan of a rank.
+std::int64_t most_planned_bytes(const ProgramOptions& o) {
+  std::int64_t most = 0;
+  for (const int stage : distinct_stages(o)) {
+    ProgramOptions there = o;
+    there.rank = rank_at(o.mesh, {0, stage, 0});
+    most = std::max(most, planned_bytes(there));
+  }
+  return most;
+}
+
+// Chooses train.micro_batch, memory.logits and memory.recompute where they are auto.
+class Sizes {
+ public:
+  Sizes(const Config& config, ProgramOptions options, std::int64_t arena_bytes, const CostModel& costs)
+      : config_(config), o_(std::move(options)), arena_bytes_(arena_bytes), costs_(costs) {}
+
+  // A smaller chunk of logits costs less time than a smaller micro-batch; where micro-batches fit only if activations
+  // are made again, the predicted time of the step decides. When nothing fits, the least is what is reported.
+  ProgramOptions choose() {
+    const std::int64_t share = (config_.train.global_batch + o_.mesh.data - 1) / o_.mesh.data;
+    const std::vector<LayerRecompute> given = o_.recompute;
+    std::optional<ProgramOptions> best;
+    double best_seconds = 0;
+    for (const std::int64_t rows : micro_batch_choices(config_, share)) {
+      o_.micro_batch = rows;
+      o_.micro_batches = std::max<std::int64_t>(1, share / rows);
+      o_.recompute = given;
+      const bool fits = fits_with_some_logits();
+      if (fits && !best) return o_;
+      if (!fits && !recomputes()) continue;
+      // The bytes are known to suffice or not to; this says what it costs.
+      const RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_);
+      o_.recompute = choice.layers;
+      if (choice.fits && (!best || choice.step_seconds < best_seconds)) {
+        best = o_;
+        best_seconds = choice.step_seconds;
+      }
+      if (fits) break;
+    }
+    return best.value_or(o_);
+  }
+
+ private:
+  bool recomputes() const { return o_.train && arena_bytes_ > 0 && config_.memory.recompute == RecomputeMode::Auto; }
+
+  bool fits_with_some_logits() {
+    for (const std::int64_t logits_bytes : logits_choices(config_)) {
+      o_.logits_bytes = logits_bytes;
+      // Stages differ, and all ranks must choose alike.
+      if (arena_bytes_ == 0 || most_planned_bytes(o_) <= arena_bytes_) return true;
+    }
+    return false;
+  }
+
+  const Config& config_;
+  ProgramOptions o_;
+  std::int64_t arena_bytes_;  // 0: no limit
+  const CostModel& costs_;
+};
 
 }  // namespace
 
@@ -95,7 +157,7 @@ Mesh choose_mesh(const Config& config, int ranks) {
 }
 
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
-                               std::int64_t outside_bytes) {
+                               std::int64_t outside_bytes, const CostModel* costs) {
   ProgramOptions o;
   o.model = config.model;
   o.dtype = config.precision;
@@ -118,28 +180,9 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   }
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
-  const std::int64_t share = (config.train.global_batch + o.mesh.data - 1) / o.mesh.data;
-  const auto fits = [&](std::int64_t rows, std::int64_t logits_bytes) {
-    o.micro_batch = rows;
-    o.micro_batches = std::max<std::int64_t>(1, share / rows);
-    o.logits_bytes = logits_bytes;
-    if (budget_bytes == 0) return true;
-    // Stages differ, and all ranks must choose alike.
-    for (const int stage : distinct_stages(o)) {
-      ProgramOptions there = o;
-      there.rank = rank_at(o.mesh, {0, stage, 0});
-      if (build_programs(there).plan.total_bytes + outside_bytes > budget_bytes) return false;
-    }
-    return true;
-  };
-  // A smaller chunk of logits costs less time than a smaller micro-batch. When nothing fits, the least is what is
-  // reported.
-  for (const std::int64_t rows : micro_batch_choices(config, share)) {
-    for (const std::int64_t logits_bytes : logits_choices(config)) {
-      if (fits(rows, logits_bytes)) return o;
-    }
-  }
-  return o;
+  const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
+  if (costs != nullptr) return Sizes(config, std::move(o), arena, *costs).choose();
+  return Sizes(config, std::move(o), arena, DescribedCosts(choose_cluster(config))).choose();
 }
 
 std::int64_t choose_budget(const Config& config, const Place& place) {

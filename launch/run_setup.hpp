@@ -8,6 +8,7 @@
 #include "launch/programs.hpp"
 #include "runtime/data/dataset.hpp"
 #include "runtime/data/tokenizer.hpp"
+#include "runtime/plan/cost.hpp"
 
 namespace plimsoll {
 
@@ -32,9 +33,11 @@ enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 
 // The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and
 // memory.logits auto: the largest divisor of a rank's share with at most 4096 tokens, and the largest chunk of logits,
-// whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit).
+// whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit). memory.recompute auto: nothing where that fits;
+// otherwise what `costs` (null: the description of comm.cluster) says is cheapest, and of several micro-batches the one
+// with the shortest step.
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
-                               std::int64_t outside_bytes);
+                               std::int64_t outside_bytes, const CostModel* costs = nullptr);
 
 // memory.budget, or by default 80 % of the memory that is free now, shared by the ranks of this host.
 std::int64_t choose_budget(const Config& config, const Place& place);

@@ -52,6 +52,7 @@ struct Run {
   std::unique_ptr<RunCosts> costs;
   StepPrediction predicted;
   RankTimes predicted_here;
+  std::vector<RecomputeReport> recompute;  // by role
   std::unique_ptr<Profile> profile;
   std::unique_ptr<Engine> engine;
 
@@ -83,7 +84,7 @@ struct Run {
     costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budget - outside));
     if (auto choice = choose_layout(config, place, costs->machine(), budget, outside); choice && chief())
       fmt::print("{}", layout_text(*choice, costs->cluster(), budget - outside, false));
-    options = choose_programs(config, place, purpose, budget, outside);
+    options = choose_programs(config, place, purpose, budget, outside, &costs->costs());
     roles = rank_roles(options);
     const auto infeasible = check_budget(roles, budget, outside);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
@@ -103,6 +104,8 @@ struct Run {
 
   // After the budget was checked, so that a run that does not fit measures nothing that its choices did not need.
   void predict() {
+    recompute =
+        recompute_reports(roles, costs->costs(), config.memory.recompute == RecomputeMode::Auto, budget - outside);
     predicted = predict_step(roles, costs->machine(), micro_batches());
     predicted_here = predicted.roles[static_cast<std::size_t>(&role_of(roles, place.rank) - roles.data())];
     costs->keep();
@@ -119,7 +122,7 @@ struct Run {
   bool traced() const { return !config.run.trace.empty(); }
   bool chief() const { return place.rank == 0; }
   PlanContext plan_context() const {
-    return {budget, outside, config.memory.reserve ? "memory.reserve" : "measured", place.ranks};
+    return {budget, outside, config.memory.reserve ? "memory.reserve" : "measured", place.ranks, recompute};
   }
 };
 

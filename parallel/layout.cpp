@@ -112,14 +112,16 @@ class Enumerator {
   std::vector<Layout> layouts_;
 };
 
-// A layout on its way: with a bound of its time, then with its estimate.
+// A layout on its way: with a bound of its time, then with its estimate, then (where that adds to it) with what its
+// plan does to fit.
+enum class Known : std::uint8_t { Bound, Estimate, Plan };
 struct Entry {
   double seconds;
   std::int64_t bytes;  // equally fast: the smaller one
   std::size_t index;
-  bool estimated;
+  Known known;
   bool operator>(const Entry& o) const {
-    return std::tie(seconds, bytes, index, estimated) > std::tie(o.seconds, o.bytes, o.index, o.estimated);
+    return std::tie(seconds, bytes, index, known) > std::tie(o.seconds, o.bytes, o.index, o.known);
   }
 };
 
@@ -134,11 +136,13 @@ class Search {
     while (!queue_.empty() && choice_.best.size() < most && choice_.planned < kMostPlans) {
       const Entry top = queue_.top();
       queue_.pop();
-      if (top.estimated) {
-        decide(top.index);
+      if (top.known == Known::Plan) {
+        choice_.best.push_back(std::move(planned_.at(top.index)));
+      } else if (top.known == Known::Estimate) {
+        decide(top);
       } else {
         const LayoutEstimate& e = estimates_[top.index] = costs_.estimate(layouts_[top.index]);
-        queue_.push({e.step_s, top.bytes, top.index, true});
+        queue_.push({e.step_s, top.bytes, top.index, Known::Estimate});
       }
     }
     if (!queue_.empty())
@@ -159,18 +163,28 @@ class Search {
     if (budget() > 0 && bytes > budget()) {
       fall(i, "memory", fmt::format("needs at least {} bytes of {}", bytes, budget()), 1);
     } else {
-      queue_.push({costs_.time_bound_s(layouts_[i]), bytes, i, false});
+      queue_.push({costs_.time_bound_s(layouts_[i]), bytes, i, Known::Bound});
     }
   }
 
-  void decide(std::size_t i) {
+  void decide(const Entry& entry) {
+    const std::size_t i = entry.index;
     RankedLayout ranked{layouts_[i], estimates_[i], std::nullopt};
     if (exact_) {
       ++choice_.planned;
       ranked.exact = exact_(ranked.layout);
     }
     if (!ranked.exact || budget() == 0 || ranked.exact->arena_bytes <= budget()) {
-      choice_.best.push_back(std::move(ranked));
+      if (ranked.exact && ranked.exact->recompute_s > 0) {
+        LayoutEstimate& e = ranked.estimate;
+        e.recompute_s = ranked.exact->recompute_s;
+        e.mfu *= e.step_s / (e.step_s + e.recompute_s);
+        e.step_s += e.recompute_s;
+        queue_.push({e.step_s, entry.bytes, i, Known::Plan});
+        planned_.emplace(i, std::move(ranked));
+      } else {
+        choice_.best.push_back(std::move(ranked));
+      }
       return;
     }
     fall(i, "memory", fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget()), 1);
@@ -199,6 +213,7 @@ class Search {
   LayoutChoice choice_;
   std::vector<Layout> layouts_;
   std::map<std::size_t, LayoutEstimate> estimates_;
+  std::map<std::size_t, RankedLayout> planned_;
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue_;
   std::int64_t least_bytes_ = std::numeric_limits<std::int64_t>::max();
   std::size_t least_ = 0;

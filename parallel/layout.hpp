@@ -39,6 +39,9 @@ struct LayoutProblem {
   int most_zero = 3;
   // Rewrites the differentiated graph of a piece (recomputation); may be empty.
   std::function<void(Graph&)> rewrite;
+  // It is the most that the exact plan of a layout may do in order to fit: it counts for the bound of memory and not
+  // for the time, to which the exact plan adds (ExactMemory::recompute_s).
+  bool rewrite_at_need = false;
 };
 
 // Rates are those of `costs`; nodes and links those of `cluster`.
@@ -67,6 +70,7 @@ struct LayoutEstimate {
   double bubble = 0;                    // idle share of the pipeline
   double exposed_s = 0;                 // communication that nothing hides, of step_s
   double update_s = 0;                  // optimizer, of step_s
+  double recompute_s = 0;               // of step_s, where the exact plan says so
   double mfu = 0;                       // model FLOPs per second of all ranks / peak of the data sheet
   std::int64_t memory_bound_bytes = 0;  // no plan of the largest rank has fewer
 };
@@ -75,6 +79,7 @@ struct LayoutEstimate {
 struct ExactMemory {
   std::int64_t arena_bytes = 0;
   ClassBytes class_bytes{};
+  double recompute_s = 0;  // what it does to fit adds so much to a step
 };
 using ExactLayout = std::function<ExactMemory(const Layout&)>;
 

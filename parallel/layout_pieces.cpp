@@ -62,12 +62,15 @@ PieceProfile PieceProfiles::measure(const PieceKind& kind, std::int64_t layers) 
   Graph graph = build_transformer(model, shape);
   if (kind.tensor > 1) graph = split_over_tensor(graph, model, {kind.tensor, 0, kind.sequence_parallel});
   add_backward(graph, {kind.pipelined, false});
-  if (problem_.rewrite) problem_.rewrite(graph);
+  Graph smallest = graph;
+  if (problem_.rewrite) problem_.rewrite(problem_.rewrite_at_need ? smallest : graph);
+  if (!problem_.rewrite_at_need) smallest = graph;
   if (kind.pipelined) add_message_buffers(graph, true);
   share_forward_memory(graph);
+  share_forward_memory(smallest);
   PieceProfile profile;
   profile.times = time_nodes(graph, costs_, [](std::string_view) { return 1; });
-  profile.kept_bytes = kept_bytes(graph);
+  profile.kept_bytes = kept_bytes(smallest);
   profile.staging_bytes = staging_bytes(graph);
   bool behind = false;
   for (const Parameter& p : graph.parameters) {

@@ -109,9 +109,8 @@ class Recomputer {
   }
 
   void make(const Node& forward, ValueId wanted, const Node& reader) {
-    const ValueId from = again_from(forward);
     const bool shortcut = takes_shortcut(forward, wanted);
-    Node node = shortcut ? shortened(forward, from) : forward;
+    Node node = shortcut ? again_node(forward) : forward;
     const auto slots = op_info(node.op).slots;
     for (std::size_t s = 0; s < slots.size(); ++s) {
       if (node.value[s] == kNoValue) continue;
@@ -121,27 +120,6 @@ class Recomputer {
     node.late = reader.late;
     if (node.late) read_late_.insert(node.value.begin(), node.value.end());
     nodes_.push_back(std::move(node));
-  }
-
-  // The node of OpInfo::again with the values of `forward`, which has the same names for them.
-  static Node shortened(const Node& forward, ValueId from) {
-    const OpInfo& old = op_info(forward.op);
-    Node node = forward;
-    node.attrs = old.again(forward.attrs);
-    node.op = static_cast<OpId>(node.attrs.index());
-    node.value.fill(kNoValue);
-    node.specs = {};
-    const auto slots = op_info(node.op).slots;
-    for (std::size_t s = 0; s < slots.size(); ++s) {
-      for (std::size_t o = 0; o < old.slots.size(); ++o) {
-        const bool input = slots[s].name == "x";
-        if (input ? forward.value[o] != from : old.slots[o].name != slots[s].name) continue;
-        if (forward.value[o] == kNoValue) continue;
-        node.value[s] = forward.value[o];
-        node.specs.set(static_cast<int>(s), forward.specs[static_cast<int>(o)]);
-      }
-    }
-    return node;
   }
 
   ValueId fresh_copy(ValueId of, const Node& reader) {
@@ -163,6 +141,28 @@ class Recomputer {
 };
 
 }  // namespace
+
+// With the values of `forward`, which has the same names for them.
+Node again_node(const Node& forward) {
+  const OpInfo& old = op_info(forward.op);
+  const ValueId from = again_from(forward);
+  Node node = forward;
+  node.attrs = old.again(forward.attrs);
+  node.op = static_cast<OpId>(node.attrs.index());
+  node.value.fill(kNoValue);
+  node.specs = {};
+  const auto slots = op_info(node.op).slots;
+  for (std::size_t s = 0; s < slots.size(); ++s) {
+    for (std::size_t o = 0; o < old.slots.size(); ++o) {
+      const bool input = slots[s].name == "x";
+      if (input ? forward.value[o] != from : old.slots[o].name != slots[s].name) continue;
+      if (forward.value[o] == kNoValue) continue;
+      node.value[s] = forward.value[o];
+      node.specs.set(static_cast<int>(s), forward.specs[static_cast<int>(o)]);
+    }
+  }
+  return node;
+}
 
 std::vector<RecomputableValue> recomputable_values(const Graph& graph, int layer) {
   const std::vector<std::ptrdiff_t> maker = forward_makers(graph);
@@ -248,6 +248,21 @@ KeepSets keep_sets(const Graph& graph, std::span<const LayerRecompute> layers) {
     }
   }
   return keep;
+}
+
+std::optional<std::string> keep_fault(const Graph& graph, std::span<const LayerRecompute> layers) {
+  if (layers.empty()) return std::nullopt;
+  for (const int layer : layers_of(graph)) {
+    const LayerRecompute& wanted = layers[static_cast<std::size_t>(layer)];
+    if (wanted.mode != RecomputeMode::Auto || wanted.keep.empty()) continue;
+    std::vector<std::string> names;
+    for (const RecomputableValue& v : recomputable_values(graph, layer)) names.push_back(v.name);
+    for (const std::string& name : wanted.keep) {
+      if (std::find(names.begin(), names.end(), name) == names.end())
+        return fmt::format("layer {} makes no '{}' that could be kept, only {}", layer, name, fmt::join(names, ", "));
+    }
+  }
+  return std::nullopt;
 }
 
 std::int64_t recompute_flops(const Graph& graph) {

@@ -50,15 +50,14 @@ std::vector<int> layers_of(const Graph& graph);
 // Error(Internal).
 std::vector<ValueId> kept_values(const Graph& graph, int layer, RecomputeMode mode);
 
-// What one layer of a model recomputes: a mode, or with Auto all but the values of these names
-// (RecomputableValue::name). By model layer; empty: nothing is recomputed. A name that the layer does not have is
-// Error(Internal).
-struct LayerRecompute {
-  RecomputeMode mode = RecomputeMode::None;
-  std::vector<std::string> keep;
-  bool operator==(const LayerRecompute&) const = default;
-};
+// By model layer; empty: nothing is recomputed. A name (RecomputableValue::name) that the layer does not have is
+// Error(Internal); keep_fault() says so before.
 KeepSets keep_sets(const Graph& graph, std::span<const LayerRecompute> layers);
+std::optional<std::string> keep_fault(const Graph& graph, std::span<const LayerRecompute> layers);
+
+// The cheaper node that makes the other outputs of a forward node from the one that its op declares
+// (OpInfo::again_from). Only of an op that declares one.
+Node again_node(const Node& forward);
 
 // FLOPs of the copies, of one micro-batch.
 std::int64_t recompute_flops(const Graph& graph);

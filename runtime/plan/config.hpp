@@ -16,10 +16,19 @@ constexpr std::array<EnumName, 4> enum_names(RecomputeMode) {
           named(RecomputeMode::Selective, "selective")};
 }
 
+// What one layer of a model recomputes: a mode, or with Auto all but the values of these names
+// (runtime/graph/recompute.hpp).
+struct LayerRecompute {
+  RecomputeMode mode = RecomputeMode::None;
+  std::vector<std::string> keep;
+  bool operator==(const LayerRecompute&) const = default;
+};
+
 struct MemoryConfig {
   std::optional<std::int64_t> budget;  // nullopt: auto, a share of the memory measured free
   RecomputeMode recompute = RecomputeMode::Auto;
-  std::vector<RecomputeMode> recompute_layers;  // when not empty: one mode per layer, and `recompute` does not count
+  // One per layer; empty: `recompute` says it for all. With Auto: what an earlier start of the run chose.
+  std::vector<LayerRecompute> recompute_layers;
   std::optional<std::int64_t> logits;   // most bytes of logits that exist at a time; nullopt: auto, the plan chooses
   std::optional<std::int64_t> reserve;  // outside the arena; nullopt: auto, measured
   bool operator==(const MemoryConfig&) const = default;

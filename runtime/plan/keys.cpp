@@ -6,26 +6,49 @@
 namespace plimsoll {
 namespace {
 
-// One mode for all layers, or a list with one mode per layer.
+// A mode, or {keep: [value, …]}.
+void read_layer(LayerRecompute& layer, const ConfigNode& item, const KeyScope& scope) {
+  if (item.kind != ConfigNode::Kind::Map) {
+    if (read_value(item, {}, scope, layer.mode) && layer.mode == RecomputeMode::Auto)
+      scope.fault(item, "a layer's mode is none, full, selective or {keep: [values]}");
+    return;
+  }
+  layer.mode = RecomputeMode::Auto;
+  if (item.entries.size() != 1 || item.entry("keep") == nullptr) {
+    scope.fault(item, "a layer as a map is {keep: [values]}");
+    return;
+  }
+  const ConfigNode& values = item.entries.front().value;
+  if (!expect_list(values, scope)) return;
+  for (const ConfigNode& value : values.items) read_value(value, {}, scope, layer.keep.emplace_back());
+}
+
+// One mode for all layers, or a list with an entry per layer.
 void read_recompute(MemoryConfig& memory, const ConfigNode& node, const KeyScope& scope) {
   memory.recompute_layers.clear();
   if (node.kind != ConfigNode::Kind::List) {
     read_value(node, {}, scope, memory.recompute);
     return;
   }
+  memory.recompute = RecomputeMode::None;
   if (node.items.empty()) scope.fault(node, "the list is empty");
-  for (const ConfigNode& item : node.items) {
-    RecomputeMode& mode = memory.recompute_layers.emplace_back();
-    if (read_value(item, {}, scope, mode) && mode == RecomputeMode::Auto) {
-      scope.fault(item, "a layer's mode is none, full or selective");
-    }
-  }
+  for (const ConfigNode& item : node.items) read_layer(memory.recompute_layers.emplace_back(), item, scope);
+}
+
+ConfigNode write_layer(const LayerRecompute& layer) {
+  if (layer.mode != RecomputeMode::Auto) return write_value(layer.mode);
+  ConfigNode node;
+  node.kind = ConfigNode::Kind::Map;
+  std::vector<ConfigNode> values;
+  for (const std::string& name : layer.keep) values.push_back(write_value(name));
+  node.entries.push_back({"keep", {}, ConfigNode::list(std::move(values))});
+  return node;
 }
 
 ConfigNode write_recompute(const MemoryConfig& memory) {
   if (memory.recompute_layers.empty()) return write_value(memory.recompute);
   std::vector<ConfigNode> items;
-  for (const RecomputeMode mode : memory.recompute_layers) items.push_back(write_value(mode));
+  for (const LayerRecompute& layer : memory.recompute_layers) items.push_back(write_layer(layer));
   return ConfigNode::list(std::move(items));
 }
 
@@ -38,7 +61,7 @@ KeyTable<MemoryConfig> memory_keys() {
           bytes_key("budget", &C::budget, above(0), "most memory of a rank; auto: a share of what is free at start"),
           {"recompute", type_name(std::type_identity<RecomputeMode>{}) + " | list per layer", "", "",
            "activations made again in backward instead of kept; full: all but the input of a layer, selective: the "
-           "attention core, auto: none",
+           "attention core, a layer's {keep: [values]}: all others, auto: what costs least of what fits memory.budget",
            read_recompute, write_recompute},
           bytes_key("logits", &C::logits, above(0),
                     "most logits that exist at a time, at least one row; auto: up to 128 MiB within the budget"),

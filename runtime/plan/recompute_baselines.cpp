@@ -20,7 +20,7 @@ RecomputePlan plan_of(const RecomputeStage& stage, const std::vector<const Layer
 std::int64_t peak_of(const RecomputeStage& stage, const std::vector<const LayerOption*>& options) {
   std::vector<RecomputeItem> items;
   for (const LayerOption* option : options) items.push_back({1, option->saved_bytes, option->peak_bytes(), 0});
-  return items_peak_bytes(items, stage.in_flight, stage.head_bytes);
+  return items_peak_bytes(items, stage.in_flight, stage.head_bytes, stage.kinds[stage.layers.front()].saved_apart);
 }
 
 // The fates of a kind, simulated once.

@@ -44,7 +44,7 @@ void extend(std::vector<Label>& target, const std::vector<Label>& labels, const 
   };
   std::size_t old = 0;
   for (std::size_t i = 0; i < labels.size(); ++i) {
-    if (labels[i].saved_bytes + item.peak_bytes > task.room_bytes) break;
+    if ((task.apart ? 0 : labels[i].saved_bytes) + item.peak_bytes > task.room_bytes) break;
     const Label next{labels[i].saved_bytes + item.saved_bytes, labels[i].ps + item.ps, begin.layer, static_cast<int>(i),
                      begin.item};
     if (next.saved_bytes > task.cap_bytes) break;

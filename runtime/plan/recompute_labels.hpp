@@ -42,6 +42,7 @@ struct LabelTask {
   std::int64_t incumbent_ps;  // only what is cheaper counts
   int max_labels;             // per layer
   Crowded crowded;
+  bool apart = false;  // what the layers before saved does not count in the room
 };
 
 struct LabelResult {

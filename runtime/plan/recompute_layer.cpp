@@ -63,6 +63,7 @@ class Simulation {
     for (int v = 0; v < count_; ++v) {
       const LayerTensor& t = kind_.tensors[v];
       if (t.always_kept && fates_[v] != Fate::Keep) return std::nullopt;
+      if (t.kept_with >= 0 && fates_[v] != Fate::Drop && fates_[t.kept_with] == Fate::Drop) return std::nullopt;
       if (in_rows_[v] && fates_[v] != Fate::Drop) return std::nullopt;
       if (fates_[v] == Fate::Offload && (!t.offloadable || link_ == nullptr)) return std::nullopt;
       if (fates_[v] == Fate::Keep) option.saved_bytes += t.bytes;
@@ -105,10 +106,14 @@ class Simulation {
     }
     for (int v = 0; v < count_; ++v) {
       const LayerTensor& t = kind_.tensors[v];
+      if (kind_.saved_apart && fates_[v] == Fate::Keep) continue;
       const bool stays = fates_[v] == Fate::Keep || v == kind_.output || (offloaded(v) && link_->overlap);
       (in_rows_[v] ? pass.in_block : pass.full)
           .push_back({t.bytes, t.made_from.empty() ? 0 : v + 1, stays ? kToEnd : last[v]});
-      if (t.workspace_bytes > 0) pass.workspace.emplace_back(v + 1, t.workspace_bytes);
+    }
+    for (int v = 0; v < count_; ++v) {
+      const std::int64_t bytes = kind_.tensors[v].workspace_bytes;
+      if (bytes > 0) pass.workspace.emplace_back(v + 1, bytes);
     }
     waiting_seconds_ += std::max(now, copied) - kind_.forward_seconds();
     return pass.peak(parts_);
@@ -137,7 +142,7 @@ class Simulation {
       if (s == last) back_.loop_end = step_event[s];
     }
     for (int v = 0; v < count_; ++v) {
-      if (from_[v] < 0) continue;
+      if (from_[v] < 0 || (kind_.saved_apart && fates_[v] == Fate::Keep)) continue;
       (in_rows_[v] ? back_.in_block : back_.full).push_back({kind_.tensors[v].bytes, from_[v], last_use_[v]});
     }
     gradients(step_event, first, last);
@@ -241,7 +246,7 @@ void check_layer_kind(const LayerKind& kind) {
   };
   for (int v = 0; v < tensors; ++v) {
     const LayerTensor& t = kind.tensors[v];
-    require(within(t.made_from, v) && t.bytes >= 0 && t.workspace_bytes >= 0 && valid(t.seconds) &&
+    require(within(t.made_from, v) && t.kept_with < v && t.bytes >= 0 && t.workspace_bytes >= 0 && valid(t.seconds) &&
                 valid(t.collective_seconds) && (t.always_kept || !t.made_from.empty()),
             ErrorKind::Internal, "layer kind {}: tensor {} is described wrongly", kind.name, t.name);
   }

@@ -25,13 +25,17 @@ struct LayerTensor {
   double collective_seconds = 0;    // of collectives that making it runs
   std::int64_t workspace_bytes = 0;
   bool always_kept = false;  // the boundary
+  bool never_kept = false;   // not put to choice: a step on the way to others
+  int kept_with = -1;        // kept only where that earlier tensor is not dropped; -1: any
   bool replayable = true;    // false: must not be made again
   bool offloadable = true;
+  bool operator==(const LayerTensor&) const = default;
 };
 
 struct LayerGradient {
   std::string name;
   std::int64_t bytes = 0;
+  bool operator==(const LayerGradient&) const = default;
 };
 
 // One backward step. A gradient lives from the step that makes it (from the start of the layer's backward where no step
@@ -43,6 +47,7 @@ struct BackwardStep {
   std::vector<int> makes = {};  // gradients
   std::vector<int> uses = {};   // gradients
   std::int64_t workspace_bytes = 0;
+  bool operator==(const BackwardStep&) const = default;
 };
 
 // A part of the layer that can run in blocks of rows (tokens), one block after another: its tensors, dropped, and the
@@ -52,6 +57,7 @@ struct RowSplit {
   int first_step = 0, last_step = 0;  // both within
   std::vector<int> parts = {};        // numbers of blocks on offer, each at least 2
   double seconds_per_part = 0;        // that each block beyond the first adds to forward and backward together
+  bool operator==(const RowSplit&) const = default;
 };
 
 struct LayerKind {
@@ -61,8 +67,11 @@ struct LayerKind {
   std::vector<LayerGradient> gradients;
   std::vector<BackwardStep> steps;
   std::optional<RowSplit> rows;
+  // What is saved lies in places that nothing else may use (slots of a pipeline), and the peaks are without it.
+  bool saved_apart = false;
 
   double forward_seconds() const;  // with collectives
+  bool operator==(const LayerKind&) const = default;
 };
 
 // The way to host memory. Without overlap, copies stand between compute: two times bytes / rate. With overlap a copy
@@ -79,7 +88,7 @@ struct LayerOption {
   std::vector<Fate> fates;  // by tensor
   int row_parts = 1;
   std::int64_t saved_bytes = 0;          // between forward and backward
-  std::int64_t forward_peak_bytes = 0;   // of the layer, with what it saves
+  std::int64_t forward_peak_bytes = 0;   // of the layer, with what it saves (but see LayerKind::saved_apart)
   std::int64_t backward_peak_bytes = 0;  // of the layer, with what it saved
   std::int64_t host_bytes = 0;
   double seconds = 0;  // beyond keeping everything, with the collectives that run again
@@ -91,8 +100,9 @@ struct LayerOption {
 // numbers.
 void check_layer_kind(const LayerKind& kind);
 
-// What the fates come to. nullopt where they are impossible: a tensor that must be kept is not, one that cannot be made
-// again would be, or a block of rows would be read outside its part. `link` may be null without Offload.
+// What the fates come to. nullopt where they are impossible: a tensor that must be kept is not, or is kept without the
+// one that it is kept with, one that cannot be made again would be, or a block of rows would be read outside its part.
+// `link` may be null without Offload.
 std::optional<LayerOption> simulate_layer(const LayerKind& kind, std::vector<Fate> fates, int row_parts,
                                           const HostLink* link);
 

@@ -26,7 +26,8 @@ std::vector<Choosable> choosable(const LayerKind& kind, const OptionSpace& space
   std::vector<Choosable> all;
   for (int v = 0; v < static_cast<int>(kind.tensors.size()); ++v) {
     const LayerTensor& t = kind.tensors[v];
-    if (needed[v] && !t.always_kept) all.push_back({v, space.link != nullptr && t.offloadable ? 3 : 2});
+    if (needed[v] && !t.always_kept && !t.never_kept)
+      all.push_back({v, space.link != nullptr && t.offloadable ? 3 : 2});
   }
   std::stable_sort(all.begin(), all.end(), [&](const Choosable& a, const Choosable& b) {
     return kind.tensors[a.tensor].bytes > kind.tensors[b.tensor].bytes;
@@ -63,7 +64,8 @@ std::vector<Fate> kept(const LayerKind& kind, bool all_needed) {
   std::vector<Fate> fates;
   for (std::size_t v = 0; v < kind.tensors.size(); ++v) {
     const LayerTensor& t = kind.tensors[v];
-    fates.push_back(t.always_kept || (needed[v] && (all_needed || !t.replayable)) ? Fate::Keep : Fate::Drop);
+    fates.push_back(t.always_kept || (needed[v] && !t.never_kept && (all_needed || !t.replayable)) ? Fate::Keep
+                                                                                                   : Fate::Drop);
   }
   return fates;
 }
@@ -144,7 +146,13 @@ LayerOptions layer_options(const LayerKind& kind, const OptionSpace& space) {
   return result;
 }
 
-LayerOption keep_everything(const LayerKind& kind) { return simulate_or_fail(kind, kept(kind, true)); }
+LayerOption keep_everything(const LayerKind& kind) {
+  std::vector<Fate> fates = kept(kind, false);
+  for (const BackwardStep& step : kind.steps) {
+    for (const int v : step.reads) fates[v] = Fate::Keep;
+  }
+  return simulate_or_fail(kind, std::move(fates));
+}
 LayerOption keep_nothing(const LayerKind& kind) { return simulate_or_fail(kind, kept(kind, false)); }
 
 }  // namespace plimsoll

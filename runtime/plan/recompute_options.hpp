@@ -29,8 +29,8 @@ std::vector<LayerOption> pareto_options(std::vector<LayerOption> options);
 // By tensor: may backward read it, or make another one from it?
 std::vector<bool> backward_needs(const LayerKind& kind);
 
-// Everything that backward may need is kept, or nothing that can be made again. Throws Error(Internal) where the
-// description of the kind makes that impossible.
+// Everything that backward reads is kept, so that nothing is made again; or nothing that can be made again. Throws
+// Error(Internal) where the description of the kind makes that impossible.
 LayerOption keep_everything(const LayerKind& kind);
 LayerOption keep_nothing(const LayerKind& kind);
 

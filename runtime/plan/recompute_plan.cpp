@@ -24,6 +24,8 @@ struct Offer {
 
 using KindOptions = std::vector<std::vector<LayerOption>>;
 
+bool saved_apart(const RecomputeStage& stage) { return stage.kinds[stage.layers.front()].saved_apart; }
+
 void offer_segments(const RecomputeStage& stage, const KindOptions& options, Offer& offer) {
   const int layers = static_cast<int>(stage.layers.size());
   const int longest = static_cast<int>(std::ceil(std::sqrt(2.0 * layers))) + 1;
@@ -38,7 +40,7 @@ void offer_segments(const RecomputeStage& stage, const KindOptions& options, Off
         kinds.push_back(&stage.kinds[kind]);
         run_options.push_back(&options[kind]);
       }
-      for (Segment& s : segments_from(kinds, run_options)) {
+      for (Segment& s : segments_from(kinds, run_options, stage.once)) {
         const int span = static_cast<int>(s.layers.size());
         entry->second.push_back({span, s.saved_bytes, s.peak_bytes, s.ps, offer.add(std::move(s.layers))});
       }
@@ -51,6 +53,7 @@ Offer make_offer(const RecomputeStage& stage, const KindOptions& options, bool s
   Offer offer;
   offer.items.in_flight = stage.in_flight;
   offer.items.head_bytes = stage.head_bytes;
+  offer.items.apart = saved_apart(stage);
   std::vector<std::vector<RecomputeItem>> of_kind(options.size());
   for (std::size_t k = 0; k < options.size(); ++k) {
     for (const LayerOption& o : options[k]) {
@@ -78,7 +81,7 @@ Level make_level(const RecomputeStage& stage, RecomputeLevel level) {
     options.push_back(std::move(o.options));
     relaxed.push_back(std::move(o.relaxed));
   }
-  const bool segments = level != RecomputeLevel::KeepSets && stage.segments;
+  const bool segments = level != RecomputeLevel::Layers && stage.segments;
   Level made{level, make_offer(stage, options, segments), std::nullopt};
   if (!complete) made.relaxed = make_offer(stage, relaxed, segments);
   return made;
@@ -103,6 +106,8 @@ void check_stage(const RecomputeStage& stage) {
   for (const int kind : stage.layers) {
     require(kind >= 0 && kind < static_cast<int>(stage.kinds.size()), ErrorKind::Internal,
             "a recompute plan for a layer of kind {} of {}", kind, stage.kinds.size());
+    require(stage.kinds[kind].saved_apart == saved_apart(stage), ErrorKind::Internal,
+            "a recompute plan with {} micro-batches in flight that only some layers keep apart", stage.in_flight);
   }
   for (const LayerKind& kind : stage.kinds) check_layer_kind(kind);
 }
@@ -123,14 +128,31 @@ std::optional<RecomputePlan> plan_level(const RecomputeStage& stage, const Level
 
 }  // namespace
 
-RecomputeAnswer plan_recompute(const RecomputeStage& stage, std::int64_t budget_bytes, const RecomputeLimits& limits) {
-  check_stage(stage);
+struct RecomputePlanner::Impl {
+  RecomputeStage stage;
+  std::map<RecomputeLevel, Level> levels;  // those that a budget asked for
+
+  const Level& level(RecomputeLevel which) {
+    const auto known = levels.find(which);
+    return known != levels.end() ? known->second : levels.emplace(which, make_level(stage, which)).first->second;
+  }
+};
+
+RecomputePlanner::RecomputePlanner(RecomputeStage stage) : impl_(new Impl{std::move(stage), {}}) {
+  check_stage(impl_->stage);
+}
+RecomputePlanner::~RecomputePlanner() = default;
+RecomputePlanner::RecomputePlanner(RecomputePlanner&&) noexcept = default;
+const RecomputeStage& RecomputePlanner::stage() const { return impl_->stage; }
+
+RecomputeAnswer RecomputePlanner::plan(std::int64_t budget_bytes, const RecomputeLimits& limits) {
+  const RecomputeStage& stage = impl_->stage;
   std::int64_t needed = 0;
   std::optional<RecomputePlan> best;
-  for (const auto level : {RecomputeLevel::KeepSets, RecomputeLevel::Segments, RecomputeLevel::RowSplits}) {
+  for (const auto level : {RecomputeLevel::Layers, RecomputeLevel::Segments, RecomputeLevel::RowSplits}) {
     if (level == RecomputeLevel::Segments && !stage.segments) continue;
     if (level == RecomputeLevel::RowSplits && (!stage.row_splits || best)) continue;
-    const Level made = make_level(stage, level);
+    const Level& made = impl_->level(level);
     auto plan = plan_level(stage, made, budget_bytes, limits);
     if (plan && (!best || plan->seconds < best->seconds)) best = std::move(plan);
     needed = least_budget_bytes(made.offer.items);
@@ -138,6 +160,10 @@ RecomputeAnswer plan_recompute(const RecomputeStage& stage, std::int64_t budget_
   }
   if (best) return *std::move(best);
   return RecomputeInfeasible{needed};
+}
+
+RecomputeAnswer plan_recompute(const RecomputeStage& stage, std::int64_t budget_bytes, const RecomputeLimits& limits) {
+  return RecomputePlanner(stage).plan(budget_bytes, limits);
 }
 
 RecomputePlan recompute_plan_of(const RecomputeStage& stage, std::vector<LayerChoice> choices) {
@@ -172,7 +198,7 @@ RecomputePlan recompute_plan_of(const RecomputeStage& stage, std::vector<LayerCh
   }
   plan.layers = std::move(choices);
   plan.seconds = plan.bound_seconds = seconds_of(ps);
-  plan.peak_bytes = items_peak_bytes(items, stage.in_flight, stage.head_bytes);
+  plan.peak_bytes = items_peak_bytes(items, stage.in_flight, stage.head_bytes, saved_apart(stage));
   return plan;
 }
 

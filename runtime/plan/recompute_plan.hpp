@@ -12,6 +12,7 @@
 // The second is tried below twice the least budget of the first, where it can be cheaper, the third only where nothing
 // else fits. Within its set the answer is optimal, or has a proven gap (recompute_search.hpp).
 
+#include <memory>
 #include <string>
 #include <variant>
 
@@ -27,6 +28,7 @@ struct RecomputeStage {
   std::int64_t head_bytes = 0;  // of what follows the last layer
   std::optional<HostLink> link;
   bool segments = true, row_splits = true;  // may be used, as above
+  bool once = false;  // within a segment nothing is made a third time: what the graph rewrite can do
 };
 
 struct LayerChoice {
@@ -36,11 +38,11 @@ struct LayerChoice {
       false;  // in a segment: its forward runs again, keeping what `option` says, before the segment's backward
 };
 
-enum class RecomputeLevel { KeepSets, Segments, RowSplits };
+enum class RecomputeLevel { Layers, Segments, RowSplits };
 
 struct RecomputePlan {
   std::vector<LayerChoice> layers;
-  RecomputeLevel level = RecomputeLevel::KeepSets;
+  RecomputeLevel level = RecomputeLevel::Layers;
   double seconds = 0;                            // beyond keeping everything, of one micro-batch
   double bound_seconds = 0;                      // no choice of this level is cheaper
   std::int64_t saved_bytes = 0, host_bytes = 0;  // of one micro-batch
@@ -54,7 +56,20 @@ struct RecomputeInfeasible {
 
 using RecomputeAnswer = std::variant<RecomputePlan, RecomputeInfeasible>;
 
-// Throws Error(Internal) on a stage that is described wrongly.
+// Plans of one stage under several budgets. Throws Error(Internal) on a stage that is described wrongly.
+class RecomputePlanner {
+ public:
+  explicit RecomputePlanner(RecomputeStage stage);
+  ~RecomputePlanner();
+  RecomputePlanner(RecomputePlanner&&) noexcept;
+  RecomputeAnswer plan(std::int64_t budget_bytes, const RecomputeLimits& limits = {});
+  const RecomputeStage& stage() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
 RecomputeAnswer plan_recompute(const RecomputeStage& stage, std::int64_t budget_bytes,
                                const RecomputeLimits& limits = {});
 

@@ -18,6 +18,11 @@ std::int64_t total_ps(const std::vector<RecomputeItem>& chosen) {
   return ps;
 }
 
+// What n micro-batches in flight leave for the layers of one when each saves so much.
+std::int64_t room_beside(const RecomputeItems& items, std::int64_t budget, std::int64_t saved_bytes) {
+  return budget - (items.in_flight - (items.apart ? 0 : 1)) * saved_bytes;
+}
+
 // The least saved bytes with `room`: of two prefixes the smaller is never worse, so one is kept per layer.
 std::optional<std::vector<RecomputeItem>> least_path(const RecomputeItems& items, std::int64_t room) {
   const int layers = static_cast<int>(items.at.size());
@@ -28,7 +33,8 @@ std::optional<std::vector<RecomputeItem>> least_path(const RecomputeItems& items
     if (least[i] == kNever) continue;
     for (const RecomputeItem& item : items.at[i]) {
       const int end = i + item.span;
-      if (end > layers || least[i] + item.peak_bytes > room || least[i] + item.saved_bytes >= least[end]) continue;
+      const std::int64_t before = items.apart ? 0 : least[i];
+      if (end > layers || before + item.peak_bytes > room || least[i] + item.saved_bytes >= least[end]) continue;
       least[end] = least[i] + item.saved_bytes;
       by[end] = &item;
     }
@@ -72,7 +78,7 @@ class Search {
       if (relaxed.too_many) return false;
       if (relaxed.items.empty()) continue;
       if (crowded_ == Crowded::KeepBound) {
-        if (n == 1 || node.low == node.high) {
+        if ((n == 1 && !items_.apart) || node.low == node.high) {
           least_leaf_ps_ = std::min(least_leaf_ps_, relaxed.ps);
           continue;
         }
@@ -97,16 +103,17 @@ class Search {
   std::int64_t bound_ps() const { return bound_ps_; }
 
  private:
-  std::int64_t room(std::int64_t saved_bytes) const { return budget_ - (items_.in_flight - 1) * saved_bytes; }
+  std::int64_t room(std::int64_t saved_bytes) const { return room_beside(items_, budget_, saved_bytes); }
 
   LabelResult path(std::int64_t room_bytes, std::int64_t cap_bytes) {
-    LabelResult found = cheapest_path(items_, bound_, {room_bytes, cap_bytes, best_ps_, limits_.max_labels, crowded_});
+    LabelResult found =
+        cheapest_path(items_, bound_, {room_bytes, cap_bytes, best_ps_, limits_.max_labels, crowded_, items_.apart});
     work_ += found.work;
     return found;
   }
 
   bool take(const LabelResult& found) {
-    if (items_peak_bytes(found.items, items_.in_flight, items_.head_bytes) > budget_) return false;
+    if (items_peak_bytes(found.items, items_.in_flight, items_.head_bytes, items_.apart) > budget_) return false;
     if (found.ps < best_ps_) {
       best = found.items;
       best_ps_ = found.ps;
@@ -125,12 +132,13 @@ class Search {
 
 }  // namespace
 
-std::int64_t items_peak_bytes(const std::vector<RecomputeItem>& chosen, int in_flight, std::int64_t head_bytes) {
+std::int64_t items_peak_bytes(const std::vector<RecomputeItem>& chosen, int in_flight, std::int64_t head_bytes,
+                              bool apart) {
   const std::int64_t total = total_saved(chosen);
-  std::int64_t peak = in_flight * total + head_bytes, before = (in_flight - 1) * total;
+  std::int64_t peak = in_flight * total + head_bytes, before = (in_flight - (apart ? 0 : 1)) * total;
   for (const RecomputeItem& item : chosen) {
     peak = std::max(peak, before + item.peak_bytes);
-    before += item.saved_bytes;
+    before += apart ? 0 : item.saved_bytes;
   }
   return peak;
 }
@@ -138,11 +146,11 @@ std::int64_t items_peak_bytes(const std::vector<RecomputeItem>& chosen, int in_f
 std::optional<std::vector<RecomputeItem>> smallest_items(const RecomputeItems& items, std::int64_t budget_bytes) {
   // The least S_tot under the room that S_tot leaves is the least fixed point of a rising function.
   for (std::int64_t total = 0;;) {
-    auto path = least_path(items, budget_bytes - (items.in_flight - 1) * total);
+    auto path = least_path(items, room_beside(items, budget_bytes, total));
     if (!path) return std::nullopt;
     const std::int64_t saved = total_saved(*path);
     if (items.in_flight * saved + items.head_bytes > budget_bytes) return std::nullopt;
-    if (saved <= total || items.in_flight == 1) return path;
+    if (saved <= total || (items.in_flight == 1 && !items.apart)) return path;
     total = saved;
   }
 }
@@ -151,7 +159,7 @@ std::int64_t least_budget_bytes(const RecomputeItems& items) {
   std::int64_t low = 0, high = items.head_bytes;
   for (const auto& at : items.at) {
     std::int64_t most = 0;
-    for (const RecomputeItem& item : at) most = std::max({most, item.peak_bytes, item.saved_bytes});
+    for (const RecomputeItem& item : at) most = std::max(most, item.peak_bytes + item.saved_bytes);
     high += items.in_flight * most;
   }
   require(smallest_items(items, high).has_value(), ErrorKind::Internal, "a layer without a choice in a recompute plan");

@@ -5,6 +5,9 @@
 //   minimise Σ ps(c_i)  such that, for every item i: (n-1)·S_tot + Σ_{j<i} saved(c_j) + peak(c_i) <= budget
 //                       and n·S_tot + head <= budget,   S_tot = Σ saved(c_j),   n micro-batches in flight.
 //
+// Where what is saved has places of its own, which nothing else may use (the slots of a pipeline), the first line is
+//   n·S_tot + peak(c_i) <= budget,   peaks without what is saved.
+//
 // n = 1: dynamic programming over the layers with labels (bytes, cost), of which those that no other dominates stay.
 // n > 1: S_tot is confined to intervals [a, b]; a relaxation (room for n-1 times a, at most b in all) bounds each from
 // below, and intervals are halved until none can hold anything cheaper than the best plan. Labels that cannot become
@@ -28,6 +31,7 @@ struct RecomputeItems {
   std::vector<std::vector<RecomputeItem>> at;  // by the first layer that an item covers
   int in_flight = 1;
   std::int64_t head_bytes = 0;
+  bool apart = false;  // what is saved has places of its own
 };
 
 // Counts, not time, so that the answer is a function of the question.
@@ -43,7 +47,8 @@ struct RecomputeFound {
 };
 
 // The bytes that a choice needs: the left sides above, at their largest.
-std::int64_t items_peak_bytes(const std::vector<RecomputeItem>& chosen, int in_flight, std::int64_t head_bytes);
+std::int64_t items_peak_bytes(const std::vector<RecomputeItem>& chosen, int in_flight, std::int64_t head_bytes,
+                              bool apart = false);
 
 // The smallest budget that anything fits into; exact.
 std::int64_t least_budget_bytes(const RecomputeItems& items);

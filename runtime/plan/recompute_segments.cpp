@@ -45,7 +45,21 @@ std::int64_t incoming_gradient_bytes(const LayerKind& kind) {
   return bytes;
 }
 
+// Within a segment, only its first boundary has a place of its own.
+LayerKind with_saved(const LayerKind& kind) {
+  LayerKind plain = kind;
+  plain.saved_apart = false;
+  return plain;
+}
+
 Inner inner_of(const LayerKind& kind, LayerChoice choice, std::int64_t gradient_bytes) {
+  if (kind.saved_apart) {
+    const LayerKind plain = with_saved(kind);
+    const auto option = simulate_layer(plain, choice.option.fates, choice.option.row_parts, nullptr);
+    require(option.has_value(), ErrorKind::Internal, "layer kind {}: an impossible choice within a segment", kind.name);
+    choice.option = *option;
+    return inner_of(plain, std::move(choice), gradient_bytes);
+  }
   std::vector<Fate> bare;
   for (const LayerTensor& t : kind.tensors) bare.push_back(t.always_kept ? Fate::Keep : Fate::Drop);
   const auto dropped = simulate_layer(kind, bare, choice.option.row_parts, nullptr);
@@ -130,8 +144,9 @@ std::vector<Inner> corners(const std::vector<Inner>& all) {
 }
 
 // The inner choices of a layer: with a second forward, and (where it is the last) without.
-std::vector<Inner> inner_choices(const LayerKind& kind, const std::vector<LayerOption>& options, bool rerun,
+std::vector<Inner> inner_choices(const LayerKind& kind, const std::vector<LayerOption>& options, bool rerun, bool once,
                                  std::int64_t gradient_bytes) {
+  if (once && rerun) return {inner_of(kind, {keep_everything(kind), 0, true}, gradient_bytes)};
   std::vector<Inner> all;
   for (const LayerOption& option : options) {
     if (option.host_bytes > 0 || (!rerun && !only_boundary(kind, option))) continue;
@@ -156,14 +171,14 @@ Segment evaluate_segment(const std::vector<const LayerKind*>& kinds, std::vector
     label = extended(label, inner_of(*kinds[l], layers[l], gradient), segment.saved_bytes);
     label.inner.push_back(0);
   }
-  segment.peak_bytes = label.peak_bytes;
+  segment.peak_bytes = label.peak_bytes - (kinds[0]->saved_apart ? segment.saved_bytes : 0);
   segment.ps = label.ps;
   segment.layers = std::move(layers);
   return segment;
 }
 
 std::vector<Segment> segments_from(const std::vector<const LayerKind*>& kinds,
-                                   const std::vector<const std::vector<LayerOption>*>& options) {
+                                   const std::vector<const std::vector<LayerOption>*>& options, bool once) {
   std::vector<Segment> found;
   std::vector<Label> labels(1);
   std::vector<std::vector<Inner>> chosen;  // by layer: those with a second forward, then those without
@@ -171,16 +186,17 @@ std::vector<Segment> segments_from(const std::vector<const LayerKind*>& kinds,
   for (const LayerTensor& t : kinds[0]->tensors) boundary += t.always_kept ? t.bytes : 0;
   for (std::size_t l = 0; l < kinds.size() && replayable(*kinds[l]); ++l) {
     const std::int64_t gradient = incoming_gradient_bytes(*kinds[l]);
-    std::vector<Inner> choices = inner_choices(*kinds[l], *options[l], true, gradient);
+    std::vector<Inner> choices = inner_choices(*kinds[l], *options[l], true, once, gradient);
     const int with_rerun = static_cast<int>(choices.size());
-    for (Inner& inner : inner_choices(*kinds[l], *options[l], false, gradient)) choices.push_back(std::move(inner));
+    for (Inner& inner : inner_choices(*kinds[l], *options[l], false, once, gradient))
+      choices.push_back(std::move(inner));
     std::vector<Label> last, further;
     for (const Label& label : labels) {
       for (int c = 0; c < static_cast<int>(choices.size()); ++c) {
         Label next = extended(label, choices[c], boundary);
         next.inner.push_back(c);
         if (c < with_rerun) further.push_back(next);
-        last.push_back(std::move(next));
+        if (c >= with_rerun || !once) last.push_back(std::move(next));
       }
     }
     chosen.push_back(std::move(choices));

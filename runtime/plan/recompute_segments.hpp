@@ -17,8 +17,9 @@ struct Segment {
 Segment evaluate_segment(const std::vector<const LayerKind*>& kinds, std::vector<LayerChoice> layers);
 
 // Segments of 2 to kinds.size() of these layers, all from the first on, that no other on offer of the same length
-// dominates in (peak, cost). `options` are per layer. Empty where the first layer cannot be run again.
+// dominates in (peak, cost). `options` are per layer. Empty where the first layer cannot be run again. `once`: nothing
+// is made a third time, so the layers before the last keep all that their second forward makes.
 std::vector<Segment> segments_from(const std::vector<const LayerKind*>& kinds,
-                                   const std::vector<const std::vector<LayerOption>*>& options);
+                                   const std::vector<const std::vector<LayerOption>*>& options, bool once = false);
 
 }  // namespace plimsoll

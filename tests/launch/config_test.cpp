@@ -68,7 +68,7 @@ TEST(Config, ReadsTheExample) {
   EXPECT_EQ(c.schedule.name, ScheduleName::Cosine);
   EXPECT_EQ(c.schedule.warmup, 20);
   EXPECT_EQ(c.memory.budget, std::int64_t{1} << 30);
-  EXPECT_EQ(c.memory.recompute, RecomputeMode::None);  // auto, resolved
+  EXPECT_EQ(c.memory.recompute, RecomputeMode::Auto);  // the plan chooses
   EXPECT_EQ(c.parallel.zero, 0);
   EXPECT_EQ(c.parallel.sequence, false);
   EXPECT_EQ(c.precision, DType::f32);

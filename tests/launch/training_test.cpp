@@ -12,7 +12,9 @@
 
 #include "comm/group.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/recompute_report.hpp"
 #include "launch/run_files.hpp"
+#include "launch/run_setup.hpp"
 #include "launch/tensorboard.hpp"
 #include "launch/trainer.hpp"
 #include "runtime/checkpoint/checkpoint.hpp"
@@ -75,6 +77,55 @@ TEST(Training, RecomputationChangesMemoryAndNoBit) {
       const std::string name = std::string("checkpoints/step_00000006/") + file;
       EXPECT_EQ(read_text(folder / run / name), read_text(folder / "none" / name)) << name;
     }
+  }
+}
+
+// Whatever the budget leaves for activations: the same bits, in an arena that is what was planned and within the
+// budget.
+TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  constexpr std::int64_t kReserve = std::int64_t{1} << 20;
+  const std::vector<std::string> model{"model.layers=6", "model.dropout=0.1", "memory.reserve=1MiB",
+                                       "run.save_every=6"};
+  const auto run = [&](const std::string& name, std::int64_t budget) {
+    std::vector<std::string> overrides = model;
+    if (budget > 0) overrides.push_back(fmt::format("memory.budget={}B", budget));
+    train_quietly(tiny_config(folder, name, overrides));
+    return nlohmann::json::parse(read_text(folder / name / "plan.json"));
+  };
+  const nlohmann::json none = run("none", std::int64_t{1} << 30);
+  EXPECT_TRUE(none["recompute"]["layers"].empty());
+  EXPECT_NE(read_text(folder / "none/config.yaml").find("recompute: auto  # none"), std::string::npos);
+  const std::int64_t arena = none["arena_bytes"], activations = none["class_bytes"]["activations"];
+  for (const int percent : {100, 75, 50, 35, 25}) {
+    SCOPED_TRACE(percent);
+    const std::string name = fmt::format("at_{}", percent);
+    const std::int64_t budget = kReserve + arena - activations + activations * percent / 100;
+    const nlohmann::json plan = run(name, budget);
+    EXPECT_EQ(plan["recompute"]["layers"].empty(), percent == 100);
+    EXPECT_LE(plan["arena_bytes"].get<std::int64_t>() + kReserve, budget);
+    const nlohmann::json rank = nlohmann::json::parse(read_text(folder / name / "summary.json"))["ranks"][0];
+    EXPECT_EQ(rank["planned_bytes"], plan["arena_bytes"]);
+    EXPECT_EQ(rank["arena_high_water_bytes"], rank["planned_bytes"]);
+    EXPECT_EQ(lasting_metrics(folder / name), lasting_metrics(folder / "none"));
+    for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+      const std::string path = std::string("checkpoints/step_00000006/") + file;
+      EXPECT_EQ(read_text(folder / name / path), read_text(folder / "none" / path)) << path;
+    }
+    if (percent == 100) continue;
+    const std::string line = plan["recompute"]["yaml"];
+    EXPECT_NE(read_text(folder / name / "config.yaml").find("recompute: auto  # " + line), std::string::npos);
+    // A later start goes on with it, also where more is free.
+    std::vector<std::string> overrides = model;
+    overrides.emplace_back("memory.budget=1GiB");
+    Config config = tiny_config(folder, name, overrides);
+    keep_plan_choices(config, 1);
+    EXPECT_EQ(choose_programs(config, {}, Purpose::Train, *config.memory.budget, kReserve).recompute,
+              read_recompute_line(line, "plan.json"));
+    // And plans anew where it no longer fits.
+    const ProgramOptions anew = choose_programs(config, {}, Purpose::Train, plan["arena_bytes"].get<std::int64_t>(), 1);
+    EXPECT_LT(planned_bytes(anew), plan["arena_bytes"].get<std::int64_t>());
   }
 }
 

@@ -124,12 +124,14 @@ def plans():
         train(name, settings, four)
         check_plan(name, 4, settings)
     check_budget()
+    check_recompute()
     print("plan and train agree on every rank of four")
 
 
 def check_budget():
     """A budget that some stages keep and one does not: refused by `plan` and `train` alike, with the stage's name."""
-    settings = ["parallel.pipeline=2", "parallel.stages=[1,3]", "memory.reserve=1000", "train.micro_batch=2", "memory.logits=64KiB"]
+    settings = ["parallel.pipeline=2", "parallel.stages=[1,3]", "memory.reserve=1000", "train.micro_batch=2", "memory.logits=64KiB",
+                "memory.recompute=none"]
     by_rank = planned(2, settings)
     needs = [by_rank[rank]["needed_bytes"] for rank in range(2)]
     if needs[0] == needs[1]:
@@ -141,6 +143,21 @@ def check_budget():
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
         if done.returncode != 71 or f"stage {most} (rank {most}): the run needs" not in done.stderr:
             sys.exit(f"{command}: exit code {done.returncode}\n{done.stderr}")
+
+
+def check_recompute():
+    """memory.recompute: auto under a budget that stages keep only by it: the bits of a run that keeps everything, and what `plan` says."""
+    settings = ["parallel.pipeline=2", "memory.reserve=1000", "train.micro_batch=2"]
+    roles = planned(2, settings)
+    largest = max(roles.values(), key=lambda role: role["needed_bytes"])
+    budget = largest["needed_bytes"] - largest["class_bytes"]["activations"] // 2
+    tight = [*settings, f"memory.budget={budget}"]
+    if train("recomputed", tight) != train("kept", settings):
+        sys.exit("recomputation changed the bits of a pipeline")
+    check_plan("recomputed", 2, tight)
+    plan = json.loads((folder / "recomputed" / "plan.json").read_text())
+    if plan["needed_bytes"] > budget or not plan["recompute"]["layers"] or "planner" not in plan["recompute"]:
+        sys.exit(f"budget {budget}, planned {plan['needed_bytes']}: {plan['recompute']}")
 
 
 def newest(name):

@@ -60,6 +60,7 @@ inline std::optional<NaiveCost> naive_cost(const LayerKind& kind, const std::set
   for (int now = 0; now < count; ++now) {  // forward
     std::int64_t live = kind.tensors[now].workspace_bytes;
     for (int v = 0; v <= now; ++v) {
+      if (kind.saved_apart && keep.contains(v)) continue;
       bool later = v == now || keep.contains(v) || v == kind.output;
       for (int w = now; w < count; ++w) later = later || std::ranges::count(kind.tensors[w].made_from, v) > 0;
       live += later ? kind.tensors[v].bytes : 0;
@@ -103,7 +104,10 @@ inline std::optional<NaiveCost> naive_cost(const LayerKind& kind, const std::set
   };
   for (std::size_t now = 0; now < events.size(); ++now) {
     std::int64_t live = events[now].workspace;
-    for (int v = 0; v < count; ++v) live += alive(now, v, &Event::touches, false) ? kind.tensors[v].bytes : 0;
+    for (int v = 0; v < count; ++v) {
+      const bool apart = kind.saved_apart && keep.contains(v);
+      live += !apart && alive(now, v, &Event::touches, false) ? kind.tensors[v].bytes : 0;
+    }
     for (int g = 0; g < static_cast<int>(kind.gradients.size()); ++g) {
       live += alive(now, g, &Event::gradients, !used_gradients.contains(g)) ? kind.gradients[g].bytes : 0;
     }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/plan/recompute_options.hpp"
 #include "tests/runtime/plan/random_layers.hpp"
 
 namespace plimsoll {
@@ -14,7 +15,8 @@ TEST(RecomputeLayer, EqualsANaiveAccount) {
   std::mt19937 random(1);
   int possible = 0, impossible = 0;
   for (int trial = 0; trial < 400; ++trial) {
-    const LayerKind kind = random_layer(random, 1 + trial % 8);
+    LayerKind kind = random_layer(random, 1 + trial % 8);
+    kind.saved_apart = trial % 3 == 0;
     for (int set = 0; set < 20; ++set) {
       std::vector<Fate> fates(kind.tensors.size(), D);
       std::set<int> keep{0};
@@ -66,6 +68,34 @@ TEST(RecomputeLayer, PeaksAndCosts) {
   EXPECT_EQ(none->saved_bytes, 10);
   EXPECT_EQ(none->forward_peak_bytes, 150);
   EXPECT_EQ(none->seconds, 10);  // the collective runs again, `next` is not made again
+}
+
+TEST(RecomputeLayer, KeptWithAnotherOrNever) {
+  LayerKind kind = chain();
+  kind.tensors[2].kept_with = 1;
+  EXPECT_FALSE(simulate_layer(kind, {K, D, K, D}, 1, nullptr));
+  EXPECT_TRUE(simulate_layer(kind, {K, K, D, D}, 1, nullptr));
+  EXPECT_TRUE(simulate_layer(kind, {K, D, D, D}, 1, nullptr));
+  for (const LayerOption& option : layer_options(kind, {}).options)
+    EXPECT_FALSE(option.fates[1] == D && option.fates[2] == K);
+  kind.tensors[2].kept_with = 2;
+  EXPECT_THROW(check_layer_kind(kind), Error);
+  kind.tensors[2].kept_with = -1;
+  kind.steps[1].reads.clear();
+  kind.tensors[1].never_kept = true;
+  ASSERT_EQ(layer_options(kind, {}).options.size(), 2U) << "b is kept, or made again through a";
+  for (const LayerOption& option : layer_options(kind, {}).options) EXPECT_EQ(option.fates[1], D);
+  EXPECT_EQ(keep_everything(kind).fates, (std::vector<Fate>{K, D, K, D}));
+}
+
+// In slots: what is saved takes part in no peak.
+TEST(RecomputeLayer, SavedApart) {
+  LayerKind kind = chain();
+  kind.saved_apart = true;
+  const auto all = simulate_layer(kind, {K, K, K, D}, 1, nullptr);
+  EXPECT_EQ(all->saved_bytes, 150);
+  EXPECT_EQ(all->forward_peak_bytes, 10);    // next
+  EXPECT_EQ(all->backward_peak_bytes, 140);  // d_b, d_a
 }
 
 TEST(RecomputeLayer, OffloadWithoutOverlapStandsBetweenCompute) {

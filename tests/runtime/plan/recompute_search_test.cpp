@@ -31,7 +31,7 @@ RecomputeItems random_items(std::mt19937& random, int layers, int choices, std::
 std::int64_t everything(const RecomputeItems& items) {
   std::vector<RecomputeItem> chosen;
   for (const auto& at : items.at) chosen.push_back(at[0]);
-  return items_peak_bytes(chosen, items.in_flight, items.head_bytes);
+  return items_peak_bytes(chosen, items.in_flight, items.head_bytes, items.apart);
 }
 
 std::int64_t brute_force(const RecomputeItems& items, std::int64_t budget) {
@@ -39,7 +39,7 @@ std::int64_t brute_force(const RecomputeItems& items, std::int64_t budget) {
   std::vector<RecomputeItem> chosen;
   const std::function<void(std::size_t, std::int64_t)> extend = [&](std::size_t layer, std::int64_t ps) {
     if (layer == items.at.size()) {
-      const bool fits = items_peak_bytes(chosen, items.in_flight, items.head_bytes) <= budget;
+      const bool fits = items_peak_bytes(chosen, items.in_flight, items.head_bytes, items.apart) <= budget;
       if (fits && (best < 0 || ps < best)) best = ps;
       return;
     }
@@ -59,6 +59,7 @@ TEST(RecomputeSearch, PeakOfItems) {
   EXPECT_EQ(items_peak_bytes(chosen, 1, 0), 30 + 70);
   EXPECT_EQ(items_peak_bytes(chosen, 1, 90), 35 + 90);
   EXPECT_EQ(items_peak_bytes(chosen, 3, 0), 2 * 35 + 30 + 70);
+  EXPECT_EQ(items_peak_bytes(chosen, 3, 0, true), 3 * 35 + 70);
 }
 
 TEST(RecomputeSearch, EqualsBruteForceWithItemsOfSeveralLayers) {
@@ -66,6 +67,7 @@ TEST(RecomputeSearch, EqualsBruteForceWithItemsOfSeveralLayers) {
   int fits = 0, fits_not = 0;
   for (int trial = 0; trial < 400; ++trial) {
     RecomputeItems items = random_items(random, 1 + trial % 5, 4, 1 + trial, 1 + trial % 4);
+    items.apart = trial % 3 == 0;
     if (trial % 2 == 0) {
       for (std::size_t l = 0; l + 2 <= items.at.size(); ++l) {
         const auto saved = static_cast<std::int64_t>(random()) % (1 + trial / 4);
@@ -85,7 +87,7 @@ TEST(RecomputeSearch, EqualsBruteForceWithItemsOfSeveralLayers) {
       if (!found) continue;
       EXPECT_EQ(found->ps, best);
       EXPECT_EQ(found->bound_ps, best);
-      EXPECT_LE(items_peak_bytes(found->items, items.in_flight, items.head_bytes), budget);
+      EXPECT_LE(items_peak_bytes(found->items, items.in_flight, items.head_bytes, items.apart), budget);
     }
     EXPECT_FALSE(cheapest_items(items, least - 1, {}));
   }

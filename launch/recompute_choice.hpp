@@ -1,0 +1,46 @@
+#pragma once
+// `memory.recompute: auto`: what each layer recomputes so that the plan of every stage stays within its bytes and the
+// step costs least.
+//
+// Each stage of the pipeline is planned by itself (runtime/plan/recompute_plan.hpp), with its own micro-batches in
+// flight. What its activations may take is not known beforehand, since their planner only models memory: the byte plan
+// of the whole program (parameters, gradients, optimizer, communication, evaluation, offsets) is made for what the
+// planner answers, and the planner's budget is narrowed down, between one whose plan fits and one whose plan does not,
+// until they are near each other. Of the plans that fit, the cheapest is taken. Everything follows from the arguments:
+// all ranks, and `plan`, choose alike.
+
+#include <span>
+
+#include "launch/programs.hpp"
+#include "runtime/plan/recompute_graph.hpp"
+
+namespace plimsoll {
+
+struct StageChoice {
+  int stage = 0;
+  GraphStage graph;
+  RecomputePlan plan;            // empty layers: nothing is recomputed
+  std::int64_t model_bytes = 0;  // the planner's budget that it answered
+  std::int64_t arena_bytes = 0;  // of the byte plan of the stage
+  double seconds = 0;            // of a micro-batch: forward, backward and what is recomputed
+};
+
+struct RecomputeChoice {
+  bool fits = false;
+  std::vector<LayerRecompute> layers;  // of the model; empty: nothing is recomputed; where it does not fit, the least
+  std::vector<StageChoice> stages;     // one of each kind
+  std::vector<std::size_t> kind_of;    // by stage
+  double step_seconds = 0;             // of all micro-batches; the slowest stage decides
+  const StageChoice& of_stage(int stage) const { return stages[kind_of[static_cast<std::size_t>(stage)]]; }
+};
+
+// `options.recompute` is what is chosen: it does not count. `arena_bytes`: budget of the arena.
+RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes);
+
+// What the recompute planner sees of the stage of a rank.
+GraphStage stage_graph(const ProgramOptions& options, const CostModel& costs);
+
+// What a rank of `options` needs when it recomputes what they say.
+std::int64_t planned_bytes(const ProgramOptions& options);
+
+}  // namespace plimsoll

@@ -1,0 +1,198 @@
+// What the recompute planner is told about a layer is what the graph rewrite does.
+
+#include "runtime/plan/recompute_graph.hpp"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "parallel/tensor.hpp"
+#include "runtime/graph/autodiff.hpp"
+#include "tests/launch/tiny_run.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+constexpr int kLayers = 4;
+
+ModelConfig model_of(ModelFamily family, double dropout) {
+  ModelConfig m = tiny_model(family);
+  m.layers = kLayers;
+  m.dropout = dropout;
+  m.qk_norm = family == ModelFamily::Llama && dropout > 0;
+  return m;
+}
+
+Graph differentiated(const ModelConfig& model, const TensorParallel& tensor) {
+  Graph graph = build_transformer(model, {2, 12, Head::Loss, DType::f32, kLogitsBytes, 0, true, {}});
+  if (tensor.ranks > 1) graph = split_over_tensor(graph, model, tensor);
+  add_backward(graph);
+  return graph;
+}
+
+struct Case {
+  ModelFamily family;
+  double dropout;
+  TensorParallel tensor;
+};
+const std::vector<Case> kCases{{ModelFamily::Gpt2, 0, {1, 0, false}},   {ModelFamily::Gpt2, 0.1, {1, 0, false}},
+                               {ModelFamily::Llama, 0, {1, 0, false}},  {ModelFamily::Llama, 0.1, {1, 0, false}},
+                               {ModelFamily::Gpt2, 0.1, {2, 0, false}}, {ModelFamily::Llama, 0, {2, 0, true}}};
+
+// Non-persistent roots of layers that a forward node writes and a node of backward touches.
+std::int64_t kept_bytes(const Graph& graph) {
+  std::map<ValueId, std::size_t> written;
+  std::map<ValueId, std::int64_t> kept;
+  for (std::size_t n = 0; n < std::min(graph.nodes.size(), graph.update_begin); ++n) {
+    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
+      const ValueId root = graph.root(a.value);
+      if (graph[root].persistent) return;
+      if (n < graph.backward_begin && a.writes && graph.nodes[n].layer >= 0) written.try_emplace(root, n);
+      if (n >= graph.backward_begin && written.contains(root)) kept[root] = graph[root].spec.bytes();
+    });
+  }
+  std::int64_t sum = 0;
+  for (const auto& [root, bytes] : kept) sum += bytes;
+  return sum;
+}
+
+Graph rewritten(Graph graph, const std::vector<LayerRecompute>& layers) {
+  recompute(graph, keep_sets(graph, layers));
+  EXPECT_EQ(verify(graph), std::nullopt);
+  return graph;
+}
+
+std::int64_t input_bytes(const GraphStage& s) {
+  std::int64_t bytes = 0;
+  for (const int k : s.stage.layers) {
+    const auto kind = static_cast<std::size_t>(k);
+    for (std::size_t t = 0; t < s.names[kind].size(); ++t)
+      bytes += s.names[kind][t].empty() ? s.stage.kinds[kind].tensors[t].bytes : 0;
+  }
+  return bytes;
+}
+
+class RecomputeGraph : public testing::TestWithParam<std::size_t> {
+ protected:
+  const Case& c() const { return kCases[GetParam()]; }
+  const Graph graph = differentiated(model_of(c().family, c().dropout), c().tensor);
+  const DescribedCosts costs{ClusterDescription{}};
+  const GraphStage s = graph_stage(graph, costs, {});
+};
+
+TEST_P(RecomputeGraph, LayersOfAKindAreOneKind) {
+  EXPECT_EQ(s.layers, (std::vector<int>{0, 1, 2, 3}));
+  ASSERT_EQ(s.stage.kinds.size(), 2U) << "the first reads the embedding";
+  EXPECT_EQ(s.stage.layers, (std::vector<int>{0, 1, 1, 1}));
+  EXPECT_GT(s.stage.head_bytes, 0);
+  double all = 0;
+  for (const Node& node : graph.nodes) all += costs.node_seconds(graph, node);
+  EXPECT_GE(s.micro_batch_seconds, all * (1 - 1e-12));
+  for (const LayerKind& kind : s.stage.kinds) check_layer_kind(kind);
+}
+
+// Any fates: the seconds that the planner adds up are those of the copies, and the bytes those that are kept.
+TEST_P(RecomputeGraph, CostsAndBytesAreThoseOfTheRewrite) {
+  std::mt19937 random(static_cast<unsigned>(GetParam()));
+  for (int trial = 0; trial < 60; ++trial) {
+    SCOPED_TRACE(trial);
+    std::vector<LayerChoice> choices;
+    for (const int k : s.stage.layers) {
+      const LayerKind& kind = s.stage.kinds[static_cast<std::size_t>(k)];
+      std::vector<Fate> fates = keep_everything(kind).fates;
+      for (std::size_t t = 0; t < fates.size(); ++t) {
+        const LayerTensor& tensor = kind.tensors[t];
+        if (!tensor.always_kept && fates[t] == Fate::Keep && random() % 10 < static_cast<unsigned>(trial % 10))
+          fates[t] = Fate::Drop;
+      }
+      for (std::size_t t = 0; t < fates.size(); ++t) {
+        const int with = kind.tensors[t].kept_with;
+        if (with >= 0 && fates[static_cast<std::size_t>(with)] == Fate::Drop) fates[t] = Fate::Drop;
+      }
+      const auto option = simulate_layer(kind, fates, 1, nullptr);
+      ASSERT_TRUE(option);
+      choices.push_back({*option, static_cast<int>(choices.size()), false});
+    }
+    const RecomputePlan plan = recompute_plan_of(s.stage, choices);
+    const Graph made = rewritten(graph, layer_recompute(s, plan));
+    EXPECT_NEAR(recompute_seconds(made, costs), plan.seconds, 1e-9 * s.micro_batch_seconds);
+    EXPECT_EQ(kept_bytes(made), plan.saved_bytes - input_bytes(s));
+  }
+}
+
+TEST_P(RecomputeGraph, PlansCostWhatTheirCopiesCost) {
+  RecomputePlanner planner(s.stage);
+  const std::int64_t all = no_recompute_peak_bytes(s.stage);
+  const auto least = planner.plan(0);
+  ASSERT_TRUE(std::holds_alternative<RecomputeInfeasible>(least));
+  double last = 1e9;
+  for (std::int64_t budget = std::get<RecomputeInfeasible>(least).needed_bytes; budget <= all; budget += all / 50) {
+    SCOPED_TRACE(budget);
+    const auto answer = planner.plan(budget);
+    ASSERT_TRUE(std::holds_alternative<RecomputePlan>(answer));
+    const RecomputePlan& plan = std::get<RecomputePlan>(answer);
+    EXPECT_LE(plan.seconds, last);
+    last = plan.seconds;
+    const Graph made = rewritten(graph, layer_recompute(s, plan));
+    EXPECT_NEAR(recompute_seconds(made, costs), plan.seconds, 1e-9 * s.micro_batch_seconds);
+  }
+  const auto enough = planner.plan(all);
+  ASSERT_TRUE(std::holds_alternative<RecomputePlan>(enough));
+  for (const LayerRecompute& layer : layer_recompute(s, std::get<RecomputePlan>(enough)))
+    EXPECT_EQ(layer, LayerRecompute{});
+}
+
+// Segments as the rewrite makes them: everything between two boundaries once.
+TEST_P(RecomputeGraph, SegmentsCostWhatTheirCopiesCost) {
+  for (int first = 0; first + 1 < kLayers; ++first) {
+    for (int end = first + 2; end <= kLayers; ++end) {
+      SCOPED_TRACE(testing::Message() << "layers " << first << " to " << end - 1);
+      std::vector<LayerChoice> choices;
+      for (int l = 0; l < kLayers; ++l) {
+        const LayerKind& kind = s.stage.kinds[static_cast<std::size_t>(s.stage.layers[static_cast<std::size_t>(l)])];
+        const bool inside = l >= first && l < end, last = l + 1 == end;
+        choices.push_back(
+            {inside && last ? keep_nothing(kind) : keep_everything(kind), inside ? first : l, inside && !last});
+      }
+      const RecomputePlan plan = recompute_plan_of(s.stage, choices);
+      EXPECT_EQ(plan.level, RecomputeLevel::Segments);
+      const std::vector<LayerRecompute> layers = layer_recompute(s, plan);
+      EXPECT_EQ(layers[static_cast<std::size_t>(first)].mode, RecomputeMode::Full);
+      for (int l = first + 1; l < end; ++l)
+        EXPECT_EQ(layers[static_cast<std::size_t>(l)], (LayerRecompute{RecomputeMode::Auto, {}}));
+      const Graph made = rewritten(graph, layers);
+      EXPECT_NEAR(recompute_seconds(made, costs), plan.seconds, 1e-9 * s.micro_batch_seconds);
+      EXPECT_EQ(kept_bytes(made), plan.saved_bytes - input_bytes(s));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, RecomputeGraph, testing::Range<std::size_t>(0, kCases.size()));
+
+TEST(RecomputeGraphModes, ArePlansToo) {
+  const Graph graph = differentiated(model_of(ModelFamily::Gpt2, 0), {1, 0, false});
+  const DescribedCosts costs{ClusterDescription{}};
+  const GraphStage s = graph_stage(graph, costs, {});
+  std::vector<LayerChoice> choices;
+  for (const int k : s.stage.layers) {
+    const LayerKind& kind = s.stage.kinds[static_cast<std::size_t>(k)];
+    LayerOption option = keep_nothing(kind);
+    if (choices.size() == 1) option = keep_everything(kind);
+    if (choices.size() == 2) {
+      std::vector<Fate> fates = keep_everything(kind).fates;
+      for (std::size_t t = 0; t < fates.size(); ++t) {
+        if (kind.tensors[t].name == "attention.out") fates[t] = Fate::Drop;
+      }
+      option = *simulate_layer(kind, fates, 1, nullptr);
+    }
+    choices.push_back({option, static_cast<int>(choices.size()), false});
+  }
+  const std::vector<LayerRecompute> layers = layer_recompute(s, recompute_plan_of(s.stage, choices));
+  using enum RecomputeMode;
+  EXPECT_EQ(layers, (std::vector<LayerRecompute>{{Full, {}}, {None, {}}, {Selective, {}}, {Full, {}}}));
+}
+
+}  // namespace
+}  // namespace plimsoll
