@@ -10,7 +10,10 @@ KeyTable<CommConfig> comm_keys() {
   return {
       .keys = {
           key("transport", &C::transport, "what carries collectives; fake records them and moves nothing"),
-          bytes_key("bucket", &C::bucket, above(0), "gradients sent together"),
+          bytes_key("bucket", &C::bucket, above(0),
+                    "gradients sent together, without zero; auto: what is done first over the links of comm.cluster, "
+                    "or 25 MiB "
+                    "where that names none"),
           key("overlap", &C::overlap,
               "collectives run beside compute; false: one after the other, to see what that is worth"),
           key("collectives", &C::collectives, "who implements collectives over mpi: this program or the MPI library"),
@@ -18,8 +21,10 @@ KeyTable<CommConfig> comm_keys() {
               "a collective of a step or an evaluation that takes longer ends the run, and so does a rank that does "
               "not "
               "answer for as long anywhere else; auto: 5 median steps, at least 30 s"),
-          key_or("auto", std::string(), "cluster", &C::cluster, {}, "",
-                 "description of devices and links that `parallel: auto` plans for; auto: a CPU core per rank"),
+          key_or(
+              "auto", std::string(), "cluster", &C::cluster, {}, "",
+              "description of devices and links (`plimsoll probe` writes one) that `parallel: auto` plans for and by "
+              "which sizes of messages are chosen; auto: a CPU core per rank"),
       }};
 }
 

@@ -27,7 +27,9 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"memory.reserve", format_bytes(outside) + " measured"},
           {"plan.profile", "in the cache of the user"},
           {"comm.transport", alone ? "self" : "mpi"},
-          {"comm.bucket", options.zero > 0 ? "none: a layer at a time" : format_bytes(options.bucket_bytes)},
+          {"comm.bucket", options.zero > 0 ? "none: a layer at a time"
+                          : options.costs  ? "by the links of comm.cluster"
+                                           : format_bytes(kFixedBucketBytes)},
           {"comm.cluster", "a CPU core per rank"},
           {"comm.collectives", alone ? "none" : "own"},
           {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},

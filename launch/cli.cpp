@@ -19,6 +19,7 @@ struct Arguments {
   EvalArguments eval;
   PlanArguments plan;
   GraphArguments graph;
+  ProbeArguments probe;
   std::string from, to;
   bool json = false;
 };
@@ -119,6 +120,12 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
       ->type_name("FILE");
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
   plan->add_flag("--json", a.json, "report as JSON");
+  CLI::App* probe = verb("probe", "measure links and rates under mpirun or srun, for plan --cluster and comm.cluster");
+  probe->add_option("CONFIG", a.probe.config.path,
+                    "measure the mesh of this configuration; default: all ranks as data");
+  probe->add_option("--set", a.probe.config.overrides, "override a key of the configuration")->allow_extra_args(false);
+  probe->add_option("--out", a.probe.out, "cluster file to write; default: to the standard output")->type_name("FILE");
+  probe->add_option("--largest", a.probe.largest, "largest message; sizes double from 1 KiB")->capture_default_str();
   CLI::App* graph = verb("graph", "the step program of a configuration");
   add_config(graph, a.config);
   graph->add_option("--program", a.graph.program, "train | evaluate | logits | prefill | decode")
@@ -171,6 +178,7 @@ int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context)
   const std::string verb = verbs.at(app.get_subcommands().front());
   if (verb == "train") return command_train(a.config, mpi, context.run_dir);
   if (verb == "eval") return command_eval(a.config, a.eval, mpi);
+  if (verb == "probe") return command_probe(a.probe, mpi);
   if (mpi.rank() != 0) return 0;  // the others are work for one process
   if (verb == "generate") return command_generate(a.generate);
   if (verb == "data") return command_prepare(a.prepare);

@@ -45,9 +45,15 @@ struct GraphArguments {
   int ranks = 1, rank = 0;
   bool dot = false;
 };
+struct ProbeArguments {
+  ConfigArguments config;  // without a path: every rank is a replica
+  std::string out;         // empty: the standard output
+  std::string largest = "64 MiB";
+};
 
 int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::string& run_dir);
 int command_eval(const ConfigArguments& arguments, const EvalArguments& eval, const MpiSession& mpi);
+int command_probe(const ProbeArguments& arguments, const MpiSession& mpi);
 int command_generate(const GenerateArguments& arguments);
 int command_prepare(const PrepareArguments& arguments);
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json);

@@ -139,7 +139,7 @@ Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
              {"parallel.sequence", o.sequence_parallel ? "true" : "false"},
              {"parallel.tensor_chunks", std::to_string(o.tensor_chunks)},
              {"train.micro_batch", std::to_string(o.micro_batch)},
-             {"comm.bucket", std::to_string(o.bucket_bytes)},
+             {"comm.bucket", o.bucket_bytes ? std::to_string(*o.bucket_bytes) : "auto"},
              {"memory.logits", std::to_string(o.logits_bytes)},
              {"precision", std::string(dtype_name(o.dtype))},
              {"the list of programs", join(programs.names, ", ")}};

@@ -98,6 +98,36 @@ std::string holdings_text(const RankRole& role) {
   return fmt::format("  {} ({}): each holds elements of {}\n", role.name, ranks_text(role), join(holds, ", "));
 }
 
+// Which gradients are summed at once, and what that is predicted to take; empty where none are.
+std::string buckets_text(const RankRole& role) {
+  if (!role.programs.buckets) return "";
+  const GradientBuckets& buckets = *role.programs.buckets;
+  const auto [least, most] = std::minmax_element(buckets.bytes.begin(), buckets.bytes.end());
+  std::string out = fmt::format("{}: gradients in {} bucket(s) of {} to {}", role.name, buckets.bytes.size(),
+                                format_bytes(*least), format_bytes(*most));
+  if (!buckets.chosen) return out + "\n";
+  const auto beside = [&](const Buckets& other) {
+    return fmt::format("{:.3g} ms ({:+.3g})", other.exposed_s * 1e3, (other.end_s - buckets.chosen->end_s) * 1e3);
+  };
+  return out + fmt::format(", predicted to keep a step waiting for {:.3g} ms; buckets of {}: {}, one bucket: {}\n",
+                           buckets.chosen->exposed_s * 1e3, format_bytes(kFixedBucketBytes),
+                           beside(buckets.against->fixed), beside(buckets.against->one));
+}
+
+nlohmann::json buckets_json(const GradientBuckets& buckets) {
+  nlohmann::json json{{"bytes", buckets.bytes}};
+  if (!buckets.chosen) return json;
+  json["exposed_ms"] = buckets.chosen->exposed_s * 1e3;
+  for (const auto& [name, other] : {std::pair<const char*, const Buckets*>{"best", &buckets.against->best},
+                                    {"fixed", &buckets.against->fixed},
+                                    {"one", &buckets.against->one}}) {
+    json[name] = {{"buckets", other->ends.size()},
+                  {"exposed_ms", other->exposed_s * 1e3},
+                  {"gain_ms", (other->end_s - buckets.chosen->end_s) * 1e3}};
+  }
+  return json;
+}
+
 // Bytes by class, a column for each role, a few at a time.
 std::string memory_text(std::span<const RankRole> roles, const PlanContext& context) {
   std::string out = fmt::format("{:<22}", "memory per rank");
@@ -173,6 +203,7 @@ nlohmann::json role_json(const RankRole& role, const PlanContext& context, const
   }
   for (const ProgramLayout& p : plan.programs) json["programs"][p.name] = program_json(p);
   if (role.options.train) json["recompute"] = recompute_json(role, report);
+  if (role.programs.buckets) json["buckets"] = buckets_json(*role.programs.buckets);
   return json;
 }
 
@@ -189,7 +220,7 @@ std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& con
     out += mesh_text(first.programs, o);
     for (const RankRole& role : roles) out += holdings_text(role);
   }
-  for (const RankRole& role : roles) out += recompute_text(role, report_of(roles, role, context));
+  for (const RankRole& role : roles) out += recompute_text(role, report_of(roles, role, context)) + buckets_text(role);
   for (std::size_t at = 0; at < roles.size(); at += kMostColumns)
     out += memory_text(std::span(roles).subspan(at, std::min(kMostColumns, roles.size() - at)), context);
   if (roles.size() > 1) out += fmt::format("{} ({}) needs most\n", largest.name, ranks_text(largest));
@@ -210,7 +241,6 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"micro_batch", o.micro_batch},
                       {"sequence", o.sequence},
                       {"threads", o.threads},
-                      {"bucket_bytes", o.bucket_bytes},
                       {"logits_bytes", o.logits_bytes},
                       {"outside_arena_bytes", context.outside_bytes},
                       {"outside_source", context.outside_source},

@@ -76,6 +76,8 @@ std::int64_t peak_rss_bytes() {
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
 }
 
+std::int64_t outside_arena_bytes() { return current_rss_bytes() + (std::int64_t{64} << 20); }
+
 std::uint64_t hash_of_binary() {
   std::ifstream file("/proc/self/exe", std::ios::binary);
   XXH64_state_t* state = XXH64_createState();

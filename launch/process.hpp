@@ -11,6 +11,8 @@ std::string host_name();
 int usable_cores();  // that this process may run on
 std::int64_t current_rss_bytes();
 std::int64_t peak_rss_bytes();
+// What this process has besides an arena that it has not made yet, and room for what libraries allocate later.
+std::int64_t outside_arena_bytes();
 std::uint64_t hash_of_binary();  // of the file that this process runs
 std::string cpu_model();
 bool cpu_has_avx512();

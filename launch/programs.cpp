@@ -21,7 +21,7 @@ DataParallel data_parallel(const ProgramOptions& o) {
   data.zero = o.zero;
   data.shards = o.zero > 0 ? o.mesh.shards : 1;
   data.shard_rank = coordinates(o.mesh, o.rank).data % data.shards;
-  data.bucket_bytes = o.bucket_bytes;
+  data.bucket_bytes = o.bucket_bytes.value_or(kFixedBucketBytes);
   return data;
 }
 
@@ -83,9 +83,35 @@ void add_schedule(const ProgramOptions& o, Programs& p) {
       make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(o.micro_batches), o.chunks));
 }
 
-Graph train_graph(const ProgramOptions& o, const Programs& p) {
+// Which gradients are summed at once: as many as comm.bucket allows, or what is done first by `o.costs`.
+GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout,
+                             DataParallel& data) {
+  GradientBuckets sized;
+  const std::vector<GradientRange> items = gradient_items(graph, layout);
+  std::vector<double> ends(graph.nodes.size(), 0);
+  if (o.costs) {
+    const auto stride = [&](std::string_view axis) { return axis_stride(o.mesh, axis); };
+    ends = node_ends(graph, *o.costs, stride, o.micro_batches > 1 ? Variant::Last : Variant::Only);
+  }
+  BucketProblem problem{ready_items(graph, items, ends), ends.back(), 0, {}};
+  data.bucket_ends = fixed_buckets(problem.items, data.bucket_bytes);
+  if (o.costs) {
+    problem.seconds = [&](std::int64_t bytes) {
+      return o.costs->collective_seconds(CollectiveKind::AllReduce, bytes, o.mesh.data, axis_stride(o.mesh, "data"));
+    };
+    sized.against = choose_buckets(problem);
+    if (!o.bucket_bytes) data.bucket_ends = sized.against->best.ends;
+    sized.chosen = time_buckets(problem, data.bucket_ends);
+  }
+  const std::int64_t element = dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
+  for (const GradientRange& bucket : join_items(items, data.bucket_ends))
+    sized.bytes.push_back(bucket.elements * element);
+  return sized;
+}
+
+Graph train_graph(const ProgramOptions& o, Programs& p) {
   const std::int64_t scratch = reduce_scratch_bytes(o.mesh.longest_axis());
-  const DataParallel data = data_parallel(o);
+  DataParallel data = data_parallel(o);
   Graph graph = differentiated_graph(o, p);
   if (auto fault = keep_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
   recompute(graph, keep_sets(graph, o.recompute));
@@ -102,6 +128,7 @@ Graph train_graph(const ProgramOptions& o, const Programs& p) {
     update.norm_axes.push_back({"pipeline", o.mesh.pipeline});
   }
   const FlatLayout layout = flat_layout(graph, data.shards);
+  if (data.ranks > 1 && data.zero == 0) p.buckets = size_buckets(o, graph, layout, data);
   place_parameters(graph, layout, data);
   place_gradients(graph, layout, data, scratch);
   add_update(graph, layout, update);

@@ -9,6 +9,8 @@
 #include "runtime/graph/recompute.hpp"
 #include "runtime/model/flat_layout.hpp"
 #include "runtime/model/transformer.hpp"
+#include "runtime/plan/bucket_sizes.hpp"
+#include "runtime/plan/cost.hpp"
 #include "runtime/plan/memory.hpp"
 
 namespace plimsoll {
@@ -28,7 +30,9 @@ struct ProgramOptions {
   int chunks = 1;                                  // pieces of the model on each stage
   std::vector<std::int64_t> stage_layers;          // layers of each piece; empty: cut by cost
   std::int64_t micro_batches = 1;                  // of a step and replica; matters to pipelines only
-  std::int64_t bucket_bytes = std::int64_t{25} << 20;
+  // Of gradients that are summed at once, without ZeRO. nullopt: `costs` decides, or kFixedBucketBytes without it.
+  std::optional<std::int64_t> bucket_bytes;
+  std::shared_ptr<const CostModel> costs;  // what the machine is like; null: nobody said
   std::int64_t logits_bytes = kLogitsBytes;
   std::vector<LayerRecompute> recompute;  // by layer of the model; empty: everything is kept
   OptimizerConfig optimizer;
@@ -39,6 +43,13 @@ struct ProgramOptions {
 };
 
 inline constexpr std::int64_t kPrefillTokens = 64;
+
+// The gradients that are summed at once, in the order in which that is done.
+struct GradientBuckets {
+  std::vector<std::int64_t> bytes;
+  std::optional<Buckets> chosen;        // what they are predicted to take, with ProgramOptions::costs
+  std::optional<BucketChoice> against;  // the best, the usual and the single bucket
+};
 
 // A tensor of the model, as a checkpoint has it.
 struct ModelTensor {
@@ -61,6 +72,7 @@ struct Programs {
   bool owns_whole = true, owns_shards = true;
   DType dtype() const { return (*graphs.front())[graphs.front()->parameters.front().value].spec.dtype; }
   MemoryPlan plan;
+  std::optional<GradientBuckets> buckets;        // in training, where replicas sum gradients without ZeRO
   std::int64_t train_flops_per_micro_batch = 0;  // model FLOPs: forward + backward, from the op declarations
   // FLOPs of this rank, forward + backward, and what recomputation adds to them.
   std::int64_t rank_flops_per_micro_batch = 0, recompute_flops_per_micro_batch = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "launch/cluster_file.hpp"
 #include "launch/process.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/run_costs.hpp"
@@ -171,7 +172,8 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.schedule = config.parallel.schedule;
   o.chunks = static_cast<int>(config.parallel.chunks());
   o.stage_layers = config.parallel.stages.value_or(std::vector<std::int64_t>{});
-  if (config.comm.bucket) o.bucket_bytes = *config.comm.bucket;
+  o.bucket_bytes = config.comm.bucket;
+  if (!config.comm.cluster.empty()) o.costs = std::make_shared<DescribedCosts>(load_cluster(config.comm.cluster));
   o.recompute = recompute_layers(config);
   o.optimizer = config.optimizer;
   if (purpose == Purpose::Generate) {

@@ -76,7 +76,7 @@ struct Run {
     const int threads = choose_threads(config, place);
     if (purpose == Purpose::Train) peak_gflops = control.sum(measure_gemm_gflops(threads));
     budget = choose_budget(config, place);
-    outside = config.memory.reserve.value_or(measured_outside_bytes());
+    outside = config.memory.reserve.value_or(outside_arena_bytes());
     // The plan must be the same everywhere, so what was measured is: the largest of all ranks, the smallest budget.
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
     if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
@@ -111,9 +111,6 @@ struct Run {
     costs->keep();
   }
   std::int64_t micro_batches() const { return config.train.global_batch / options.mesh.data / options.micro_batch; }
-
-  // What the process has besides the arena before it exists, and room for what libraries allocate later.
-  static std::int64_t measured_outside_bytes() { return current_rss_bytes() + (std::int64_t{64} << 20); }
 
   LoaderOptions loader(Split split, std::int64_t first_step) const {
     const int replica = coordinates(options.mesh, place.rank).data;

@@ -1,6 +1,7 @@
 #include "parallel/data.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "parallel/nodes.hpp"
 
@@ -239,17 +240,45 @@ std::vector<ValueId> transient_gradients(Graph& graph, const FlatLayout& layout)
 
 }  // namespace
 
-std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layout, std::int64_t bucket_bytes) {
-  const std::vector<std::size_t> ready = gradients_ready(graph, layout);
-  const std::int64_t limit = bucket_bytes / dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
-  std::vector<Bucket> buckets;
-  for (std::size_t u = 0; u < layout.units.size(); ++u) {
-    const Unit& unit = layout.units[u];
-    if (buckets.empty() || buckets.back().elements + unit.elements > limit) buckets.push_back({unit.offset, 0, 0});
-    buckets.back().elements += unit.elements;
-    buckets.back().ready_after = std::max(buckets.back().ready_after, ready[u]);
+std::vector<GradientRange> gradient_items(const Graph& graph, const FlatLayout& layout) {
+  const std::vector<std::size_t> last_write = last_writes(graph);
+  std::vector<std::size_t> order(graph.parameters.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return layout.offset[a] < layout.offset[b]; });
+  std::vector<GradientRange> items;
+  int unit = -1;
+  for (const std::size_t p : order) {
+    const bool begins = layout.unit[p] != unit || graph.parameters[p].decays();
+    unit = layout.unit[p];
+    if (begins) items.push_back({layout.offset[p], 0, 0});
+    items.back().ready_after =
+        std::max(items.back().ready_after, last_write[static_cast<std::size_t>(graph.parameters[p].gradient)]);
+  }
+  for (std::size_t i = 0; i < items.size(); ++i)
+    items[i].elements = (i + 1 < items.size() ? items[i + 1].offset : layout.elements) - items[i].offset;
+  return items;
+}
+
+std::vector<GradientRange> join_items(const std::vector<GradientRange>& items, const std::vector<std::size_t>& ends) {
+  std::vector<GradientRange> buckets;
+  std::size_t item = 0;
+  for (const std::size_t end : ends) {
+    buckets.push_back({items[item].offset, 0, 0});
+    for (; item < end; ++item) {
+      buckets.back().elements += items[item].elements;
+      buckets.back().ready_after = std::max(buckets.back().ready_after, items[item].ready_after);
+    }
   }
   return buckets;
+}
+
+std::vector<ReadyItem> ready_items(const Graph& graph, const std::vector<GradientRange>& items,
+                                   const std::vector<double>& node_ends) {
+  const std::int64_t element = dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
+  std::vector<ReadyItem> ready;
+  for (const GradientRange& item : items) ready.push_back({node_ends[item.ready_after], item.elements * element});
+  return ready;
 }
 
 void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
@@ -283,8 +312,14 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
   if (sharded) clear_gaps(graph, layout, whole, inserts);
   if (data.ranks == 1) return insert_nodes(graph, std::move(inserts));
   if (data.zero == 0) {
+    const std::vector<GradientRange> items = gradient_items(graph, layout);
+    std::vector<std::size_t> ends = data.bucket_ends;
+    if (ends.empty()) {
+      const std::vector<double> any_time(graph.nodes.size(), 0);
+      ends = fixed_buckets(ready_items(graph, items, any_time), data.bucket_bytes);
+    }
     int index = 0;
-    for (const Bucket& bucket : gradient_buckets(graph, layout, data.bucket_bytes)) {
+    for (const GradientRange& bucket : join_items(items, ends)) {
       const ValueId part =
           range_of(graph, flat, bucket.offset, bucket.elements, fmt::format("gradients.bucket{}", index));
       inserts.push_back(

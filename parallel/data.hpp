@@ -5,6 +5,7 @@
 // node); the sums then also go over the replica axis.
 
 #include "runtime/model/flat_layout.hpp"
+#include "runtime/plan/bucket_sizes.hpp"
 
 namespace plimsoll {
 
@@ -12,8 +13,10 @@ struct DataParallel {
   int ranks = 1;                   // of the data axis
   int shards = 1, shard_rank = 0;  // of the shard axis; 1 without ZeRO
   int zero = 0;
-  std::int64_t bucket_bytes = std::int64_t{25}
-                              << 20;  // without ZeRO: gradients summed at once; with it: those of a unit
+  // Without ZeRO, which gradients are summed at once (with it, those of a unit): the ends of buckets in
+  // gradient_items(), or, where there are none, as many items as fit these bytes.
+  std::vector<std::size_t> bucket_ends;
+  std::int64_t bucket_bytes = kFixedBucketBytes;
   int replicas() const { return ranks / shards; }
 };
 
@@ -32,12 +35,19 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
 // After add_update(). ZeRO-1 and 2: updated shards go to all ranks.
 void gather_updated(Graph& graph, const FlatLayout& layout, const DataParallel& data);
 
-// One range of the flat gradient buffer that is sent at once, in elements.
-struct Bucket {
+// A range of the flat gradient buffer, in elements.
+struct GradientRange {
   std::int64_t offset = 0, elements = 0;
   std::size_t ready_after = 0;  // node of the graph whose gradient is the last to be finished
 };
-// Whole units, as many as fit `bucket_bytes` but at least one, in the order in which backward finishes them.
-std::vector<Bucket> gradient_buckets(const Graph& graph, const FlatLayout& layout, std::int64_t bucket_bytes);
+
+// What buckets are made of: each matrix with the vectors and the padding behind it, in the order of the flat buffer,
+// which is about that in which backward finishes them.
+std::vector<GradientRange> gradient_items(const Graph& graph, const FlatLayout& layout);
+// Items that are neighbours as one; `ends` as in Buckets (runtime/plan/bucket_sizes.hpp).
+std::vector<GradientRange> join_items(const std::vector<GradientRange>& items, const std::vector<std::size_t>& ends);
+// Of every item, when backward has finished it (`node_ends`: by node, runtime/plan/cost.hpp) and its bytes.
+std::vector<ReadyItem> ready_items(const Graph& graph, const std::vector<GradientRange>& items,
+                                   const std::vector<double>& node_ends);
 
 }  // namespace plimsoll

@@ -34,4 +34,9 @@ std::vector<int> axis_group(const Mesh& mesh, int rank, std::string_view axis) {
   return group;
 }
 
+int axis_stride(const Mesh& mesh, std::string_view axis) {
+  const std::vector<int> group = axis_group(mesh, 0, axis);
+  return group.size() > 1 ? group[1] - group[0] : 1;
+}
+
 }  // namespace plimsoll

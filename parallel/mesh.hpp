@@ -33,5 +33,7 @@ inline constexpr std::array<std::string_view, 9> kMeshAxes{
     "world", "data", "shard", "replica", "pipeline", "pipeline_back", "embedding", "tensor", "kv_copy"};
 // The ranks of the group of `rank` along an axis, in the order of the axis. Error(Internal) for an unknown axis.
 std::vector<int> axis_group(const Mesh& mesh, int rank, std::string_view axis);
+// Ranks between neighbours of such a group; 1 where it has a single rank.
+int axis_stride(const Mesh& mesh, std::string_view axis);
 
 }  // namespace plimsoll

@@ -136,6 +136,12 @@ plimsoll_program_test(generate_run
     ${PROJECT_SOURCE_DIR}/configs/shakespeare_char.yaml ${CMAKE_CURRENT_BINARY_DIR}/generate_run -- ${mpirun} 2
   LABELS mpi TIMEOUT 180 SERIAL)
 
+# Links that were measured, and what is planned and run by them.
+plimsoll_program_test(probe_run
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/probe_run.py $<TARGET_FILE:plimsoll>
+    ${CMAKE_CURRENT_BINARY_DIR}/probe_run -- ${mpirun} 2
+  LABELS mpi TIMEOUT 180 SERIAL)
+
 # What a person sees of several ranks: one line per failure, plain lines in files, the plan that train uses.
 plimsoll_program_test(under_launcher
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/under_launcher.py $<TARGET_FILE:plimsoll>

@@ -1,5 +1,9 @@
 #include "runtime/plan/cluster.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "runtime/core/keys.hpp"
 
 namespace plimsoll {
@@ -43,6 +47,71 @@ Key<DeviceDescription> size_key(std::string name, std::int64_t DeviceDescription
           [member](const DeviceDescription& device) { return write_bytes(device.*member); }};
 }
 
+// A list of positive numbers.
+template <class T>
+Key<MeasuredLink> numbers_key(std::string name, std::vector<T> MeasuredLink::*member, std::string unit,
+                              std::string meaning) {
+  return {std::move(name),
+          "list of numbers",
+          std::move(unit),
+          above(0).text(),
+          std::move(meaning),
+          [member](MeasuredLink& link, const ConfigNode& node, const KeyScope& scope) {
+            if (!expect_list(node, scope)) return;
+            for (const ConfigNode& item : node.items) {
+              if (T value{}; read_value(item, above(0), scope, value)) (link.*member).push_back(value);
+            }
+          },
+          [member](const MeasuredLink& link) {
+            std::vector<ConfigNode> items;
+            for (const T value : link.*member) items.push_back(write_value(value));
+            return ConfigNode::list(std::move(items));
+          }};
+}
+
+KeyTable<MeasuredLink> measured_keys() {
+  using C = MeasuredLink;
+  return {.keys = {
+              key("axis", &C::axis, "where it was measured"),
+              key("operation", &C::operation, "what was measured"),
+              key("ranks", &C::ranks, between(2, 1 << 20), "ranks", "of a group"),
+              key("stride", &C::stride, between(1, 1 << 20), "ranks", "between neighbours of a group"),
+              numbers_key("bytes", &C::bytes, "bytes", "of the whole tensor, rising"),
+              numbers_key("seconds", &C::seconds, "s", "for each of the sizes"),
+          }};
+}
+
+void read_measured(ClusterDescription& cluster, const ConfigNode& node, const KeyScope& scope) {
+  cluster.measured.clear();
+  if (!expect_list(node, scope)) return;
+  const KeyTable<MeasuredLink> keys = measured_keys();
+  for (std::size_t i = 0; i < node.items.size(); ++i) {
+    const ConfigNode& item = node.items[i];
+    const KeyScope here{fmt::format("{}[{}]", scope.path, i), scope.errors, nullptr};
+    const std::size_t before = scope.errors->size();
+    MeasuredLink link;
+    keys.read(link, item, here);
+    for (const std::string& name : keys.names()) {
+      if (item.entry(name) == nullptr) here.child(name).fault(item, "is required");
+    }
+    if (scope.errors->size() > before) continue;
+    if (link.bytes.empty() || link.bytes.size() != link.seconds.size()) {
+      here.child("seconds").fault(item.entry("seconds")->value,
+                                  fmt::format("{} times for {} sizes", link.seconds.size(), link.bytes.size()));
+    } else if (std::adjacent_find(link.bytes.begin(), link.bytes.end(), std::greater_equal<>()) != link.bytes.end()) {
+      here.child("bytes").fault(item.entry("bytes")->value, "the sizes do not rise");
+    } else {
+      cluster.measured.push_back(std::move(link));
+    }
+  }
+}
+
+ConfigNode write_measured(const ClusterDescription& cluster) {
+  std::vector<ConfigNode> items;
+  for (const MeasuredLink& link : cluster.measured) items.push_back(measured_keys().write(link));
+  return ConfigNode::list(std::move(items));
+}
+
 KeyTable<DeviceDescription> device_keys() {
   using C = DeviceDescription;
   return {.keys = {
@@ -70,6 +139,12 @@ double PrecisionRates::of(DType dtype) const {
   }
 }
 
+LinkTable MeasuredLink::table() const {
+  std::vector<LinkSample> samples;
+  for (std::size_t i = 0; i < bytes.size(); ++i) samples.push_back({bytes[i], seconds[i]});
+  return LinkTable(std::move(samples));
+}
+
 KeyTable<ClusterDescription> cluster_keys() {
   using C = ClusterDescription;
   return {.keys = {
@@ -78,6 +153,8 @@ KeyTable<ClusterDescription> cluster_keys() {
               key("nodes", &C::nodes, between(1, 1 << 20), "nodes", "auto: as many as the ranks need"),
               section("inside", &C::inside, link_keys()),
               section("between", &C::between, link_keys()),
+              {"measured", "list of maps", "", "", "axis, operation, ranks, stride, bytes, seconds; may be left out",
+               read_measured, write_measured},
           }};
 }
 

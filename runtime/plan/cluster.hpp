@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/core/keys_fwd.hpp"
+#include "runtime/plan/link_table.hpp"
 #include "runtime/tensor/dtype.hpp"
 
 namespace plimsoll {
@@ -38,12 +40,26 @@ struct DeviceDescription {
   bool operator==(const DeviceDescription&) const = default;
 };
 
+// What a probe measured (comm/probe.hpp): an operation over groups of `ranks` ranks that are `stride` apart, all groups
+// of the axis at the same time.
+struct MeasuredLink {
+  std::string axis;  // on which they were: for people
+  LinkOperation operation = LinkOperation::AllReduce;
+  std::int64_t ranks = 2, stride = 1;
+  std::vector<std::int64_t> bytes;  // as LinkLine has them; at least one, rising, positive
+  std::vector<double> seconds;      // of each size, positive
+  LinkTable table() const;
+  bool operator==(const MeasuredLink&) const = default;
+};
+
 struct ClusterDescription {
   DeviceDescription device;
   std::int64_t devices_per_node = 16;
   std::optional<std::int64_t> nodes;       // nullopt: auto, as many as the ranks need
   LinkDescription inside{10e-6, 2.5e9};    // between devices of a node; per device, each way
   LinkDescription between{30e-6, 1.25e9};  // between nodes; per device, each way
+  // Where an operation over such groups was measured, its table counts instead of a line. May be empty.
+  std::vector<MeasuredLink> measured;
   bool operator==(const ClusterDescription&) const = default;
 };
 

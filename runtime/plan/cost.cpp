@@ -16,6 +16,14 @@ struct Section {
   double end_s = 0, exposed_s = 0, weight_grad_s = 0;
 };
 
+LinkOperation operation_of(CollectiveKind kind) {
+  switch (kind) {
+    case CollectiveKind::ReduceScatter: return LinkOperation::ReduceScatter;
+    case CollectiveKind::AllGather: return LinkOperation::AllGather;
+    default: return LinkOperation::AllReduce;
+  }
+}
+
 }  // namespace
 
 std::int64_t traffic_bytes(const Graph& graph, const Node& node) {
@@ -33,6 +41,11 @@ const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int
   return std::int64_t{ranks} * stride <= cluster.devices_per_node ? cluster.inside : cluster.between;
 }
 
+DescribedCosts::DescribedCosts(ClusterDescription cluster) : cluster_(std::move(cluster)) {
+  for (const MeasuredLink& link : cluster_.measured)
+    measured_.emplace(std::tuple{link.operation, link.ranks, link.stride}, link.table());
+}
+
 double DescribedCosts::node_seconds(const Graph& graph, const Node& node) const {
   const OpInfo& op = op_info(node.op);
   if (op.collective) return 0;
@@ -47,6 +60,8 @@ double DescribedCosts::node_seconds(const Graph& graph, const Node& node) const 
 
 double DescribedCosts::collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const {
   if (ranks == 1) return 0;
+  const auto found = measured_.find({operation_of(kind), ranks, stride});
+  if (found != measured_.end()) return found->second.seconds(static_cast<double>(bytes));
   const LinkDescription& link = link_of(cluster_, ranks, stride);
   const double rounds = std::ceil(std::log2(ranks)) * (kind == CollectiveKind::AllReduce ? 2 : 1);
   const auto sent = static_cast<double>(sent_elements(kind, bytes, ranks, 0));
@@ -57,11 +72,22 @@ double DescribedCosts::memory_seconds(std::int64_t bytes) const {
   return static_cast<double>(bytes) / cluster_.device.memory_bytes_per_s + cluster_.device.kernel_overhead_s;
 }
 
-NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::function<int(std::string_view)>& strides) {
+namespace {
+
+// One node on the clock of two streams.
+struct PlayedNode {
+  std::size_t node;
+  Graph::Section section;
+  bool on_wire;
+  double own_s, waits_s, end_s;  // waits_s: what its stream waits, and its own collectives
+};
+
+template <class Visit>
+void play_nodes(const Graph& graph, const CostModel& costs, const std::function<int(std::string_view)>& strides,
+                Variant when, const Visit& visit) {
   std::vector<double> written(graph.values.size(), 0);  // when a root's last writer ends
   std::vector<double> used(graph.values.size(), 0);     // when the last node that touches it ends
-  double compute = 0, communication = 0, forward_end = 0;
-  Section sections[2];
+  double compute = 0, communication = 0;
   std::vector<double> wire(graph.nodes.size(), 0);
   for (const CollectiveCall& call : collectives(graph))
     wire[call.node] += costs.collective_seconds(call.kind, call.bytes(), call.ranks, strides(call.axis));
@@ -69,7 +95,7 @@ NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::func
     const Node& node = graph.nodes[n];
     const Graph::Section where = graph.section(n);
     if (where == Graph::Section::Update) break;
-    if ((node.when & static_cast<std::uint8_t>(Variant::Middle)) == 0) continue;
+    if ((node.when & static_cast<std::uint8_t>(when)) == 0) continue;
     double begin = 0;
     for_each_access(graph, node, [&](const MemoryAccess& a) {
       const auto root = static_cast<std::size_t>(graph.root(a.value));
@@ -85,12 +111,23 @@ NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::func
       used[root] = std::max(used[root], end);
       if (a.writes) written[root] = end;
     });
-    Section& section = sections[where == Graph::Section::Forward ? 0 : 1];
-    section.end_s = std::max(section.end_s, end);
-    if (!on_wire) section.exposed_s += waits;
-    if (node.phase == Phase::WeightGrad) section.weight_grad_s += own;
-    if (where == Graph::Section::Forward) forward_end = std::max(forward_end, end);
+    visit(PlayedNode{n, where, on_wire, own, waits, end});
   }
+}
+
+}  // namespace
+
+NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::function<int(std::string_view)>& strides) {
+  double forward_end = 0;
+  Section sections[2];
+  play_nodes(graph, costs, strides, Variant::Middle, [&](const PlayedNode& played) {
+    const bool forward = played.section == Graph::Section::Forward;
+    Section& section = sections[forward ? 0 : 1];
+    section.end_s = std::max(section.end_s, played.end_s);
+    if (!played.on_wire) section.exposed_s += played.waits_s;
+    if (graph.nodes[played.node].phase == Phase::WeightGrad) section.weight_grad_s += played.own_s;
+    if (forward) forward_end = std::max(forward_end, played.end_s);
+  });
   NodeTimes times;
   times.forward_s = sections[0].end_s;
   times.backward_s = std::max(0.0, sections[1].end_s - forward_end);
@@ -98,6 +135,18 @@ NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::func
   times.exposed_forward_s = sections[0].exposed_s;
   times.exposed_backward_s = sections[1].exposed_s;
   return times;
+}
+
+std::vector<double> node_ends(const Graph& graph, const CostModel& costs,
+                              const std::function<int(std::string_view)>& strides, Variant when) {
+  std::vector<double> ends(graph.nodes.size(), -1);
+  play_nodes(graph, costs, strides, when, [&](const PlayedNode& played) { ends[played.node] = played.end_s; });
+  double last = 0;
+  for (double& end : ends) {
+    if (end < 0) end = last;
+    last = std::max(last, end);
+  }
+  return ends;
 }
 
 }  // namespace plimsoll

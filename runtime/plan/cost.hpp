@@ -2,7 +2,9 @@
 // What the nodes of a program cost in time. FLOPs and bytes come from the op declarations; a cost model has the rates.
 
 #include <functional>
+#include <map>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "runtime/exec/collectives.hpp"
@@ -31,10 +33,11 @@ const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int
 
 // A roofline: max(FLOPs / rate of the op, bytes / memory rate) + overhead. A collective of n ranks takes the latency of
 // its ceil(log2 n) rounds (twice for an all-reduce; Thakur, Rabenseifner & Gropp 2005) plus the bytes that a rank sends
-// (runtime/exec/volume.hpp) over the rate of the link. A precision without a rate is Error(Config).
+// (runtime/exec/volume.hpp) over the rate of the link; where the description has a measurement of such a group, what
+// that says. A precision without a rate is Error(Config).
 class DescribedCosts : public CostModel {
  public:
-  explicit DescribedCosts(ClusterDescription cluster) : cluster_(std::move(cluster)) {}
+  explicit DescribedCosts(ClusterDescription cluster);
   double node_seconds(const Graph& graph, const Node& node) const override;
   double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override;
   double memory_seconds(std::int64_t bytes) const override;
@@ -42,6 +45,7 @@ class DescribedCosts : public CostModel {
 
  private:
   ClusterDescription cluster_;
+  std::map<std::tuple<LinkOperation, std::int64_t, std::int64_t>, LinkTable> measured_;  // by operation, ranks, stride
 };
 
 // A program played on two streams, compute and communication: a node begins when its stream is free and what it reads
@@ -53,5 +57,10 @@ struct NodeTimes {
 };
 // `strides`: ranks between neighbours, by axis.
 NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::function<int(std::string_view)>& strides);
+
+// The same program, of the micro-batches that run `when`: by node, when it has ended; of one that does not run then,
+// and of the update, when those before it have.
+std::vector<double> node_ends(const Graph& graph, const CostModel& costs,
+                              const std::function<int(std::string_view)>& strides, Variant when);
 
 }  // namespace plimsoll

@@ -2,17 +2,20 @@
 // What a message or a collective over a group of ranks takes, by size: the measured table (comm/probe.hpp) or a line
 // from a description. The planners' one source for the time of communication.
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
+
+#include "runtime/core/keys_fwd.hpp"
 
 namespace plimsoll {
 
 enum class LinkOperation : std::uint8_t { SendReceive, ReduceScatter, AllGather, AllReduce };
 inline constexpr int kLinkOperations = 4;
-constexpr std::string_view link_operation_name(LinkOperation operation) {
-  constexpr std::string_view names[kLinkOperations]{"send_receive", "reduce_scatter", "all_gather", "all_reduce"};
-  return names[static_cast<int>(operation)];
+constexpr std::array<EnumName, kLinkOperations> enum_names(LinkOperation) {
+  return {named(LinkOperation::SendReceive, "send_receive"), named(LinkOperation::ReduceScatter, "reduce_scatter"),
+          named(LinkOperation::AllGather, "all_gather"), named(LinkOperation::AllReduce, "all_reduce")};
 }
 
 // T(m) = latency + m / bandwidth, m in bytes of the whole tensor: of the message, of what is reduced, or of what the

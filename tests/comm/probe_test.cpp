@@ -25,7 +25,7 @@ TEST(Probe, EveryRankFindsTheSameTable) {
         tables.push_back(table.samples());
         return "";
       });
-      for (const std::string& fault : faults) EXPECT_EQ(fault, "") << link_operation_name(operation);
+      for (const std::string& fault : faults) EXPECT_EQ(fault, "") << to_text(operation);
       ASSERT_EQ(std::ssize(tables), ranks);
       ASSERT_EQ(tables[0].size(), 7U) << "1 KiB to 64 KiB";
       for (const auto& table : tables) {

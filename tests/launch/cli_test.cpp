@@ -13,13 +13,13 @@ namespace {
 TEST(CommandLine, VerbsAndOptionsAreFrozen) {
   const std::string help = command_line_help();
   for (const char* verb :
-       {"train", "eval", "generate", "data", "data prepare", "plan", "graph", "config", "info", "export"}) {
+       {"train", "eval", "probe", "generate", "data", "data prepare", "plan", "graph", "config", "info", "export"}) {
     EXPECT_NE(help.find(std::string("Usage: plimsoll ") + verb + " "), std::string::npos) << verb << " in\n" << help;
   }
   for (const char* option :
-       {"CONFIG",        "--set",    "--json",    "--out",  "--tokenizer", "--like",   "--prompt", "--tokens",
-        "--temperature", "--top-k",  "--top-p",   "--seed", "--ranks",     "--budget", "--peak",   "--gantt",
-        "--gantt-svg",   "--verify", "--program", "--dot",  "--version",   "FROM",     "TO"}) {
+       {"CONFIG",        "--set",    "--json",    "--out",     "--tokenizer", "--like",    "--prompt", "--tokens",
+        "--temperature", "--top-k",  "--top-p",   "--seed",    "--ranks",     "--budget",  "--peak",   "--gantt",
+        "--gantt-svg",   "--verify", "--largest", "--program", "--dot",       "--version", "FROM",     "TO"}) {
     EXPECT_NE(help.find(option), std::string::npos) << option;
   }
 }
@@ -58,6 +58,9 @@ TEST(CommandLine, WhatIsNotUnderstoodIsAUsageError) {
   EXPECT_EQ(run({"graph", "x.yaml", "--ranks", "2", "--rank", "2"}), usage);
   EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "bytes"}), usage);
   EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "byte", "--vocabulary", "500"}), usage);
+  EXPECT_EQ(run({"probe", "--largest", "12"}), usage);
+  EXPECT_EQ(run({"probe", "--largest", "much"}), usage);
+  EXPECT_EQ(run({"probe", "--set", "parallel.tensor=2"}), usage);
   EXPECT_EQ(run({"--help"}), 0);
   EXPECT_EQ(run({"--version"}), 0);
   EXPECT_EQ(run({"config"}), 0);

@@ -48,6 +48,45 @@ TEST(ClusterFile, TheCpuFileIsTheDefault) {
   EXPECT_EQ(load_cluster((kFolder / "cpu.yaml").string()), ClusterDescription{});
 }
 
+TEST(ClusterFile, WhatIsWrittenIsReadBack) {
+  ClusterDescription c;
+  c.device.name = "a: device # with \"marks\"";
+  c.device.matmul.fp32 = 123456789012.5;
+  c.nodes = 3;
+  c.inside = {1.25e-5, 3.1e9};
+  EXPECT_EQ(parse_cluster(write_cluster(c, "# nothing measured\n"), "c.yaml"), c);
+  c.measured.push_back({"data", LinkOperation::AllReduce, 4, 2, {1024, 4096}, {1.5e-5, 2.25e-5}});
+  c.measured.push_back({"tensor", LinkOperation::SendReceive, 2, 1, {8}, {1e-6}});
+  const std::string text = write_cluster(c, "# measured\n");
+  EXPECT_EQ(text.rfind("# measured\n", 0), 0U);
+  EXPECT_EQ(parse_cluster(text, "c.yaml"), c);
+}
+
+TEST(ClusterFile, FaultsOfMeasurementsNameTheirPlace) {
+  const std::string good = write_cluster({}, "");
+  const auto fault = [&](const std::string& entry) { return faults(good + "measured:\n  - " + entry + "\n"); };
+  const std::string line = std::to_string(std::count(good.begin(), good.end(), '\n') + 2);
+  const std::string rest = "axis: data, operation: all_reduce, ranks: 2, stride: 1, ";
+  EXPECT_EQ(fault("{" + rest + "bytes: [1, 2], seconds: [1, 2]}"), "");
+  for (const auto& [entry, text] : std::vector<std::pair<std::string, std::string>>{
+           {"{" + rest + "bytes: [1, 2], seconds: [1]}", "measured[0].seconds: 1 times for 2 sizes"},
+           {"{" + rest + "bytes: [], seconds: []}", "measured[0].seconds: 0 times for 0 sizes"},
+           {"{" + rest + "bytes: [2, 2], seconds: [1, 2]}", "measured[0].bytes: the sizes do not rise"},
+           {"{" + rest + "bytes: [1], seconds: [0]}", "measured[0].seconds: "},
+           {"{" + rest + "bytes: [x], seconds: [1]}", "measured[0].bytes: expected an integer, got 'x'"},
+           {"{" + rest + "bytes: [1]}", "measured[0].seconds: is required"},
+           {"{" + rest + "bites: [1]}", "unknown key 'bites' in 'measured[0]'"},
+           {"{axis: data, operation: all_reduced, ranks: 2, stride: 1, bytes: [1], seconds: [1]}",
+            "measured[0].operation: "},
+           {"{axis: data, operation: all_reduce, ranks: 1, stride: 1, bytes: [1], seconds: [1]}",
+            "measured[0].ranks: "},
+           {"[1, 2]", "measured[0]: expected a map"}}) {
+    const std::string said = fault(entry);
+    EXPECT_NE(said.find(text), std::string::npos) << said;
+    EXPECT_EQ(said.rfind("c.yaml:" + line + ":", 0), 0U) << said;
+  }
+}
+
 TEST(ClusterFile, FaultsNameTheirPlace) {
   EXPECT_NE(faults("devices_per_node: none\n").find("c.yaml:1:19: devices_per_node: expected an integer, got 'none'"),
             std::string::npos);

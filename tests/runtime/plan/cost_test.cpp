@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "runtime/core/error.hpp"
 #include "runtime/graph/autodiff.hpp"
 #include "runtime/model/transformer.hpp"
@@ -68,6 +70,34 @@ TEST(Cost, AnEmbeddingTouchesRowsNotItsTable) {
   std::int64_t traffic = 0;
   seconds_of("embedding", Phase::Forward, simple_cluster(), &traffic);
   EXPECT_EQ(traffic, 2 * 128 * 4 + 2 * 256 * 64 * 4);  // tokens, rows read, rows written; the table has 256000 bytes
+}
+
+TEST(Cost, WhereAGroupWasMeasuredItsTableCounts) {
+  ClusterDescription c = simple_cluster();
+  c.measured.push_back({"data", LinkOperation::AllReduce, 4, 2, {1024, 2048}, {1e-3, 3e-3}});
+  const DescribedCosts costs(c), lines(simple_cluster());
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::AllReduce, 2048, 4, 2), 3e-3);
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::AllReduce, 4096, 4, 2), 7e-3);
+  // Another operation, number of ranks or distance between them was not measured.
+  for (const auto& [kind, ranks, stride] : {std::tuple{CollectiveKind::AllGather, 4, 2},
+                                            {CollectiveKind::AllReduce, 2, 2},
+                                            {CollectiveKind::AllReduce, 4, 1}})
+    EXPECT_DOUBLE_EQ(costs.collective_seconds(kind, 2048, ranks, stride),
+                     lines.collective_seconds(kind, 2048, ranks, stride));
+}
+
+// The clock that gradients are sized by is the one that predicts the step.
+TEST(Cost, NodesEndWhereTheStepSays) {
+  Graph graph = build_transformer(small_model(), {2, 128});
+  add_backward(graph);
+  const DescribedCosts costs(simple_cluster());
+  const auto stride = [](std::string_view) { return 1; };
+  const NodeTimes times = time_nodes(graph, costs, stride);
+  const std::vector<double> ends = node_ends(graph, costs, stride, Variant::Only);
+  ASSERT_EQ(ends.size(), graph.nodes.size());
+  EXPECT_TRUE(std::is_sorted(ends.begin(), ends.end())) << "one rank has one stream";
+  EXPECT_NEAR(ends.back(), times.forward_s + times.backward_s, 1e-12);
+  EXPECT_NEAR(ends[graph.backward_begin - 1], times.forward_s, 1e-12);
 }
 
 TEST(Cost, CollectivesTakeTheirRoundsAndTheBytesOfTheFormulas) {

@@ -1,0 +1,88 @@
+#include <cstdio>
+#include <functional>
+
+#include "launch/cluster_file.hpp"
+#include "launch/commands.hpp"
+#include "launch/probe_cluster.hpp"
+#include "launch/process.hpp"
+#include "launch/run_setup.hpp"
+#include "runtime/checkpoint/file.hpp"
+#include "runtime/core/text.hpp"
+
+namespace plimsoll {
+namespace {
+
+// The configuration whose mesh is measured; the default one without a file.
+Config probed_config(const ConfigArguments& arguments, int ranks) {
+  if (arguments.path.empty()) {
+    require(arguments.overrides.empty(), ErrorKind::Usage, "--set changes a configuration: plimsoll probe CONFIG");
+    return {};
+  }
+  Config config = load_config(arguments.path, arguments.overrides);
+  require(!config.parallel.automatic, ErrorKind::Config, "{}: is auto, but a probe needs the mesh that it measures",
+          key_place(config, "parallel"));
+  check_for_ranks(config, ranks);
+  return config;
+}
+
+// Without a configuration, every rank is a replica.
+Mesh probed_mesh(const ProbeArguments& arguments, const Config& config, int ranks) {
+  if (!arguments.config.path.empty()) return choose_mesh(config, ranks);
+  Mesh mesh;
+  mesh.data = mesh.shards = ranks;
+  return mesh;
+}
+
+// By rank: the same for ranks of one host.
+std::vector<std::uint64_t> hosts_of(const Group& control) {
+  std::vector<std::uint64_t> hosts(static_cast<std::size_t>(control.size()));
+  const std::uint64_t mine = std::hash<std::string>{}(host_name());
+  control.gather_values(&mine, sizeof(mine), hosts.data());
+  return hosts;
+}
+
+std::string comment_of(const ClusterDescription& cluster, const Mesh& mesh, const std::string& guess) {
+  std::string comment =
+      fmt::format("# Measured by plimsoll probe on {} rank(s), {} of a host: data {} x pipeline {} x tensor {}.\n",
+                  mesh.ranks(), cluster.devices_per_node, mesh.data, mesh.pipeline, mesh.tensor);
+  comment += "# Not measured: kernel_overhead_s and the latency of host; peak is the rate of matrix products.\n";
+  return guess.empty() ? comment : comment + fmt::format("# {}.\n", guess);
+}
+
+}  // namespace
+
+int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
+  ProbeOptions options;
+  const std::optional<std::int64_t> largest = parse_bytes(a.largest);
+  require(largest && *largest >= options.least_bytes, ErrorKind::Usage, "--largest '{}': is not a size of at least {}",
+          a.largest, format_bytes(options.least_bytes));
+  options.largest_bytes = *largest;
+  const Place place{mpi.rank(), mpi.size(), mpi.local_rank(), mpi.local_size()};
+  const Config config = probed_config(a.config, place.ranks);
+  const Mesh mesh = probed_mesh(a, config, place.ranks);
+  const Group control = mpi.world("control");
+  const Groups groups = make_groups(mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
+    return mpi.group(axis, ranks, config.comm.collectives == CollectiveSource::Mpi);
+  });
+  const bool tells = place.rank == 0 && !a.out.empty();
+  ClusterDescription cluster;
+  cluster.devices_per_node = static_cast<std::int64_t>(control.max(place.local_ranks));
+  cluster.device = measure_device(control, choose_threads(config, place), place.local_ranks);
+  cluster.measured = measure_links(control, mesh, groups, options, [&](const MeasuredLink& link) {
+    if (tells) fmt::print("{}\n", to_text(link));
+    std::fflush(stdout);
+  });
+  const std::string guess = fit_links(cluster, mesh, hosts_of(control));
+  if (place.rank != 0) return 0;
+  const std::string text = write_cluster(cluster, comment_of(cluster, mesh, guess));
+  if (!tells) {
+    fmt::print("{}", text);
+    return 0;
+  }
+  replace_file(a.out, text);
+  if (!guess.empty()) fmt::print("{}\n", guess);
+  fmt::print("{}: written, for plan --cluster and comm.cluster\n", a.out);
+  return 0;
+}
+
+}  // namespace plimsoll

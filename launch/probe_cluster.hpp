@@ -1,0 +1,34 @@
+#pragma once
+// What `plimsoll probe` measures: the links between the groups of a mesh and the rates of a rank, as a description that
+// plans are made with (runtime/plan/cluster.hpp).
+
+#include <functional>
+#include <string>
+
+#include "comm/probe.hpp"
+#include "launch/groups.hpp"
+#include "runtime/plan/cluster.hpp"
+
+namespace plimsoll {
+
+// Every operation over the groups of every axis that has several ranks, all groups of an axis at the same time, as in a
+// step; the slowest group counts. Axes whose groups look alike are measured once. Collective over `control`, the group
+// of all ranks; every rank returns the same. `told`, if it is not empty, hears of each table as it is finished.
+std::vector<MeasuredLink> measure_links(const Group& control, const Mesh& mesh, const Groups& groups,
+                                        const ProbeOptions& options,
+                                        const std::function<void(const MeasuredLink&)>& told = {});
+
+// What the slowest rank reaches while all of them compute: matrix products and attention in fp32 and fp64, elementwise
+// kernels, copies. `memory_bytes` and what lies outside the arena are of a rank; `peak` is the rate of matrix products,
+// for want of a data sheet. The overhead of a kernel is not measured. Collective over `control`.
+DeviceDescription measure_device(const Group& control, int threads, int local_ranks);
+
+// `inside` and `between` as the line that fits the messages of measured groups whose ranks are on one host, or not;
+// `hosts`: of each rank, anything that is the same on one host. Where there was no such group, the line is that of the
+// other kind. Returns what has to be said about it; empty where both were measured.
+std::string fit_links(ClusterDescription& cluster, const Mesh& mesh, const std::vector<std::uint64_t>& hosts);
+
+// A line for people: "data: all_reduce over 2 ranks: …".
+std::string to_text(const MeasuredLink& link);
+
+}  // namespace plimsoll

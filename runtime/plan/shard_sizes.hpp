@@ -1,0 +1,75 @@
+#pragma once
+// How large a message is, and into which parts work and state are cut, from what links, ranks and memory are like
+// (planner.md, section 3). Pure functions, so that all ranks decide alike; each answer says what it takes.
+// A link is T(m) = α + m/B (LinkLine: latency and bandwidth).
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "runtime/plan/bucket_sizes.hpp"
+#include "runtime/plan/link_table.hpp"
+
+namespace plimsoll {
+
+// The smallest message that uses the share `efficiency`, in [0, 1), of the bandwidth: (m/B) / (α + m/B) >= η from
+// m = η/(1-η)·αB on. For 90 % that is nine times the product of bandwidth and latency.
+std::int64_t efficient_bytes(const LinkLine& line, double efficiency);
+// A shard is not cut smaller than that, and not larger than what memory allows.
+std::int64_t shard_bytes(const LinkLine& line, double efficiency, std::int64_t most_bytes);
+
+struct PieceChoice {
+  std::int64_t pieces = 1;
+  double seconds = 0;  // in so many pieces
+  double whole_s = 0;  // in one
+  double gain_s() const { return whole_s - seconds; }
+};
+
+// A message that goes through `hops` ranks or links in k pieces of m/k bytes, one behind the other, takes
+// (k + hops - 1)·T(m/k). With T a line that is least at pieces of c* = √(αBm/(hops-1)) bytes. Looked at, with
+// `seconds`: pieces of about c*/2, c* and 2c*, and the whole message.
+PieceChoice choose_message_pieces(std::int64_t bytes, int hops, const LinkLine& line, const MessageSeconds& seconds);
+
+// Work of Tc seconds and a message of m bytes that are both cut into k pieces; the message of a piece goes beside the
+// work on the next one, and every piece of work costs `overhead_s` more:
+//   Tc/k + o + (k-1)·max(Tc/k + o, T(m/k)) + T(m/k)
+// It is least near k* = √(min(Tc, Tm)/α'), α' what one more piece costs, max(α, o). Looked at, with `seconds`: the
+// numbers of `allowed` (rising, from 1 on) on both sides of k*/2, k* and 2k*, and 1.
+PieceChoice choose_overlap_pieces(double compute_s, double overhead_s, std::int64_t bytes, const LinkLine& line,
+                                  const MessageSeconds& seconds, std::span<const std::int64_t> allowed);
+
+struct LinkShares {
+  std::vector<std::int64_t> bytes;  // by link; together the message
+  double seconds = 0;
+  double alone_s = 0;  // the whole message over the link that is fastest for it
+  double gain_s() const { return alone_s - seconds; }
+};
+
+// One message over several links at once, at least one: x_i = B_i·max(0, T - α_i) with Σ x_i = m, so that all links
+// that take part are done at the same time T.
+LinkShares share_over_links(std::int64_t bytes, std::span<const LinkLine> links);
+
+struct RankSpeed {
+  double micro_batch_s = 0;       // forward and backward, > 0
+  std::int64_t most_batches = 0;  // that its budget allows
+};
+
+struct BatchShares {
+  std::vector<std::int64_t> micro_batches;  // by rank
+  double seconds = 0;                       // of the rank that is done last
+  double even_s = 0;                        // the same with shares as equal as they can be, whatever they need
+  double gain_s() const { return even_s - seconds; }
+};
+
+// `total` micro-batches for ranks of different speed, at least `least` for each: whoever is done last is done as early
+// as possible. nullopt: no shares are within the limits.
+std::optional<BatchShares> share_micro_batches(std::int64_t total, std::span<const RankSpeed> ranks,
+                                               std::int64_t least = 1);
+
+// Elements of state for each rank, in proportion to the bytes that are free on it, in whole units of `unit` elements
+// but for the last one. nullopt: they do not fit.
+std::optional<std::vector<std::int64_t>> share_state(std::int64_t elements, std::int64_t bytes_per_element,
+                                                     std::span<const std::int64_t> free_bytes, std::int64_t unit = 1);
+
+}  // namespace plimsoll

@@ -1,0 +1,125 @@
+// What a probe finds out about a mesh of threads, and that plans can be made with it.
+
+#include "launch/probe_cluster.hpp"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "launch/cluster_file.hpp"
+#include "runtime/plan/cost.hpp"
+#include "tests/support/local_mesh.hpp"
+
+namespace plimsoll {
+namespace {
+
+constexpr ProbeOptions kQuick{.largest_bytes = 1 << 14, .repetitions = 2};
+
+std::map<int, std::vector<MeasuredLink>> measured_on(const Mesh& mesh) {
+  std::mutex mutex;
+  std::map<int, std::vector<MeasuredLink>> all;
+  test::on_mesh(mesh, [&](int rank, const Groups& groups) {
+    std::vector<MeasuredLink> mine = measure_links(groups.find("world")->second, mesh, groups, kQuick);
+    const std::lock_guard lock(mutex);
+    all[rank] = std::move(mine);
+  });
+  return all;
+}
+
+TEST(ProbeCluster, EveryAxisAndOperationOnceAndAlikeOnAllRanks) {
+  // Tensor groups are neighbours, replicas two apart, stages four; the embedding group is like the pipeline's.
+  const Mesh mesh{.data = 2, .pipeline = 2, .tensor = 2, .shards = 2};
+  const auto all = measured_on(mesh);
+  ASSERT_EQ(all.size(), 8U);
+  for (const auto& [rank, links] : all) EXPECT_EQ(links, all.at(0)) << rank;
+  std::set<std::tuple<std::int64_t, std::int64_t, LinkOperation>> found;
+  for (const MeasuredLink& link : all.at(0)) {
+    EXPECT_EQ(link.bytes.size(), 5U);
+    EXPECT_EQ(link.table().samples().size(), 5U) << "a valid table";
+    EXPECT_TRUE(found.emplace(link.ranks, link.stride, link.operation).second);
+  }
+  std::set<std::tuple<std::int64_t, std::int64_t, LinkOperation>> expected;
+  for (const std::int64_t stride : {1, 2, 4}) {
+    for (int o = 0; o < kLinkOperations; ++o) expected.emplace(2, stride, static_cast<LinkOperation>(o));
+  }
+  EXPECT_EQ(found, expected);
+}
+
+// Of three stages the middle one is not in the embedding group, and still has its table.
+TEST(ProbeCluster, RanksOutsideOfAGroupHaveItsTable) {
+  const auto all = measured_on({.pipeline = 3});
+  ASSERT_EQ(all.size(), 3U);
+  EXPECT_EQ(all.at(1), all.at(0));
+  EXPECT_EQ(all.at(0).size(), 8U);
+  EXPECT_EQ(all.at(0).back().axis, "embedding");
+  EXPECT_EQ(all.at(0).back().stride, 2);
+}
+
+MeasuredLink line_of(const std::string& axis, std::int64_t stride, const LinkLine& line) {
+  MeasuredLink link{axis, LinkOperation::SendReceive, 2, stride, {}, {}};
+  const LinkTable table(line);
+  for (const LinkSample& s : table.samples()) {
+    link.bytes.push_back(s.bytes);
+    link.seconds.push_back(s.seconds);
+  }
+  return link;
+}
+
+TEST(ProbeCluster, LinksInsideAndBetweenHosts) {
+  const Mesh mesh{.data = 2, .tensor = 2};
+  const MeasuredLink tensor = line_of("tensor", 1, {1e-6, 4e9}), data = line_of("data", 2, {1e-4, 1e8});
+  const auto fit = [&](const std::vector<MeasuredLink>& links, const std::vector<std::uint64_t>& hosts,
+                       std::string& said) {
+    ClusterDescription cluster;
+    cluster.measured = links;
+    said = fit_links(cluster, mesh, hosts);
+    return cluster;
+  };
+  std::string said;
+  const ClusterDescription both = fit({data, tensor}, {7, 7, 9, 9}, said);
+  EXPECT_EQ(said, "");
+  EXPECT_NEAR(both.inside.bytes_per_s, 4e9, 1e3);
+  EXPECT_NEAR(both.between.latency_s, 1e-4, 1e-9);
+  const ClusterDescription near = fit({data, tensor}, {7, 7, 7, 7}, said);
+  EXPECT_NE(said.find("inside hosts"), std::string::npos) << said;
+  EXPECT_EQ(near.between, near.inside);
+  const ClusterDescription far = fit({data}, {1, 2, 3, 4}, said);
+  EXPECT_NE(said.find("no group was inside"), std::string::npos) << said;
+  EXPECT_EQ(far.between, far.inside);
+  EXPECT_NEAR(far.inside.bytes_per_s, 1e8, 1);
+  fit({}, {1, 1, 1, 1}, said);
+  EXPECT_NE(said.find("a guess"), std::string::npos) << said;
+}
+
+TEST(ProbeCluster, WhatIsMeasuredIsReadBackAndUsed) {
+  const Mesh mesh{.data = 2};
+  std::mutex mutex;
+  ClusterDescription cluster;
+  test::on_mesh(mesh, [&](int rank, const Groups& groups) {
+    const Group& control = groups.find("world")->second;
+    ClusterDescription mine;
+    mine.device = measure_device(control, 1, 2);
+    mine.measured = measure_links(control, mesh, groups, kQuick);
+    const std::lock_guard lock(mutex);
+    if (rank == 0) cluster = mine;
+  });
+  const DeviceDescription& d = cluster.device;
+  for (const double rate :
+       {d.matmul.fp32, d.matmul.fp64, d.attention.fp32, d.attention.fp64, d.memory_bytes_per_s, d.host.bytes_per_s}) {
+    EXPECT_GT(rate, 1e7);
+    EXPECT_LT(rate, 1e15);
+  }
+  EXPECT_GT(d.memory_bytes, d.outside_bytes);
+  const ClusterDescription read = parse_cluster(write_cluster(cluster, "# a probe\n"), "c.yaml");
+  ASSERT_EQ(read.measured.size(), cluster.measured.size());
+  EXPECT_EQ(read.measured.back().bytes, cluster.measured.back().bytes);
+  const DescribedCosts costs(read);
+  const MeasuredLink& sums = read.measured.back();
+  ASSERT_EQ(sums.operation, LinkOperation::AllReduce);
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::AllReduce, sums.bytes.back(), 2, 1), sums.seconds.back());
+}
+
+}  // namespace
+}  // namespace plimsoll

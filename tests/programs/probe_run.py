@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""A probe under the launcher, and what reads its file: plan --cluster, and a run whose buckets are sized by it.
+    probe_run.py PLIMSOLL FOLDER -- LAUNCHER…"""
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+plimsoll, folder, launcher = sys.argv[1], Path(sys.argv[2]), sys.argv[sys.argv.index("--") + 1:]
+shutil.rmtree(folder, ignore_errors=True)
+folder.mkdir(parents=True)
+cluster = folder / "cluster.yaml"
+(folder / "text.txt").write_text("The quality of mercy is not strained. " * 400)
+
+
+def run(*command, code=0):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120)
+    if done.returncode != code:
+        sys.exit(f"{command}: exit code {done.returncode}, expected {code}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def train(name, *overrides):
+    config = folder / "run.yaml"
+    config.write_text(
+        "model: {family: gpt2, layers: 4, hidden: 64, heads: 4, vocabulary: 257, positions: 64, dropout: 0}\n"
+        f"data: {{train: {folder}/data, validation: 0, sequence: 32}}\ntrain: {{steps: 3, global_batch: 8}}\n"
+        f"optimizer: {{lr: 1e-3}}\nschedule: {{name: constant}}\n"
+        f"run: {{dir: {folder}/{name}, threads: 1, eval_every: 0, save_every: 0}}\n")
+    sets = [word for o in overrides for word in ("--set", o)]
+    run(*launcher, plimsoll, "train", config, *sets)
+    plan = json.loads((folder / name / "plan.json").read_text())
+    return plan["buckets"], [json.loads(line)["loss"] for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+
+
+told = run(*launcher, plimsoll, "probe", "--largest", "256KiB", "--out", cluster)
+for operation in ("send_receive", "reduce_scatter", "all_gather", "all_reduce"):
+    assert told.count(operation) == 1, told
+text = cluster.read_text()
+assert text.count("  - {axis: data, ") == 4 and "262144" in text, text
+assert "inside a host" in text or "inside hosts" in text, "what was not measured is said"
+
+run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "data")
+fixed, losses = train("fixed")
+assert len(fixed["bytes"]) == 1 and "exposed_ms" not in fixed, fixed
+sized, sized_losses = train("sized", f"comm.cluster={cluster}")
+assert sum(sized["bytes"]) == sum(fixed["bytes"]) and sized["best"]["gain_ms"] == 0, sized
+assert sized_losses == losses, "buckets change no bit"
+planned = json.loads(run(plimsoll, "plan", folder / "run.yaml", "--ranks", "2", "--cluster", cluster, "--json"))
+assert planned["buckets"]["bytes"] == sized["bytes"], "plan says what a run does"
+
+# A link on which a message costs more than all of them together: one bucket; and a file with a fault names its place.
+slow = text[:text.index("\nmeasured:")] + ("\nmeasured:\n  - {axis: data, operation: all_reduce, ranks: 2, stride: 1, "
+                                         "bytes: [1024, 2048, 1048576], seconds: [1, 1.001, 1.002]}\n")
+(folder / "slow.yaml").write_text(slow)
+one, slow_losses = train("slow", f"comm.cluster={folder}/slow.yaml")
+assert len(one["bytes"]) == 1 and one["exposed_ms"] > 900 and slow_losses == losses, one
+(folder / "wrong.yaml").write_text(slow.replace("seconds: [1, ", "seconds: [0, "))
+said = run(plimsoll, "plan", folder / "run.yaml", "--cluster", folder / "wrong.yaml", code=78)
+assert f"wrong.yaml:{slow.count(chr(10))}:" in said and "measured[0].seconds" in said, said
+print("probe_run: good")

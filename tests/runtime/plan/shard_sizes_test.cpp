@@ -1,0 +1,166 @@
+#include "runtime/plan/shard_sizes.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numeric>
+#include <random>
+
+#include "runtime/core/error.hpp"
+
+namespace plimsoll {
+namespace {
+
+MessageSeconds over(const LinkLine& line) {
+  return [line](std::int64_t bytes) { return line.seconds(static_cast<double>(bytes)); };
+}
+
+TEST(EfficientBytes, IsWhereTheShareOfTheBandwidthIsReached) {
+  const LinkLine line{100e-6, 1e9};
+  EXPECT_EQ(efficient_bytes(line, 0.9), 900000) << "nine times the product of bandwidth and latency";
+  for (const double share : {0.1, 0.5, 0.9, 0.99}) {
+    const auto used = [&](double bytes) { return bytes / line.bytes_per_s / line.seconds(bytes); };
+    EXPECT_NEAR(used(static_cast<double>(efficient_bytes(line, share))), share, 1e-4) << "to half a byte";
+  }
+  EXPECT_EQ(efficient_bytes({0, 1e9}, 0.9), 0) << "without latency any size will do";
+  EXPECT_THROW(efficient_bytes(line, 1), Error);
+}
+
+TEST(EfficientBytes, MemoryIsTheLimit) {
+  EXPECT_EQ(shard_bytes({100e-6, 1e9}, 0.9, 2000000), 900000);
+  EXPECT_EQ(shard_bytes({100e-6, 1e9}, 0.9, 4096), 4096);
+}
+
+TEST(MessagePieces, NearTheOptimumOfTheFormula) {
+  const LinkLine line{1e-3, 1e8};
+  const std::int64_t bytes = 10 << 20;
+  for (const int hops : {2, 5, 9}) {
+    const PieceChoice choice = choose_message_pieces(bytes, hops, line, over(line));
+    const auto seconds = [&](std::int64_t k) {
+      return static_cast<double>(k + hops - 1) * line.seconds(static_cast<double>((bytes + k - 1) / k));
+    };
+    double least = 1e300;
+    for (std::int64_t k = 1; k <= 2000; ++k) least = std::min(least, seconds(k));
+    EXPECT_LE(choice.seconds, 1.01 * least) << hops;
+    EXPECT_DOUBLE_EQ(choice.seconds, seconds(choice.pieces));
+    EXPECT_DOUBLE_EQ(choice.whole_s, seconds(1));
+    EXPECT_GT(choice.gain_s(), 0);
+  }
+  EXPECT_EQ(choose_message_pieces(bytes, 1, line, over(line)).pieces, 1) << "one hop: nothing to overlap with";
+}
+
+TEST(OverlapPieces, TheBestOfTheThreeAndOfTheWhole) {
+  const LinkLine line{1e-4, 1e9};
+  std::vector<std::int64_t> allowed(64);
+  std::iota(allowed.begin(), allowed.end(), 1);
+  const PieceChoice choice = choose_overlap_pieces(10e-3, 0, 10000000, line, over(line), allowed);
+  const auto seconds = [&](double k) {
+    const double message = line.seconds(std::ceil(1e7 / k));
+    return 10e-3 / k + (k - 1) * std::max(10e-3 / k, message) + message;
+  };
+  double least = 1e300;
+  for (int k = 1; k <= 64; ++k) least = std::min(least, seconds(k));
+  EXPECT_LE(choice.seconds, 1.05 * least);
+  EXPECT_NEAR(choice.seconds, seconds(static_cast<double>(choice.pieces)), 1e-12);
+  EXPECT_NEAR(choice.whole_s, 10e-3 + 10.1e-3, 1e-12);
+  // Only what is allowed is chosen, and cutting that gains nothing is left.
+  const std::vector<std::int64_t> few{1, 2, 4};
+  EXPECT_EQ(choose_overlap_pieces(10e-3, 0, 10000000, line, over(line), few).pieces, 4);
+  EXPECT_EQ(choose_overlap_pieces(10e-3, 1, 10000000, line, over(line), few).pieces, 1) << "pieces cost a second each";
+  EXPECT_EQ(choose_overlap_pieces(0, 0, 10000000, line, over(line), few).pieces, 1) << "nothing to hide behind";
+}
+
+TEST(LinkShares, AllLinksEndTogether) {
+  const std::vector<LinkLine> links{{1e-5, 1e9}, {1e-3, 1e10}, {1e-4, 2e9}};
+  const LinkShares shares = share_over_links(100000000, links);
+  EXPECT_EQ(std::accumulate(shares.bytes.begin(), shares.bytes.end(), std::int64_t{0}), 100000000);
+  for (std::size_t i = 0; i < links.size(); ++i)
+    EXPECT_NEAR(links[i].seconds(static_cast<double>(shares.bytes[i])), shares.seconds, 1e-8);
+  EXPECT_NEAR(shares.alone_s, links[1].seconds(1e8), 1e-12);
+  EXPECT_GT(shares.gain_s(), 0);
+}
+
+TEST(LinkShares, ASlowStartStaysOut) {
+  const std::vector<LinkLine> links{{1e-6, 1e9}, {1.0, 1e12}};
+  const LinkShares shares = share_over_links(1000, links);
+  EXPECT_EQ(shares.bytes, (std::vector<std::int64_t>{1000, 0}));
+  EXPECT_DOUBLE_EQ(shares.seconds, shares.alone_s);
+}
+
+// Every way of giving `total` to the ranks within their limits.
+double best_split(std::int64_t total, std::span<const RankSpeed> ranks, std::int64_t least) {
+  double best = 1e300;
+  const std::function<void(std::size_t, std::int64_t, double)> give = [&](std::size_t r, std::int64_t left,
+                                                                          double worst) {
+    if (r == ranks.size()) {
+      if (left == 0) best = std::min(best, worst);
+      return;
+    }
+    for (std::int64_t n = least; n <= std::min(left, ranks[r].most_batches); ++n)
+      give(r + 1, left - n, std::max(worst, static_cast<double>(n) * ranks[r].micro_batch_s));
+  };
+  give(0, total, 0);
+  return best;
+}
+
+TEST(BatchShares, TheSlowestRankIsAsFastAsItCanBe) {
+  std::mt19937 random(4);
+  std::uniform_real_distribution<double> speed(0.5, 4);
+  std::uniform_int_distribution<std::int64_t> most(1, 9), count(3, 14);
+  int feasible = 0;
+  for (int i = 0; i < 200; ++i) {
+    std::vector<RankSpeed> ranks;
+    for (int r = 0; r < 3; ++r) ranks.push_back({speed(random), most(random)});
+    const std::int64_t total = count(random);
+    const auto shares = share_micro_batches(total, ranks);
+    const double best = best_split(total, ranks, 1);
+    ASSERT_EQ(shares.has_value(), best < 1e300);
+    if (!shares) continue;
+    ++feasible;
+    EXPECT_NEAR(shares->seconds, best, 1e-12);
+    EXPECT_EQ(std::accumulate(shares->micro_batches.begin(), shares->micro_batches.end(), std::int64_t{0}), total);
+  }
+  EXPECT_GT(feasible, 100);
+  // One rank half as fast: 4 and 8 of 12, and the even share would take half as long again.
+  const auto shares = share_micro_batches(12, std::vector<RankSpeed>{{2, 100}, {1, 100}});
+  ASSERT_TRUE(shares);
+  EXPECT_EQ(shares->micro_batches, (std::vector<std::int64_t>{4, 8}));
+  EXPECT_DOUBLE_EQ(shares->even_s, 12);
+  EXPECT_DOUBLE_EQ(shares->gain_s(), 4);
+}
+
+TEST(StateShares, InProportionToWhatIsFree) {
+  const std::vector<std::int64_t> free{3000, 1000};
+  EXPECT_EQ(share_state(400, 4, free), (std::vector<std::int64_t>{300, 100}));
+  EXPECT_EQ(share_state(1000, 4, free), (std::vector<std::int64_t>{750, 250})) << "exactly all that is free";
+  EXPECT_EQ(share_state(1001, 4, free), std::nullopt);
+  EXPECT_EQ(share_state(0, 4, free), (std::vector<std::int64_t>{0, 0}));
+  EXPECT_EQ(share_state(5, 4, std::vector<std::int64_t>{-5, 100}), (std::vector<std::int64_t>{0, 5}));
+}
+
+TEST(StateShares, WholeUnitsWithinEveryLimit) {
+  std::mt19937 random(5);
+  std::uniform_int_distribution<std::int64_t> bytes(0, 100000), elements(1, 40000);
+  int given = 0;
+  for (int i = 0; i < 300; ++i) {
+    std::vector<std::int64_t> free;
+    for (int r = 0; r < 5; ++r) free.push_back(bytes(random));
+    const std::int64_t n = elements(random);
+    const auto shares = share_state(n, 4, free, 16);
+    if (!shares) continue;
+    ++given;
+    EXPECT_EQ(std::accumulate(shares->begin(), shares->end(), std::int64_t{0}), n);
+    int odd = 0;
+    for (std::size_t r = 0; r < free.size(); ++r) {
+      EXPECT_LE((*shares)[r] * 4, free[r]);
+      odd += (*shares)[r] % 16 != 0 ? 1 : 0;
+    }
+    EXPECT_LE(odd, 1);
+  }
+  EXPECT_GT(given, 200);
+}
+
+}  // namespace
+}  // namespace plimsoll
