@@ -36,11 +36,20 @@ def unavailable():
     return None
 
 
-class SlowLink:
-    """`rate` as tc takes it ("1gbit"); each way. Removes what it made when it is left, also by a signal."""
+def delay_tool():
+    """The source of the program that delays packets, which the kernels here cannot; None where it is not there."""
+    source = Path(os.environ.get("PLIMSOLL_SHARED", Path(__file__).resolve().parent.parent.parent / "shared")) / "tools/tapdelay.cpp"
+    return source if source.exists() and os.path.exists("/dev/net/tun") and shutil.which("c++") else None
 
-    def __init__(self, rate):
+
+class SlowLink:
+    """`rate` as tc takes it ("1gbit"); each way. With `delay_us`, each packet is under way for so long: delay_tool() is the link then,
+    and takes some time of a core. Removes what it made when it is left, also by a signal."""
+
+    def __init__(self, rate, delay_us=0):
         self.rate = rate
+        self.delay_us = delay_us
+        self.delayer = None
         self.prefix = f"plimsoll-{os.getpid()}"
         self.addresses = ("10.83.7.1", "10.83.7.2")
         self.made = []
@@ -58,6 +67,10 @@ class SlowLink:
         return self
 
     def __exit__(self, *_):
+        if self.delayer:
+            self.delayer.kill()
+            self.delayer.wait()
+            self.delayer = None
         for name in self.made:
             self._end_processes(name)
             subprocess.run(["ip", "netns", "del", name], check=False)  # with the interfaces in it
@@ -87,12 +100,29 @@ class SlowLink:
         for name in names:
             self._ip("netns", "add", name)
             self.made.append(name)
-        self._ip("link", "add", "slow0", "netns", names[0], "type", "veth", "peer", "name", "slow0", "netns", names[1])
+        if self.delay_us:
+            self._start_delayer(names)
+        else:
+            self._ip("link", "add", "slow0", "netns", names[0], "type", "veth", "peer", "name", "slow0", "netns", names[1])
         for name, address in zip(names, self.addresses):
             self._ip("-n", name, "address", "add", f"{address}/24", "dev", "slow0")
             self._ip("-n", name, "link", "set", "slow0", "up")
             self._ip("-n", name, "link", "set", "lo", "up")
-            self._run("tc", "-n", name, "qdisc", "add", "dev", "slow0", "root", "tbf", "rate", self.rate, "burst", "128kb", "latency", "50ms")
+            if self.delay_us:
+                self._ip("-n", name, "link", "set", "slow0", "mtu", "9000")
+            else:
+                self._run("tc", "-n", name, "qdisc", "add", "dev", "slow0", "root", "tbf", "rate", self.rate, "burst", "128kb", "latency", "50ms")
+
+    def _start_delayer(self, names):
+        program = self.folder / "delay"
+        self._run("c++", "-O2", "-o", str(program), str(delay_tool()))
+        units = {"gbit": 1000, "mbit": 1}
+        number = self.rate.rstrip("abcdefghijklmnopqrstuvwxyz")
+        megabits = float(number) * units[self.rate[len(number):]]
+        self.delayer = subprocess.Popen([str(program), names[0], "slow0", names[1], "slow0", str(megabits), str(self.delay_us)],
+                                        stderr=subprocess.PIPE, text=True)
+        if self.delayer.stderr.readline().strip() != "ready":
+            raise RuntimeError("the link with a delay did not come up")
 
     def _end_processes(self, name):
         for number in (signal.SIGTERM, signal.SIGKILL):
