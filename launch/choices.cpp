@@ -8,7 +8,7 @@
 namespace plimsoll {
 
 Choices run_choices(const Config& config, const ProgramOptions& options, std::int64_t budget, std::int64_t outside,
-                    int ranks) {
+                    std::int64_t host_budget, int ranks) {
   const bool alone = ranks == 1;
   const ScheduleConfig& s = config.schedule;
   return {{"model.rope.original_positions", "none: only the llama3 scaling has it"},
@@ -26,6 +26,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"memory.logits", format_bytes(options.logits_bytes)},
           {"memory.reserve", format_bytes(outside) + " measured"},
           {"plan.profile", "in the cache of the user"},
+          {"memory.host_budget", format_bytes(host_budget)},
           {"comm.transport", alone ? "self" : "mpi"},
           {"comm.bucket", options.zero > 0 ? "none: a layer at a time"
                           : options.costs  ? "by the links of comm.cluster"

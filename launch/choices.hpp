@@ -6,8 +6,8 @@
 
 namespace plimsoll {
 
-// By key. `budget` and `outside` (memory.reserve): bytes per rank; `ranks`: of the run.
+// By key. `budget`, `outside` (memory.reserve) and `host_budget`: bytes per rank; `ranks`: of the run.
 Choices run_choices(const Config& config, const ProgramOptions& options, std::int64_t budget, std::int64_t outside,
-                    int ranks);
+                    std::int64_t host_budget, int ranks);
 
 }  // namespace plimsoll

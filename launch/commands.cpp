@@ -174,10 +174,12 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   const auto remembered = config.memory.reserve ? config.memory.reserve : remembered_outside_bytes(plan.ranks);
   context.outside_bytes = remembered.value_or(kOutsideEstimate);
   context.outside_source = config.memory.reserve ? "memory.reserve" : remembered ? "last run" : "estimate";
+  context.host_budget_bytes = config.memory.host_budget;
+  const std::int64_t host_bytes = config.memory.host_budget.value_or(kNoHostLimit);
   const RunCosts costs(config, place, nullptr, 0);
   const std::optional<LayoutChoice> layouts = plan_layouts(config, place, costs, context);
-  const ProgramOptions options =
-      choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes, &costs.costs());
+  const ProgramOptions options = choose_programs(config, place, Purpose::Train, context.budget_bytes,
+                                                 context.outside_bytes, host_bytes, &costs.costs());
   const std::vector<RankRole> roles = rank_roles(options);
   context.recompute =
       recompute_reports(roles, costs.costs(), config.memory.recompute == RecomputeMode::Auto, arena_budget(context));
@@ -200,8 +202,9 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   if (!plan.svg.empty()) {
     replace_file(plan.svg, memory_svg(shown.programs.plan, "train", {context.outside_bytes, context.budget_bytes}));
   }
-  if (context.budget_bytes == 0) return 0;
-  const auto infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
+  std::optional<Infeasible> infeasible;
+  if (context.budget_bytes > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
+  if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
   return 0;
 }

@@ -66,10 +66,17 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   arena_ = std::make_unique<Arena>(*device_, programs_.plan.total_bytes);
   arena_->fill_canary(options.threads);
   device_->fill(arena_->base(), 0, programs_.plan.persistent_bytes);
+  if (programs_.plan.host_bytes > 0) {
+    copy_ = device_->make_stream(StreamKind::Copy);
+    host_arena_ = std::make_unique<Arena>(*device_, programs_.plan.host_bytes, ArenaPlace::Host);
+    host_arena_->fill_canary(options.threads);
+  }
   kernels_ = cpu_kernels();
   add_collective_kernels(kernels_);
   ExecutorContext context{device_.get(),  compute_.get(), communication_.get(), arena_->base(), &kernels_, {},
                           options.profile};
+  context.copy = copy_.get();
+  if (host_arena_) context.host_arena = host_arena_->base();
   for (const auto& [axis, group] : options.groups) context.groups[axis] = group;
   for (std::size_t i = 0; i < programs_.names.size(); ++i) {
     executors_[programs_.names[i]] = std::make_unique<Executor>(

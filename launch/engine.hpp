@@ -50,7 +50,7 @@ class StageLinks;
 
 class Engine {
  public:
-  // Allocates the arena (its only allocation of that size), touches it once, binds all programs.
+  // Allocates the arenas (its only allocations of that size), touches them once, binds all programs.
   Engine(Programs programs, const EngineOptions& options);
   ~Engine();
   Engine(const Engine&) = delete;
@@ -80,6 +80,8 @@ class Engine {
   Executor& executor(std::string_view program) { return *executors_.find(program)->second; }
   const Programs& programs() const { return programs_; }
   Arena& arena() { return *arena_; }
+  // What is offloaded lies there; null: nothing is.
+  Arena* host_arena() { return host_arena_.get(); }
   Device& device() { return *device_; }
   void set_seed(std::uint64_t seed);
 
@@ -114,8 +116,8 @@ class Engine {
 
   Programs programs_;
   std::unique_ptr<Device> device_;
-  std::unique_ptr<Stream> compute_, communication_;
-  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<Arena> arena_, host_arena_;
+  std::unique_ptr<Stream> compute_, communication_, copy_;  // behind what they work on: they go first
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
   std::map<std::string, std::vector<LocalRun>, std::less<>> local_;       // by region; made when first asked for

@@ -153,6 +153,7 @@ Agreement memory_agreement(const Programs& programs, const ProgramOptions& o) {
   for (const ProgramLayout& p : programs.plan.programs)
     a.items.emplace_back(fmt::format("program {}", p.name), std::to_string(p.step_bytes));
   a.items.emplace_back("the arena", std::to_string(programs.plan.total_bytes));
+  a.items.emplace_back("the host arena", std::to_string(programs.plan.host_bytes));
   return a;
 }
 

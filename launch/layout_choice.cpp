@@ -7,6 +7,7 @@
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/graph/offload.hpp"
 
 namespace plimsoll {
 namespace {
@@ -45,7 +46,8 @@ std::string milliseconds(double seconds) {
 RecomputeMode recompute_mode(const MemoryConfig& memory) {
   std::vector<RecomputeMode> modes{memory.recompute};
   for (const LayerRecompute& layer : memory.recompute_layers) modes.push_back(layer.mode);
-  for (const RecomputeMode mode : {RecomputeMode::Auto, RecomputeMode::Full, RecomputeMode::Selective}) {
+  for (const RecomputeMode mode :
+       {RecomputeMode::Auto, RecomputeMode::Offload, RecomputeMode::Full, RecomputeMode::Selective}) {
     if (std::find(modes.begin(), modes.end(), mode) != modes.end()) return mode;
   }
   return RecomputeMode::None;
@@ -74,7 +76,10 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   if (mode != RecomputeMode::None && !unlimited) {
     p.rewrite = [mode](Graph& graph) {
       const auto layers = static_cast<std::size_t>(std::ssize(layers_of(graph)));
-      recompute(graph, keep_sets(graph, std::vector<LayerRecompute>(layers, {mode, {}})));
+      const std::vector<LayerRecompute> all(layers, {mode, {}});
+      const std::vector<ValueId> sent = offloaded_values(graph, all);
+      recompute(graph, keep_sets(graph, all));
+      offload(graph, sent);
     };
   }
   return p;

@@ -32,6 +32,7 @@ std::string peak_text(const RankRole& role) {
   };
   for (const PersistentRegion& r : plan.persistent) row(r.bytes, r.memory, -1, r.name, "lives for the whole run");
   for (const LiveItem& i : top.peak_items) row(i.bytes, i.memory, i.layer, i.name, i.made_by);
+  for (const LiveItem& i : top.host_items) row(i.bytes, i.memory, i.layer, i.name, i.made_by);
   return out;
 }
 
@@ -139,8 +140,10 @@ std::string memory_text(std::span<const RankRole> roles, const PlanContext& cont
     if (roles.size() == 1) out += fmt::format("{:>14}", format_bytes(bytes_of(roles.front().programs.plan)));
     out += "\n";
   };
-  for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c)
-    row(kMemoryClassNames[c], [c](const MemoryPlan& plan) { return plan.class_bytes[c]; });
+  constexpr auto kOffloaded = static_cast<std::size_t>(MemoryClass::Offloaded);
+  for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c) {
+    if (c != kOffloaded) row(kMemoryClassNames[c], [c](const MemoryPlan& plan) { return plan.class_bytes[c]; });
+  }
   row("padding", [](const MemoryPlan& plan) { return plan.padding_bytes; });
   row("arena", [](const MemoryPlan& plan) { return plan.total_bytes; });
   const std::int64_t outside = context.outside_bytes, budget = context.budget_bytes;
@@ -150,6 +153,15 @@ std::string memory_text(std::span<const RankRole> roles, const PlanContext& cont
   if (budget > 0) {
     row("budget", [budget](const MemoryPlan&) { return budget; });
     row("margin", [&](const MemoryPlan& plan) { return budget - plan.total_bytes - outside; });
+  }
+  const bool offloads =
+      std::any_of(roles.begin(), roles.end(), [](const RankRole& r) { return r.programs.plan.host_bytes > 0; });
+  if (!offloads) return out;
+  row("offloaded", [](const MemoryPlan& plan) { return plan.class_bytes[kOffloaded]; });
+  row("host arena", [](const MemoryPlan& plan) { return plan.host_bytes; });
+  if (const auto host = context.host_budget_bytes) {
+    row("host budget", [host](const MemoryPlan&) { return *host; });
+    row("host margin", [host](const MemoryPlan& plan) { return *host - plan.host_bytes; });
   }
   return out;
 }
@@ -191,6 +203,8 @@ nlohmann::json role_json(const RankRole& role, const PlanContext& context, const
                       {"arena_bytes", plan.total_bytes},
                       {"persistent_bytes", plan.persistent_bytes},
                       {"padding_bytes", plan.padding_bytes},
+                      {"host_arena_bytes", plan.host_bytes},
+                      {"host_padding_bytes", plan.host_padding_bytes},
                       {"planned_bytes", plan.total_bytes},  // as in summary.json
                       {"needed_bytes", plan.total_bytes + context.outside_bytes}};
   for (std::size_t c = 0; c < plan.class_bytes.size(); ++c)
@@ -245,6 +259,7 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"outside_arena_bytes", context.outside_bytes},
                       {"outside_source", context.outside_source},
                       {"budget_bytes", context.budget_bytes}};
+  if (context.host_budget_bytes) json["host_budget_bytes"] = *context.host_budget_bytes;
   json.update(role_json(largest, context, report_of(roles, largest, context)));
   for (const RankRole& role : roles) {
     json["roles"].push_back(role_json(role, context, report_of(roles, role, context)));

@@ -15,7 +15,8 @@ struct PlanContext {
   std::int64_t outside_bytes = 0;  // what the process needs besides the arena
   std::string outside_source;      // "measured", "memory.reserve", "last run", "estimate"
   int ranks = 1;
-  std::vector<RecomputeReport> recompute = {};  // by role; may be empty
+  std::optional<std::int64_t> host_budget_bytes = std::nullopt;  // nullopt: none was given
+  std::vector<RecomputeReport> recompute = {};                   // by role; may be empty
 };
 
 // Of every role of the run: bytes per class, total, budget and margin, and which ranks hold what. `peak`, where given:

@@ -11,6 +11,7 @@
 #include "parallel/tensor.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/graph/autodiff.hpp"
+#include "runtime/graph/offload.hpp"
 
 namespace plimsoll {
 namespace {
@@ -114,7 +115,9 @@ Graph train_graph(const ProgramOptions& o, Programs& p) {
   DataParallel data = data_parallel(o);
   Graph graph = differentiated_graph(o, p);
   if (auto fault = keep_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
+  const std::vector<ValueId> sent = offloaded_values(graph, o.recompute);
   recompute(graph, keep_sets(graph, o.recompute));
+  offload(graph, sent);
   overlap_split_linears(graph, o);
   UpdateOptions update{o.optimizer, data.shard_rank, {{"shard", data.shards}, {"tensor", o.mesh.tensor}}, {},
                        0,           scratch};
@@ -250,6 +253,32 @@ Programs build_programs(const ProgramOptions& o) {
     p.recompute_flops_per_micro_batch = recompute_flops(p.graph("train"));
   }
   return p;
+}
+
+std::optional<Infeasible> check_host_budget(const Programs& programs, const ProgramOptions& options,
+                                            std::int64_t budget_bytes) {
+  const std::int64_t needed = programs.plan.host_bytes;
+  if (needed <= budget_bytes) return std::nullopt;
+  Infeasible no{needed, budget_bytes, {}};
+  no.text =
+      fmt::format("the run offloads {} per rank to host memory but memory.host_budget is {}: {} too much\nlargest:",
+                  format_bytes(needed), format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
+  const std::vector<LiveItem>& items = programs.plan.program("train").host_items;
+  for (std::size_t i = 0; i < std::min<std::size_t>(8, items.size()); ++i)
+    no.text += fmt::format("\n  {:>12}  {} (layer {})", format_bytes(items[i].bytes), items[i].name, items[i].layer);
+  no.text += "\nnearest changes:";
+  if (options.micro_batch > 1 && !chunks_fault(options)) {
+    ProgramOptions changed = options;
+    changed.micro_batch = options.micro_batch / 2;
+    if (!chunks_fault(changed)) {
+      const std::int64_t then = build_programs(changed).plan.host_bytes;
+      no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, changed.micro_batch,
+                             format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
+    }
+  }
+  no.text +=
+      fmt::format("\n  memory.recompute: offload in fewer layers\n  memory.host_budget -> {}", format_bytes(needed));
+  return no;
 }
 
 std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options,

@@ -105,5 +105,8 @@ struct Infeasible {
 // budget ≥ arena + outside? `outside_bytes`: what the process needs besides the arena.
 std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options,
                                        std::int64_t budget_bytes, std::int64_t outside_bytes);
+// The same of what is offloaded: memory.host_budget ≥ host arena?
+std::optional<Infeasible> check_host_budget(const Programs& programs, const ProgramOptions& options,
+                                            std::int64_t budget_bytes);
 
 }  // namespace plimsoll

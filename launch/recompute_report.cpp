@@ -155,7 +155,7 @@ nlohmann::json recompute_json(const RankRole& role, const RecomputeReport* repor
                       {"layers", nlohmann::json::array()}};
   for (const LayerRecompute& layer : role.options.recompute) {
     if (layer.mode == RecomputeMode::Auto) {
-      json["layers"].push_back({{"keep", layer.keep}});
+      json["layers"].push_back({{"keep", layer.keep}, {"offload", layer.offload}});
     } else {
       json["layers"].push_back(to_text(layer.mode));
     }

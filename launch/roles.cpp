@@ -36,12 +36,26 @@ const RankRole& largest_role(const std::vector<RankRole>& roles) {
   });
 }
 
+namespace {
+
+std::optional<Infeasible> with_name(std::optional<Infeasible> no, const RankRole& role, std::size_t roles) {
+  if (no && roles > 1) no->text = fmt::format("{} (rank {}): {}", role.name, rank_ranges(role.ranks), no->text);
+  return no;
+}
+
+}  // namespace
+
 std::optional<Infeasible> check_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes,
                                        std::int64_t outside_bytes) {
   const RankRole& role = largest_role(roles);
-  auto no = check_budget(role.programs, role.options, budget_bytes, outside_bytes);
-  if (no && roles.size() > 1) no->text = fmt::format("{} (rank {}): {}", role.name, rank_ranges(role.ranks), no->text);
-  return no;
+  return with_name(check_budget(role.programs, role.options, budget_bytes, outside_bytes), role, roles.size());
+}
+
+std::optional<Infeasible> check_host_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes) {
+  const RankRole& role = *std::max_element(roles.begin(), roles.end(), [](const RankRole& a, const RankRole& b) {
+    return a.programs.plan.host_bytes < b.programs.plan.host_bytes;
+  });
+  return with_name(check_host_budget(role.programs, role.options, budget_bytes), role, roles.size());
 }
 
 std::string rank_ranges(const std::vector<int>& ranks) {

@@ -28,6 +28,7 @@ const RankRole& largest_role(const std::vector<RankRole>& roles);
 // Does every role fit? Otherwise what check_budget() says of the one that needs most, under its name.
 std::optional<Infeasible> check_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes,
                                        std::int64_t outside_bytes);
+std::optional<Infeasible> check_host_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes);
 
 // "0-3, 8-11"
 std::string rank_ranges(const std::vector<int>& ranks);

@@ -58,27 +58,29 @@ std::vector<std::int64_t> logits_choices(const Config& config) {
 std::vector<LayerRecompute> recompute_layers(const Config& config) {
   const MemoryConfig& memory = config.memory;
   std::vector<LayerRecompute> layers = memory.recompute_layers;
-  const bool all = memory.recompute == RecomputeMode::Full || memory.recompute == RecomputeMode::Selective;
+  const bool all = memory.recompute != RecomputeMode::Auto && memory.recompute != RecomputeMode::None;
   if (layers.empty() && all) layers.assign(static_cast<std::size_t>(config.model.layers), {memory.recompute, {}});
   return layers;
 }
 
-// The largest plan of a rank.
-std::int64_t most_planned_bytes(const ProgramOptions& o) {
-  std::int64_t most = 0;
-  for (const int stage : distinct_stages(o)) {
+// Does every rank's plan fit? `arena_bytes` 0: no limit.
+bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes, std::int64_t host_bytes) {
+  if (arena_bytes == 0 && host_bytes == kNoHostLimit) return true;
+  const std::vector<int> stages = distinct_stages(o);  // they differ, and all ranks must choose alike
+  return std::all_of(stages.begin(), stages.end(), [&](int stage) {
     ProgramOptions there = o;
     there.rank = rank_at(o.mesh, {0, stage, 0});
-    most = std::max(most, planned_bytes(there));
-  }
-  return most;
+    const MemoryPlan plan = build_programs(there).plan;
+    return (arena_bytes == 0 || plan.total_bytes <= arena_bytes) && plan.host_bytes <= host_bytes;
+  });
 }
 
 // Chooses train.micro_batch, memory.logits and memory.recompute where they are auto.
 class Sizes {
  public:
-  Sizes(const Config& config, ProgramOptions options, std::int64_t arena_bytes, const CostModel& costs)
-      : config_(config), o_(std::move(options)), arena_bytes_(arena_bytes), costs_(costs) {}
+  Sizes(const Config& config, ProgramOptions options, std::int64_t arena_bytes, std::int64_t host_bytes,
+        const CostModel& costs)
+      : config_(config), o_(std::move(options)), arena_bytes_(arena_bytes), host_bytes_(host_bytes), costs_(costs) {}
 
   // A smaller chunk of logits costs less time than a smaller micro-batch; where micro-batches fit only if activations
   // are made again, the predicted time of the step decides. When nothing fits, the least is what is reported.
@@ -112,15 +114,14 @@ class Sizes {
   bool fits_with_some_logits() {
     for (const std::int64_t logits_bytes : logits_choices(config_)) {
       o_.logits_bytes = logits_bytes;
-      // Stages differ, and all ranks must choose alike.
-      if (arena_bytes_ == 0 || most_planned_bytes(o_) <= arena_bytes_) return true;
+      if (fits_everywhere(o_, arena_bytes_, host_bytes_)) return true;
     }
     return false;
   }
 
   const Config& config_;
   ProgramOptions o_;
-  std::int64_t arena_bytes_;  // 0: no limit
+  std::int64_t arena_bytes_, host_bytes_;  // 0 and kNoHostLimit: no limit
   const CostModel& costs_;
 };
 
@@ -158,7 +159,7 @@ Mesh choose_mesh(const Config& config, int ranks) {
 }
 
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
-                               std::int64_t outside_bytes, const CostModel* costs) {
+                               std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel* costs) {
   ProgramOptions o;
   o.model = config.model;
   o.dtype = config.precision;
@@ -183,14 +184,20 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
-  if (costs != nullptr) return Sizes(config, std::move(o), arena, *costs).choose();
-  return Sizes(config, std::move(o), arena, DescribedCosts(choose_cluster(config))).choose();
+  if (costs != nullptr) return Sizes(config, std::move(o), arena, host_bytes, *costs).choose();
+  return Sizes(config, std::move(o), arena, host_bytes, DescribedCosts(choose_cluster(config))).choose();
 }
 
 std::int64_t choose_budget(const Config& config, const Place& place) {
   if (config.memory.budget) return *config.memory.budget;
   const DeviceMemory memory = make_cpu_device(1)->memory();
   return memory.free_bytes / 10 * 8 / place.local_ranks;
+}
+
+std::int64_t choose_host_budget(const Config& config, const Place& place, std::int64_t budget_bytes) {
+  if (config.memory.host_budget) return *config.memory.host_budget;
+  const DeviceMemory memory = make_cpu_device(1)->memory();
+  return std::max<std::int64_t>(0, memory.free_bytes / place.local_ranks - budget_bytes) / 10 * 8;
 }
 
 }  // namespace plimsoll

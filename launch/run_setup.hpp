@@ -2,6 +2,7 @@
 // From a configuration to what a run does: the model with its vocabulary, the data, the programs, the budget.
 // Everything that is `auto` is decided here, and what was decided is in the result.
 
+#include <limits>
 #include <memory>
 
 #include "launch/config.hpp"
@@ -30,16 +31,20 @@ int choose_threads(const Config& config, const Place& place);
 Mesh choose_mesh(const Config& config, int ranks);
 
 enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
+inline constexpr std::int64_t kNoHostLimit = std::numeric_limits<std::int64_t>::max();
 
 // The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and
 // memory.logits auto: the largest divisor of a rank's share with at most 4096 tokens, and the largest chunk of logits,
-// whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit). memory.recompute auto: nothing where that fits;
-// otherwise what `costs` (null: the description of comm.cluster) says is cheapest, and of several micro-batches the one
-// with the shortest step.
+// whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit), and what it offloads `host_bytes`.
+// memory.recompute auto: nothing where that fits; otherwise what `costs` (null: the description of comm.cluster) says
+// is cheapest, and of several micro-batches the one with the shortest step.
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
-                               std::int64_t outside_bytes, const CostModel* costs = nullptr);
+                               std::int64_t outside_bytes, std::int64_t host_bytes = kNoHostLimit,
+                               const CostModel* costs = nullptr);
 
 // memory.budget, or by default 80 % of the memory that is free now, shared by the ranks of this host.
 std::int64_t choose_budget(const Config& config, const Place& place);
+// memory.host_budget, or by default 80 % of what `budget_bytes` leave of a rank's share of the free memory.
+std::int64_t choose_host_budget(const Config& config, const Place& place, std::int64_t budget_bytes);
 
 }  // namespace plimsoll

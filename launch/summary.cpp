@@ -1,5 +1,6 @@
 #include "launch/summary.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -31,7 +32,10 @@ nlohmann::ordered_json rank_json(const RankSummary& r) {
                               {"peak_process_bytes", r.peak_process_bytes},
                               {"allocations_after_first_step", r.allocations_after_first_step},
                               {"collective_bytes", nlohmann::ordered_json::object()},
-                              {"padding_bytes", r.padding_bytes}};
+                              {"padding_bytes", r.padding_bytes},
+                              {"host_budget_bytes", r.host_budget_bytes},
+                              {"host_planned_bytes", r.host_planned_bytes},
+                              {"host_high_water_bytes", r.host_high_water_bytes}};
   for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
     json["collective_bytes"][std::string(kMeshAxes[a])] = r.collective_bytes[a];
   for (std::size_t c = 0; c < r.class_bytes.size(); ++c) json[std::string(kMemoryClassNames[c])] = r.class_bytes[c];
@@ -125,7 +129,9 @@ std::string memory_report(const RunSummary& summary) {
     out += "\n";
   };
   row("rank", [](const RankSummary& r) { return std::to_string(r.rank); });
+  constexpr auto kOffloaded = static_cast<std::size_t>(MemoryClass::Offloaded);
   for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c) {
+    if (c == kOffloaded) continue;
     row(kMemoryClassNames[c], [c](const RankSummary& r) { return format_count(r.class_bytes[c]); });
   }
   row("padding", [](const RankSummary& r) { return format_count(r.padding_bytes); });
@@ -136,8 +142,16 @@ std::string memory_report(const RunSummary& summary) {
   row("outside the arena", [](const RankSummary& r) { return format_count(r.outside_arena_bytes); });
   row("process peak", [](const RankSummary& r) { return format_count(r.peak_process_bytes); });
   row("budget", [](const RankSummary& r) { return format_count(r.budget_bytes); });
-  row("budget - process peak",
-      [](const RankSummary& r) { return format_count(r.budget_bytes - r.peak_process_bytes); });
+  const bool offloads = std::any_of(summary.ranks.begin(), summary.ranks.end(),
+                                    [](const RankSummary& r) { return r.host_planned_bytes > 0; });
+  row(offloads ? "budget - peak + host" : "budget - process peak",
+      [](const RankSummary& r) { return format_count(-r.over_budget_bytes()); });
+  if (offloads) {
+    row("offloaded", [](const RankSummary& r) { return format_count(r.class_bytes[kOffloaded]); });
+    row("host arena planned", [](const RankSummary& r) { return format_count(r.host_planned_bytes); });
+    row("host arena high water", [](const RankSummary& r) { return format_count(r.host_high_water_bytes); });
+    row("host budget", [](const RankSummary& r) { return format_count(r.host_budget_bytes); });
+  }
   row("allocations after step 1", [](const RankSummary& r) { return format_count(r.allocations_after_first_step); });
   return out;
 }

@@ -19,12 +19,16 @@ struct RankSummary {
   int rank = 0;
   std::int64_t budget_bytes = 0, planned_bytes = 0;  // planned: of the arena
   std::int64_t arena_high_water_bytes = 0;           // measured from what was written
-  std::int64_t outside_arena_bytes = 0;              // peak of the process minus the arena
+  std::int64_t outside_arena_bytes = 0;              // peak of the process minus the arenas
   std::int64_t peak_process_bytes = 0;
   std::int64_t allocations_after_first_step = 0;                  // by ops
   std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};  // sent, by axis
   std::int64_t padding_bytes = 0;
   ClassBytes class_bytes{};
+  // Of host memory, which is no part of the budget: its limit, and its arena.
+  std::int64_t host_budget_bytes = 0, host_planned_bytes = 0, host_high_water_bytes = 0;
+  // Of the process peak, on a device whose memory is that of the host.
+  std::int64_t over_budget_bytes() const { return peak_process_bytes - host_planned_bytes - budget_bytes; }
   RankTimes predicted, measured;  // measured: means of the steps after the first
 };
 

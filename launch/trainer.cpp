@@ -45,7 +45,7 @@ struct Run {
   Groups groups;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Dataset> dataset;
-  std::int64_t budget = 0, outside = 0;
+  std::int64_t budget = 0, outside = 0, host_budget = 0;
   double peak_gflops = 0;  // of all ranks together
   ProgramOptions options;
   std::vector<RankRole> roles;
@@ -81,12 +81,15 @@ struct Run {
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
     if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
     budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(budget)));
+    host_budget = choose_host_budget(config, place, budget);
+    host_budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(host_budget)));
     costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budget - outside));
     if (auto choice = choose_layout(config, place, costs->machine(), budget, outside); choice && chief())
       fmt::print("{}", layout_text(*choice, costs->cluster(), budget - outside, false));
-    options = choose_programs(config, place, purpose, budget, outside, &costs->costs());
+    options = choose_programs(config, place, purpose, budget, outside, host_budget, &costs->costs());
     roles = rank_roles(options);
-    const auto infeasible = check_budget(roles, budget, outside);
+    auto infeasible = check_budget(roles, budget, outside);
+    if (!infeasible) infeasible = check_host_budget(roles, host_budget);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
     Programs programs = build_programs(options);
     agree(control, programs, options);
@@ -119,7 +122,8 @@ struct Run {
   bool traced() const { return !config.run.trace.empty(); }
   bool chief() const { return place.rank == 0; }
   PlanContext plan_context() const {
-    return {budget, outside, config.memory.reserve ? "memory.reserve" : "measured", place.ranks, recompute};
+    return {budget,      outside,     config.memory.reserve ? "memory.reserve" : "measured",
+            place.ranks, host_budget, recompute};
   }
 };
 
@@ -179,7 +183,10 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& first, std::
   s.planned_bytes = plan.total_bytes;
   s.arena_high_water_bytes = run.engine->arena().high_water();
   s.peak_process_bytes = peak_rss_bytes();
-  s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes;
+  s.host_budget_bytes = run.host_budget;
+  s.host_planned_bytes = plan.host_bytes;
+  if (const Arena* host = run.engine->host_arena()) s.host_high_water_bytes = host->high_water();
+  s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes - plan.host_bytes;
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
   for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
@@ -213,9 +220,9 @@ void finish(Run& run, Reporter* reporter, const RankSummary& mine) {
   if (reporter != nullptr) {
     fmt::print("{}", reporter->finish(ranks));
     for (const RankSummary& r : ranks) {
-      if (r.peak_process_bytes > r.budget_bytes)
+      if (r.over_budget_bytes() > 0)
         log_warn("rank {}: the process peak is {} above memory.budget: give a larger memory.reserve", r.rank,
-                 format_bytes(r.peak_process_bytes - r.budget_bytes));
+                 format_bytes(r.over_budget_bytes()));
     }
   }
   if (!run.traced()) return;
@@ -255,7 +262,8 @@ void train(Config given, const MpiSession& mpi) {
   if (run.chief()) {
     nlohmann::json plan = plan_json(run.roles, run.plan_context());
     plan["parallel"] = parallel_line(config.parallel);
-    write_run_files(run.written, run_choices(config, run.options, run.budget, run.outside, run.place.ranks),
+    write_run_files(run.written,
+                    run_choices(config, run.options, run.budget, run.outside, run.host_budget, run.place.ranks),
                     plan.dump(2));
   }
   run.roles.clear();  // the graphs of all stages

@@ -10,7 +10,7 @@
 namespace plimsoll {
 namespace {
 
-// Roots that a forward node touches first and a backward node last.
+// Roots on the device that a forward node touches first and a backward node last.
 std::int64_t kept_bytes(const Graph& graph) {
   constexpr std::size_t kNever = SIZE_MAX;
   std::vector<std::size_t> first(graph.values.size(), kNever), last(graph.values.size(), 0);
@@ -24,7 +24,7 @@ std::int64_t kept_bytes(const Graph& graph) {
   std::int64_t bytes = 0;
   for (std::size_t v = 0; v < graph.values.size(); ++v) {
     const bool crosses = first[v] < graph.backward_begin && last[v] >= graph.backward_begin;
-    if (crosses && !graph.values[v].persistent) bytes += graph.values[v].spec.bytes();
+    if (crosses && !graph.values[v].persistent && !graph.values[v].host) bytes += graph.values[v].spec.bytes();
   }
   return bytes;
 }

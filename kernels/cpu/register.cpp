@@ -12,6 +12,7 @@ KernelTable cpu_kernels() {
   add_embedding_kernels(table);
   add_cross_entropy_kernels(table);
   add_update_kernels(table);
+  add_copy_kernels(table);
   return table;
 }
 

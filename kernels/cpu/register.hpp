@@ -13,6 +13,7 @@ void add_pointwise_kernels(KernelTable& table);  // activate, swiglu, add, scale
 void add_embedding_kernels(KernelTable& table);
 void add_cross_entropy_kernels(KernelTable& table);
 void add_update_kernels(KernelTable& table);  // global_norm, adamw, sgd
+void add_copy_kernels(KernelTable& table);    // to_host, from_host
 
 // Everything above.
 KernelTable cpu_kernels();

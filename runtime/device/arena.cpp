@@ -29,10 +29,14 @@ void write_canary(Words& words, std::int64_t chunk) {
 
 }  // namespace
 
-Arena::Arena(Device& device, std::int64_t bytes)
-    : device_(device), bytes_(bytes), base_(static_cast<std::byte*>(device.allocate(bytes))) {}
+Arena::Arena(Device& device, std::int64_t bytes, ArenaPlace place)
+    : device_(device),
+      bytes_(bytes),
+      place_(place),
+      base_(static_cast<std::byte*>(place == ArenaPlace::Host ? device.allocate_host(bytes) : device.allocate(bytes))) {
+}
 
-Arena::~Arena() { device_.release(base_, bytes_); }
+Arena::~Arena() { place_ == ArenaPlace::Host ? device_.release_host(base_, bytes_) : device_.release(base_, bytes_); }
 
 void Arena::fill_canary(int threads) {
   require(threads >= 1, ErrorKind::Internal, "the arena is touched by at least one thread, not {}", threads);

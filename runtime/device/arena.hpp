@@ -1,6 +1,7 @@
 #pragma once
-// The one allocation of a rank. Its high-water mark is measured from what was written, not computed from the plan:
-// fill_canary() writes a pattern, and high_water() finds the last byte that no longer holds it.
+// The one allocation of a rank on its device, and the one in host memory where it offloads. Its high-water mark is
+// measured from what was written, not computed from the plan: fill_canary() writes a pattern, and high_water() finds
+// the last byte that no longer holds it.
 //
 // The mark is exact where the last thing written is an element of two bytes or more at a multiple of its size. Every
 // odd byte of the canary is 0x7F, so an element would keep it in its last (most significant) byte only as an fp16 NaN,
@@ -14,9 +15,12 @@
 
 namespace plimsoll {
 
+enum class ArenaPlace : std::uint8_t { Device, Host };
+
 class Arena {
  public:
-  Arena(Device& device, std::int64_t bytes);  // Error(OutOfMemory); `device` outlives the arena
+  // Error(OutOfMemory); `device` outlives the arena.
+  Arena(Device& device, std::int64_t bytes, ArenaPlace place = ArenaPlace::Device);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -32,6 +36,7 @@ class Arena {
  private:
   Device& device_;
   std::int64_t bytes_;
+  ArenaPlace place_;
   std::byte* base_;
 };
 

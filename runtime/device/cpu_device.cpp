@@ -103,6 +103,8 @@ class CpuDevice final : public Device {
   void release(void* memory, std::int64_t bytes) noexcept override {
     if (memory != nullptr) munmap(memory, mapped_bytes(bytes));
   }
+  void* allocate_host(std::int64_t bytes) override { return allocate(bytes); }
+  void release_host(void* memory, std::int64_t bytes) noexcept override { release(memory, bytes); }
 
   void copy_to_device(void* device, const void* host, std::int64_t bytes) override { copy(device, host, bytes); }
   void copy_to_host(void* host, const void* device, std::int64_t bytes) override { copy(host, device, bytes); }

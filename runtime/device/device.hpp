@@ -2,8 +2,8 @@
 // The one interface of CPU and CUDA. Nothing outside the device files and the kernels asks which one it is.
 //
 // A Stream runs tasks in order. A CPU stream is inline (tasks run in the caller: the compute stream, whose kernels use
-// threads inside) or a worker thread with a FIFO (the communication stream); a CUDA stream calls the task at once, and
-// the task launches work on native_handle(). Streams wait for streams; the host waits only in synchronize().
+// threads inside) or a worker thread with a FIFO (the others); a CUDA stream calls the task at once, and the task
+// launches work on native_handle(). Streams wait for streams; the host waits only in synchronize().
 
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +43,12 @@ class Stream {
 // so that an exception elsewhere in the process never hangs on a stream that waits for a lost peer.
 bool stop_requested() noexcept;
 
-enum class StreamKind { Compute, Communication };
+// Copy: between the memory of the device and that of the host.
+enum class StreamKind { Compute, Communication, Copy };
+inline constexpr std::size_t kStreamKinds = 3;
+constexpr std::string_view stream_name(StreamKind kind) {
+  return kind == StreamKind::Compute ? "compute" : kind == StreamKind::Communication ? "communication" : "copy";
+}
 
 struct DeviceMemory {
   std::int64_t total_bytes = 0;
@@ -61,7 +66,12 @@ class Device {
   // The arena's allocation; everything else is host memory. Throws Error(OutOfMemory). Aligned to 4 KiB at least.
   virtual void* allocate(std::int64_t bytes) = 0;
   virtual void release(void* memory, std::int64_t bytes) noexcept = 0;
-  // Host-visible copies, synchronous; used outside the step (load, save, read results).
+  // Memory of the host that the copy stream reaches at the full rate of the link; aligned, and failing, like
+  // allocate().
+  virtual void* allocate_host(std::int64_t bytes) = 0;
+  virtual void release_host(void* memory, std::int64_t bytes) noexcept = 0;
+  // Host-visible copies, synchronous; used outside the step (load, save, read results). `device` and fill(): also
+  // memory of allocate_host().
   virtual void copy_to_device(void* device, const void* host, std::int64_t bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, std::int64_t bytes) = 0;
   virtual void fill(void* device, std::uint8_t byte, std::int64_t bytes) = 0;

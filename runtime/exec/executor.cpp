@@ -37,7 +37,8 @@ Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayo
 View Executor::view(ValueId value, int slot) const {
   const std::int64_t at = value_offset_[static_cast<std::size_t>(value)];
   require(at >= 0, ErrorKind::Internal, "value '{}' has no memory in this program", graph_[value].name);
-  return {context_.arena + at + slot * value_stride_[static_cast<std::size_t>(value)], graph_[value].spec};
+  std::byte* arena = graph_[graph_.root(value)].host ? context_.host_arena : context_.arena;
+  return {arena + at + slot * value_stride_[static_cast<std::size_t>(value)], graph_[value].spec};
 }
 
 void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena) {
@@ -56,8 +57,8 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   args.threads = options_.threads;
   args.inputs = inputs_;
   args.outputs = outputs_;
-  b.stream = node.stream == StreamKind::Communication ? context_.communication : context_.compute;
-  require(b.stream != nullptr, ErrorKind::Internal, "'{}' needs a communication stream", node.label);
+  b.stream = stream_of(node.stream);
+  require(b.stream != nullptr, ErrorKind::Internal, "'{}' needs a {} stream", node.label, stream_name(node.stream));
   args.stream = b.stream;
   const std::string axis = std::visit(
       [](const auto& a) -> std::string {
@@ -74,6 +75,15 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   }
   b.slots.resize(static_cast<std::size_t>(slots_[std::min(static_cast<std::size_t>(node.chunk), slots_.size() - 1)]));
   for (std::size_t s = 0; s < b.slots.size(); ++s) bind_slot(node, static_cast<int>(s), args, b.slots[s]);
+}
+
+Stream* Executor::stream_of(StreamKind kind) const {
+  switch (kind) {
+    case StreamKind::Compute: return context_.compute;
+    case StreamKind::Communication: return context_.communication;
+    case StreamKind::Copy: return context_.copy;
+  }
+  return nullptr;
 }
 
 void Executor::add_profile_rows(const std::string& program) {
@@ -95,9 +105,9 @@ void Executor::add_profile_rows(const std::string& program) {
     row.section = sections[static_cast<std::size_t>(graph_.section(n))];
     row.layer = node.layer;
     row.flops = op.flops(node.attrs, node.specs, node.phase);
-    row.track = node.stream == StreamKind::Communication ? "communication" : "compute";
+    row.track = stream_name(node.stream);
     row.axis = axis[n];
-    row.bytes = bytes[n];
+    row.bytes = op.copies ? node.specs[HostCopy::kX].bytes() : bytes[n];
     bound_[n].profile_row = context_.profile->add_row(std::move(row));
   }
 }
@@ -121,23 +131,26 @@ namespace {
 constexpr std::size_t kVariants = 4;
 }
 
-// A node waits for the earlier nodes of the other stream that touched the same bytes of the arena, when one of the two
+// A node waits for the earlier nodes of other streams that touched the same bytes of an arena, when one of the two
 // writes: a value, or another one that lies in its place. Bytes, not whole values: the reduction of one bucket does not
-// hold up the gradients of the next.
+// hold up the gradients of the next. The host arena counts as lying behind that of the device.
 void Executor::connect_streams(const MemoryPlan& plan, const ProgramLayout& layout) {
   struct Touch {
     std::size_t node;
     std::int64_t begin, end;
     bool writes;
   };
-  std::array<std::vector<Touch>, 2> touched;  // by stream
+  const auto place_of = [&](ValueId v) {
+    return value_offset_[static_cast<std::size_t>(v)] + (graph_[graph_.root(v)].host ? plan.total_bytes : 0);
+  };
+  std::array<std::vector<Touch>, kStreamKinds> touched;
   for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
-    const std::size_t mine = graph_.nodes[n].stream == StreamKind::Communication ? 1 : 0;
+    const auto mine = static_cast<std::size_t>(graph_.nodes[n].stream);
     std::vector<Touch> now;
     std::vector<ValueId> roots;
     for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
       roots.push_back(graph_.root(a.value));
-      const std::int64_t begin = value_offset_[static_cast<std::size_t>(a.value)];
+      const std::int64_t begin = place_of(a.value);
       now.push_back({n, begin, begin + graph_[a.value].spec.bytes(), a.writes});
     });
     const std::int64_t workspace = layout.workspace_offset[n];
@@ -145,57 +158,72 @@ void Executor::connect_streams(const MemoryPlan& plan, const ProgramLayout& layo
     if (options_.poison) {
       // It fills the whole memory of a value of which the node may touch a part.
       for (const ValueId root : roots) {
-        const std::int64_t begin = value_offset_[static_cast<std::size_t>(root)];
+        const std::int64_t begin = place_of(root);
         if (!graph_[root].persistent) now.push_back({n, begin, begin + graph_[root].spec.bytes(), true});
       }
     }
     // Of several, the latest, since a stream runs in order; but for each variant, since not every node runs in each.
-    std::array<std::ptrdiff_t, kVariants> wait_for;
-    wait_for.fill(-1);
+    std::array<std::array<std::ptrdiff_t, kVariants>, kStreamKinds> wait_for;
+    for (auto& of_stream : wait_for) of_stream.fill(-1);
     for (const Touch& t : now) {
-      for (const Touch& other : touched[1 - mine]) {
-        const bool meets = other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
-        if (!meets) continue;
-        for (std::size_t v = 0; v < kVariants; ++v) {
-          const auto bit = static_cast<std::uint8_t>(1U << v);
-          const bool both = (graph_.nodes[n].when & bit) != 0 && (graph_.nodes[other.node].when & bit) != 0;
-          if (both) wait_for[v] = std::max(wait_for[v], static_cast<std::ptrdiff_t>(other.node));
+      for (std::size_t s = 0; s < kStreamKinds; ++s) {
+        if (s == mine) continue;
+        for (const Touch& other : touched[s]) {
+          const bool meets = other.begin < t.end && t.begin < other.end && (other.writes || t.writes);
+          if (!meets) continue;
+          for (std::size_t v = 0; v < kVariants; ++v) {
+            const auto bit = static_cast<std::uint8_t>(1U << v);
+            const bool both = (graph_.nodes[n].when & bit) != 0 && (graph_.nodes[other.node].when & bit) != 0;
+            if (both) wait_for[s][v] = std::max(wait_for[s][v], static_cast<std::ptrdiff_t>(other.node));
+          }
         }
       }
       const bool needed_next = t.end > plan.persistent_bytes || graph_.section(n) == Graph::Section::Update;
-      if (mine == 1 && needed_next && section_end_[0] == nullptr) {
-        for (Event*& end : section_end_) end = events_.emplace_back(context_.device->make_event()).get();
+      if (graph_.nodes[n].stream == StreamKind::Compute || !needed_next) continue;
+      for (Event** end : {&section_end_[static_cast<std::size_t>(StreamKind::Compute)], &section_end_[mine]}) {
+        if (*end == nullptr) *end = events_.emplace_back(context_.device->make_event()).get();
       }
     }
-    for (std::size_t v = 0; v < kVariants; ++v) {
-      if (wait_for[v] < 0) continue;
-      Bound& from = bound_[static_cast<std::size_t>(wait_for[v])];
-      if (from.done == nullptr) from.done = events_.emplace_back(context_.device->make_event()).get();
-      auto& waits = bound_[n].waits;
-      if (std::find(waits.begin(), waits.end(), from.done) == waits.end()) waits.push_back(from.done);
+    for (const auto& of_stream : wait_for) {
+      for (const std::ptrdiff_t node : of_stream) {
+        if (node < 0) continue;
+        Bound& from = bound_[static_cast<std::size_t>(node)];
+        if (from.done == nullptr) from.done = events_.emplace_back(context_.device->make_event()).get();
+        auto& waits = bound_[n].waits;
+        if (std::find(waits.begin(), waits.end(), from.done) == waits.end()) waits.push_back(from.done);
+      }
     }
     touched[mine].insert(touched[mine].end(), now.begin(), now.end());
   }
 }
 
 void Executor::join() {
-  if (section_end_[0] == nullptr) return;
-  context_.compute->record(*section_end_[0]);
-  context_.communication->record(*section_end_[1]);
-  context_.compute->wait(*section_end_[1]);
-  context_.communication->wait(*section_end_[0]);
+  const auto for_ends = [&](const auto& visit) {
+    for (std::size_t s = 0; s < kStreamKinds; ++s) {
+      if (section_end_[s] != nullptr) visit(*stream_of(static_cast<StreamKind>(s)), *section_end_[s]);
+    }
+  };
+  for_ends([](Stream& stream, Event& end) { stream.record(end); });
+  for_ends([&](Stream& stream, const Event& mine) {
+    for_ends([&](Stream&, const Event& other) {
+      if (&other != &mine) stream.wait(other);
+    });
+  });
 }
 
 void Executor::plan_poison() {
   std::vector<std::ptrdiff_t> first(graph_.values.size(), -1), last(graph_.values.size(), -1);
-  std::vector<bool> communicated(graph_.values.size(),
-                                 false);  // the other stream may still read it after its last node
+  // Another stream may still read it after its last node. What comes back from the host was awaited by its readers, and
+  // what lies there is touched by one stream.
+  std::vector<bool> read_beside(graph_.values.size(), false);
   for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
     for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
       const auto root = static_cast<std::size_t>(graph_.root(a.value));
       if (first[root] < 0) first[root] = static_cast<std::ptrdiff_t>(n);
       last[root] = static_cast<std::ptrdiff_t>(n);
-      if (graph_.nodes[n].stream == StreamKind::Communication) communicated[root] = true;
+      const StreamKind stream = graph_.nodes[n].stream;
+      const bool leaves = stream == StreamKind::Copy && a.reads && !graph_.values[root].host;
+      if (stream == StreamKind::Communication || leaves) read_beside[root] = true;
     });
   }
   std::vector<bool> is_given(graph_.values.size(), false), is_result(graph_.values.size(), false);
@@ -211,7 +239,7 @@ void Executor::plan_poison() {
       const View memory = view(static_cast<ValueId>(v), static_cast<int>(s));
       if (!is_given[v]) before[s].poison_before.emplace_back(memory.data, memory.spec.bytes());
       // What the host reads after the run stays.
-      if (!communicated[v] && !is_result[v]) after[s].poison_after.emplace_back(memory.data, memory.spec.bytes());
+      if (!read_beside[v] && !is_result[v]) after[s].poison_after.emplace_back(memory.data, memory.spec.bytes());
     }
   }
 }
@@ -268,6 +296,7 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
 void Executor::synchronize() {
   context_.compute->synchronize();
   if (context_.communication != nullptr) context_.communication->synchronize();
+  if (context_.copy != nullptr) context_.copy->synchronize();
 }
 
 }  // namespace plimsoll

@@ -19,7 +19,7 @@ struct ExecutorOptions {
   // Debugging: outputs are filled with NaN before they are written, memory with NaN as soon as nothing reads it any
   // more.
   bool poison = false;
-  // False: compute waits for each communication node, and it for all compute before.
+  // False: compute waits for each communication node, and it for all compute before. Copies overlap all the same.
   bool overlap = true;
   // Called on the thread of a kernel right before and after it; may be null. They watch what kernels do (allocations).
   void (*before_node)() = nullptr;
@@ -35,6 +35,8 @@ struct ExecutorContext {
   const KernelTable* kernels = nullptr;
   std::map<std::string, const Reducer*, std::less<>> groups;  // by mesh axis
   Profile* profile = nullptr;                                 // may be null
+  Stream* copy = nullptr;                                     // may be null when nothing is offloaded, like …
+  std::byte* host_arena = nullptr;                            // … this: MemoryPlan::host_bytes long
 };
 
 // Which nodes of a section run, and for whom. Without a pipeline, all of them.
@@ -56,7 +58,7 @@ class Executor {
   void run(Graph::Section section, Variant variant = Variant::Only, const RunPart& part = {});
   // Makes the streams wait for each other: what runs next may use the memory of what ran before.
   void join();
-  // Blocks until both streams are idle; rethrows what a kernel threw.
+  // Blocks until all streams are idle; rethrows what a kernel threw.
   void synchronize();
 
   // In the arena; the host writes inputs before run() and reads outputs after synchronize().
@@ -78,13 +80,14 @@ class Executor {
     std::vector<Binding> slots;
     Stream* stream = nullptr;
     std::vector<Event*> waits;
-    Event* done = nullptr;  // recorded when a node of the other stream waits for it
+    Event* done = nullptr;  // recorded when a node of another stream waits for it
     int profile_row = -1;
     Executor* owner = nullptr;
   };
   void bind(std::size_t n, const ProgramLayout& layout, std::byte* arena);
   void bind_slot(const Node& node, int slot, const KernelArgs& common, Binding& binding) const;
   void connect_streams(const MemoryPlan& plan, const ProgramLayout& layout);
+  Stream* stream_of(StreamKind kind) const;
   void plan_poison();
   void add_profile_rows(const std::string& program);
   static void run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args);
@@ -100,8 +103,9 @@ class Executor {
   StepOutputs* outputs_ = nullptr;
   std::vector<Bound> bound_;
   std::deque<std::unique_ptr<Event>> events_;
-  std::array<Event*, 2> section_end_{};  // by stream; null where communication nodes touch persistent memory only
-  Event* turn_ = nullptr;                // null: the streams overlap
+  // By stream; null where it has nothing to do, or touches persistent memory only.
+  std::array<Event*, kStreamKinds> section_end_{};
+  Event* turn_ = nullptr;  // null: the streams overlap
   struct Launch {
     const Bound* bound;
     const Binding* binding;

@@ -44,7 +44,8 @@ std::string Profile::table() const {
   std::int64_t total = 0;
   const std::lock_guard lock(mutex_);
   for (const Row& r : rows_) {
-    if (r.track != "compute" && r.track != "communication") continue;  // what contains nodes, and waits for others
+    if (r.track != "compute" && r.track != "communication" && r.track != "copy")
+      continue;  // what contains nodes, and waits for others
     Total& s = sums[fmt::format("{} {}", r.op, r.phase)];
     s.calls += r.calls;
     s.ns += r.total_ns;
@@ -80,7 +81,8 @@ void Profile::write_trace(const std::string& path, int rank) const {
                          {"pid", rank},
                          {"tid", r.track},
                          {"args", {{"op", r.op}, {"program", r.program}, {"layer", r.layer}}}};
-    if (!r.axis.empty()) event["args"].update({{"axis", r.axis}, {"bytes", r.bytes}});
+    if (!r.axis.empty()) event["args"]["axis"] = r.axis;
+    if (!r.axis.empty() || r.bytes > 0) event["args"]["bytes"] = r.bytes;
     if (r.micro_batch >= 0) event["args"]["micro_batch"] = r.micro_batch;
     file << event.dump() << (i + 1 < spans_.size() ? ",\n" : "\n");
   }

@@ -16,7 +16,7 @@ struct ProfileRow {
   int layer = -1;
   std::int64_t flops = 0;
   std::string track = "compute";  // of the trace: spans of one track do not overlap
-  // Of what communicates; and of a pipeline. Empty, 0, -1: not.
+  // Of what communicates (bytes also of what is copied to or from the host); and of a pipeline. Empty, 0, -1: not.
   std::string axis;
   std::int64_t bytes = 0;
   int micro_batch = -1;

@@ -33,6 +33,7 @@ SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<Sl
   node.label = std::move(label);
   node.layer = layer;
   if (info.collective) node.stream = StreamKind::Communication;
+  if (info.copies) node.stream = StreamKind::Copy;
   for (const SlotInput& in : inputs) {
     if (in.value == kNoValue) continue;
     node.value[static_cast<std::size_t>(in.slot)] = in.value;
@@ -133,10 +134,12 @@ std::vector<OutsideUse> outside_uses(const Graph& graph) {
 void share_forward_memory(Graph& graph) {
   std::vector<std::size_t> last_access(graph.values.size(), 0);
   std::vector<std::size_t> first_write(graph.values.size(), graph.nodes.size());
+  std::vector<bool> copied(graph.values.size(), false);  // what lies over it would wait for the copy
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const auto root = static_cast<std::size_t>(graph.root(a.value));
       last_access[root] = n;
+      copied[root] = copied[root] || (a.reads && graph.nodes[n].stream == StreamKind::Copy);
       if (a.writes) first_write[root] = std::min(first_write[root], n);
     });
   }
@@ -150,8 +153,8 @@ void share_forward_memory(Graph& graph) {
       if (in == kNoValue) continue;
       const auto in_root = static_cast<std::size_t>(graph.root(in));
       Value& out = graph[node.value[i]];
-      const bool free_now =
-          last_access[in_root] == n && !graph.values[in_root].persistent && graph[in].spec == out.spec;
+      const bool free_now = last_access[in_root] == n && !copied[in_root] && !graph.values[in_root].persistent &&
+                            graph[in].spec == out.spec;
       if (!free_now || out.base != kNoValue || out.persistent) continue;
       last_access[in_root] = last_access[static_cast<std::size_t>(node.value[i])];
       out.base = in;
@@ -167,7 +170,7 @@ void classify_memory(Graph& graph) {
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);
-      if (graph[root].persistent) return;
+      if (graph[root].persistent || graph[root].host) return;
       if (graph.section(n) == Graph::Section::Forward) {
         written_forward[static_cast<std::size_t>(root)] = true;
       } else if (written_forward[static_cast<std::size_t>(root)]) {

@@ -223,9 +223,22 @@ std::vector<ValueId> kept_values(const Graph& graph, int layer, RecomputeMode mo
   std::vector<ValueId> kept;
   for (const RecomputableValue& v : recomputable_values(graph, layer)) {
     const bool core = graph.nodes[v.node].op == op_id<Attention>;
-    if (mode == RecomputeMode::Full ? v.boundary : mode == RecomputeMode::None || !core) kept.push_back(v.value);
+    if (mode == RecomputeMode::Full ? v.boundary : mode != RecomputeMode::Selective || !core) kept.push_back(v.value);
   }
   return kept;
+}
+
+std::vector<ValueId> values_named(const Graph& graph, int layer, std::span<const std::string> names) {
+  std::vector<ValueId> found;
+  if (names.empty()) return found;
+  const std::vector<RecomputableValue> values = recomputable_values(graph, layer);
+  for (const std::string& name : names) {
+    const auto at =
+        std::find_if(values.begin(), values.end(), [&](const RecomputableValue& v) { return v.name == name; });
+    require(at != values.end(), ErrorKind::Internal, "layer {} makes no '{}' that could be kept", layer, name);
+    found.push_back(at->value);
+  }
+  return found;
 }
 
 KeepSets keep_sets(const Graph& graph, std::span<const LayerRecompute> layers) {
@@ -233,19 +246,15 @@ KeepSets keep_sets(const Graph& graph, std::span<const LayerRecompute> layers) {
   if (layers.empty()) return keep;
   for (const int layer : layers_of(graph)) {
     const LayerRecompute& wanted = layers[static_cast<std::size_t>(layer)];
-    if (wanted.mode == RecomputeMode::None) continue;
+    if (wanted.mode == RecomputeMode::None || wanted.mode == RecomputeMode::Offload) continue;
     std::vector<ValueId>& kept = keep[layer];
     if (wanted.mode != RecomputeMode::Auto) {
       kept = kept_values(graph, layer, wanted.mode);
       continue;
     }
-    const std::vector<RecomputableValue> values = recomputable_values(graph, layer);
-    for (const std::string& name : wanted.keep) {
-      const auto found =
-          std::find_if(values.begin(), values.end(), [&](const RecomputableValue& v) { return v.name == name; });
-      require(found != values.end(), ErrorKind::Internal, "layer {} makes no '{}' that could be kept", layer, name);
-      kept.push_back(found->value);
-    }
+    kept = values_named(graph, layer, wanted.keep);
+    const std::vector<ValueId> sent = values_named(graph, layer, wanted.offload);
+    kept.insert(kept.end(), sent.begin(), sent.end());
   }
   return keep;
 }
@@ -254,12 +263,14 @@ std::optional<std::string> keep_fault(const Graph& graph, std::span<const LayerR
   if (layers.empty()) return std::nullopt;
   for (const int layer : layers_of(graph)) {
     const LayerRecompute& wanted = layers[static_cast<std::size_t>(layer)];
-    if (wanted.mode != RecomputeMode::Auto || wanted.keep.empty()) continue;
+    if (wanted.mode != RecomputeMode::Auto || (wanted.keep.empty() && wanted.offload.empty())) continue;
     std::vector<std::string> names;
     for (const RecomputableValue& v : recomputable_values(graph, layer)) names.push_back(v.name);
-    for (const std::string& name : wanted.keep) {
-      if (std::find(names.begin(), names.end(), name) == names.end())
-        return fmt::format("layer {} makes no '{}' that could be kept, only {}", layer, name, fmt::join(names, ", "));
+    for (const auto* list : {&wanted.keep, &wanted.offload}) {
+      for (const std::string& name : *list) {
+        if (std::find(names.begin(), names.end(), name) == names.end())
+          return fmt::format("layer {} makes no '{}' that could be kept, only {}", layer, name, fmt::join(names, ", "));
+      }
     }
   }
   return std::nullopt;

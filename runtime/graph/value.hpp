@@ -23,11 +23,12 @@ enum class MemoryClass : std::uint8_t {
   Communication,
   Workspace,
   KvCache,
-  Staging
+  Staging,
+  Offloaded  // in the host arena; all others are in the arena of the device
 };
-inline constexpr std::array<std::string_view, 9> kMemoryClassNames{"parameters",  "gradients",  "optimizer",
-                                                                   "activations", "transients", "communication",
-                                                                   "workspace",   "kv_cache",   "staging"};
+inline constexpr std::array<std::string_view, 10> kMemoryClassNames{
+    "parameters",    "gradients", "optimizer", "activations", "transients",
+    "communication", "workspace", "kv_cache",  "staging",     "offloaded"};
 
 // A tensor's memory. A value may be written more than once (a gradient that several consumers add to); a value with a
 // base is a part of, or shares, the memory of that one.
@@ -39,6 +40,7 @@ struct Value {
   ValueId base = kNoValue;
   std::int64_t byte_offset = 0;  // in base
   int layer = -1;
+  bool host = false;  // lies in the host arena: only copies touch it
 };
 
 }  // namespace plimsoll

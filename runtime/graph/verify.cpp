@@ -23,12 +23,17 @@ std::optional<std::string> check_values(const Graph& graph) {
 std::optional<std::string> check_node(const Graph& graph, std::size_t n) {
   const Node& node = graph.nodes[n];
   const auto slots = op_info(node.op).slots;
+  const int host_slot = node.op == op_id<ToHost> ? ToHost::kY : node.op == op_id<FromHost> ? FromHost::kX : -1;
   for (std::size_t i = 0; i < static_cast<std::size_t>(kMaxSlots); ++i) {
     for (const ValueId id : {node.value[i], node.grad[i]}) {
       if (id == kNoValue) continue;
       if (i >= slots.size()) return fmt::format("{}: has no slot {}", node_name(graph, n), i);
       if (id < 0 || id >= static_cast<ValueId>(graph.values.size()))
         return fmt::format("{}: bad value", node_name(graph, n));
+      if (graph[graph.root(id)].host != (static_cast<int>(i) == host_slot)) {
+        return fmt::format("{}: slot '{}' is '{}', which is {} host memory", node_name(graph, n), slots[i].name,
+                           graph[id].name, host_slot == static_cast<int>(i) ? "not in" : "in");
+      }
       if (graph[id].spec != node.specs[static_cast<int>(i)]) {
         return fmt::format("{}: slot '{}' is {} but value '{}' is {}", node_name(graph, n), slots[i].name,
                            to_string(node.specs[static_cast<int>(i)]), graph[id].name, to_string(graph[id].spec));

@@ -92,6 +92,8 @@ struct OpDefaults {
   static constexpr bool inference_only = false;
   static constexpr bool update_only = false;  // acts on flat parameter buffers in Phase::Update
   static constexpr bool collective = false;  // runs on the communication stream, over the group named in its attributes
+  // Copies a value between device and host memory on the copy stream. Put into graphs after autodiff: has no backward.
+  static constexpr bool copies = false;
   // A cheaper way to outputs that are needed a second time, from one that was kept: an op may name another, `Again`,
   // whose input "x" is this op's slot `again_from` and whose other slots have this op's names, with the attributes
   // again(). It makes the same bits.

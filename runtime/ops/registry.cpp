@@ -27,6 +27,7 @@ OpInfo make_info() {
       Op::inference_only,
       Op::update_only,
       Op::collective,
+      Op::copies,
       [](const Attrs& a, SlotSpecs& s) { Op::infer(std::get<id>(a), s); },
       [](const Attrs& a, const SlotSpecs& s, Phase p) { return Op::flops(std::get<id>(a), s, p); },
       [](const Attrs& a, const SlotSpecs& s, Phase p, int threads) {

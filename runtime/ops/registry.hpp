@@ -6,6 +6,7 @@
 
 #include "runtime/ops/attention.hpp"
 #include "runtime/ops/collective.hpp"
+#include "runtime/ops/copy.hpp"
 #include "runtime/ops/cross_entropy.hpp"
 #include "runtime/ops/embedding.hpp"
 #include "runtime/ops/linear.hpp"
@@ -21,7 +22,7 @@ struct TypeList {};
 using OpList =
     TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm, HeadNorm, Activate,
              SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy, AllReduce, CopyTo, ReduceFrom,
-             AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd, Clear>;
+             AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd, Clear, ToHost, FromHost>;
 
 template <class List>
 struct AttrsOf;
@@ -57,14 +58,14 @@ struct OpInfo {
   OpId id;
   std::string_view name;
   std::span<const Slot> slots;
-  bool splits_backward, terminal, inference_only, update_only, collective;
+  bool splits_backward, terminal, inference_only, update_only, collective, copies;
   void (*infer)(const Attrs&, SlotSpecs&);
   std::int64_t (*flops)(const Attrs&, const SlotSpecs&, Phase);
   std::int64_t (*workspace_bytes)(const Attrs&, const SlotSpecs&, Phase, int threads);
   std::vector<AnySample> (*samples)();
   int again_from;                // slot; -1: there is no other op that makes outputs again
   Attrs (*again)(const Attrs&);  // the attributes of the op, whose id is their index; null where there is none
-  bool differentiable() const { return !inference_only && !update_only; }
+  bool differentiable() const { return !inference_only && !update_only && !copies; }
 };
 
 std::span<const OpInfo> all_ops();

@@ -36,11 +36,18 @@ std::vector<Pass> passes_of(const Program& program) {
 
 class Trace {
  public:
-  Trace(const Program& program, const MemoryPlan& plan)
-      : graph_(*program.graph), layout_(plan.program(program.name)), begin_(plan.persistent_bytes) {
+  // Of the step region, or of the host arena.
+  Trace(const Program& program, const MemoryPlan& plan, bool host)
+      : graph_(*program.graph),
+        layout_(plan.program(program.name)),
+        slots_(host ? layout_.host_slots : layout_.slots),
+        host_(host),
+        begin_(host ? 0 : plan.persistent_bytes) {
     for (const Pass& pass : passes_of(program)) add(pass);
   }
-  std::optional<std::string> check() const { return replay(placed_, accesses_, layout_.step_bytes); }
+  std::optional<std::string> check() const {
+    return replay(placed_, accesses_, host_ ? layout_.host_bytes : layout_.step_bytes);
+  }
 
  private:
   void add(const Pass& pass) {
@@ -53,9 +60,9 @@ class Trace {
       if (!runs) continue;
       for_each_access(graph_, node, [&](const MemoryAccess& a) {
         const ValueId root = graph_.root(a.value);
-        if (!graph_[root].persistent) touch(root, pass, a.reads, a.writes);
+        if (!graph_[root].persistent && graph_[root].host == host_) touch(root, pass, a.reads, a.writes);
       });
-      if (layout_.workspace_bytes[n] > 0)
+      if (layout_.workspace_bytes[n] > 0 && !host_)
         place("workspace of " + node.label, layout_.workspace_bytes[n], layout_.workspace_offset[n]);
       ++now_;
     }
@@ -65,7 +72,7 @@ class Trace {
   void outside(const Pass& pass, bool writes) {
     for (const OutsideUse& use : outside_uses(graph_)) {
       if (use.section != pass.section || use.writes != writes || (pass.chunk >= 0 && use.chunk != pass.chunk)) continue;
-      if (pass.first_half) touch(use.value, pass, !writes, writes);
+      if (pass.first_half && !host_) touch(use.value, pass, !writes, writes);
     }
     ++now_;
   }
@@ -78,7 +85,7 @@ class Trace {
   // A value is another one for each micro-batch where it lies in a slot, and else for each pass.
   void touch(ValueId root, const Pass& pass, bool reads, bool writes) {
     const auto at = static_cast<std::size_t>(root);
-    const bool lasts = layout_.slots.empty() || in_slot(layout_.value_offset[at]);
+    const bool lasts = slots_.empty() || in_slot(layout_.value_offset[at]);
     const auto key = std::pair(root, lasts ? pass.micro_batch : -pass_);
     auto found = item_of_.find(key);
     if (found == item_of_.end()) {
@@ -94,13 +101,15 @@ class Trace {
   }
 
   bool in_slot(std::int64_t offset) const {
-    return std::any_of(layout_.slots.begin(), layout_.slots.end(), [&](const SlotRegion& r) {
+    return std::any_of(slots_.begin(), slots_.end(), [&](const SlotRegion& r) {
       return offset >= r.offset && offset < r.offset + r.count * r.bytes;
     });
   }
 
   const Graph& graph_;
   const ProgramLayout& layout_;
+  const std::vector<SlotRegion>& slots_;
+  bool host_;
   std::int64_t begin_;
   int now_ = 0, pass_ = 0;
   std::map<std::pair<ValueId, int>, int> item_of_;
@@ -111,13 +120,17 @@ class Trace {
 }  // namespace
 
 std::optional<std::string> check_memory(std::span<const Program> programs, const MemoryPlan& plan) {
-  std::int64_t peak = 0;
+  std::int64_t peak = 0, host_peak = 0;
   for (const Program& program : programs) {
-    if (auto bad = Trace(program, plan).check()) return fmt::format("{}: {}", program.name, *bad);
+    if (auto bad = Trace(program, plan, false).check()) return fmt::format("{}: {}", program.name, *bad);
+    if (auto bad = Trace(program, plan, true).check()) return fmt::format("{}, in host memory: {}", program.name, *bad);
     peak = std::max(peak, plan.persistent_bytes + plan.program(program.name).step_bytes);
+    host_peak = std::max(host_peak, plan.program(program.name).host_bytes);
   }
   if (!programs.empty() && peak != plan.total_bytes)
     return fmt::format("the peak is {}, the plan says {}", peak, plan.total_bytes);
+  if (host_peak != plan.host_bytes)
+    return fmt::format("the peak in host memory is {}, the plan says {}", host_peak, plan.host_bytes);
   return std::nullopt;
 }
 

@@ -10,17 +10,18 @@
 
 namespace plimsoll {
 
-enum class RecomputeMode { Auto, None, Full, Selective };
-constexpr std::array<EnumName, 4> enum_names(RecomputeMode) {
+enum class RecomputeMode { Auto, None, Full, Selective, Offload };
+constexpr std::array<EnumName, 5> enum_names(RecomputeMode) {
   return {named(RecomputeMode::Auto, "auto"), named(RecomputeMode::None, "none"), named(RecomputeMode::Full, "full"),
-          named(RecomputeMode::Selective, "selective")};
+          named(RecomputeMode::Selective, "selective"), named(RecomputeMode::Offload, "offload")};
 }
 
 // What one layer of a model recomputes: a mode, or with Auto all but the values of these names
-// (runtime/graph/recompute.hpp).
+// (runtime/graph/recompute.hpp), of which those of `offload` wait for backward in host memory
+// (runtime/graph/offload.hpp).
 struct LayerRecompute {
   RecomputeMode mode = RecomputeMode::None;
-  std::vector<std::string> keep;
+  std::vector<std::string> keep, offload = {};
   bool operator==(const LayerRecompute&) const = default;
 };
 
@@ -31,6 +32,8 @@ struct MemoryConfig {
   std::vector<LayerRecompute> recompute_layers;
   std::optional<std::int64_t> logits;   // most bytes of logits that exist at a time; nullopt: auto, the plan chooses
   std::optional<std::int64_t> reserve;  // outside the arena; nullopt: auto, measured
+  // What a rank may offload to; not part of `budget`. nullopt: auto, a share of what is free beside it.
+  std::optional<std::int64_t> host_budget;
   bool operator==(const MemoryConfig&) const = default;
 };
 

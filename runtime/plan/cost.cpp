@@ -50,6 +50,7 @@ double DescribedCosts::node_seconds(const Graph& graph, const Node& node) const 
   const OpInfo& op = op_info(node.op);
   if (op.collective) return 0;
   const DeviceDescription& device = cluster_.device;
+  if (op.copies) return device.host.latency_s + static_cast<double>(node.specs[0].bytes()) / device.host.bytes_per_s;
   const auto flops = static_cast<double>(op.flops(node.attrs, node.specs, node.phase));
   const DType dtype = compute_dtype(op, node.specs);
   const double rate = (is_attention(node) ? device.attention : device.matmul).of(dtype);
@@ -74,11 +75,11 @@ double DescribedCosts::memory_seconds(std::int64_t bytes) const {
 
 namespace {
 
-// One node on the clock of two streams.
+// One node on the clock of its stream.
 struct PlayedNode {
   std::size_t node;
   Graph::Section section;
-  bool on_wire;
+  StreamKind stream;
   double own_s, waits_s, end_s;  // waits_s: what its stream waits, and its own collectives
 };
 
@@ -87,7 +88,7 @@ void play_nodes(const Graph& graph, const CostModel& costs, const std::function<
                 Variant when, const Visit& visit) {
   std::vector<double> written(graph.values.size(), 0);  // when a root's last writer ends
   std::vector<double> used(graph.values.size(), 0);     // when the last node that touches it ends
-  double compute = 0, communication = 0;
+  std::array<double, kStreamKinds> free_at{};
   std::vector<double> wire(graph.nodes.size(), 0);
   for (const CollectiveCall& call : collectives(graph))
     wire[call.node] += costs.collective_seconds(call.kind, call.bytes(), call.ranks, strides(call.axis));
@@ -102,8 +103,7 @@ void play_nodes(const Graph& graph, const CostModel& costs, const std::function<
       begin = std::max(begin, a.writes ? used[root] : written[root]);
     });
     const double own = costs.node_seconds(graph, node);
-    const bool on_wire = node.stream == StreamKind::Communication;
-    double& stream = on_wire ? communication : compute;
+    double& stream = free_at[static_cast<std::size_t>(node.stream)];
     const double waits = std::max(0.0, begin - stream) + wire[n];
     const double end = stream = std::max(stream, begin) + own + wire[n];
     for_each_access(graph, node, [&](const MemoryAccess& a) {
@@ -111,7 +111,7 @@ void play_nodes(const Graph& graph, const CostModel& costs, const std::function<
       used[root] = std::max(used[root], end);
       if (a.writes) written[root] = end;
     });
-    visit(PlayedNode{n, where, on_wire, own, waits, end});
+    visit(PlayedNode{n, where, node.stream, own, waits, end});
   }
 }
 
@@ -124,7 +124,7 @@ NodeTimes time_nodes(const Graph& graph, const CostModel& costs, const std::func
     const bool forward = played.section == Graph::Section::Forward;
     Section& section = sections[forward ? 0 : 1];
     section.end_s = std::max(section.end_s, played.end_s);
-    if (!played.on_wire) section.exposed_s += played.waits_s;
+    if (played.stream == StreamKind::Compute) section.exposed_s += played.waits_s;
     if (graph.nodes[played.node].phase == Phase::WeightGrad) section.weight_grad_s += played.own_s;
     if (forward) forward_end = std::max(forward_end, played.end_s);
   });

@@ -20,7 +20,7 @@ std::int64_t traffic_bytes(const Graph& graph, const Node& node);
 class CostModel {
  public:
   virtual ~CostModel() = default;
-  // Of a node on the compute stream; 0 for one that only communicates.
+  // Of a node on the compute stream, or of a copy; 0 for one that only communicates.
   virtual double node_seconds(const Graph& graph, const Node& node) const = 0;
   // Of a collective over `ranks` ranks that are `stride` apart; `bytes` as CollectiveCall::bytes().
   virtual double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const = 0;
@@ -31,10 +31,10 @@ class CostModel {
 // The link that a group uses: inside a node where `ranks` ranks that are `stride` apart fit into one.
 const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int stride);
 
-// A roofline: max(FLOPs / rate of the op, bytes / memory rate) + overhead. A collective of n ranks takes the latency of
-// its ceil(log2 n) rounds (twice for an all-reduce; Thakur, Rabenseifner & Gropp 2005) plus the bytes that a rank sends
-// (runtime/exec/volume.hpp) over the rate of the link; where the description has a measurement of such a group, what
-// that says. A precision without a rate is Error(Config).
+// A roofline: max(FLOPs / rate of the op, bytes / memory rate) + overhead; copies take the link to the host. A
+// collective of n ranks takes the latency of its ceil(log2 n) rounds (twice for an all-reduce; Thakur, Rabenseifner &
+// Gropp 2005) plus the bytes that a rank sends (runtime/exec/volume.hpp) over the rate of the link; where the
+// description has a measurement of such a group, what that says. A precision without a rate is Error(Config).
 class DescribedCosts : public CostModel {
  public:
   explicit DescribedCosts(ClusterDescription cluster);
@@ -48,8 +48,8 @@ class DescribedCosts : public CostModel {
   std::map<std::tuple<LinkOperation, std::int64_t, std::int64_t>, LinkTable> measured_;  // by operation, ranks, stride
 };
 
-// A program played on two streams, compute and communication: a node begins when its stream is free and what it reads
-// is written. Nodes that do not run in a middle micro-batch are left out.
+// A program played on its streams, compute, communication and copy: a node begins when its stream is free and what it
+// reads is written. Nodes that do not run in a middle micro-batch are left out.
 struct NodeTimes {
   double forward_s = 0, backward_s = 0;                  // from the first node of the section to the end of its last
   double weight_grad_s = 0;                              // of backward: nodes of Phase::WeightGrad

@@ -49,7 +49,7 @@ std::vector<std::size_t> in_flight_until(const Graph& graph) {
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const Node& node = graph.nodes[n];
     until.push_back(n);
-    if (node.stream != StreamKind::Communication) continue;
+    if (node.stream == StreamKind::Compute) continue;
     bool computed = false;
     for (std::size_t m = n + 1; m < graph.nodes.size(); ++m) {
       const Node& later = graph.nodes[m];

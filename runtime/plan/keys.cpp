@@ -6,21 +6,23 @@
 namespace plimsoll {
 namespace {
 
-// A mode, or {keep: [value, …]}.
+// A mode, or {keep: [value, …], offload: [value, …]}.
 void read_layer(LayerRecompute& layer, const ConfigNode& item, const KeyScope& scope) {
   if (item.kind != ConfigNode::Kind::Map) {
     if (read_value(item, {}, scope, layer.mode) && layer.mode == RecomputeMode::Auto)
-      scope.fault(item, "a layer's mode is none, full, selective or {keep: [values]}");
+      scope.fault(item, "a layer's mode is none, full, selective, offload or {keep: [values], offload: [values]}");
     return;
   }
   layer.mode = RecomputeMode::Auto;
-  if (item.entries.size() != 1 || item.entry("keep") == nullptr) {
-    scope.fault(item, "a layer as a map is {keep: [values]}");
-    return;
+  for (const auto& entry : item.entries) {
+    if (entry.key != "keep" && entry.key != "offload") {
+      scope.fault(item, "a layer as a map is {keep: [values], offload: [values]}");
+      return;
+    }
+    if (!expect_list(entry.value, scope)) return;
+    std::vector<std::string>& names = entry.key == "keep" ? layer.keep : layer.offload;
+    for (const ConfigNode& value : entry.value.items) read_value(value, {}, scope, names.emplace_back());
   }
-  const ConfigNode& values = item.entries.front().value;
-  if (!expect_list(values, scope)) return;
-  for (const ConfigNode& value : values.items) read_value(value, {}, scope, layer.keep.emplace_back());
 }
 
 // One mode for all layers, or a list with an entry per layer.
@@ -39,9 +41,13 @@ ConfigNode write_layer(const LayerRecompute& layer) {
   if (layer.mode != RecomputeMode::Auto) return write_value(layer.mode);
   ConfigNode node;
   node.kind = ConfigNode::Kind::Map;
-  std::vector<ConfigNode> values;
-  for (const std::string& name : layer.keep) values.push_back(write_value(name));
-  node.entries.push_back({"keep", {}, ConfigNode::list(std::move(values))});
+  const auto add = [&](const char* key, const std::vector<std::string>& names) {
+    std::vector<ConfigNode> values;
+    for (const std::string& name : names) values.push_back(write_value(name));
+    node.entries.push_back({key, {}, ConfigNode::list(std::move(values))});
+  };
+  add("keep", layer.keep);
+  if (!layer.offload.empty()) add("offload", layer.offload);
   return node;
 }
 
@@ -61,12 +67,16 @@ KeyTable<MemoryConfig> memory_keys() {
           bytes_key("budget", &C::budget, above(0), "most memory of a rank; auto: a share of what is free at start"),
           {"recompute", type_name(std::type_identity<RecomputeMode>{}) + " | list per layer", "", "",
            "activations made again in backward instead of kept; full: all but the input of a layer, selective: the "
-           "attention core, a layer's {keep: [values]}: all others, auto: what costs least of what fits memory.budget",
+           "attention core, offload: they wait in host memory, a layer's {keep: [values], offload: [values]}: all "
+           "others, auto: what costs least of what fits memory.budget",
            read_recompute, write_recompute},
           bytes_key("logits", &C::logits, above(0),
                     "most logits that exist at a time, at least one row; auto: up to 128 MiB within the budget"),
           bytes_key("reserve", &C::reserve, at_least(0),
                     "memory of a rank outside the arena, inside the budget; auto: measured"),
+          bytes_key("host_budget", &C::host_budget, at_least(0),
+                    "most host memory of a rank for what it offloads, beside the budget; auto: a share of what is free "
+                    "beside it at start"),
       }};
 }
 

@@ -111,9 +111,8 @@ LiveItem describe_item(const Graph& graph, const Item& item) {
           describe_node(graph, maker)};
 }
 
-// Adds the items to what the layout says of its nodes, and those that are live where the most is, to what it says of
-// its peak, each `copies` times.
-void describe_live(const Graph& graph, std::span<const Item> items, int copies, bool in_slots, ProgramLayout& layout) {
+// The node where most is live.
+int peak_of(const Graph& graph, std::span<const Item> items) {
   std::vector<std::int64_t> change(graph.nodes.size() + 1, 0);
   for (const Item& i : items) {
     change[static_cast<std::size_t>(i.life.first)] += align_up(i.life.bytes);
@@ -128,7 +127,29 @@ void describe_live(const Graph& graph, std::span<const Item> items, int copies, 
       peak = static_cast<int>(n);
     }
   }
+  return peak;
+}
+
+// Those of the items that are live at a node, each `copies` times. Returns their bytes.
+std::int64_t add_live(const Graph& graph, std::span<const Item> items, int node, int copies,
+                      std::vector<LiveItem>& live) {
+  std::int64_t bytes = 0;
+  for (const Item& i : items) {
+    if (i.life.first > node || i.life.last < node) continue;
+    LiveItem item = describe_item(graph, i);
+    bytes += item.bytes *= copies;
+    if (copies > 1) item.name += fmt::format(" in {} slots", copies);
+    live.push_back(std::move(item));
+  }
+  std::stable_sort(live.begin(), live.end(), [](const LiveItem& a, const LiveItem& b) { return a.bytes > b.bytes; });
+  return bytes;
+}
+
+// Adds the items to what the layout says of its nodes, and those that are live where the most is, to what it says of
+// its peak, each `copies` times.
+void describe_live(const Graph& graph, std::span<const Item> items, int copies, bool in_slots, ProgramLayout& layout) {
   if (graph.nodes.empty()) return;
+  const int peak = peak_of(graph, items);
   for (const Item& i : items) {
     // A slot that this micro-batch has left is another one's.
     const std::size_t first = in_slots ? 0 : static_cast<std::size_t>(i.life.first);
@@ -137,20 +158,21 @@ void describe_live(const Graph& graph, std::span<const Item> items, int copies, 
     for (std::size_t n = first; n <= last; ++n) layout.live_class_bytes[n][memory] += copies * i.life.bytes;
   }
   layout.peak_node = describe_node(graph, static_cast<std::size_t>(peak));
-  for (const Item& i : items) {
-    if (i.life.first > peak || i.life.last < peak) continue;
-    LiveItem item = describe_item(graph, i);
-    item.bytes *= copies;
-    if (copies > 1) item.name += fmt::format(" in {} slots", copies);
-    layout.peak_class_bytes[static_cast<std::size_t>(item.memory)] += item.bytes;
-    layout.peak_items.push_back(std::move(item));
-  }
+  std::vector<LiveItem> live;
+  add_live(graph, items, peak, copies, live);
+  for (const LiveItem& item : live) layout.peak_class_bytes[static_cast<std::size_t>(item.memory)] += item.bytes;
+  layout.peak_items.insert(layout.peak_items.end(), live.begin(), live.end());
   std::stable_sort(layout.peak_items.begin(), layout.peak_items.end(),
                    [](const LiveItem& a, const LiveItem& b) { return a.bytes > b.bytes; });
 }
 
-// Gives items their places from `begin` on; returns the bytes that they take.
-std::int64_t place_items(std::span<const Item> items, std::int64_t begin, std::int64_t copies, ProgramLayout& layout) {
+void describe_host(const Graph& graph, std::span<const Item> items, int copies, ProgramLayout& layout) {
+  layout.offloaded_bytes += add_live(graph, items, peak_of(graph, items), copies, layout.host_items);
+}
+
+// Gives items their places from `begin` on; returns the bytes that they take, and adds the least that they could take.
+std::int64_t place_items(std::span<const Item> items, std::int64_t begin, std::int64_t copies, ProgramLayout& layout,
+                         std::int64_t& max_live_bytes) {
   std::vector<Lifetime> lives;
   for (const Item& i : items) lives.push_back(i.life);
   const Offsets offsets = assign_offsets(lives, {.alignment = kArenaAlignment});
@@ -165,7 +187,7 @@ std::int64_t place_items(std::span<const Item> items, std::int64_t begin, std::i
         layout.workspace_offset[static_cast<std::size_t>(items[i].workspace_of + n)] = at;
     }
   }
-  layout.max_live_bytes += copies * offsets.max_live_bytes;
+  max_live_bytes += copies * offsets.max_live_bytes;
   layout.method = offsets.method;
   return offsets.peak_bytes;
 }
@@ -187,12 +209,12 @@ void place_in_slots(const Program& program, const MemoryPlan& plan, std::span<co
     SlotRegion region;
     region.count = counts[c];
     region.offset = at;
-    region.bytes = align_up(place_items(slots[c], at, region.count, layout));
+    region.bytes = align_up(place_items(slots[c], at, region.count, layout, layout.max_live_bytes));
     at += region.count * region.bytes;
     layout.slots.push_back(region);
     describe_live(graph, slots[c], region.count, true, layout);
   }
-  layout.step_bytes = at - plan.persistent_bytes + place_items(scratch, at, 1, layout);
+  layout.step_bytes = at - plan.persistent_bytes + place_items(scratch, at, 1, layout, layout.max_live_bytes);
   describe_live(graph, scratch, 1, false, layout);
 }
 
@@ -200,6 +222,30 @@ bool needs_slots(const Program& program) {
   if (program.schedule == nullptr) return false;
   const std::vector<int>& slots = program.schedule->slots[static_cast<std::size_t>(program.stage)];
   return slots.size() > 1 || slots.front() > 1;
+}
+
+// The host arena. What is offloaded waits from one action for another: with slots, in one.
+void place_on_host(const Program& program, std::span<const Item> items, ProgramLayout& layout) {
+  const Graph& graph = *program.graph;
+  if (!needs_slots(program)) {
+    layout.host_bytes = place_items(items, 0, 1, layout, layout.host_max_live_bytes);
+    describe_host(graph, items, 1, layout);
+    return;
+  }
+  const std::vector<int>& counts = program.schedule->slots[static_cast<std::size_t>(program.stage)];
+  std::int64_t at = 0;
+  for (std::size_t c = 0; c < counts.size(); ++c) {
+    std::vector<Item> mine;
+    for (const Item& item : items) {
+      if (item.action / 3 == static_cast<int>(c)) mine.push_back(item);
+    }
+    const std::int64_t bytes = place_items(mine, at, counts[c], layout, layout.host_max_live_bytes);
+    const SlotRegion region{counts[c], at, align_up(bytes)};
+    if (bytes > 0) layout.host_bytes = at + (region.count - 1) * region.bytes + bytes;
+    at += region.count * region.bytes;
+    layout.host_slots.push_back(region);
+    describe_host(graph, mine, region.count, layout);
+  }
 }
 
 ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int threads) {
@@ -215,11 +261,15 @@ ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int thread
   for (const Node& node : graph.nodes) {
     layout.workspace_bytes.push_back(op_info(node.op).workspace_bytes(node.attrs, node.specs, node.phase, threads));
   }
-  const std::vector<Item> items = collect_items(graph, layout.workspace_bytes);
+  std::vector<Item> items = collect_items(graph, layout.workspace_bytes);
+  const auto on_host = std::stable_partition(
+      items.begin(), items.end(), [&](const Item& item) { return item.value == kNoValue || !graph[item.value].host; });
+  if (on_host != items.end()) place_on_host(program, {on_host, items.end()}, layout);
+  items.erase(on_host, items.end());
   if (needs_slots(program)) {
     place_in_slots(program, plan, items, layout);
   } else {
-    layout.step_bytes = place_items(items, plan.persistent_bytes, 1, layout);
+    layout.step_bytes = place_items(items, plan.persistent_bytes, 1, layout, layout.max_live_bytes);
     describe_live(graph, items, 1, false, layout);
   }
   for (ValueId v = 0; v < static_cast<ValueId>(graph.values.size()); ++v) {
@@ -286,10 +336,17 @@ MemoryPlan plan_memory(std::span<const Program> programs, int threads) {
     if (largest == nullptr || p.step_bytes > largest->step_bytes) largest = &p;
   }
   if (largest != nullptr) plan.class_bytes = largest->peak_class_bytes;
+  std::int64_t& offloaded = plan.class_bytes[static_cast<std::size_t>(MemoryClass::Offloaded)];
   for (const PersistentRegion& r : plan.persistent) plan.class_bytes[static_cast<std::size_t>(r.memory)] += r.bytes;
   plan.total_bytes = plan.persistent_bytes + (largest != nullptr ? largest->step_bytes : 0);
   plan.padding_bytes =
       plan.total_bytes - std::accumulate(plan.class_bytes.begin(), plan.class_bytes.end(), std::int64_t{0});
+  for (const ProgramLayout& p : plan.programs) {
+    if (p.host_bytes <= plan.host_bytes) continue;
+    plan.host_bytes = p.host_bytes;
+    offloaded = p.offloaded_bytes;
+  }
+  plan.host_padding_bytes = plan.host_bytes - offloaded;
   return plan;
 }
 

@@ -9,6 +9,9 @@
 // Where a pipeline has several micro-batches in flight, the step region is [slots of chunk 0 | slots of chunk 1 | … |
 // scratch]: what one action of the schedule leaves for another lies in the slot of its micro-batch, everything else in
 // the scratch that all actions share.
+//
+// Offloaded values lie in a second arena, in host memory: [slots of chunk 0 | slots of chunk 1 | …] or one timeline.
+// Its bytes are those of class Offloaded, and no part of total_bytes.
 
 #include <array>
 #include <string>
@@ -46,7 +49,7 @@ struct SlotRegion {
 
 struct ProgramLayout {
   std::string name;                            // "train", "evaluate", "prefill", "decode"
-  std::vector<std::int64_t> value_offset;      // by value, in the arena (slot 0); -1: the program does not touch it
+  std::vector<std::int64_t> value_offset;      // by value, in its arena (slot 0); -1: the program does not touch it
   std::vector<std::int64_t> value_stride;      // by value: bytes from slot to slot; 0: not in a slot
   std::vector<SlotRegion> slots;               // by chunk; empty: one timeline for the whole step region
   std::vector<std::int64_t> workspace_offset;  // by node; -1: none
@@ -60,6 +63,11 @@ struct ProgramLayout {
   std::vector<ClassBytes>
       live_class_bytes;  // by node: what is live there, without persistent values; slots all the time
   std::size_t backward_begin = 0, update_begin = 0;  // nodes of the program
+  // Of the host arena, as above.
+  std::vector<SlotRegion> host_slots;
+  std::int64_t host_bytes = 0, host_max_live_bytes = 0;
+  std::int64_t offloaded_bytes = 0;  // host_bytes without alignment, where most is live
+  std::vector<LiveItem> host_items;  // live there, largest first
 };
 
 struct MemoryPlan {
@@ -68,8 +76,12 @@ struct MemoryPlan {
   std::int64_t persistent_bytes = 0;  // with step i/o: where the step region begins
   std::vector<ProgramLayout> programs;
   std::int64_t total_bytes = 0;  // of the arena
-  ClassBytes class_bytes{};      // at the peak of the largest program; with `padding_bytes` they add up to total_bytes
-  std::int64_t padding_bytes = 0;                             // alignment, and step i/o
+  // At the peak of the largest program. With `padding_bytes` (alignment, and step i/o) they add up to total_bytes; but
+  // class Offloaded, with `host_padding_bytes`, is host_bytes.
+  ClassBytes class_bytes{};
+  std::int64_t padding_bytes = 0;
+  std::int64_t host_bytes = 0;  // of the host arena; 0: there is none
+  std::int64_t host_padding_bytes = 0;
   const ProgramLayout& program(std::string_view name) const;  // throws Error(Internal)
   const PersistentRegion& region(std::string_view name) const;
 };

@@ -10,7 +10,7 @@ namespace {
 
 constexpr double kLeft = 90, kTop = 40, kWidth = 1300, kHeight = 460, kBottom = 60, kRight = 110;  // SVG units
 constexpr std::array<std::string_view, kMemoryClassNames.size()> kColours{
-    "#4878a8", "#6fa8dc", "#9fc5e8", "#8fbf88", "#f0c878", "#d98880", "#b8a0d0", "#90c8c0", "#c8b090"};
+    "#4878a8", "#6fa8dc", "#9fc5e8", "#8fbf88", "#f0c878", "#d98880", "#b8a0d0", "#90c8c0", "#c8b090", "#a0a8b8"};
 constexpr std::string_view kOutsideColour = "#c8c8c8";
 
 struct Band {

@@ -137,6 +137,8 @@ TEST(Config, WordsAreFrozen) {
       {"comm", "{transport: self}"},
       {"comm", "{transport: mpi}"},
       {"memory", "{recompute: none}"},
+      {"memory", "{recompute: offload}"},
+      {"memory", "{host_budget: auto}"},
       {"precision", "fp64"},
       {"device", "cpu"},
       {"train", "{micro_batch: 4}"},

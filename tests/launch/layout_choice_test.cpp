@@ -133,11 +133,11 @@ TEST(LayoutChoice, BoundsAreBelowThePlanAndTheEstimate) {
          fmt::format("model.tied={}", pick(4, 2) == 0), fmt::format("train.global_batch={}", 8 << pick(5, 2)),
          fmt::format("model.dropout={}", pick(6, 2) == 0 ? 0.0 : 0.1),
          fmt::format("optimizer.name={}", pick(7, 3) == 0 ? "sgd" : "adamw"),
-         fmt::format("memory.recompute={}",
-                     std::array{"none", "full", "selective", "auto"}[static_cast<std::size_t>(pick(11, 4))])});
+         fmt::format("memory.recompute={}", std::array{"none", "full", "selective", "auto",
+                                                       "offload"}[static_cast<std::size_t>(pick(11, 5))])});
     if (pick(12, 4) == 0) {
       config.memory.recompute_layers.assign(static_cast<std::size_t>(config.model.layers), {});
-      config.memory.recompute_layers.back().mode = RecomputeMode::Full;
+      config.memory.recompute_layers.back().mode = pick(13, 2) == 0 ? RecomputeMode::Full : RecomputeMode::Offload;
     }
     if (pick(8, 2) == 0) {
       config.model.family = ModelFamily::Gpt2;

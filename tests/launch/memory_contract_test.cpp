@@ -66,7 +66,10 @@ TEST_P(MemoryContract, PlanPassesTheIndependentChecker) {
   EXPECT_EQ(check_memory(programs.list(), programs.plan), std::nullopt);
   std::int64_t sum = programs.plan.padding_bytes;
   for (const std::int64_t bytes : programs.plan.class_bytes) sum += bytes;
-  EXPECT_EQ(sum, programs.plan.total_bytes);
+  const std::int64_t offloaded = programs.plan.class_bytes[static_cast<std::size_t>(MemoryClass::Offloaded)];
+  EXPECT_EQ(sum - offloaded, programs.plan.total_bytes);
+  EXPECT_EQ(offloaded + programs.plan.host_padding_bytes, programs.plan.host_bytes);
+  EXPECT_EQ(programs.plan.host_bytes > 0, GetParam().recompute == RecomputeMode::Offload);
 }
 
 TEST_P(MemoryContract, HighWaterIsThePlanToTheByte) {
@@ -76,6 +79,9 @@ TEST_P(MemoryContract, HighWaterIsThePlanToTheByte) {
   engine.initialise(1);
   run_everything(engine, o, 2);
   EXPECT_EQ(engine.arena().high_water(), engine.programs().plan.total_bytes);
+  ASSERT_EQ(engine.host_arena() != nullptr, engine.programs().plan.host_bytes > 0);
+  if (engine.host_arena() == nullptr) return;
+  EXPECT_EQ(engine.host_arena()->high_water(), engine.programs().plan.host_bytes);
 }
 
 TEST_P(MemoryContract, OpsDoNotAllocateAfterTheFirstStep) {
@@ -121,6 +127,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"llama_train_full", ModelFamily::Llama, true, true, 0, 2, DType::f32, 77, 70, RecomputeMode::Full},
         Case{"llama_train_selective", ModelFamily::Llama, true, false, 0, 1, DType::f64, 64, 70,
              RecomputeMode::Selective},
+        Case{"gpt2_train_offload", ModelFamily::Gpt2, true, true, 0, 2, DType::f32, 64, 70, RecomputeMode::Offload},
+        Case{"llama_train_offload", ModelFamily::Llama, true, true, 0, 1, DType::f64, 77, 70, RecomputeMode::Offload},
         Case{"gpt2_train_short", ModelFamily::Gpt2, true, true, 0, 1, DType::f32, 12},
         Case{"llama_train_odd", ModelFamily::Llama, true, true, 0, 2, DType::f32, 77}),
     [](const auto& c) { return c.param.name; });

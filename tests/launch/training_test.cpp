@@ -68,7 +68,10 @@ TEST(Training, RecomputationChangesMemoryAndNoBit) {
     return nlohmann::json::parse(read_text(folder / run / "plan.json")).at("arena_bytes").get<std::int64_t>();
   };
   train_quietly(tiny_config(folder, "none", {"model.dropout=0.1"}));
-  for (const auto& [run, mode] : {std::pair{"full", "full"}, {"selective", "selective"}, {"list", "[full, none]"}}) {
+  for (const auto& [run, mode] : {std::pair{"full", "full"},
+                                  {"selective", "selective"},
+                                  {"list", "[full, none]"},
+                                  {"offload", "[offload, none]"}}) {
     SCOPED_TRACE(mode);
     train_quietly(tiny_config(folder, run, {"model.dropout=0.1", fmt::format("memory.recompute={}", mode)}));
     EXPECT_LT(arena(run), arena("none"));
@@ -127,6 +130,38 @@ TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
     const ProgramOptions anew = choose_programs(config, {}, Purpose::Train, plan["arena_bytes"].get<std::int64_t>(), 1);
     EXPECT_LT(planned_bytes(anew), plan["arena_bytes"].get<std::int64_t>());
   }
+}
+
+// Host memory has a limit and a report of its own.
+TEST(Training, OffloadStaysWithinTheHostBudget) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  train_quietly(tiny_config(folder, "run", {"memory.recompute=offload", "memory.host_budget=1MiB"}));
+  const auto rank = nlohmann::json::parse(read_text(folder / "run/summary.json")).at("ranks").at(0);
+  const auto host = rank.at("host_planned_bytes").get<std::int64_t>();
+  EXPECT_GT(host, 0);
+  EXPECT_LE(rank.at("offloaded"), host);
+  EXPECT_EQ(rank.at("host_high_water_bytes"), host);
+  EXPECT_EQ(rank.at("host_budget_bytes"), 1 << 20);
+  EXPECT_EQ(rank.at("arena_high_water_bytes"), rank.at("planned_bytes"));
+  try {
+    train_quietly(
+        tiny_config(folder, "less", {"memory.recompute=offload", fmt::format("memory.host_budget={}", host - 1)}));
+    FAIL() << "the run fits";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory);
+    for (const char* part :
+         {"memory.host_budget is", "largest:", "mlp.up.pre.host (layer 0)", "memory.host_budget -> "})
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << part << " in\n" << error.what();
+  }
+  EXPECT_FALSE(fs::exists(folder / "less"));
+  // micro_batch: auto takes what the host budget allows.
+  train_quietly(tiny_config(
+      folder, "auto",
+      {"memory.recompute=offload", fmt::format("memory.host_budget={}", host - 1), "train.micro_batch=auto"}));
+  const auto plan = nlohmann::json::parse(read_text(folder / "auto/plan.json"));
+  EXPECT_EQ(plan.at("micro_batch"), 1);
+  EXPECT_LT(plan.at("host_arena_bytes"), host);
 }
 
 TEST(Training, ResumedRunIsBitwiseTheUninterruptedOne) {
@@ -208,10 +243,26 @@ TEST(Training, MetricsAndSummaryHaveTheFrozenKeys) {
   EXPECT_TRUE(summary.contains("validation_loss"));
   ASSERT_EQ(summary["ranks"].size(), 1U);
   const auto& rank = summary["ranks"][0];
-  for (const char* key :
-       {"budget_bytes", "planned_bytes", "arena_high_water_bytes", "outside_arena_bytes", "peak_process_bytes",
-        "allocations_after_first_step", "collective_bytes", "parameters", "gradients", "optimizer", "activations",
-        "transients", "communication", "workspace", "kv_cache", "staging"}) {
+  for (const char* key : {"budget_bytes",
+                          "planned_bytes",
+                          "arena_high_water_bytes",
+                          "outside_arena_bytes",
+                          "peak_process_bytes",
+                          "allocations_after_first_step",
+                          "collective_bytes",
+                          "parameters",
+                          "gradients",
+                          "optimizer",
+                          "activations",
+                          "transients",
+                          "communication",
+                          "workspace",
+                          "kv_cache",
+                          "staging",
+                          "offloaded",
+                          "host_budget_bytes",
+                          "host_planned_bytes",
+                          "host_high_water_bytes"}) {
     EXPECT_TRUE(rank.contains(key)) << key;
   }
   EXPECT_TRUE(rank["collective_bytes"].contains("data"));

@@ -107,6 +107,8 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   result.final = tensors();
   result.planned = {engine.programs().plan.total_bytes};
   result.high_water = {engine.arena().high_water()};
+  result.host_planned = {engine.programs().plan.host_bytes};
+  result.host_high_water = {engine.host_arena() != nullptr ? engine.host_arena()->high_water() : 0};
   result.classes = {engine.programs().plan.class_bytes};
   return result;
 }
@@ -120,6 +122,8 @@ RunResult train_on(const Layout& layout, const ProgramOptions& o, std::int64_t r
   for (std::size_t r = 1; r < all.size(); ++r) {
     result.planned.push_back(all[r].planned.front());
     result.high_water.push_back(all[r].high_water.front());
+    result.host_planned.push_back(all[r].host_planned.front());
+    result.host_high_water.push_back(all[r].host_high_water.front());
     result.classes.push_back(all[r].classes.front());
   }
   return result;
@@ -148,6 +152,7 @@ void expect_same_training(const RunResult& run, const RunResult& one) {
     EXPECT_LE(relative_norm(run.final[t], one.final[t]), attention_bias ? 5e-3 : 1e-4) << one.names[t];
   }
   EXPECT_EQ(run.high_water, run.planned);
+  EXPECT_EQ(run.host_high_water, run.host_planned);
   EXPECT_EQ(run.allocations, 0);
 }
 

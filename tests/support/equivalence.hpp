@@ -35,6 +35,7 @@ struct RunResult {
   std::vector<double> losses, norms;
   std::vector<std::vector<double>> initial, final;  // those tensors
   std::vector<std::int64_t> planned, high_water;    // by rank
+  std::vector<std::int64_t> host_planned, host_high_water;
   std::vector<ClassBytes> classes;
   std::map<std::string, std::int64_t> sent;  // of rank 0, by axis, by the steps alone
   std::int64_t allocations = 0;              // by ops of all ranks of a process after the first step
@@ -52,7 +53,7 @@ RunResult train_on(const Layout& layout, const ProgramOptions& o, std::int64_t r
 double relative_norm(const std::vector<double>& a, const std::vector<double>& b);
 
 // What every layout must show beside one rank: initial weights bitwise equal, losses within 1e-5 (fp64: 1e-10),
-// parameters within 1e-4 (attention biases 5e-3), the arena as planned, no allocation.
+// parameters within 1e-4 (attention biases 5e-3), the arenas as planned, no allocation.
 void expect_same_training(const RunResult& run, const RunResult& one);
 void expect_same_bits(const RunResult& run, const RunResult& other);
 

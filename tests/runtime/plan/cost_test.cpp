@@ -8,6 +8,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/graph/autodiff.hpp"
+#include "runtime/graph/offload.hpp"
 #include "runtime/model/transformer.hpp"
 
 namespace plimsoll {
@@ -98,6 +99,33 @@ TEST(Cost, NodesEndWhereTheStepSays) {
   EXPECT_TRUE(std::is_sorted(ends.begin(), ends.end())) << "one rank has one stream";
   EXPECT_NEAR(ends.back(), times.forward_s + times.backward_s, 1e-12);
   EXPECT_NEAR(ends[graph.backward_begin - 1], times.forward_s, 1e-12);
+}
+
+TEST(Cost, CopiesTakeTheLinkToTheHostBesideCompute) {
+  ClusterDescription c = simple_cluster();
+  c.device.host = {5e-6, 1e9};
+  Graph graph = build_transformer(small_model(), {2, 128});
+  add_backward(graph);
+  const DescribedCosts costs(c);
+  const auto stride = [](std::string_view) { return 1; };
+  const NodeTimes kept = time_nodes(graph, costs, stride);
+  const std::vector<LayerRecompute> layers(2, {RecomputeMode::Offload, {}});
+  offload(graph, offloaded_values(graph, layers));
+  double there = 0, back = 0;
+  for (const Node& node : graph.nodes) {
+    if (node.stream != StreamKind::Copy) continue;
+    const double seconds = costs.node_seconds(graph, node);
+    EXPECT_DOUBLE_EQ(seconds, 5e-6 + static_cast<double>(node.specs[0].bytes()) / 1e9);
+    (node.op == op_id<ToHost> ? there : back) += seconds;
+  }
+  // A slow link: a section takes at least as long as its copies, and less than copies and compute one after another.
+  const NodeTimes offloaded = time_nodes(graph, costs, stride);
+  EXPECT_GT(there, 2 * kept.forward_s);
+  EXPECT_GE(offloaded.forward_s, there);
+  EXPECT_LT(offloaded.forward_s, there + kept.forward_s);
+  EXPECT_GE(offloaded.backward_s, back);
+  EXPECT_LT(offloaded.backward_s, back + kept.backward_s);
+  EXPECT_GT(offloaded.exposed_backward_s, kept.exposed_backward_s);
 }
 
 TEST(Cost, CollectivesTakeTheirRoundsAndTheBytesOfTheFormulas) {
