@@ -267,14 +267,13 @@ std::optional<Infeasible> check_host_budget(const Programs& programs, const Prog
   for (std::size_t i = 0; i < std::min<std::size_t>(8, items.size()); ++i)
     no.text += fmt::format("\n  {:>12}  {} (layer {})", format_bytes(items[i].bytes), items[i].name, items[i].layer);
   no.text += "\nnearest changes:";
-  if (options.micro_batch > 1 && !chunks_fault(options)) {
-    ProgramOptions changed = options;
-    changed.micro_batch = options.micro_batch / 2;
-    if (!chunks_fault(changed)) {
-      const std::int64_t then = build_programs(changed).plan.host_bytes;
-      no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, changed.micro_batch,
-                             format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
-    }
+  ProgramOptions half = options;
+  half.micro_batch /= 2;
+  half.micro_batches *= 2;
+  if (half.micro_batch > 0 && !chunks_fault(half)) {
+    const std::int64_t then = build_programs(half).plan.host_bytes;
+    no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, half.micro_batch,
+                           format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
   }
   no.text +=
       fmt::format("\n  memory.recompute: offload in fewer layers\n  memory.host_budget -> {}", format_bytes(needed));
