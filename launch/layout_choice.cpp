@@ -41,6 +41,8 @@ std::string milliseconds(double seconds) {
   return seconds < 10 ? fmt::format("{:.4g} ms", seconds * 1e3) : fmt::format("{:.4g} s", seconds);
 }
 
+std::int64_t host_limit(const Config& config) { return config.memory.host_budget.value_or(kNoHostLimit); }
+
 // Of a list with a mode per layer the one that keeps least: the small graphs of the planner are of no layer in
 // particular, and its bounds of memory stay true. Auto: anything may be dropped.
 RecomputeMode recompute_mode(const MemoryConfig& memory) {
@@ -109,7 +111,7 @@ Layout layout_of(const Config& config, const ProgramOptions& o) {
 LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
                             std::int64_t budget_bytes, std::int64_t outside_bytes) {
   const ProgramOptions options =
-      choose_programs(config, place, Purpose::Train, budget_bytes, outside_bytes, machine.costs);
+      choose_programs(config, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), machine.costs);
   LayoutCosts estimates(layout_problem(config, place.ranks, 0), machine);
   LayoutChoice choice;
   choice.tried = choice.planned = 1;
@@ -128,8 +130,8 @@ ExactMemory exact_memory(const Config& config, const Place& place, const Layout&
                          std::int64_t budget_bytes, std::int64_t outside_bytes) {
   Config with = config;
   use_layout(with, layout);
-  ExactMemory exact =
-      largest_rank(choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, &costs), costs);
+  ExactMemory exact = largest_rank(
+      choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), &costs), costs);
   // Of other modes the estimate of the layout has the time.
   if (recompute_mode(config.memory) != RecomputeMode::Auto) exact.recompute_s = 0;
   return exact;

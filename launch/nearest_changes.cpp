@@ -73,6 +73,10 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
       fmt::format("{}, on {} ranks", arrow("parallel.pipeline", mesh.pipeline, stages), 2 * mesh.ranks()), o);
   c.options.mesh.pipeline = stages;
   c.options.stage_layers.clear();
+  // The first layer of a stage makes other values than one inside of it, so names do not carry over.
+  for (LayerRecompute& layer : c.options.recompute) {
+    if (layer.mode == RecomputeMode::Auto) layer = {RecomputeMode::Full, {}};
+  }
 }
 
 // On the rank that needs most.

@@ -113,7 +113,8 @@ TEST(LayoutChoice, IsTheBestOfTheWholeGridWithRecomputation) {
       EXPECT_LE(first.exact->arena_bytes, budget);
       recomputed += first.estimate.recompute_s > 0 ? 1 : 0;
       const DescribedCosts costs(grid.cluster);
-      const ProgramOptions o = choose_programs(config, place_of(ranks), Purpose::Train, budget, 0, &costs);
+      const ProgramOptions o =
+          choose_programs(config, place_of(ranks), Purpose::Train, budget, 0, kNoHostLimit, &costs);
       EXPECT_EQ(o.recompute.empty(), first.estimate.recompute_s == 0);
     }
   }

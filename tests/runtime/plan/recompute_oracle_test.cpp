@@ -37,7 +37,7 @@ TEST(RecomputeOracle, NothingIsCheaperThanThePlanOfADecoderLayer) {
 }
 
 // Layers of any shape, where a tensor made twice may pay: the planner's answer is a schedule, so the oracle finds it or
-// a better one. It finds a better one for 26 of these 622 budgets.
+// a better one. It finds a better one for 26 of these 548 budgets.
 TEST(RecomputeOracle, PlansOfRandomLayersAreSchedules) {
   std::mt19937 random(5);
   int equal = 0, cheaper = 0;
@@ -62,7 +62,7 @@ TEST(RecomputeOracle, PlansOfRandomLayersAreSchedules) {
       }
     }
   }
-  EXPECT_EQ(equal, 596);
+  EXPECT_EQ(equal, 522);
   EXPECT_EQ(cheaper, 26);
 }
 
