@@ -8,6 +8,7 @@
 #include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/graph/offload.hpp"
+#include "runtime/plan/offload_costs.hpp"
 
 namespace plimsoll {
 namespace {
@@ -25,7 +26,8 @@ ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) 
     const MemoryPlan& plan = programs.plan;
     if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
     if (!options.recompute.empty())
-      recompute = std::max(recompute, passes * recompute_seconds(programs.graph("train"), costs));
+      recompute = std::max(recompute, passes * (recompute_seconds(programs.graph("train"), costs) +
+                                                offload_seconds(programs.graph("train"), costs, options.host.overlap)));
   }
   most.recompute_s = recompute;
   return most;

@@ -34,7 +34,7 @@ void add_smaller_batches(const ProgramOptions& o, std::vector<Change>& changes) 
 }
 
 void add_recomputation(const ProgramOptions& o, std::vector<Change>& changes) {
-  for (const RecomputeMode mode : {RecomputeMode::Selective, RecomputeMode::Full}) {
+  for (const RecomputeMode mode : {RecomputeMode::Selective, RecomputeMode::Full, RecomputeMode::Offload}) {
     const std::vector<LayerRecompute> layers(static_cast<std::size_t>(o.model.layers), {mode, {}});
     if (!o.train || o.recompute == layers) continue;
     changes.emplace_back(fmt::format("memory.recompute -> {}", to_text(mode)), o).options.recompute = layers;
@@ -79,12 +79,14 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
   }
 }
 
-// On the rank that needs most.
-std::int64_t arena_bytes(ProgramOptions o) {
+// On the rank that needs most; nullopt: some rank would offload more than it may.
+std::optional<std::int64_t> arena_bytes(ProgramOptions o) {
   std::int64_t most = 0;
   for (const int stage : distinct_stages(o)) {
     o.rank = rank_at(o.mesh, {0, stage, 0});
-    most = std::max(most, build_programs(o).plan.total_bytes);
+    const MemoryPlan plan = build_programs(o).plan;
+    if (plan.host_bytes > o.host.bytes) return std::nullopt;
+    most = std::max(most, plan.total_bytes);
   }
   return most;
 }
@@ -107,7 +109,8 @@ std::string nearest_changes(const ProgramOptions& o, std::int64_t budget_bytes, 
     changes.emplace_back("optimizer.name adamw -> sgd", o).options.optimizer.name = OptimizerName::Sgd;
   std::vector<std::pair<std::int64_t, const Change*>> needs;
   for (const Change& c : changes) {
-    if (allowed(c.options)) needs.emplace_back(arena_bytes(c.options) + outside_bytes, &c);
+    if (!allowed(c.options)) continue;
+    if (const auto bytes = arena_bytes(c.options)) needs.emplace_back(*bytes + outside_bytes, &c);
   }
   std::stable_sort(needs.begin(), needs.end(), [budget_bytes](const auto& a, const auto& b) {
     const bool fits = a.first <= budget_bytes;

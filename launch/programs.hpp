@@ -1,6 +1,7 @@
 #pragma once
 // Which programs a run needs, their graphs, and one memory plan for all of them. Pure planning: no device, no MPI.
 
+#include <limits>
 #include <memory>
 #include <optional>
 
@@ -14,6 +15,15 @@
 #include "runtime/plan/memory.hpp"
 
 namespace plimsoll {
+
+inline constexpr std::int64_t kNoHostLimit = std::numeric_limits<std::int64_t>::max();
+
+// What a rank may offload to.
+struct HostMemory {
+  std::int64_t bytes = kNoHostLimit;
+  bool offered = false;  // to what memory.recompute auto chooses
+  bool overlap = false;  // copies have an engine of their own, and do not take the time of compute
+};
 
 struct ProgramOptions {
   ModelConfig model;  // resolved, with vocabulary
@@ -35,6 +45,7 @@ struct ProgramOptions {
   std::shared_ptr<const CostModel> costs;  // what the machine is like; null: nobody said
   std::int64_t logits_bytes = kLogitsBytes;
   std::vector<LayerRecompute> recompute;  // by layer of the model; empty: everything is kept
+  HostMemory host;
   OptimizerConfig optimizer;
   bool train = false;                // "train": forward, backward, reduction, update
   bool evaluate = false;             // "evaluate": the loss of a micro-batch

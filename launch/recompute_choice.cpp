@@ -9,6 +9,8 @@ namespace {
 
 // Budgets of the planner that are told apart, from the least that anything fits into to keeping everything.
 constexpr std::int64_t kSteps = 512;
+// Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
+constexpr std::int64_t kProbes = 16;
 // Of one answer of the planner, which is asked several times.
 constexpr RecomputeLimits kLimits{2048, 20'000'000};
 
@@ -18,6 +20,118 @@ ProgramOptions at_stage(const ProgramOptions& options, int stage) {
   return there;
 }
 
+// The bytes of a rank's plan, and of what it offloads.
+struct PlannedBytes {
+  std::int64_t arena = 0, host = 0;
+};
+PlannedBytes bytes_of(const ProgramOptions& options) {
+  const MemoryPlan plan = build_programs(options).plan;
+  return {plan.total_bytes, plan.host_bytes};
+}
+
+// Byte plans of one stage, each made once.
+class BytePlans {
+ public:
+  BytePlans(const ProgramOptions& there, const std::vector<int>& layers) : there_(there), layers_(layers) {
+    there_.recompute.assign(static_cast<std::size_t>(there.model.layers), {});
+  }
+  PlannedBytes of(const std::vector<LayerRecompute>& chosen) {
+    for (std::size_t i = 0; i < chosen.size(); ++i) there_.recompute[static_cast<std::size_t>(layers_[i])] = chosen[i];
+    const auto known =
+        std::find_if(known_.begin(), known_.end(), [&](const auto& entry) { return entry.first == chosen; });
+    return known != known_.end() ? known->second : known_.emplace_back(chosen, bytes_of(there_)).second;
+  }
+
+ private:
+  ProgramOptions there_;
+  std::vector<int> layers_;
+  std::vector<std::pair<std::vector<LayerRecompute>, PlannedBytes>> known_;
+};
+
+// The plans of one stage that a planner offers under all its budgets.
+class BudgetSearch {
+ public:
+  BudgetSearch(const GraphStage& graph, BytePlans& bytes, std::int64_t arena_bytes)
+      : graph_(graph), bytes_(bytes), budget_(arena_bytes), planner_(graph.stage) {}
+
+  // What was found: the cheapest that fits, or, where none does, the smallest.
+  struct Found {
+    bool fits = false;
+    RecomputePlan plan;
+    PlannedBytes bytes;
+    std::int64_t model_bytes = 0;
+  };
+
+  const Found& run() {
+    attempt(full(), 0);
+    std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_.stage());
+    if (low >= high) return found_;
+    if (!attempt(low)) {
+      // What comes back early is not in the planner's model, so its smallest need not be the smallest.
+      const std::int64_t step = planner_.stage().link ? (high - low) / kProbes : 0;
+      std::int64_t probe = low + step;
+      while (probe < high && step > 0 && !attempt(probe)) probe += step;
+      if (step == 0 || probe >= high) return found_;
+      low = probe;
+    }
+    // The same budgets of the planner are tried whatever the budget of the arena is: a larger one then goes at least as
+    // far up, although the bytes of plans do not quite rise with the planner's budget.
+    for (const std::int64_t width = std::max<std::int64_t>(1, (high - low) / kSteps); high - low > width;) {
+      const std::int64_t middle = low + (high - low) / 2;
+      (attempt(middle) ? low : high) = middle;
+    }
+    return found_;
+  }
+
+  // Nothing costs less within those bytes of the model.
+  double bound_seconds(std::int64_t model_bytes) {
+    const RecomputeAnswer answer = planner_.plan(model_bytes, kLimits);
+    return std::holds_alternative<RecomputePlan>(answer) ? std::get<RecomputePlan>(answer).bound_seconds : 0;
+  }
+
+ private:
+  std::int64_t least_budget() {
+    const RecomputeAnswer none = planner_.plan(0, kLimits);
+    return std::holds_alternative<RecomputeInfeasible>(none) ? std::get<RecomputeInfeasible>(none).needed_bytes : 0;
+  }
+
+  // Nothing but boundaries is kept. Where the planner's smallest does not fit, its model may have been wrong about
+  // which one is the smallest.
+  RecomputePlan full() const {
+    std::vector<LayerChoice> choices;
+    for (const int kind : planner_.stage().layers) {
+      const int layer = static_cast<int>(choices.size());
+      choices.push_back({keep_nothing(planner_.stage().kinds[static_cast<std::size_t>(kind)]), layer, false});
+    }
+    return recompute_plan_of(planner_.stage(), std::move(choices));
+  }
+
+  bool attempt(std::int64_t model_bytes) {
+    RecomputeAnswer answer = planner_.plan(model_bytes, kLimits);
+    return std::holds_alternative<RecomputePlan>(answer) &&
+           attempt(std::get<RecomputePlan>(std::move(answer)), model_bytes);
+  }
+
+  // Does it fit?
+  bool attempt(RecomputePlan plan, std::int64_t model_bytes) {
+    const PlannedBytes bytes = bytes_.of(layer_recompute(graph_, plan));
+    const bool fits = bytes.arena <= budget_;
+    const bool first = found_.plan.layers.empty();
+    const bool better = fits ? !found_.fits || plan.seconds < found_.plan.seconds
+                             : !found_.fits && (first || bytes.arena < found_.bytes.arena);
+    if (!better) return fits;
+    model_bytes = std::max(model_bytes, plan.peak_bytes);
+    found_ = {fits, std::move(plan), bytes, model_bytes};
+    return fits;
+  }
+
+  const GraphStage& graph_;
+  BytePlans& bytes_;
+  std::int64_t budget_;
+  RecomputePlanner planner_;
+  Found found_;
+};
+
 // Plans one stage.
 class StageSearch {
  public:
@@ -26,79 +140,61 @@ class StageSearch {
     choice_.stage = coordinates(there.mesh, there.rank).pipeline;
     choice_.graph = stage_graph(there, costs);
     choice_.seconds = choice_.graph.micro_batch_seconds;
-    there_.recompute.assign(static_cast<std::size_t>(there.model.layers), {});
   }
 
   // False where nothing fits; then the choice is the one that needs least of those tried.
   bool run() {
-    choice_.arena_bytes = planned_bytes(there_);
+    BytePlans bytes(there_, choice_.graph.layers);
+    choice_.arena_bytes = bytes.of({}).arena;
     if (choice_.arena_bytes <= budget_) return true;
-    planner_.emplace(choice_.graph.stage);
-    const bool full_fits = attempt(full(), 0);
-    std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_->stage());
-    if (low >= high || !attempt(low)) return full_fits;
-    // The same budgets of the planner are tried whatever the budget of the arena is: a larger one then goes at least as
-    // far up, although the bytes of plans do not quite rise with the planner's budget.
-    for (const std::int64_t width = std::max<std::int64_t>(1, (high - low) / kSteps); high - low > width;) {
-      const std::int64_t middle = low + (high - low) / 2;
-      (attempt(middle) ? low : high) = middle;
+    const GraphStage graph = choice_.graph;
+    if (graph.stage.link) search_shares(graph, bytes, static_cast<int>(graph.layers.size()), 0);
+    BudgetSearch search(graph, bytes, budget_);
+    const BudgetSearch::Found& found = search.run();
+    if (found.bytes.host <= there_.host.bytes) {
+      take(found, graph);
+    } else {
+      share_host_memory(graph, bytes);
+      // What was not allowed to go there bounds the cost of what was.
+      choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, search.bound_seconds(choice_.model_bytes));
     }
-    return true;
+    return fits_;
   }
 
   StageChoice&& take() { return std::move(choice_); }
 
  private:
-  std::int64_t least_budget() {
-    const RecomputeAnswer none = planner_->plan(0, kLimits);
-    return std::holds_alternative<RecomputeInfeasible>(none) ? std::get<RecomputeInfeasible>(none).needed_bytes : 0;
-  }
-
-  // Nothing but boundaries is kept. Where the planner's smallest does not fit, its model may have been wrong about
-  // which one is the smallest.
-  RecomputePlan full() const {
-    std::vector<LayerChoice> choices;
-    for (const int kind : planner_->stage().layers) {
-      const int layer = static_cast<int>(choices.size());
-      choices.push_back({keep_nothing(planner_->stage().kinds[static_cast<std::size_t>(kind)]), layer, false});
+  void share_host_memory(const GraphStage& graph, BytePlans& bytes) {
+    for (std::int64_t layers = std::ssize(graph.layers); layers > 0; layers /= 2) {
+      const std::int64_t share = there_.host.bytes / graph.stage.in_flight / layers;
+      search_shares(graph, bytes, static_cast<int>(layers), share);
     }
-    return recompute_plan_of(planner_->stage(), std::move(choices));
   }
 
-  bool attempt(std::int64_t model_bytes) {
-    RecomputeAnswer answer = planner_->plan(model_bytes, kLimits);
-    return std::holds_alternative<RecomputePlan>(answer) &&
-           attempt(std::get<RecomputePlan>(std::move(answer)), model_bytes);
+  void search_shares(const GraphStage& graph, BytePlans& bytes, int layers, std::int64_t share) {
+    GraphStage limited = with_host_limit(graph, layers, share);
+    if (share == 0) limited.stage.link.reset();
+    take(BudgetSearch(limited, bytes, budget_).run(), limited);
   }
 
-  // Does it fit? The cheapest that does is kept, or, while none does, the smallest.
-  bool attempt(RecomputePlan plan, std::int64_t model_bytes) {
-    const std::int64_t bytes = bytes_with(layer_recompute(choice_.graph, plan));
-    const bool fits = bytes <= budget_;
-    const bool better = fits ? !fits_ || plan.seconds < choice_.plan.seconds : !fits_ && bytes < choice_.arena_bytes;
-    fits_ = fits_ || fits;
-    if (!better) return fits;
-    choice_.arena_bytes = bytes;
-    choice_.model_bytes = std::max(model_bytes, plan.peak_bytes);
-    choice_.seconds = choice_.graph.micro_batch_seconds + plan.seconds;
-    choice_.plan = std::move(plan);
-    return fits;
-  }
-
-  std::int64_t bytes_with(const std::vector<LayerRecompute>& layers) {
-    for (std::size_t i = 0; i < layers.size(); ++i)
-      there_.recompute[static_cast<std::size_t>(choice_.graph.layers[i])] = layers[i];
-    const auto known =
-        std::find_if(known_.begin(), known_.end(), [&](const auto& entry) { return entry.first == layers; });
-    return known != known_.end() ? known->second : known_.emplace_back(layers, planned_bytes(there_)).second;
+  // If it is the best.
+  void take(const BudgetSearch::Found& found, const GraphStage& graph) {
+    const bool better = found.fits ? !fits_ || found.plan.seconds < choice_.plan.seconds
+                                   : !fits_ && found.bytes.arena < choice_.arena_bytes;
+    if (!better || found.bytes.host > there_.host.bytes) return;
+    fits_ = found.fits;
+    choice_.graph = graph;
+    choice_.plan = found.plan;
+    choice_.arena_bytes = found.bytes.arena;
+    choice_.host_bytes = found.bytes.host;
+    choice_.model_bytes = found.model_bytes;
+    choice_.seconds = graph.micro_batch_seconds + found.plan.seconds;
   }
 
   ProgramOptions there_;
   std::int64_t budget_;
   StageChoice choice_;
-  std::optional<RecomputePlanner> planner_;
   bool fits_ = false;
-  std::vector<std::pair<std::vector<LayerRecompute>, std::int64_t>> known_;
 };
 
 // Stages with the same key have the same plan.
@@ -131,6 +227,7 @@ GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
   const KeepingGraph keeping = keeping_graph(there);
   GraphStageOptions options;
   options.threads = there.threads;
+  if (there.host.offered) options.offload_overlap = there.host.overlap;
   if (keeping.schedule) {
     const std::vector<int>& slots = keeping.schedule->slots[static_cast<std::size_t>(keeping.stage)];
     options.in_flight = *std::max_element(slots.begin(), slots.end());
@@ -139,7 +236,7 @@ GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
   return graph_stage(keeping.graph, costs, options);
 }
 
-std::int64_t planned_bytes(const ProgramOptions& options) { return build_programs(options).plan.total_bytes; }
+std::int64_t planned_bytes(const ProgramOptions& options) { return bytes_of(options).arena; }
 
 RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes) {
   RecomputeChoice result;

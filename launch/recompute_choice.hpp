@@ -8,6 +8,10 @@
 // planner answers, and the planner's budget is narrowed down, between one whose plan fits and one whose plan does not,
 // until they are near each other. Of the plans that fit, the cheapest is taken. Everything follows from the arguments:
 // all ranks, and `plan`, choose alike.
+//
+// Where host memory is offered (ProgramOptions::host), values may wait there. The planner first chooses as if there
+// were enough; where that is more than there is, all layers, or the first half, quarter, … of them, get equal shares of
+// it, and the best of these is taken.
 
 #include <span>
 
@@ -22,7 +26,8 @@ struct StageChoice {
   RecomputePlan plan;            // empty layers: nothing is recomputed
   std::int64_t model_bytes = 0;  // the planner's budget that it answered
   std::int64_t arena_bytes = 0;  // of the byte plan of the stage
-  double seconds = 0;            // of a micro-batch: forward, backward and what is recomputed
+  std::int64_t host_bytes = 0;   // and of its host arena
+  double seconds = 0;            // of a micro-batch: forward, backward, what is recomputed and waited for
 };
 
 struct RecomputeChoice {

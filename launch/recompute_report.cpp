@@ -7,6 +7,7 @@
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/plan/offload_costs.hpp"
 #include "runtime/plan/recompute_baselines.hpp"
 
 namespace plimsoll {
@@ -68,20 +69,41 @@ std::vector<std::string> made_again(const Graph& graph, int layer) {
   return names;
 }
 
+// The values of a layer that go to host memory, without the layer; in the order in which they go.
+std::vector<std::string> sent_away(const Graph& graph, int layer) {
+  const std::string prefix = fmt::format("{}.", layer);
+  std::vector<std::string> names;
+  for (const Node& node : graph.nodes) {
+    if (node.op != op_id<ToHost> || node.layer != layer) continue;
+    const std::string& name = graph[node.value[ToHost::kX]].name;
+    names.push_back(name.starts_with(prefix) ? name.substr(prefix.size()) : name);
+  }
+  return names;
+}
+
 // Layers of a role that recompute the same.
 struct Group {
-  RecomputeMode mode;  // Auto: `again` says it
-  std::vector<std::string> again;
+  RecomputeMode mode;  // Auto: `again` and `sent` say it
+  std::vector<std::string> again, sent;
   std::vector<int> layers;
+  std::string text() const {
+    if (mode != RecomputeMode::Auto) return std::string(to_text(mode));
+    const std::string made = again.empty() ? "nothing" : join(again, ", ");
+    return sent.empty() ? made : fmt::format("{} and offload {}", made, join(sent, ", "));
+  }
 };
 
 std::vector<Group> groups_of(const RankRole& role) {
   std::vector<Group> groups;
   const Graph& graph = role.programs.graph("train");
   for (const int layer : layers_of(graph)) {
-    Group group{role.options.recompute[static_cast<std::size_t>(layer)].mode, made_again(graph, layer), {}};
-    auto same = std::find_if(groups.begin(), groups.end(),
-                             [&](const Group& g) { return g.mode == group.mode && g.again == group.again; });
+    Group group{role.options.recompute[static_cast<std::size_t>(layer)].mode,
+                made_again(graph, layer),
+                sent_away(graph, layer),
+                {}};
+    auto same = std::find_if(groups.begin(), groups.end(), [&](const Group& g) {
+      return g.mode == group.mode && g.again == group.again && g.sent == group.sent;
+    });
     if (same == groups.end()) same = groups.insert(groups.end(), std::move(group));
     same->layers.push_back(layer);
   }
@@ -120,6 +142,7 @@ std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& role
     report.step_seconds =
         micro_batches * stage_graph(role.options, costs).micro_batch_seconds + update_seconds(graph, costs);
     report.recompute_seconds = micro_batches * recompute_seconds(graph, costs);
+    report.offload_seconds = micro_batches * offload_seconds(graph, costs, o.host.overlap);
     if (!choice) continue;
     const StageChoice& stage = choice->of_stage(static_cast<int>(reports.size()) - 1);
     if (!stage.plan.layers.empty()) report.planned = compare(stage, micro_batches);
@@ -132,18 +155,19 @@ std::string recompute_text(const RankRole& role, const RecomputeReport* report) 
   const ProgramOptions& o = role.options;
   if (!o.train || o.recompute.empty()) return "";
   std::vector<std::string> texts;
-  for (const Group& g : groups_of(role)) {
-    const bool mode = g.mode != RecomputeMode::Auto;
-    texts.push_back(fmt::format("{} in {} layer(s) ({})", mode ? std::string(to_text(g.mode)) : join(g.again, ", "),
-                                g.layers.size(), ranges_text(g.layers)));
-  }
+  for (const Group& g : groups_of(role))
+    texts.push_back(fmt::format("{} in {} layer(s) ({})", g.text(), g.layers.size(), ranges_text(g.layers)));
   const auto more = static_cast<double>(programs.recompute_flops_per_micro_batch),
              all = static_cast<double>(programs.rank_flops_per_micro_batch);
   std::string out =
       fmt::format("{}: recompute {}: {:.3g} GFLOP more for a micro-batch of a rank, {:.1f} % of forward and backward",
                   role.name, join(texts, "; "), more / 1e9, 100 * more / all);
   if (report == nullptr) return out + "\n";
-  out += fmt::format("; predicted {} of a step\n", percent(report->recompute_seconds, report->step_seconds));
+  out += fmt::format("; predicted {} of a step", percent(report->recompute_seconds, report->step_seconds));
+  if (programs.plan.host_bytes > 0)
+    out +=
+        fmt::format(", and copies to and from host memory {}", percent(report->offload_seconds, report->step_seconds));
+  out += "\n";
   return report->planned ? out + planned_text(*report->planned, *report) : out;
 }
 
@@ -162,12 +186,16 @@ nlohmann::json recompute_json(const RankRole& role, const RecomputeReport* repor
   }
   if (role.options.recompute.empty()) return json;
   json["yaml"] = recompute_line(role.options.recompute);
-  for (const Group& g : groups_of(role)) json["again"].push_back({{"layers", g.layers}, {"values", g.again}});
+  for (const Group& g : groups_of(role)) {
+    json["again"].push_back({{"layers", g.layers}, {"values", g.again}});
+    if (!g.sent.empty()) json["offloaded"].push_back({{"layers", g.layers}, {"values", g.sent}});
+  }
   if (report == nullptr) return json;
   const auto share = [&](const std::optional<double>& seconds) {
     return seconds ? nlohmann::json(*seconds / report->step_seconds) : nlohmann::json();
   };
   json["predicted_share_of_step"] = share(report->recompute_seconds);
+  json["predicted_copies_share_of_step"] = share(report->offload_seconds);
   if (!report->planned) return json;
   const RecomputeReport::Planned& p = *report->planned;
   json["planner"] = {{"model_bytes", p.model_bytes},

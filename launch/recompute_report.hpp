@@ -13,7 +13,8 @@ namespace plimsoll {
 // backward and the update, with everything kept.
 struct RecomputeReport {
   double step_seconds = 0;
-  double recompute_seconds = 0;  // of the copies that its program has
+  double recompute_seconds = 0;  // of what its program makes again
+  double offload_seconds = 0;    // that copies to and from host memory add to that
   // Where the planner chose (memory.recompute: auto):
   struct Planned {
     std::int64_t model_bytes = 0;  // the budget of the planner, in bytes of its memory model

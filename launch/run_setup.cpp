@@ -64,23 +64,22 @@ std::vector<LayerRecompute> recompute_layers(const Config& config) {
 }
 
 // Does every rank's plan fit? `arena_bytes` 0: no limit.
-bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes, std::int64_t host_bytes) {
-  if (arena_bytes == 0 && host_bytes == kNoHostLimit) return true;
+bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes) {
+  if (arena_bytes == 0 && o.host.bytes == kNoHostLimit) return true;
   const std::vector<int> stages = distinct_stages(o);  // they differ, and all ranks must choose alike
   return std::all_of(stages.begin(), stages.end(), [&](int stage) {
     ProgramOptions there = o;
     there.rank = rank_at(o.mesh, {0, stage, 0});
     const MemoryPlan plan = build_programs(there).plan;
-    return (arena_bytes == 0 || plan.total_bytes <= arena_bytes) && plan.host_bytes <= host_bytes;
+    return (arena_bytes == 0 || plan.total_bytes <= arena_bytes) && plan.host_bytes <= o.host.bytes;
   });
 }
 
 // Chooses train.micro_batch, memory.logits and memory.recompute where they are auto.
 class Sizes {
  public:
-  Sizes(const Config& config, ProgramOptions options, std::int64_t arena_bytes, std::int64_t host_bytes,
-        const CostModel& costs)
-      : config_(config), o_(std::move(options)), arena_bytes_(arena_bytes), host_bytes_(host_bytes), costs_(costs) {}
+  Sizes(const Config& config, ProgramOptions options, std::int64_t arena_bytes, const CostModel& costs)
+      : config_(config), o_(std::move(options)), arena_bytes_(arena_bytes), costs_(costs) {}
 
   // A smaller chunk of logits costs less time than a smaller micro-batch; where micro-batches fit only if activations
   // are made again, the predicted time of the step decides. When nothing fits, the least is what is reported.
@@ -114,14 +113,14 @@ class Sizes {
   bool fits_with_some_logits() {
     for (const std::int64_t logits_bytes : logits_choices(config_)) {
       o_.logits_bytes = logits_bytes;
-      if (fits_everywhere(o_, arena_bytes_, host_bytes_)) return true;
+      if (fits_everywhere(o_, arena_bytes_)) return true;
     }
     return false;
   }
 
   const Config& config_;
   ProgramOptions o_;
-  std::int64_t arena_bytes_, host_bytes_;  // 0 and kNoHostLimit: no limit
+  std::int64_t arena_bytes_;  // 0: no limit
   const CostModel& costs_;
 };
 
@@ -176,6 +175,8 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.bucket_bytes = config.comm.bucket;
   if (!config.comm.cluster.empty()) o.costs = std::make_shared<DescribedCosts>(load_cluster(config.comm.cluster));
   o.recompute = recompute_layers(config);
+  // The CPU's own memory is where the rest is too, and its cores do the copies: nobody gains by that unasked.
+  o.host = {host_bytes, config.memory.host_budget.has_value(), !config.comm.cluster.empty()};
   o.optimizer = config.optimizer;
   if (purpose == Purpose::Generate) {
     o.cache_positions = config.model.positions;
@@ -184,8 +185,8 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
-  if (costs != nullptr) return Sizes(config, std::move(o), arena, host_bytes, *costs).choose();
-  return Sizes(config, std::move(o), arena, host_bytes, DescribedCosts(choose_cluster(config))).choose();
+  if (costs != nullptr) return Sizes(config, std::move(o), arena, *costs).choose();
+  return Sizes(config, std::move(o), arena, DescribedCosts(choose_cluster(config))).choose();
 }
 
 std::int64_t choose_budget(const Config& config, const Place& place) {

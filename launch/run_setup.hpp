@@ -2,7 +2,6 @@
 // From a configuration to what a run does: the model with its vocabulary, the data, the programs, the budget.
 // Everything that is `auto` is decided here, and what was decided is in the result.
 
-#include <limits>
 #include <memory>
 
 #include "launch/config.hpp"
@@ -31,13 +30,13 @@ int choose_threads(const Config& config, const Place& place);
 Mesh choose_mesh(const Config& config, int ranks);
 
 enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
-inline constexpr std::int64_t kNoHostLimit = std::numeric_limits<std::int64_t>::max();
 
 // The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and
 // memory.logits auto: the largest divisor of a rank's share with at most 4096 tokens, and the largest chunk of logits,
 // whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit), and what it offloads `host_bytes`.
 // memory.recompute auto: nothing where that fits; otherwise what `costs` (null: the description of comm.cluster) says
-// is cheapest, and of several micro-batches the one with the shortest step.
+// is cheapest, and of several micro-batches the one with the shortest step. It offloads where memory.host_budget is
+// given.
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
                                std::int64_t outside_bytes, std::int64_t host_bytes = kNoHostLimit,
                                const CostModel* costs = nullptr);

@@ -68,7 +68,8 @@ KeyTable<MemoryConfig> memory_keys() {
           {"recompute", type_name(std::type_identity<RecomputeMode>{}) + " | list per layer", "", "",
            "activations made again in backward instead of kept; full: all but the input of a layer, selective: the "
            "attention core, offload: they wait in host memory, a layer's {keep: [values], offload: [values]}: all "
-           "others, auto: what costs least of what fits memory.budget",
+           "others, auto: what costs least of what fits memory.budget; it offloads only where memory.host_budget is "
+           "given",
            read_recompute, write_recompute},
           bytes_key("logits", &C::logits, above(0),
                     "most logits that exist at a time, at least one row; auto: up to 128 MiB within the budget"),

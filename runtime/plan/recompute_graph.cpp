@@ -4,10 +4,15 @@
 #include <map>
 #include <set>
 
+#include "runtime/plan/memory.hpp"
+#include "runtime/plan/offload_costs.hpp"
+
 namespace plimsoll {
 namespace {
 
 constexpr std::size_t kNever = SIZE_MAX;
+
+std::int64_t aligned(std::int64_t bytes) { return (bytes + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment; }
 
 std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
 
@@ -172,6 +177,8 @@ class Reader {
       names.push_back(v.name);
       values.push_back(v.value);
       tensor.bytes += v.bytes;
+      tensor.host_bytes += aligned(v.bytes);
+      tensor.copies = static_cast<int>(values.size());
       tensor.always_kept = tensor.always_kept || v.boundary;
     }
   };
@@ -234,7 +241,7 @@ class Reader {
     }
     Part on_the_way, read;
     on_the_way.tensor = part.tensor;
-    on_the_way.tensor.bytes = 0;
+    on_the_way.tensor.bytes = on_the_way.tensor.host_bytes = 0;
     on_the_way.tensor.kept_with = -1;
     on_the_way.tensor.never_kept = true;
     for (const RecomputableValue& v : outputs) (v.backward_reads ? read : on_the_way).take(v);
@@ -307,6 +314,7 @@ bool keeps_what_is_read(const LayerKind& kind, const LayerOption& option) {
 // Keeps `option` (nothing, where it `opens` a segment) what the mode keeps? What backward has no use for does not
 // count.
 bool is_mode(const GraphStage& s, std::size_t k, const LayerOption& option, bool opens, bool full) {
+  if (option.host_bytes > 0) return false;
   const LayerKind& kind = s.stage.kinds[k];
   const std::vector<Fate> all = keep_everything(kind).fates;
   const std::vector<bool>& of_mode = s.modes[k][full ? 0 : 1];
@@ -328,6 +336,7 @@ GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphSt
   s.stage.once = true;
   s.stage.head_bytes = reader.head_bytes(s.layers);
   s.micro_batch_seconds = reader.all_seconds();
+  if (options.offload_overlap) s.stage.link = host_link(graph, s.layers, costs, *options.offload_overlap);
   double boundary = 0;
   for (const int number : s.layers) boundary = std::max(boundary, reader.boundary_seconds(number));
   std::vector<Layer> kinds;
@@ -346,14 +355,32 @@ GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphSt
   return s;
 }
 
+GraphStage with_host_limit(GraphStage s, int layers, std::int64_t bytes) {
+  const std::size_t kinds = s.stage.kinds.size();
+  if (layers == std::ssize(s.stage.layers)) {
+    for (LayerKind& kind : s.stage.kinds) kind.host_limit_bytes = bytes;
+    return s;
+  }
+  for (std::size_t k = 0; k < kinds; ++k) {
+    LayerKind limited = s.stage.kinds[k];
+    s.stage.kinds[k].host_limit_bytes = 0;
+    limited.host_limit_bytes = bytes;
+    s.stage.kinds.push_back(std::move(limited));
+    s.names.push_back(s.names[k]);
+    s.modes.push_back(s.modes[k]);
+  }
+  for (std::size_t l = 0; l < static_cast<std::size_t>(layers); ++l) s.stage.layers[l] += static_cast<int>(kinds);
+  return s;
+}
+
 std::vector<LayerRecompute> layer_recompute(const GraphStage& s, const RecomputePlan& plan) {
   std::vector<LayerRecompute> layers;
   for (std::size_t l = 0; l < plan.layers.size(); ++l) {
     const LayerChoice& choice = plan.layers[l];
     const auto k = static_cast<std::size_t>(s.stage.layers[l]);
     const LayerKind& kind = s.stage.kinds[k];
-    require(choice.option.row_parts == 1 && choice.option.host_bytes == 0, ErrorKind::Internal,
-            "layer {}: row-splits and host memory are not in the graph rewrite", s.layers[l]);
+    require(choice.option.row_parts == 1, ErrorKind::Internal, "layer {}: row-splits are not in the graph rewrite",
+            s.layers[l]);
     // Of a segment only the first boundary stays.
     const bool inner = choice.segment != static_cast<int>(l);
     const bool opens = l + 1 < plan.layers.size() && plan.layers[l + 1].segment == static_cast<int>(l);
@@ -367,8 +394,10 @@ std::vector<LayerRecompute> layer_recompute(const GraphStage& s, const Recompute
       continue;
     }
     for (std::size_t t = 0; t < kind.tensors.size(); ++t) {
-      if (kind.tensors[t].always_kept || choice.option.fates[t] == Fate::Keep)
-        layer.keep.insert(layer.keep.end(), s.names[k][t].begin(), s.names[k][t].end());
+      const bool sent = choice.option.fates[t] == Fate::Offload;
+      std::vector<std::string>& names = sent ? layer.offload : layer.keep;
+      if (sent || kind.tensors[t].always_kept || choice.option.fates[t] == Fate::Keep)
+        names.insert(names.end(), s.names[k][t].begin(), s.names[k][t].end());
     }
   }
   return layers;

@@ -29,11 +29,17 @@ struct GraphStageOptions {
   int threads = 1;
   int in_flight = 1;   // micro-batches between forward and backward
   bool slots = false;  // and what is saved lies in slots (runtime/plan/memory.hpp)
+  // May values wait for backward in host memory? Then: do their copies run beside compute, or take its time?
+  std::optional<bool> offload_overlap = std::nullopt;
 };
 
 // The graph is that of add_backward(), with at least one layer. The planner may use segments where nothing is made a
-// third time, which is what the rewrite does when boundaries are dropped; no row-splits, no host memory.
+// third time, which is what the rewrite does when boundaries are dropped; no row-splits. The link to host memory is the
+// line through what `costs` say of copies of the smallest and the largest value that a layer makes; boundaries stay.
 GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphStageOptions& options);
+
+// The same, where the first `layers` may send `bytes` of a micro-batch each to host memory and the others nothing.
+GraphStage with_host_limit(GraphStage stage, int layers, std::int64_t bytes);
 
 // What the choices of a plan are for the rewrite, by layer of the stage; as a mode where it is one. Error(Internal) on
 // choices that it cannot make.

@@ -67,8 +67,9 @@ class Simulation {
       if (in_rows_[v] && fates_[v] != Fate::Drop) return std::nullopt;
       if (fates_[v] == Fate::Offload && (!t.offloadable || link_ == nullptr)) return std::nullopt;
       if (fates_[v] == Fate::Keep) option.saved_bytes += t.bytes;
-      if (fates_[v] == Fate::Offload) option.host_bytes += t.bytes;
+      if (fates_[v] == Fate::Offload) option.host_bytes += t.bytes_on_host();
     }
+    if (option.host_bytes > kind_.host_limit_bytes) return std::nullopt;
     option.forward_peak_bytes = forward();
     option.backward_peak_bytes = backward();
     if (!possible_) return std::nullopt;
@@ -82,7 +83,9 @@ class Simulation {
 
  private:
   bool offloaded(int v) const { return fates_[v] == Fate::Offload; }
-  double copy_seconds(int v, double rate) const { return link_->latency_seconds + kind_.tensors[v].bytes / rate; }
+  double copy_seconds(int v, double rate) const {
+    return kind_.tensors[v].copies * link_->latency_seconds + kind_.tensors[v].bytes / rate;
+  }
 
   std::int64_t forward() {
     Pass pass;
@@ -246,8 +249,9 @@ void check_layer_kind(const LayerKind& kind) {
   };
   for (int v = 0; v < tensors; ++v) {
     const LayerTensor& t = kind.tensors[v];
-    require(within(t.made_from, v) && t.kept_with < v && t.bytes >= 0 && t.workspace_bytes >= 0 && valid(t.seconds) &&
-                valid(t.collective_seconds) && (t.always_kept || !t.made_from.empty()),
+    require(within(t.made_from, v) && t.kept_with < v && t.bytes >= 0 && t.workspace_bytes >= 0 && t.copies >= 1 &&
+                t.host_bytes >= 0 && valid(t.seconds) && valid(t.collective_seconds) &&
+                (t.always_kept || !t.made_from.empty()),
             ErrorKind::Internal, "layer kind {}: tensor {} is described wrongly", kind.name, t.name);
   }
   for (const LayerGradient& g : kind.gradients) {

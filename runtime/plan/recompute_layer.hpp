@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,6 +30,10 @@ struct LayerTensor {
   int kept_with = -1;        // kept only where that earlier tensor is not dropped; -1: any
   bool replayable = true;    // false: must not be made again
   bool offloadable = true;
+  // In host memory it is so many copies (one for each value that it consists of) of so many bytes together; 0: `bytes`.
+  int copies = 1;
+  std::int64_t host_bytes = 0;
+  std::int64_t bytes_on_host() const { return host_bytes > 0 ? host_bytes : bytes; }
   bool operator==(const LayerTensor&) const = default;
 };
 
@@ -69,6 +74,7 @@ struct LayerKind {
   std::optional<RowSplit> rows;
   // What is saved lies in places that nothing else may use (slots of a pipeline), and the peaks are without it.
   bool saved_apart = false;
+  std::int64_t host_limit_bytes = std::numeric_limits<std::int64_t>::max();  // that it may send to host memory
 
   double forward_seconds() const;  // with collectives
   bool operator==(const LayerKind&) const = default;
@@ -101,8 +107,8 @@ struct LayerOption {
 void check_layer_kind(const LayerKind& kind);
 
 // What the fates come to. nullopt where they are impossible: a tensor that must be kept is not, or is kept without the
-// one that it is kept with, one that cannot be made again would be, or a block of rows would be read outside its part.
-// `link` may be null without Offload.
+// one that it is kept with, one that cannot be made again would be, more is sent to host memory than the kind may send,
+// or a block of rows would be read outside its part. `link` may be null without Offload.
 std::optional<LayerOption> simulate_layer(const LayerKind& kind, std::vector<Fate> fates, int row_parts,
                                           const HostLink* link);
 

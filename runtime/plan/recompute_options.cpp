@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <tuple>
 
 #include "runtime/core/error.hpp"
@@ -27,7 +28,7 @@ std::vector<Choosable> choosable(const LayerKind& kind, const OptionSpace& space
   for (int v = 0; v < static_cast<int>(kind.tensors.size()); ++v) {
     const LayerTensor& t = kind.tensors[v];
     if (needed[v] && !t.always_kept && !t.never_kept)
-      all.push_back({v, space.link != nullptr && t.offloadable ? 3 : 2});
+      all.push_back({v, space.link != nullptr && t.offloadable && t.bytes_on_host() <= kind.host_limit_bytes ? 3 : 2});
   }
   std::stable_sort(all.begin(), all.end(), [&](const Choosable& a, const Choosable& b) {
     return kind.tensors[a.tensor].bytes > kind.tensors[b.tensor].bytes;
@@ -133,6 +134,14 @@ LayerOptions layer_options(const LayerKind& kind, const OptionSpace& space) {
   require(!result.options.empty(), ErrorKind::Internal, "layer kind {}: backward cannot get its tensors", kind.name);
   result.relaxed = result.options;
   if (result.complete) return result;
+  if (space.link != nullptr) {  // without a third fate more tensors are put to choice
+    OptionSpace on_device = space;
+    on_device.link = nullptr;
+    bool ignored = false;
+    std::vector<LayerOption> more = enumerate(kind, on_device, fates, choosable(kind, on_device, ignored), parts);
+    std::move(more.begin(), more.end(), std::back_inserter(result.options));
+    result.options = pareto_options(std::move(result.options));
+  }
   LayerKind light = kind;
   std::vector<bool> is_open(kind.tensors.size(), false);
   for (const Choosable& c : open) is_open[c.tensor] = true;

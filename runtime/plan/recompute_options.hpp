@@ -6,7 +6,8 @@
 namespace plimsoll {
 
 struct OptionSpace {
-  const HostLink* link = nullptr;  // null: nothing is sent to host memory
+  // null: nothing is sent to host memory. With it, the largest tensors have three fates, and more of them two.
+  const HostLink* link = nullptr;
   bool row_splits = false;
   std::int64_t max_choices = 16384;  // to simulate, per number of blocks of rows
 };

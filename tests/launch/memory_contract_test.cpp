@@ -241,6 +241,14 @@ TEST(Budget, NearestChangesAreTrueAndNameMoreRanks) {
                            "memory.recompute -> full", "optimizer.name adamw -> sgd"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
   EXPECT_EQ(offered(1).find("(fits)"), std::string::npos);
+  // Offload is on offer where host memory has room for it.
+  ProgramOptions offload = o;
+  offload.recompute.assign(2, {RecomputeMode::Offload, {}});
+  EXPECT_NE(text.find(line("memory.recompute -> offload", offload)), std::string::npos) << text;
+  o.host.bytes = build_programs(offload).plan.host_bytes - 1;
+  EXPECT_EQ(offered(needed - 1).find("memory.recompute -> offload"), std::string::npos);
+  o.host.bytes += 1;
+  EXPECT_NE(offered(needed - 1).find("memory.recompute -> offload"), std::string::npos);
   // Five sequences go in micro-batches of one, three heads over no tensor axis, one layer over no pipeline.
   o.micro_batch = 5;
   o.micro_batches = 1;

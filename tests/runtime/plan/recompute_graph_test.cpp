@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
 
 #include "parallel/tensor.hpp"
 #include "runtime/graph/autodiff.hpp"
+#include "runtime/graph/offload.hpp"
+#include "runtime/plan/offload_costs.hpp"
 #include "tests/launch/tiny_run.hpp"
 
 namespace plimsoll {
@@ -48,7 +51,7 @@ std::int64_t kept_bytes(const Graph& graph) {
   for (std::size_t n = 0; n < std::min(graph.nodes.size(), graph.update_begin); ++n) {
     for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
       const ValueId root = graph.root(a.value);
-      if (graph[root].persistent) return;
+      if (graph[root].persistent || graph[root].host) return;
       if (n < graph.backward_begin && a.writes && graph.nodes[n].layer >= 0) written.try_emplace(root, n);
       if (n >= graph.backward_begin && written.contains(root)) kept[root] = graph[root].spec.bytes();
     });
@@ -59,7 +62,9 @@ std::int64_t kept_bytes(const Graph& graph) {
 }
 
 Graph rewritten(Graph graph, const std::vector<LayerRecompute>& layers) {
+  const std::vector<ValueId> sent = offloaded_values(graph, layers);
   recompute(graph, keep_sets(graph, layers));
+  offload(graph, sent);
   EXPECT_EQ(verify(graph), std::nullopt);
   return graph;
 }
@@ -119,6 +124,78 @@ TEST_P(RecomputeGraph, CostsAndBytesAreThoseOfTheRewrite) {
     const Graph made = rewritten(graph, layer_recompute(s, plan));
     EXPECT_NEAR(recompute_seconds(made, costs), plan.seconds, 1e-9 * s.micro_batch_seconds);
     EXPECT_EQ(kept_bytes(made), plan.saved_bytes - input_bytes(s));
+  }
+}
+
+// The same with a third fate, of what backward reads itself: copies that compute waits for add up too.
+TEST_P(RecomputeGraph, OffloadTakesTheTimeAndTheHostBytesOfItsCopies) {
+  GraphStageOptions options;
+  options.offload_overlap = false;
+  const GraphStage with = graph_stage(graph, costs, options);
+  ASSERT_TRUE(with.stage.link);
+  const HostLink& link = *with.stage.link;
+  EXPECT_NEAR(link.to_host_bytes_per_second, 6e9, 1);
+  EXPECT_NEAR(link.latency_seconds, 1e-6, 1e-15);
+  std::mt19937 random(static_cast<unsigned>(GetParam()));
+  int sent = 0;
+  for (int trial = 0; trial < 60; ++trial) {
+    SCOPED_TRACE(trial);
+    std::vector<LayerChoice> choices;
+    for (const int k : with.stage.layers) {
+      const LayerKind& kind = with.stage.kinds[static_cast<std::size_t>(k)];
+      std::set<int> read;
+      for (const BackwardStep& step : kind.steps) read.insert(step.reads.begin(), step.reads.end());
+      std::vector<Fate> fates = keep_everything(kind).fates;
+      for (std::size_t t = 0; t < fates.size(); ++t) {
+        const unsigned draw = random() % 10;
+        if (kind.tensors[t].always_kept || fates[t] != Fate::Keep) continue;
+        if (draw < 3) fates[t] = Fate::Drop;
+        if (draw > 6 && read.contains(static_cast<int>(t))) fates[t] = Fate::Offload;
+      }
+      for (std::size_t t = 0; t < fates.size(); ++t) {
+        const int to = kind.tensors[t].kept_with;
+        if (to >= 0 && fates[static_cast<std::size_t>(to)] == Fate::Drop) fates[t] = Fate::Drop;
+      }
+      const auto option = simulate_layer(kind, fates, 1, &link);
+      ASSERT_TRUE(option);
+      choices.push_back({*option, static_cast<int>(choices.size()), false});
+    }
+    const RecomputePlan plan = recompute_plan_of(with.stage, choices);
+    const std::vector<LayerRecompute> layers = layer_recompute(with, plan);
+    const Graph made = rewritten(graph, layers);
+    EXPECT_NEAR(recompute_seconds(made, costs) + offload_seconds(made, costs, false), plan.seconds,
+                1e-9 * with.micro_batch_seconds);
+    EXPECT_LE(offload_seconds(made, costs, true), offload_seconds(made, costs, false));
+    std::int64_t host = 0;
+    for (const Value& value : made.values)
+      host += value.host ? (value.spec.bytes() + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment : 0;
+    EXPECT_EQ(host, plan.host_bytes);
+    EXPECT_EQ(kept_bytes(made), plan.saved_bytes - input_bytes(with));
+    sent += host > 0 ? 1 : 0;
+  }
+  EXPECT_GT(sent, 50);
+}
+
+// Where host memory is short, only the first layers get some, and no choice of theirs takes more.
+TEST_P(RecomputeGraph, AHostLimitIsALimitOfEachLayer) {
+  GraphStageOptions options;
+  options.offload_overlap = true;
+  ClusterDescription fast;
+  fast.device.host = {0, 1e15};
+  const GraphStage with = graph_stage(graph, DescribedCosts(fast), options);
+  const std::int64_t all = no_recompute_peak_bytes(with.stage);
+  const auto sent_at = [&](const GraphStage& of, std::int64_t budget) {
+    const auto answer = plan_recompute(of.stage, budget);
+    std::vector<std::int64_t> sent;
+    for (const LayerChoice& choice : std::get<RecomputePlan>(answer).layers) sent.push_back(choice.option.host_bytes);
+    return sent;
+  };
+  const std::vector<std::int64_t> most = sent_at(with, all * 9 / 10);
+  const std::int64_t largest = *std::max_element(most.begin(), most.end());
+  ASSERT_GT(largest, 0);
+  for (const std::int64_t limit : {std::int64_t{0}, largest / 3, largest / 2, largest}) {
+    const std::vector<std::int64_t> sent = sent_at(with_host_limit(with, kLayers / 2, limit), all * 9 / 10);
+    for (std::size_t l = 0; l < sent.size(); ++l) EXPECT_LE(sent[l], l < kLayers / 2 ? limit : 0);
   }
 }
 

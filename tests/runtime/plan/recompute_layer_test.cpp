@@ -125,6 +125,21 @@ TEST(RecomputeLayer, OffloadWithOverlapCostsTheWaitingOnly) {
   EXPECT_FALSE(simulate_layer(kind, {O, K, K, D}, 1, &slow));  // the boundary stays
 }
 
+TEST(RecomputeLayer, ATensorOfSeveralValuesIsSeveralCopies) {
+  LayerKind kind = chain();
+  kind.tensors[1].copies = 3;
+  kind.tensors[1].host_bytes = 128;  // with padding
+  const HostLink link{50, 25, 0.5, false};
+  const auto option = simulate_layer(kind, {K, O, K, D}, 1, &link);
+  EXPECT_EQ(option->seconds, 100 / 50.0 + 100 / 25.0 + 3);
+  EXPECT_EQ(option->host_bytes, 128);
+  kind.host_limit_bytes = 128;
+  EXPECT_TRUE(simulate_layer(kind, {K, O, K, D}, 1, &link));
+  kind.host_limit_bytes = 127;
+  EXPECT_FALSE(simulate_layer(kind, {K, O, K, D}, 1, &link));
+  for (const LayerOption& o : layer_options(kind, {.link = &link}).options) EXPECT_NE(o.fates[1], O);
+}
+
 TEST(RecomputeLayer, BlocksOfRowsDivideWhatIsWithin) {
   LayerKind kind = chain();
   kind.tensors[1].bytes = 20;
