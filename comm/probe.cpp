@@ -42,13 +42,19 @@ class Probe {
     }
   }
 
-  // As long as the slowest rank takes.
-  double seconds(std::int64_t bytes) const {
+  // As long as the slowest rank takes, and what `work` takes here.
+  struct Times {
+    double all, work;
+  };
+  Times seconds(std::int64_t bytes, const std::function<void()>& work) const {
     using Clock = std::chrono::steady_clock;
     group_.barrier();
     const auto start = Clock::now();
+    if (work) work();
+    const auto worked = Clock::now();
     run(bytes);
-    return group_.max(std::chrono::duration<double>(Clock::now() - start).count());
+    const double all = std::chrono::duration<double>(Clock::now() - start).count();
+    return {group_.max(all), work ? std::chrono::duration<double>(worked - start).count() : 0};
   }
 
  private:
@@ -65,6 +71,12 @@ class Probe {
   std::unique_ptr<std::byte[]> scratch_, whole_, part_;
 };
 
+double median(std::vector<double> times) {
+  const auto middle = times.begin() + std::ssize(times) / 2;
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
+}
+
 }  // namespace
 
 LinkTable probe(const Group& group, LinkOperation operation, const ProbeOptions& options) {
@@ -78,16 +90,16 @@ LinkTable probe(const Group& group, LinkOperation operation, const ProbeOptions&
     const std::int64_t bytes = probe.whole_bytes(size);
     if (!samples.empty() && bytes <= samples.back().bytes) continue;
     // The times are those of all ranks, so all ranks stop after the same repetition.
-    const double warm_up = probe.seconds(bytes);
-    std::vector<double> times;
-    double spent = warm_up;
-    while (times.empty() || (std::ssize(times) < options.repetitions && spent < options.seconds_per_size)) {
-      times.push_back(probe.seconds(bytes));
-      spent += times.back();
+    double spent = probe.seconds(bytes, options.work).all;  // warms up
+    std::vector<double> all, work;
+    while (all.empty() || (std::ssize(all) < options.repetitions && spent < options.seconds_per_size)) {
+      const Probe::Times times = probe.seconds(bytes, options.work);
+      all.push_back(times.all);
+      work.push_back(times.work);
+      spent += times.all;
     }
-    const auto middle = times.begin() + std::ssize(times) / 2;
-    std::nth_element(times.begin(), middle, times.end());
-    samples.push_back({bytes, std::max(*middle, 1e-9)});
+    const double work_s = options.work ? group.max(median(std::move(work))) : 0;
+    samples.push_back({bytes, std::max(median(std::move(all)) - work_s, 1e-9)});
   }
   return LinkTable(std::move(samples));
 }

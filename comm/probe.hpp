@@ -1,6 +1,8 @@
 #pragma once
 // Measures what messages and collectives over a group take, for the planners.
 
+#include <functional>
+
 #include "comm/group.hpp"
 #include "runtime/plan/link_table.hpp"
 
@@ -10,6 +12,10 @@ struct ProbeOptions {
   std::int64_t least_bytes = std::int64_t{1} << 10, largest_bytes = std::int64_t{256} << 20;  // doubling
   int repetitions = 7;            // of each size, after one that warms up
   double seconds_per_size = 1.0;  // about the most that one size of one operation takes; at least one repetition
+  // What every rank does before each operation, as in a step; null: operations follow one another. What an operation
+  // takes is then how long the ranks need for both, less the work alone on the slowest of them: waiting for one another
+  // after work, which takes them a little longer now and then, is part of it.
+  std::function<void()> work = nullptr;
 };
 
 // T(m) of one operation, m as LinkLine says. A repetition lasts as long as on its slowest rank, from a common start;

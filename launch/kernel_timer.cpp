@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "comm/probe.hpp"
+#include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/register.hpp"
 
 namespace plimsoll {
@@ -15,6 +17,8 @@ constexpr double kEnough_s = 0.03;  // of runs of one node; the least number of 
 constexpr double kLong_s = 0.15;    // of a run that long, two: the shorter counts
 constexpr std::int64_t kAlign = 64;
 constexpr std::int64_t kPassBytes = std::int64_t{32} << 20;
+constexpr std::int64_t kLinkBytes = std::int64_t{32} << 20;  // the largest message that is measured
+constexpr std::int64_t kWork = 640;                          // rows and columns of the product before a collective
 
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -99,13 +103,8 @@ bool KernelTimer::allowed(std::int64_t bytes) const {
   return (options_.most_bytes == 0 || bytes <= options_.most_bytes) && spent_s_ < options_.most_seconds;
 }
 
-double KernelTimer::agreed(double seconds) {
-  if (options_.group == nullptr) return seconds;
-  std::vector<double> all(static_cast<std::size_t>(options_.group->size()));
-  options_.group->gather_values(&seconds, sizeof(seconds), all.data());
-  double sum = 0;
-  for (const double s : all) sum += s;
-  return sum / static_cast<double>(all.size());
+double KernelTimer::slowest(double seconds) const {
+  return options_.group == nullptr ? seconds : options_.group->max(seconds);
 }
 
 double KernelTimer::median_of_runs(const Kernel kernel, const KernelArgs& args) {
@@ -167,8 +166,8 @@ std::optional<double> KernelTimer::node_seconds(const Graph&, const Node& node) 
   args.outputs = &outputs;
   args.group = &alone;
   args.label = node.label.c_str();
-  const double seconds = agreed(median_of_runs(kernel, args));
-  spent_s_ += agreed(now_s() - begin);
+  const double seconds = slowest(median_of_runs(kernel, args));
+  spent_s_ += slowest(now_s() - begin);
   return seconds;
 }
 
@@ -192,9 +191,36 @@ std::optional<double> KernelTimer::memory_seconds_per_byte() {
     for (std::int64_t i = 0; i < kCount; ++i) at[2][i] = 0.9F * at[0][i] + 0.1F * at[1][i];
     times.push_back(now_s() - start);
   }
-  const double seconds = agreed(median(std::move(times)));
-  spent_s_ += agreed(now_s() - begin);
+  const double seconds = slowest(median(std::move(times)));
+  spent_s_ += slowest(now_s() - begin);
   return seconds / static_cast<double>(3 * kPassBytes);
+}
+
+std::optional<MeasuredLink> KernelTimer::link(LinkOperation operation) {
+  if (options_.group == nullptr) return std::nullopt;
+  ProbeOptions probing;
+  probing.least_bytes = 4096;
+  probing.repetitions = 5;
+  probing.seconds_per_size = 0.25;
+  probing.largest_bytes = kLinkBytes;
+  // The probe has three buffers of the largest message, the work here three matrices.
+  if (options_.most_bytes > 0) probing.largest_bytes = std::min(kLinkBytes, options_.most_bytes / 4);
+  if (probing.largest_bytes < kLinkBytes / 64 || !allowed(0)) return std::nullopt;
+  const double begin = now_s();
+  const std::vector<float> a(kWork * kWork, 1.0F), b(kWork * kWork, 1.0F);
+  std::vector<float> c(kWork * kWork);
+  omp_set_num_threads(options_.threads);
+  probing.work = [&] {
+    gemm(false, true, kWork, kWork, kWork, a.data(), kWork, b.data(), kWork, 0.0F, c.data(), kWork);
+  };
+  const LinkTable table = probe(*options_.group, operation, probing);
+  MeasuredLink link{"world", operation, options_.group->size(), 1, {}, {}};
+  for (const LinkSample& sample : table.samples()) {
+    link.bytes.push_back(sample.bytes);
+    link.seconds.push_back(sample.seconds);
+  }
+  spent_s_ += slowest(now_s() - begin);
+  return link;
 }
 
 }  // namespace plimsoll

@@ -1,7 +1,9 @@
 #pragma once
 // Measures what the CPU kernels of nodes take on this machine: each runs alone on buffers of its own, a few times, and
 // the median counts. Under a launcher all ranks run it at the same time, as they will in the run, so that they share
-// the memory and the caches of their host in the same way; the mean of their medians counts, and all ranks get it.
+// the memory and the caches of their host in the same way; the median of the slowest counts, for a step waits for it,
+// and all ranks get it. Collectives are measured over all ranks, after a product of matrices that takes a few
+// milliseconds (comm/probe.hpp).
 
 #include "comm/group.hpp"
 #include "runtime/device/device.hpp"
@@ -22,10 +24,11 @@ class KernelTimer : public NodeTimer {
   explicit KernelTimer(const KernelTimerOptions& options);
   std::optional<double> node_seconds(const Graph& graph, const Node& node) override;
   std::optional<double> memory_seconds_per_byte() override;
+  std::optional<MeasuredLink> link(LinkOperation operation) override;
   double spent_seconds() const { return spent_s_; }
 
  private:
-  double agreed(double seconds);
+  double slowest(double seconds) const;
   bool allowed(std::int64_t bytes) const;
   double median_of_runs(const Kernel kernel, const KernelArgs& args);
 

@@ -1,7 +1,5 @@
 #include "launch/run_costs.hpp"
 
-#include <nlohmann/json.hpp>
-
 #include "launch/cluster_file.hpp"
 #include "launch/measured.hpp"
 #include "launch/process.hpp"
@@ -16,18 +14,6 @@ std::string broadcast(const Group& control, std::string text) {
   text.resize(static_cast<std::size_t>(bytes));
   if (bytes > 0) control.broadcast({text.data(), {{bytes}, DType::u8}}, 0);
   return text;
-}
-
-std::string to_text(const KernelProfile& profile) {
-  return nlohmann::json{{"seconds", profile.seconds}, {"memory", profile.memory_seconds_per_byte}}.dump();
-}
-
-KernelProfile from_text(const std::string& text) {
-  const auto json = nlohmann::json::parse(text);
-  KernelProfile profile;
-  for (const auto& [key, seconds] : json["seconds"].items()) profile.seconds[key] = seconds.get<double>();
-  profile.memory_seconds_per_byte = json["memory"].get<double>();
-  return profile;
 }
 
 }  // namespace
@@ -51,7 +37,9 @@ RunCosts::RunCosts(const Config& config, const Place& place, const Group* contro
     if (place.ranks > 1) options.group = control;
     timer_ = std::make_unique<KernelTimer>(options);
   }
-  profiled_ = std::make_unique<ProfiledCosts>(described_, std::move(profile), timer_.get());
+  // Collectives were measured over the ranks of one host.
+  const int processes = place.ranks == place.local_ranks ? place.ranks : 1;
+  profiled_ = std::make_unique<ProfiledCosts>(described_, std::move(profile), timer_.get(), processes);
   costs_ = profiled_.get();
 }
 
@@ -68,7 +56,7 @@ KernelProfile RunCosts::load(const Config& config, const Group* control) {
   }
   fault = broadcast(*control, fault);
   require(fault.empty(), ErrorKind::Config, "{}: {}", key_place(config, "plan.profile"), fault);
-  return from_text(broadcast(*control, to_text(profile)));
+  return profile_of_text(broadcast(*control, profile_text(profile)), owner_.processes);
 }
 
 void RunCosts::keep() const {

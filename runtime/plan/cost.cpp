@@ -16,6 +16,8 @@ struct Section {
   double end_s = 0, exposed_s = 0, weight_grad_s = 0;
 };
 
+}  // namespace
+
 LinkOperation operation_of(CollectiveKind kind) {
   switch (kind) {
     case CollectiveKind::ReduceScatter: return LinkOperation::ReduceScatter;
@@ -23,8 +25,6 @@ LinkOperation operation_of(CollectiveKind kind) {
     default: return LinkOperation::AllReduce;
   }
 }
-
-}  // namespace
 
 std::int64_t traffic_bytes(const Graph& graph, const Node& node) {
   const std::int64_t rows = node.op == op_id<Embedding> ? node.specs[Embedding::kY].bytes() : 0;

@@ -28,6 +28,9 @@ class CostModel {
   virtual double memory_seconds(std::int64_t bytes) const = 0;
 };
 
+// Under which operation a collective is measured.
+LinkOperation operation_of(CollectiveKind kind);
+
 // The link that a group uses: inside a node where `ranks` ranks that are `stride` apart fit into one.
 const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int stride);
 

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
 // Attributes that change how much a kernel does, not where it is in the model.
 std::string attributes_text(const Attrs& attrs) {
@@ -41,6 +41,48 @@ std::string owner_name(const ProfileOwner& owner) { return fmt::format("{} x {}"
 
 bool is_time(const json& value) {
   return value.is_number() && std::isfinite(value.get<double>()) && value.get<double>() > 0;
+}
+
+std::optional<LinkOperation> operation_named(const json& name) {
+  for (const EnumName& known : enum_names(LinkOperation{})) {
+    if (name == known.name) return static_cast<LinkOperation>(known.value);
+  }
+  return std::nullopt;
+}
+
+bool is_link(const json& link) {
+  if (!link.is_object() || !operation_named(link.value("operation", json()))) return false;
+  const json bytes = link.value("bytes", json()), seconds = link.value("seconds", json());
+  if (!bytes.is_array() || !seconds.is_array() || bytes.empty() || bytes.size() != seconds.size()) return false;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const bool rises = bytes[i].is_number_integer() && bytes[i] > (i == 0 ? json(0) : bytes[i - 1]);
+    if (!rises || !is_time(seconds[i])) return false;
+  }
+  return true;
+}
+
+json to_json(const KernelProfile& profile) {
+  json own{{"seconds", profile.seconds},
+           {"memory_seconds_per_byte", profile.memory_seconds_per_byte},
+           {"links", json::array()}};
+  for (const MeasuredLink& link : profile.links)
+    own["links"].push_back({{"operation", to_text(link.operation)}, {"bytes", link.bytes}, {"seconds", link.seconds}});
+  return own;
+}
+
+KernelProfile from_json(const json& own, int processes) {
+  KernelProfile profile;
+  for (const auto& [key, seconds] : own["seconds"].items()) profile.seconds[key] = seconds.get<double>();
+  profile.memory_seconds_per_byte = std::max(0.0, own["memory_seconds_per_byte"].get<double>());
+  for (const json& link : own.value("links", json::array())) {
+    MeasuredLink& l = profile.links.emplace_back();
+    l.axis = "world";
+    l.operation = *operation_named(link["operation"]);
+    l.ranks = processes;
+    link["bytes"].get_to(l.bytes);
+    link["seconds"].get_to(l.seconds);
+  }
+  return profile;
 }
 
 // The file as JSON of `owner`'s CPU and build; null with a reason where it is not.
@@ -72,6 +114,9 @@ json parse_profiles(const fs::path& file, const ProfileOwner& owner, std::string
     for (const auto& [key, seconds] : one["seconds"].items()) {
       if (!is_time(seconds)) reason = fmt::format("has no time for '{}'", key);
     }
+    for (const json& link : one.value("links", json::array())) {
+      if (!is_link(link)) reason = fmt::format("has a collective without times in '{}'", name);
+    }
   }
   return reason.empty() ? all : json();
 }
@@ -101,10 +146,7 @@ KernelProfile read_kernel_profile(const fs::path& file, const ProfileOwner& owne
   require(reason.empty() || !strict, ErrorKind::Config, "{}: {}: remove it, and it is measured anew", file.string(),
           reason);
   if (!reason.empty() || !all["profiles"].contains(owner_name(owner))) return profile;
-  const json& own = all["profiles"][owner_name(owner)];
-  for (const auto& [key, seconds] : own["seconds"].items()) profile.seconds[key] = seconds.get<double>();
-  profile.memory_seconds_per_byte = std::max(0.0, own["memory_seconds_per_byte"].get<double>());
-  return profile;
+  return from_json(all["profiles"][owner_name(owner)], owner.processes);
 }
 
 bool write_kernel_profile(const fs::path& file, const ProfileOwner& owner, const KernelProfile& profile) {
@@ -116,9 +158,7 @@ bool write_kernel_profile(const fs::path& file, const ProfileOwner& owner, const
   if (!all.is_object()) {
     all = {{"format", kFormat}, {"cpu", owner.cpu}, {"build", owner.build}, {"profiles", json::object()}};
   }
-  json& own = all["profiles"][owner_name(owner)];
-  own = {{"seconds", json::object()}, {"memory_seconds_per_byte", profile.memory_seconds_per_byte}};
-  for (const auto& [key, seconds] : profile.seconds) own["seconds"][key] = seconds;
+  all["profiles"][owner_name(owner)] = to_json(profile);
   if (!file.parent_path().empty()) fs::create_directories(file.parent_path(), error);
   const fs::path temporary = file.string() + fmt::format(".{}.tmp", getpid());
   std::ofstream out(temporary);
@@ -132,8 +172,40 @@ bool write_kernel_profile(const fs::path& file, const ProfileOwner& owner, const
   return false;
 }
 
-ProfiledCosts::ProfiledCosts(const CostModel& described, KernelProfile profile, NodeTimer* timer)
-    : described_(described), timer_(timer), profile_(std::move(profile)) {}
+std::string profile_text(const KernelProfile& profile) { return to_json(profile).dump(); }
+
+KernelProfile profile_of_text(const std::string& text, int processes) {
+  return from_json(json::parse(text), processes);
+}
+
+ProfiledCosts::ProfiledCosts(const CostModel& described, KernelProfile profile, NodeTimer* timer, int processes)
+    : described_(described), timer_(timer), processes_(processes), profile_(std::move(profile)) {}
+
+const LinkTable* ProfiledCosts::link(LinkOperation operation) const {
+  const auto [entry, is_new] = links_.try_emplace(operation);
+  if (is_new) {
+    auto known = std::find_if(profile_.links.begin(), profile_.links.end(),
+                              [&](const MeasuredLink& l) { return l.operation == operation; });
+    if (known == profile_.links.end() && timer_ != nullptr) {
+      if (auto measured = timer_->link(operation)) {
+        known = profile_.links.insert(profile_.links.end(), std::move(*measured));
+        grew_ = true;
+      }
+    }
+    if (known != profile_.links.end()) entry->second = known->table();
+  }
+  return entry->second ? &*entry->second : nullptr;
+}
+
+double ProfiledCosts::collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const {
+  const double described = described_.collective_seconds(kind, bytes, ranks, stride);
+  if (ranks == 1 || processes_ == 1) return described;
+  const LinkTable* all = link(operation_of(kind));
+  if (all == nullptr) return described;
+  const double measured = all->seconds(static_cast<double>(bytes));
+  return ranks == processes_ ? measured
+                             : described * measured / described_.collective_seconds(kind, bytes, processes_, 1);
+}
 
 double ProfiledCosts::node_seconds(const Graph& graph, const Node& node) const {
   if (op_info(node.op).collective) return 0;

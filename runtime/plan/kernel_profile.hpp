@@ -17,10 +17,11 @@ namespace plimsoll {
 // work, which gradients are wanted and whether they are added to. The same for like nodes of all layers.
 std::string kernel_key(const Node& node);
 
-// Seconds by kernel_key(), and those of one byte of a long pass over memory.
+// Seconds by kernel_key(), those of one byte of a long pass over memory, and of collectives.
 struct KernelProfile {
   std::map<std::string, double, std::less<>> seconds;
   double memory_seconds_per_byte = 0;  // 0: not known
+  std::vector<MeasuredLink> links;     // of all processes of the owner, after work like that of a step
   bool operator==(const KernelProfile&) const = default;
 };
 
@@ -38,6 +39,10 @@ KernelProfile read_kernel_profile(const std::filesystem::path& file, const Profi
 // file and rename); false where that fails.
 bool write_kernel_profile(const std::filesystem::path& file, const ProfileOwner& owner, const KernelProfile& profile);
 
+// As text for other processes, and from it.
+std::string profile_text(const KernelProfile& profile);
+KernelProfile profile_of_text(const std::string& text, int processes);
+
 // Runs nodes to measure them.
 class NodeTimer {
  public:
@@ -45,20 +50,20 @@ class NodeTimer {
   // nullopt: not measured (too large, or there is no time left).
   virtual std::optional<double> node_seconds(const Graph& graph, const Node& node) = 0;
   virtual std::optional<double> memory_seconds_per_byte() = 0;
+  // Of all ranks of the run together.
+  virtual std::optional<MeasuredLink> link(LinkOperation operation) = 0;
 };
 
 // A profile, completed by a timer where there is one, before a description: what is in the profile counts; what is not
 // is measured when it is first asked for; and what cannot be measured takes what the description says, times how much
-// longer than described the node of that op and phase took whose described time is nearest. Collectives are those of
-// the description.
+// longer than described the node of that op and phase took whose described time is nearest. Collectives are measured
+// over all processes; smaller groups take what the description says, times how much longer than described all take.
 class ProfiledCosts : public CostModel {
  public:
-  // `described` and `timer` outlive it; `timer` may be null.
-  ProfiledCosts(const CostModel& described, KernelProfile profile, NodeTimer* timer);
+  // `described` and `timer` outlive it; `timer` may be null. `processes`: of the profile's owner.
+  ProfiledCosts(const CostModel& described, KernelProfile profile, NodeTimer* timer, int processes = 1);
   double node_seconds(const Graph& graph, const Node& node) const override;
-  double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override {
-    return described_.collective_seconds(kind, bytes, ranks, stride);
-  }
+  double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override;
   double memory_seconds(std::int64_t bytes) const override;
 
   const KernelProfile& profile() const { return profile_; }
@@ -73,10 +78,14 @@ class ProfiledCosts : public CostModel {
   struct Known {
     double described, measured;
   };
+  const LinkTable* link(LinkOperation operation) const;
+
   const CostModel& described_;
   NodeTimer* timer_;
+  int processes_;
   mutable KernelProfile profile_;
   mutable bool grew_ = false;
+  mutable std::map<LinkOperation, std::optional<LinkTable>> links_;    // of all processes, those that were asked for
   mutable std::map<std::string, bool> asked_;                          // kernel_key → in the profile
   mutable std::map<std::pair<OpId, Phase>, std::vector<Known>> like_;  // of those that were asked for
 };

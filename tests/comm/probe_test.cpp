@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <mutex>
+#include <thread>
 
 #include "runtime/core/error.hpp"
 #include "tests/support/local_ranks.hpp"
@@ -65,6 +68,30 @@ TEST(Probe, MovesTheBytesOfTheOperation) {
 
 TEST(Probe, RefusesOneRank) {
   EXPECT_THROW(probe(Group("data", make_self_transport()), LinkOperation::AllReduce), Error);
+}
+
+// Work before an operation is not part of its time; waiting for a rank whose work takes longer than on the slowest
+// otherwise is.
+TEST(Probe, WorkBeforeAnOperationDoesNotCount) {
+  std::mutex mutex;
+  std::vector<double> seconds;
+  std::atomic<int> worked = 0;
+  const auto faults = test::on_ranks(2, [&](const Group& group) -> std::string {
+    ProbeOptions options{.least_bytes = 1024, .largest_bytes = 1024, .repetitions = 5};
+    options.work = [&] {
+      ++worked;
+      std::this_thread::sleep_for(std::chrono::milliseconds(group.rank() == 0 ? 20 : 10));
+    };
+    const LinkTable table = probe(group, LinkOperation::AllReduce, options);
+    const std::lock_guard lock(mutex);
+    seconds.push_back(table.samples().front().seconds);
+    return "";
+  });
+  for (const std::string& fault : faults) EXPECT_EQ(fault, "");
+  EXPECT_EQ(worked, 2 * 6);
+  ASSERT_EQ(seconds.size(), 2U);
+  EXPECT_EQ(seconds[0], seconds[1]);
+  EXPECT_LT(seconds[0], 0.020) << "neither the 20 ms of the slow rank nor the 10 ms that the other waits for it";
 }
 
 }  // namespace

@@ -109,6 +109,10 @@ TEST(RunCosts, AFileIsKeptAndRefusedOnAllRanks) {
       EXPECT_TRUE(costs.profiled());
       for (const Node& node : graph.nodes)
         seen[static_cast<std::size_t>(group.rank())].push_back(costs.costs().node_seconds(graph, node));
+      const double reduced = costs.costs().collective_seconds(CollectiveKind::AllReduce, 1 << 16, 2, 1);
+      EXPECT_GT(reduced, 0);
+      EXPECT_NE(reduced, DescribedCosts(costs.cluster()).collective_seconds(CollectiveKind::AllReduce, 1 << 16, 2, 1));
+      seen[static_cast<std::size_t>(group.rank())].push_back(reduced);
       costs.keep();
       return std::string();
     });
@@ -123,7 +127,7 @@ TEST(RunCosts, AFileIsKeptAndRefusedOnAllRanks) {
   const RunCosts planned(config, {0, 2, 0, 2}, nullptr, 0);
   EXPECT_EQ(planned.costs().node_seconds(graph, graph.nodes.front()), first.front());
 
-  write_text(file, R"({"format": 1, "cpu": "abacus", "build": "b", "profiles": {}})");
+  write_text(file, R"({"format": 2, "cpu": "abacus", "build": "b", "profiles": {}})");
   const auto faults = on_ranks(2, [&](const Group& group) {
     const RunCosts costs(config, {group.rank(), 2, group.rank(), 2}, &group, 1 << 30);
     return std::string();

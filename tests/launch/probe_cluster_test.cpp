@@ -15,7 +15,7 @@
 namespace plimsoll {
 namespace {
 
-constexpr ProbeOptions kQuick{.largest_bytes = 1 << 14, .repetitions = 2};
+const ProbeOptions kQuick{.largest_bytes = 1 << 14, .repetitions = 2};
 
 std::map<int, std::vector<MeasuredLink>> measured_on(const Mesh& mesh) {
   std::mutex mutex;

@@ -71,6 +71,12 @@ class FakeTimer : public NodeTimer {
     ++asked;
     return 0.5;
   }
+  std::optional<MeasuredLink> link(LinkOperation operation) override {
+    ++asked_links;
+    if (operation == LinkOperation::AllGather) return std::nullopt;
+    return MeasuredLink{"world", operation, 4, 1, {1024, 2048}, {0.25, 0.5}};
+  }
+  int asked_links = 0;
   int asked = 0;
 
  private:
@@ -96,6 +102,32 @@ TEST(ProfiledCosts, EachKindOfNodeIsMeasuredOnce) {
   EXPECT_EQ(known.memory_seconds(8), 4);
   EXPECT_EQ(unused.asked, 0);
   EXPECT_FALSE(known.grew());
+}
+
+// All processes take what was measured, fewer of them in proportion; what cannot be measured is as described.
+TEST(ProfiledCosts, CollectivesOfAllProcessesAreMeasuredOnce) {
+  const DescribedCosts described{ClusterDescription{}};
+  FakeTimer timer;
+  const ProfiledCosts costs(described, {}, &timer, 4);
+  using Kind = CollectiveKind;
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(Kind::AllReduce, 2048, 4, 1), 0.5);
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(Kind::AllReduce, 1024, 4, 1), 0.25);
+  const double longer = 0.5 / described.collective_seconds(Kind::AllReduce, 2048, 4, 1);
+  EXPECT_DOUBLE_EQ(costs.collective_seconds(Kind::AllReduce, 2048, 2, 2),
+                   longer * described.collective_seconds(Kind::AllReduce, 2048, 2, 2));
+  EXPECT_EQ(costs.collective_seconds(Kind::AllReduce, 2048, 1, 1), 0);
+  for (int twice = 0; twice < 2; ++twice)
+    EXPECT_EQ(costs.collective_seconds(Kind::AllGather, 2048, 4, 1),
+              described.collective_seconds(Kind::AllGather, 2048, 4, 1));
+  EXPECT_EQ(timer.asked_links, 2);
+  EXPECT_TRUE(costs.grew());
+
+  const KernelProfile same = profile_of_text(profile_text(costs.profile()), 4);
+  EXPECT_EQ(same, costs.profile());
+  const ProfiledCosts known(described, same, nullptr, 4);
+  EXPECT_DOUBLE_EQ(known.collective_seconds(Kind::AllReduce, 2048, 4, 1), 0.5);
+  EXPECT_EQ(known.collective_seconds(Kind::ReduceScatter, 2048, 4, 1),
+            described.collective_seconds(Kind::ReduceScatter, 2048, 4, 1));
 }
 
 // Of an op that is slower than described, another shape is slower by as much; of an op of which nothing was measured,
@@ -125,21 +157,25 @@ TEST(ProfiledCosts, BehindMeasurementsStandsTheDescription) {
   EXPECT_FALSE(refused.grew());
 }
 
-KernelProfile profile_of(double seconds) { return {{{"a", seconds}, {"b \"c\"", 2 * seconds}}, 1e-10}; }
+KernelProfile profile_of(double seconds, int processes) {
+  return {{{"a", seconds}, {"b \"c\"", 2 * seconds}},
+          1e-10,
+          {{"world", LinkOperation::ReduceScatter, processes, 1, {1024, 4096}, {seconds, 3 * seconds}}}};
+}
 
 TEST(KernelProfileFile, KeepsOneProfileForEachNumberOfThreadsAndProcesses) {
   const TempFolder folder;
   const auto file = folder / "deep/er/kernels.json";
   const ProfileOwner one{"cpu", "build", 1, 2}, two{"cpu", "build", 2, 1};
   EXPECT_EQ(read_kernel_profile(file, one, true), KernelProfile{});
-  ASSERT_TRUE(write_kernel_profile(file, one, profile_of(0.25)));
-  ASSERT_TRUE(write_kernel_profile(file, two, profile_of(1e-7)));
-  EXPECT_EQ(read_kernel_profile(file, one, true), profile_of(0.25));
-  EXPECT_EQ(read_kernel_profile(file, two, true), profile_of(1e-7));
+  ASSERT_TRUE(write_kernel_profile(file, one, profile_of(0.25, 2)));
+  ASSERT_TRUE(write_kernel_profile(file, two, profile_of(1e-7, 1)));
+  EXPECT_EQ(read_kernel_profile(file, one, true), profile_of(0.25, 2));
+  EXPECT_EQ(read_kernel_profile(file, two, true), profile_of(1e-7, 1));
   EXPECT_EQ(read_kernel_profile(file, {"cpu", "build", 2, 2}, true), KernelProfile{});
   // Nothing is left beside it.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(file.parent_path()), {}), 1);
-  EXPECT_FALSE(write_kernel_profile(folder / "", one, profile_of(1)));
+  EXPECT_FALSE(write_kernel_profile(folder / "", one, profile_of(1, 2)));
 }
 
 std::string fault_of(const std::filesystem::path& file, const ProfileOwner& owner) {
@@ -156,27 +192,33 @@ TEST(KernelProfileFile, OfAnotherCpuOrBuildOrBrokenItIsRefusedOrMeasuredAnew) {
   const TempFolder folder;
   const auto file = folder / "kernels.json";
   const ProfileOwner mine{"cpu", "build", 1, 1};
-  ASSERT_TRUE(write_kernel_profile(file, mine, profile_of(0.25)));
+  ASSERT_TRUE(write_kernel_profile(file, mine, profile_of(0.25, 1)));
   const std::string good = read_text(file);
   EXPECT_NE(fault_of(file, {"other cpu", "build"}).find("another CPU ('cpu', this is 'other cpu')"), std::string::npos);
   EXPECT_NE(fault_of(file, {"cpu", "later"}).find("another build (build, this is later)"), std::string::npos);
   EXPECT_EQ(read_kernel_profile(file, {"cpu", "later"}, false), KernelProfile{});
   for (const std::string& bad :
        {std::string("{"), std::string("[]"), std::string(), good.substr(0, good.size() / 2),
-        std::string(R"({"format": 2, "cpu": "cpu", "build": "build", "profiles": {}})"),
-        std::string(R"({"format": 1, "cpu": "cpu", "build": "build", "profiles": []})"),
-        std::string(R"({"format": 1, "cpu": 3, "build": "build", "profiles": {}})"),
-        std::string(R"({"format": 1, "cpu": "cpu", "build": "build", "profiles": {"1 x 1": {}}})"),
-        std::string(R"({"format": 1, "cpu": "cpu", "build": "build",
+        std::string(R"({"format": 3, "cpu": "cpu", "build": "build", "profiles": {}})"),
+        std::string(R"({"format": 2, "cpu": "cpu", "build": "build", "profiles": []})"),
+        std::string(R"({"format": 2, "cpu": 3, "build": "build", "profiles": {}})"),
+        std::string(R"({"format": 2, "cpu": "cpu", "build": "build", "profiles": {"1 x 1": {}}})"),
+        std::string(R"({"format": 2, "cpu": "cpu", "build": "build",
                         "profiles": {"1 x 1": {"seconds": {"a": -1}, "memory_seconds_per_byte": 0}}})"),
-        std::string(R"({"format": 1, "cpu": "cpu", "build": "build",
-                        "profiles": {"1 x 1": {"seconds": {"a": "x"}, "memory_seconds_per_byte": 0}}})")}) {
+        std::string(R"({"format": 2, "cpu": "cpu", "build": "build",
+                        "profiles": {"1 x 1": {"seconds": {"a": "x"}, "memory_seconds_per_byte": 0}}})"),
+        std::string(R"({"format": 2, "cpu": "cpu", "build": "build",
+                        "profiles": {"1 x 1": {"seconds": {}, "memory_seconds_per_byte": 0, "links": [
+                        {"operation": "all_reduce", "bytes": [8, 8], "seconds": [1, 2]}]}}})"),
+        std::string(R"({"format": 2, "cpu": "cpu", "build": "build",
+                        "profiles": {"1 x 1": {"seconds": {}, "memory_seconds_per_byte": 0, "links": [
+                        {"operation": "shout", "bytes": [8], "seconds": [1]}]}}})")}) {
     write_text(file, bad);
     EXPECT_NE(fault_of(file, mine).find("kernels.json: "), std::string::npos) << bad;
     EXPECT_EQ(read_kernel_profile(file, mine, false), KernelProfile{}) << bad;
     // Measured anew, it is whole again.
-    ASSERT_TRUE(write_kernel_profile(file, mine, profile_of(0.5)));
-    EXPECT_EQ(read_kernel_profile(file, mine, true), profile_of(0.5));
+    ASSERT_TRUE(write_kernel_profile(file, mine, profile_of(0.5, 1)));
+    EXPECT_EQ(read_kernel_profile(file, mine, true), profile_of(0.5, 1));
   }
 }
 

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""`parallel: auto` against every layout of two ranks with a thread each: what a step was predicted to take, what it took, and where the
+choice of the planner stands among them. On four and eight ranks, which share the cores of a small machine, only its memory is checked.
+Runs go round by round, medians over their steps. Called by bench.sh --layouts."""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "build/release/bin/plimsoll"
+MODEL = "{family: gpt2, layers: 6, hidden: 384, heads: 6, vocabulary: 8192, positions: 256}"
+SEQUENCE, BATCH = 256, 8
+SKIP = 2  # steps that do not count
+
+
+def grid():
+    """(parallel section, micro-batch) of every layout of two ranks that the planner may choose."""
+    for zero in range(4):
+        for rows in (1, 2, 4):
+            yield f"{{data: 2, zero: {zero}}}", rows
+    for sequence in ("false", "true"):
+        for rows in (1, 2, 4, 8):
+            yield f"{{tensor: 2, sequence: {sequence}}}", rows
+    for schedule in ("1f1b", "zb-h1", "interleaved, interleave: 3"):
+        for rows in (1, 2, 4):
+            yield f"{{pipeline: 2, schedule: {schedule}}}", rows
+
+
+def run(ranks, parallel, rows, steps):
+    """One run: its median step, what was predicted, and its memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, config = Path(folder) / "run", Path(folder) / "layout.yaml"
+        config.write_text(
+            f"model: {MODEL}\ndata: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
+            f"train: {{steps: {steps}, global_batch: {BATCH}, micro_batch: {rows}}}\nparallel: {parallel}\n"
+            f"optimizer: {{lr: 3e-4, clip: 1.0}}\nschedule: {{name: constant}}\n"
+            f"run: {{dir: {out}, threads: 1, seed: 1, eval_every: 0, save_every: 0, log_every: 1}}\n")
+        done = subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), str(PROGRAM), "train", str(config)],
+                              capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            raise SystemExit(f"{parallel}, micro-batch {rows} failed:\n{done.stdout[-1500:]}{done.stderr[-2000:]}")
+        steps_ms = [json.loads(line)["step_ms"] for line in (out / "metrics.jsonl").read_text().splitlines()][SKIP:]
+        summary, plan = json.loads((out / "summary.json").read_text()), json.loads((out / "plan.json").read_text())
+        best = plan.get("layouts", {}).get("best", [{}])[0]
+        return dict(step_ms=statistics.median(steps_ms), predicted_ms=summary["predicted_step_ms"], layout=best.get("layout"),
+                    parallel=plan["parallel"], micro_batch=plan["micro_batch"],
+                    exact=all(r["planned_bytes"] == r["arena_high_water_bytes"] for r in summary["ranks"]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--out", default="bench_layouts.json")
+    a = parser.parse_args()
+    for rows in (1, 2, 4, 8):
+        run(2, "{data: 2}" if rows < 8 else "{tensor: 2}", rows, SKIP + 1)  # measures the kernels of these shapes, and warms up
+    layouts = list(grid())
+    runs = {layout: [] for layout in [("auto", "auto"), *layouts]}
+    for _ in range(a.rounds):
+        for layout in runs:
+            runs[layout].append(run(2, *layout, a.steps))
+    median = lambda layout, key: statistics.median(r[key] for r in runs[layout])
+    rows = sorted((dict(parallel=p, micro_batch=m, step_ms=median((p, m), "step_ms"), predicted_ms=median((p, m), "predicted_ms"),
+                        exact=all(r["exact"] for r in runs[p, m])) for p, m in layouts), key=lambda row: row["step_ms"])
+    print(f"{'layout of 2 ranks':<56}{'micro-batch':>12}{'step ms':>10}{'predicted':>11}{'error':>9}{'plan held':>11}")
+    for row in rows:
+        row["error"] = row["predicted_ms"] / row["step_ms"] - 1
+        print(f"{row['parallel']:<56}{row['micro_batch']:>12}{row['step_ms']:>10.1f}{row['predicted_ms']:>11.1f}{100 * row['error']:>+8.1f}%"
+              f"{'yes' if row['exact'] else 'NO':>11}")
+    chosen, best = runs["auto", "auto"][0], rows[0]
+    auto_ms = median(("auto", "auto"), "step_ms")
+    error = statistics.median(abs(row["error"]) for row in rows)
+    print(f"parallel: auto chose {chosen['parallel']}, micro-batch {chosen['micro_batch']}: {auto_ms:.1f} ms, {auto_ms / best['step_ms']:.3f} of the "
+          f"best of the grid; median error of a predicted step {100 * error:.1f} %")
+    larger = {ranks: run(ranks, "auto", "auto", SKIP + 2) for ranks in (4, 8)}
+    for ranks, r in larger.items():
+        print(f"{ranks} ranks: {r['parallel']}, micro-batch {r['micro_batch']}, plan held: {'yes' if r['exact'] else 'NO'}")
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    Path(a.out).write_text(json.dumps(dict(commit=commit, load=os.getloadavg(), rounds=a.rounds, auto_ms=auto_ms, chosen=chosen, larger=larger,
+                                           median_error=error, rows=rows), indent=1) + "\n")
+    print(f"load {os.getloadavg()}, results in {a.out}")
+
+
+if __name__ == "__main__":
+    main()
