@@ -149,7 +149,7 @@ plimsoll_program_test(under_launcher
   LABELS mpi TIMEOUT 180 SERIAL)
 
 # Ranks that were started differently; one that hangs, and many that are only slow.
-foreach(case IN ITEMS handshake hang hang_mesh hang_pipeline hang_evaluation hang_save oversubscribed)
+foreach(case IN ITEMS handshake hang hang_mesh hang_pipeline hang_evaluation hang_save hang_load oversubscribed)
   plimsoll_program_test(control_run.${case}
     COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/control_run.py ${case} $<TARGET_FILE:plimsoll>
       ${PROJECT_SOURCE_DIR}/configs/smoke.yaml ${CMAKE_CURRENT_BINARY_DIR}/control_run_${case} -- ${mpirun}

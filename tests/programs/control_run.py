@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """control_run.py CASE PLIMSOLL CONFIG FOLDER -- LAUNCHER…: what ranks do that were not started alike, or of which one hangs.
 LAUNCHER ends where the number of ranks follows. Cases: handshake, hang, hang_mesh,
-hang_pipeline, hang_evaluation, hang_save, oversubscribed."""
+hang_pipeline, hang_evaluation, hang_save, hang_load, oversubscribed."""
 
 import json
 import os
@@ -62,31 +62,44 @@ def metrics_of(run):
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
 
 
-def in_steps(run):
+def in_steps(run, pid):
     return len(metrics_of(run)) > 3
 
 
-def in_evaluation(run):
+def in_evaluation(run, pid):
     """An evaluation follows every step: it is not over as long as the last line is a step's."""
     lines = metrics_of(run)
     return len(lines) > 2 and "validation_loss" not in lines[-1]
 
 
-def in_save(run):
+def in_save(run, pid):
     """A checkpoint follows every step."""
     lines = metrics_of(run)
     return len(lines) > 2 and not (run / "checkpoints" / f"step_{lines[-1]['step']:08}").exists()
 
 
+def has_the_data(run, pid):
+    """The tokens are there, and no step was."""
+    files = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink()]
+    return any(f.startswith(str(folder / "tokens")) for f in files) and not metrics_of(run)
+
+
+def has_the_arena(run, pid):
+    """The memory of a model of 50 MB, its gradients and moments is there: weights are drawn next, and no step was."""
+    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident > 200e6 and not metrics_of(run)
+
+
 def stop_when(now, run, process, victim):
-    """Stops `victim` while now(run), and makes sure that it is then."""
+    """Stops `victim` while now(run, its process), and makes sure that it is then."""
     for _ in range(20000):
         expect(process.poll() is None, f"the run ended: {process.stderr.read() if process.poll() is not None else ''}")
-        if now(run):
-            stopped, lines = rank_processes(process.pid)[victim], len(metrics_of(run))
+        stopped = rank_processes(process.pid).get(victim)
+        if stopped and now(run, stopped):
+            lines = len(metrics_of(run))
             os.kill(stopped, signal.SIGSTOP)
             time.sleep(0.3)  # what the others can still do alone
-            if now is in_steps or now(run) and len(metrics_of(run)) == lines:
+            if now is in_steps or now(run, stopped) and len(metrics_of(run)) == lines:
                 return stopped
             os.kill(stopped, signal.SIGCONT)
         time.sleep(0.1 if now is in_steps else 0.003)
@@ -170,6 +183,17 @@ def hang_save():
                             text), f"rank {rank}: {text}")
 
 
+def hang_load():
+    """Who is stopped before the first step, with the data there or with the weights on their way, is found like any other."""
+    for name, moment in {"data": has_the_data, "model": has_the_arena}.items():
+        (folder / name).mkdir()  # no run has made it yet, and reasons are left in one that exists
+        texts = stop_a_rank(name, 2, 1, "model.hidden=512", "model.heads=8", "model.layers=4", "train.global_batch=2", now=moment)
+        for rank, text in texts.items():
+            expect(re.fullmatch(r"[a-z_]+ ('.+' )?over axis (control|world|data), .*: rank 1 has not arrived, rank 1 does not answer", text),
+                   f"{name}, rank {rank}: {text}")
+            print(f"{name}: {text}")
+
+
 def oversubscribed():
     """Four busy ranks on every core, and the shortest deadline: slow is not hung."""
     ranks = 4 * len(os.sched_getaffinity(0))
@@ -187,7 +211,7 @@ def main():
     subprocess.run([plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "tokens", "--tokenizer", "byte"],
                    check=True, stdout=subprocess.DEVNULL)
     {"handshake": handshake, "hang": hang, "hang_mesh": hang_mesh, "hang_pipeline": hang_pipeline,
-     "hang_evaluation": hang_evaluation, "hang_save": hang_save, "oversubscribed": oversubscribed}[case]()
+     "hang_evaluation": hang_evaluation, "hang_save": hang_save, "hang_load": hang_load, "oversubscribed": oversubscribed}[case]()
 
 
 if __name__ == "__main__":
