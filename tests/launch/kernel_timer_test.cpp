@@ -24,7 +24,7 @@ TEST(KernelTimer, EveryNodeOfAProgramIsMeasured) {
       o.model.dropout = 0.1;
       o.mesh = {.data = 2, .tensor = 2, .shards = 2};
       o.zero = 1;
-      o.recompute.assign(2, {RecomputeMode::Full, {}});
+      o.recompute = {{RecomputeMode::Full, {}}, {RecomputeMode::Offload, {}}};
       const Programs programs = build_programs(o);
       KernelTimer timer({});
       for (const Node& node : programs.graph("train").nodes) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -12,6 +13,7 @@
 
 #include "comm/group.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/cluster_file.hpp"
 #include "launch/recompute_report.hpp"
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
@@ -129,6 +131,56 @@ TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
     // And plans anew where it no longer fits.
     const ProgramOptions anew = choose_programs(config, {}, Purpose::Train, plan["arena_bytes"].get<std::int64_t>(), 1);
     EXPECT_LT(planned_bytes(anew), plan["arena_bytes"].get<std::int64_t>());
+  }
+}
+
+// The same where values may wait in host memory, which is planned to the byte too.
+TEST(Training, AutomaticOffloadKeepsBothBudgetsAndEveryBit) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  ClusterDescription fast;
+  fast.device.host = {1e-8, 1e12};
+  std::ofstream(folder / "fast.yaml") << write_cluster(fast, "");
+  const auto run = [&](const std::string& name, std::int64_t budget, const std::vector<std::string>& more) {
+    std::vector<std::string> overrides{"model.layers=6",
+                                       "model.dropout=0.1",
+                                       "memory.reserve=1MiB",
+                                       "run.save_every=6",
+                                       "comm.cluster=" + (folder / "fast.yaml").string(),
+                                       fmt::format("memory.budget={}B", budget)};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    train_quietly(tiny_config(folder, name, overrides));
+    return nlohmann::json::parse(read_text(folder / name / "plan.json"));
+  };
+  const nlohmann::json none = run("none", std::int64_t{1} << 30, {});
+  const std::int64_t arena = none["arena_bytes"], activations = none["class_bytes"]["activations"];
+  const std::int64_t budget = (std::int64_t{1} << 20) + arena - activations / 2;
+  EXPECT_EQ(run("alone", budget, {})["host_arena_bytes"], 0) << "nobody gave a host budget";
+  const std::int64_t enough = std::int64_t{1} << 20;
+  std::int64_t host = 0;
+  for (const std::int64_t most : {enough, std::int64_t{0}}) {
+    SCOPED_TRACE(most);
+    const std::int64_t host_budget = most > 0 ? most : host - 1;
+    const std::string name = fmt::format("within_{}", host_budget);
+    const nlohmann::json plan = run(name, budget, {fmt::format("memory.host_budget={}B", host_budget)});
+    EXPECT_LE(plan["arena_bytes"].get<std::int64_t>() + (1 << 20), budget);
+    host = plan["host_arena_bytes"];
+    EXPECT_LE(host, host_budget);
+    EXPECT_EQ(plan["recompute"].contains("offloaded"), host > 0);
+    if (most > 0) {
+      ASSERT_GT(host, 0);
+    }
+    const nlohmann::json rank = nlohmann::json::parse(read_text(folder / name / "summary.json"))["ranks"][0];
+    EXPECT_EQ(rank["arena_high_water_bytes"], plan["arena_bytes"]);
+    EXPECT_EQ(rank["host_high_water_bytes"], host);
+    EXPECT_EQ(lasting_metrics(folder / name), lasting_metrics(folder / "none"));
+    const std::string model = "checkpoints/step_00000006/model.safetensors";
+    EXPECT_EQ(read_text(folder / name / model), read_text(folder / "none" / model));
+    // A later start goes on with what plan.json says.
+    Config config = tiny_config(folder, name, {"model.layers=6", "model.dropout=0.1", "memory.budget=1GiB"});
+    keep_plan_choices(config, 1);
+    EXPECT_EQ(choose_programs(config, {}, Purpose::Train, *config.memory.budget, 1 << 20).recompute,
+              read_recompute_line(plan["recompute"]["yaml"], "plan.json"));
   }
 }
 

@@ -10,6 +10,7 @@
 #include "parallel/tensor.hpp"
 #include "runtime/graph/autodiff.hpp"
 #include "runtime/graph/offload.hpp"
+#include "runtime/plan/kernel_profile.hpp"
 #include "runtime/plan/offload_costs.hpp"
 #include "tests/launch/tiny_run.hpp"
 
@@ -247,6 +248,31 @@ TEST_P(RecomputeGraph, SegmentsCostWhatTheirCopiesCost) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, RecomputeGraph, testing::Range<std::size_t>(0, kCases.size()));
+
+// Each way has its own rate; copies are measured, like kernels, where there is a timer.
+TEST(RecomputeGraphLink, IsTheLineThroughMeasuredCopies) {
+  class Timer : public NodeTimer {
+   public:
+    std::optional<double> node_seconds(const Graph&, const Node& node) override {
+      if (!op_info(node.op).copies) return std::nullopt;
+      return 3e-6 + static_cast<double>(node.specs[0].bytes()) / (node.op == op_id<ToHost> ? 1e9 : 2e9);
+    }
+    std::optional<double> memory_seconds_per_byte() override { return std::nullopt; }
+    std::optional<MeasuredLink> link(LinkOperation) override { return std::nullopt; }
+  };
+  const Graph graph = differentiated(model_of(ModelFamily::Gpt2, 0), {1, 0, false});
+  const DescribedCosts described{ClusterDescription{}};
+  Timer timer;
+  const ProfiledCosts costs(described, {}, &timer);
+  GraphStageOptions options;
+  options.offload_overlap = true;
+  const HostLink link = graph_stage(graph, costs, options).stage.link.value();
+  EXPECT_TRUE(link.overlap);
+  EXPECT_NEAR(link.latency_seconds, 3e-6, 1e-12);
+  EXPECT_NEAR(link.to_host_bytes_per_second, 1e9, 1e3);
+  EXPECT_NEAR(link.from_host_bytes_per_second, 2e9, 1e3);
+  EXPECT_TRUE(costs.grew()) << "it is kept with the kernels";
+}
 
 TEST(RecomputeGraphModes, ArePlansToo) {
   const Graph graph = differentiated(model_of(ModelFamily::Gpt2, 0), {1, 0, false});

@@ -1,0 +1,313 @@
+#include "runtime/plan/recompute_reader.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "runtime/plan/memory.hpp"
+
+namespace plimsoll {
+namespace {
+
+constexpr std::size_t kNever = SIZE_MAX;
+
+std::int64_t aligned(std::int64_t bytes) { return (bytes + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment; }
+
+std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
+
+bool runs(const Node& node) { return (node.when & static_cast<std::uint8_t>(Variant::Middle)) != 0; }
+
+// Seconds of each node before the update, and of its collectives.
+struct NodeSeconds {
+  std::vector<double> own, wire;
+};
+
+NodeSeconds node_seconds(const Graph& graph, const CostModel& costs) {
+  NodeSeconds seconds;
+  seconds.own.assign(graph.nodes.size(), 0);
+  seconds.wire.assign(graph.nodes.size(), 0);
+  for (std::size_t n = 0; n < std::min(graph.nodes.size(), graph.update_begin); ++n)
+    seconds.own[n] = costs.node_seconds(graph, graph.nodes[n]);
+  for (const CollectiveCall& call : collectives(graph))
+    seconds.wire[call.node] += costs.collective_seconds(call.kind, call.bytes(), call.ranks, 1);
+  return seconds;
+}
+
+class Reader {
+ public:
+  Reader(const Graph& graph, const CostModel& costs, const GraphStageOptions& options)
+      : graph_(graph), costs_(costs), options_(options), seconds_(node_seconds(graph, costs)) {
+    first_.assign(graph.values.size(), kNever);
+    last_.assign(graph.values.size(), 0);
+    made_by_layer_.assign(graph.values.size(), -1);
+    for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+      for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
+        const std::size_t root = index(graph.root(a.value));
+        first_[root] = std::min(first_[root], n);
+        last_[root] = n;
+        if (n < graph.backward_begin && a.writes) made_by_layer_[root] = graph.nodes[n].layer;
+      });
+    }
+    for (const OutsideUse& use : outside_uses(graph)) {
+      if (use.writes || use.section == Graph::Section::Forward) continue;
+      last_[index(use.value)] = graph.nodes.size();
+    }
+  }
+
+  // `boundary_seconds`: what making the next layer's boundary takes; it is made from this layer's output.
+  ReadLayer read(int number, double boundary_seconds) {
+    layer_ = {};
+    tensor_of_.clear();
+    const std::vector<RecomputableValue> values = recomputable_values(graph_, number);
+    add_inputs(values);
+    for (std::size_t at = 0; at < values.size();) {
+      std::size_t end = at + 1;
+      while (end < values.size() && values[end].node == values[at].node) ++end;
+      add_node(std::span(values).subspan(at, end - at));
+      at = end;
+    }
+    LayerKind& kind = layer_.kind;
+    kind.output = static_cast<int>(kind.tensors.size()) - 1;
+    kind.saved_apart = options_.slots;
+    LayerTensor& output = kind.tensors.back();
+    if (!output.always_kept) output.seconds += boundary_seconds;
+    keep_what_others_read(number);
+    add_steps(number);
+    const RecomputeMode modes[] = {RecomputeMode::Full, RecomputeMode::Selective};
+    for (std::size_t m = 0; m < 2; ++m) {
+      layer_.modes[m].assign(kind.tensors.size(), false);
+      for (const ValueId v : kept_values(graph_, number, modes[m]))
+        layer_.modes[m][static_cast<std::size_t>(tensor_of_.at(v))] = true;
+    }
+    return layer_;
+  }
+
+  // The part of the layer's first node that a norm of a kept boundary is without.
+  double boundary_seconds(int number) const {
+    for (const RecomputableValue& v : recomputable_values(graph_, number)) {
+      const Node& node = graph_.nodes[v.node];
+      if (v.boundary && op_info(node.op).again_from >= 0)
+        return std::max(0.0, seconds_.own[v.node] - costs_.node_seconds(graph_, again_node(node)));
+    }
+    return 0;
+  }
+
+  // What is live besides the layers' tensors between the last layer's forward and its backward, at most.
+  std::int64_t head_bytes(const std::vector<int>& numbers) const {
+    std::size_t forward_end = 0, backward_first = graph_.update_begin;
+    std::set<std::size_t> inputs;
+    const std::set<int> layers(numbers.begin(), numbers.end());
+    for (std::size_t n = 0; n < std::min(graph_.nodes.size(), graph_.update_begin); ++n) {
+      if (!layers.contains(graph_.nodes[n].layer)) continue;
+      if (n < graph_.backward_begin) {
+        forward_end = n;
+        for_each_access(graph_, graph_.nodes[n], [&](const MemoryAccess& a) {
+          if (a.reads) inputs.insert(index(graph_.root(a.value)));
+        });
+      } else {
+        backward_first = std::min(backward_first, n);
+      }
+    }
+    std::vector<std::int64_t> change(graph_.nodes.size() + 2, 0);
+    for (std::size_t v = 0; v < graph_.values.size(); ++v) {
+      const bool counts = first_[v] != kNever && !graph_.values[v].persistent && made_by_layer_[v] < 0;
+      if (!counts || inputs.contains(v)) continue;
+      change[first_[v]] += graph_.values[v].spec.bytes();
+      change[std::min(last_[v], graph_.nodes.size()) + 1] -= graph_.values[v].spec.bytes();
+    }
+    std::int64_t live = 0, most = 0;
+    for (std::size_t n = 0; n < std::min(backward_first, graph_.nodes.size()); ++n) {
+      live += change[n];
+      if (n > forward_end) most = std::max(most, live + workspace(n));
+    }
+    return most;
+  }
+
+  double all_seconds() const {
+    double sum = 0;
+    for (std::size_t n = 0; n < std::min(graph_.nodes.size(), graph_.update_begin); ++n) {
+      if (runs(graph_.nodes[n])) sum += seconds_.own[n] + seconds_.wire[n];
+    }
+    return sum;
+  }
+
+ private:
+  std::int64_t workspace(std::size_t n) const {
+    const Node& node = graph_.nodes[n];
+    return op_info(node.op).workspace_bytes(node.attrs, node.specs, node.phase, options_.threads);
+  }
+
+  int add_tensor(LayerTensor tensor, std::vector<std::string> names, std::span<const ValueId> values) {
+    const int at = static_cast<int>(layer_.kind.tensors.size());
+    layer_.kind.tensors.push_back(std::move(tensor));
+    layer_.names.push_back(std::move(names));
+    for (const ValueId v : values) tensor_of_[v] = at;
+    return at;
+  }
+
+  // What the layer reads of others: always there. What another layer made is a boundary of that one and counted there.
+  void add_inputs(const std::vector<RecomputableValue>& values) {
+    std::set<ValueId> made;
+    for (const RecomputableValue& v : values) made.insert(v.value);
+    for (const RecomputableValue& v : values) {
+      for (const ValueId in : v.inputs) {
+        if (made.contains(in) || tensor_of_.contains(in) || v.boundary) continue;
+        const bool of_layer = made_by_layer_[index(graph_.root(in))] >= 0;
+        LayerTensor tensor{.name = "input", .bytes = of_layer ? 0 : graph_[in].spec.bytes(), .always_kept = true};
+        add_tensor(std::move(tensor), {}, std::array{in});
+      }
+    }
+  }
+
+  // One output of the node, or several with the same fate.
+  struct Part {
+    LayerTensor tensor;
+    std::vector<std::string> names;
+    std::vector<ValueId> values;
+    void take(const RecomputableValue& v) {
+      if (names.empty()) tensor.name = v.name;
+      names.push_back(v.name);
+      values.push_back(v.value);
+      tensor.bytes += v.bytes;
+      tensor.host_bytes += aligned(v.bytes);
+      tensor.copies = static_cast<int>(values.size());
+      tensor.always_kept = tensor.always_kept || v.boundary;
+    }
+  };
+
+  // [declared output] [on the way] [read by backward], those that there are.
+  void add_node(std::span<const RecomputableValue> outputs) {
+    const std::size_t n = outputs.front().node;
+    Part declared, others;
+    others.tensor.seconds = seconds_.own[n];
+    others.tensor.collective_seconds = seconds_.wire[n];
+    others.tensor.workspace_bytes = workspace(n);
+    for (const ValueId in : outputs.front().inputs) {
+      if (const auto known = tensor_of_.find(in); known != tensor_of_.end())
+        others.tensor.made_from.push_back(known->second);
+    }
+    std::sort(others.tensor.made_from.begin(), others.tensor.made_from.end());
+    const auto later = [](const RecomputableValue& v) { return v.again_from != kNoValue; };
+    if (!std::any_of(outputs.begin(), outputs.end(), later)) {
+      for (const RecomputableValue& v : outputs) others.take(v);
+      return add_others(std::move(others), outputs);
+    }
+    declared.tensor = others.tensor;
+    bool declared_stays = false;
+    std::vector<RecomputableValue> rest;
+    for (const RecomputableValue& v : outputs) {
+      (later(v) ? others : declared).take(v);
+      if (later(v)) rest.push_back(v);
+      declared_stays = declared_stays || (!later(v) && (v.backward_reads || v.boundary));
+    }
+    const Node again = again_node(graph_.nodes[n]);
+    others.tensor.seconds = std::min(declared.tensor.seconds, costs_.node_seconds(graph_, again));
+    others.tensor.collective_seconds = 0;
+    others.tensor.workspace_bytes =
+        op_info(again.op).workspace_bytes(again.attrs, again.specs, Phase::Forward, options_.threads);
+    declared.tensor.seconds -= others.tensor.seconds;
+    if (declared.tensor.always_kept) {
+      declared.tensor.made_from.clear();
+      declared.tensor.seconds = declared.tensor.collective_seconds = 0;
+    }
+    others.tensor.made_from = {add_part(std::move(declared))};
+    // Where backward does not read it, nothing is lost when it is dropped alone.
+    if (declared_stays) others.tensor.kept_with = others.tensor.made_from.front();
+    add_others(std::move(others), rest);
+  }
+
+  int add_part(Part part) { return add_tensor(std::move(part.tensor), std::move(part.names), part.values); }
+
+  // Outputs of one node: in two where backward reads some of them only, and none is a boundary.
+  void add_others(Part part, std::span<const RecomputableValue> outputs) {
+    const auto is_read = [](const RecomputableValue& v) { return v.backward_reads; };
+    const bool mixed =
+        std::any_of(outputs.begin(), outputs.end(), is_read) && !std::all_of(outputs.begin(), outputs.end(), is_read);
+    if (part.tensor.always_kept) {
+      part.tensor.made_from.clear();
+      part.tensor.seconds = part.tensor.collective_seconds = 0;
+    }
+    if (!mixed || part.tensor.always_kept) {
+      add_part(std::move(part));
+      return;
+    }
+    Part on_the_way, read;
+    on_the_way.tensor = part.tensor;
+    on_the_way.tensor.bytes = on_the_way.tensor.host_bytes = 0;
+    on_the_way.tensor.kept_with = -1;
+    on_the_way.tensor.never_kept = true;
+    for (const RecomputableValue& v : outputs) (v.backward_reads ? read : on_the_way).take(v);
+    read.tensor.kept_with = part.tensor.kept_with;
+    read.tensor.made_from = {add_part(std::move(on_the_way))};
+    add_part(std::move(read));
+  }
+
+  // A value that backward of something else reads is not this layer's to drop.
+  void keep_what_others_read(int number) {
+    for (std::size_t n = graph_.backward_begin; n < std::min(graph_.nodes.size(), graph_.update_begin); ++n) {
+      if (graph_.nodes[n].layer == number) continue;
+      for (const ValueId v : graph_.nodes[n].value) {
+        if (const auto known = tensor_of_.find(v); known != tensor_of_.end())
+          layer_.kind.tensors[static_cast<std::size_t>(known->second)].always_kept = true;
+      }
+    }
+  }
+
+  void add_steps(int number) {
+    LayerKind& kind = layer_.kind;
+    std::vector<std::size_t> nodes;
+    for (std::size_t n = graph_.backward_begin; n < std::min(graph_.nodes.size(), graph_.update_begin); ++n) {
+      if (graph_.nodes[n].layer == number && runs(graph_.nodes[n])) nodes.push_back(n);
+    }
+    const std::set<std::size_t> own(nodes.begin(), nodes.end());
+    std::map<std::size_t, int> gradient_of;  // by root
+    std::set<std::size_t> tensors;
+    for (const auto& [value, tensor] : tensor_of_) tensors.insert(index(graph_.root(value)));
+    for (const std::size_t n : nodes) {
+      const Node& node = graph_.nodes[n];
+      BackwardStep step{
+          .name = node.label, .seconds = seconds_.own[n] + seconds_.wire[n], .workspace_bytes = workspace(n)};
+      std::set<int> reads, makes, uses;
+      for (const ValueId v : node.value) {
+        if (const auto known = tensor_of_.find(v); known != tensor_of_.end()) reads.insert(known->second);
+      }
+      for_each_access(graph_, node, [&](const MemoryAccess& a) {
+        const std::size_t root = index(graph_.root(a.value));
+        if (graph_.values[root].persistent || tensors.contains(root) || first_[root] < graph_.backward_begin) return;
+        const auto [entry, is_new] = gradient_of.try_emplace(root, static_cast<int>(kind.gradients.size()));
+        if (is_new) kind.gradients.push_back({"gradient", graph_.values[root].spec.bytes()});
+        if (first_[root] == n) makes.insert(entry->second);
+        if (own.contains(last_[root])) uses.insert(entry->second);
+      });
+      step.reads.assign(reads.begin(), reads.end());
+      step.makes.assign(makes.begin(), makes.end());
+      step.uses.assign(uses.begin(), uses.end());
+      kind.steps.push_back(std::move(step));
+    }
+  }
+
+  const Graph& graph_;
+  const CostModel& costs_;
+  const GraphStageOptions& options_;
+  NodeSeconds seconds_;
+  std::vector<std::size_t> first_, last_;  // nodes that touch a root
+  std::vector<int> made_by_layer_;         // by root, in forward
+  ReadLayer layer_;
+  std::map<ValueId, int> tensor_of_;
+};
+
+}  // namespace
+
+ReadStage read_stage(const Graph& graph, const CostModel& costs, const GraphStageOptions& options) {
+  Reader reader(graph, costs, options);
+  ReadStage stage;
+  stage.numbers = layers_of(graph);
+  stage.head_bytes = reader.head_bytes(stage.numbers);
+  stage.seconds = reader.all_seconds();
+  double boundary = 0;
+  for (const int number : stage.numbers) boundary = std::max(boundary, reader.boundary_seconds(number));
+  for (const int number : stage.numbers) stage.layers.push_back(reader.read(number, boundary));
+  return stage;
+}
+
+}  // namespace plimsoll
