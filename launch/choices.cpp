@@ -1,5 +1,7 @@
 #include "launch/choices.hpp"
 
+#include <fmt/ranges.h>
+
 #include "launch/layout_choice.hpp"
 #include "launch/recompute_report.hpp"
 #include "optim/schedule.hpp"
@@ -21,6 +23,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"parallel.data", std::to_string(options.mesh.data)},
           {"parallel.shard", std::to_string(options.mesh.shards)},
           {"parallel.stages", options.mesh.pipeline > 1 ? "cut by cost" : "none"},
+          {"parallel.shares", options.shares.empty() ? "even" : fmt::format("{}", options.shares)},
           {"memory.budget", format_bytes(budget)},
           {"memory.recompute", options.recompute.empty() ? "none" : recompute_line(options.recompute)},
           {"memory.logits", format_bytes(options.logits_bytes)},

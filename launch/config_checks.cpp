@@ -145,6 +145,7 @@ Issues rank_contradictions(const Config& config, int ranks) {
 Issues unsupported_values(const Config& config) {
   const TransportName transport = config.comm.transport;
   const std::optional<std::string> zero_pipeline = zero_pipeline_fault(config.parallel);
+  const std::optional<std::string> zero_shares = zero_shares_fault(config.parallel);
   struct Row {
     bool asked;
     const char* key;
@@ -155,6 +156,7 @@ Issues unsupported_values(const Config& config) {
       {config.precision == DType::bf16 || config.precision == DType::f16, "precision",
        "this build computes in fp32 and fp64"},
       {zero_pipeline.has_value(), "parallel.zero", zero_pipeline ? zero_pipeline->c_str() : ""},
+      {zero_shares.has_value(), "parallel.shares", zero_shares ? zero_shares->c_str() : ""},
       {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},
       {config.parallel.pipeline > 1 && !config.comm.overlap, "comm.overlap",

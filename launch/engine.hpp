@@ -71,6 +71,10 @@ class Engine {
   // targets of the global batch; first_sample: global index of row 0 (dropout).
   void train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, Variant variant,
                          double loss_seed, std::uint64_t first_sample);
+  // Forward and backward of a micro-batch as in the middle of a step, without a neighbour in a pipeline, and waits for
+  // the device: to time it. Nothing of it is left once a step has begun. Not with ZeRO 2 and 3, which communicate
+  // there.
+  void rehearse(const MicroBatch& batch);
   // Norm, clipping and optimizer step; `applied_updates` counts the earlier ones. Waits for the device.
   StepResult update(double learning_rate, std::uint64_t step, std::int64_t applied_updates);
   // Adds a micro-batch to `sum` and `count`; in a pipeline, the last stage does.

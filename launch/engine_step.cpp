@@ -48,6 +48,24 @@ void Engine::train_micro_batches(std::int64_t count, const NextMicroBatch& next,
   }
 }
 
+void Engine::rehearse(const MicroBatch& batch) {
+  Executor& train = executor("train");
+  const Graph& graph = train.graph();
+  if (!links_) train_micro_batch(batch.tokens, batch.targets, Variant::Middle, 1.0, batch.first_sample);
+  for (std::size_t c = 0; c < graph.pieces.size(); ++c) {
+    compute_->synchronize();
+    const PieceEnds& ends = graph.pieces[c];
+    train.inputs().loss_seed = 1.0;
+    train.inputs().first_sample = batch.first_sample;
+    if (programs_.stage == 0 && c == 0) fill_input(train, "tokens", 0, batch.tokens);
+    if (ends.output == kNoValue) fill_input(train, "targets", 0, batch.targets);
+    const RunPart part{static_cast<int>(c), 0, Half::Both, true};
+    train.run(Graph::Section::Forward, Variant::Middle, part);
+    train.run(Graph::Section::Backward, Variant::Middle, part);
+  }
+  train.synchronize();
+}
+
 void Engine::run_schedule(std::int64_t count, const NextMicroBatch& next, double loss_seed) {
   const Schedule& schedule = *programs_.schedule;
   require(count == schedule.micro_batches, ErrorKind::Internal, "{} micro-batches, planned for {}", count,

@@ -1,5 +1,6 @@
 #include "launch/handshake.hpp"
 
+#include <fmt/ranges.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -139,6 +140,8 @@ Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
              {"parallel.sequence", o.sequence_parallel ? "true" : "false"},
              {"parallel.tensor_chunks", std::to_string(o.tensor_chunks)},
              {"train.micro_batch", std::to_string(o.micro_batch)},
+             {"parallel.shares", o.shares.empty() ? fmt::format("{} each", o.micro_batches)
+                                                  : fmt::format("{}", fmt::join(o.shares, ", "))},
              {"comm.bucket", o.bucket_bytes ? std::to_string(*o.bucket_bytes) : "auto"},
              {"memory.logits", std::to_string(o.logits_bytes)},
              {"precision", std::string(dtype_name(o.dtype))},
@@ -148,7 +151,10 @@ Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
 
 Agreement memory_agreement(const Programs& programs, const ProgramOptions& o) {
   const int stage = coordinates(o.mesh, o.rank).pipeline;
-  Agreement a{"the bytes of the plan", fmt::format("pipeline stage {} with {} threads", stage, o.threads), {}};
+  std::string role = fmt::format("pipeline stage {} with {} threads", stage, o.threads);
+  if (o.mesh.pipeline > 1 && !o.shares.empty())
+    role += fmt::format(" and {} micro-batches", micro_batches_of(o, o.rank));
+  Agreement a{"the bytes of the plan", std::move(role), {}};
   for (const PersistentRegion& r : programs.plan.persistent) a.items.emplace_back(r.name, std::to_string(r.bytes));
   for (const ProgramLayout& p : programs.plan.programs)
     a.items.emplace_back(fmt::format("program {}", p.name), std::to_string(p.step_bytes));

@@ -21,7 +21,7 @@ ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) 
   double recompute = 0;
   for (const int stage : distinct_stages(options)) {
     ProgramOptions there = options;
-    there.rank = rank_at(options.mesh, {0, stage, 0});
+    there.rank = rank_at(options.mesh, {largest_replica(options), stage, 0});
     const Programs programs = build_programs(there);
     const MemoryPlan& plan = programs.plan;
     if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
@@ -94,7 +94,7 @@ void use_layout(Config& config, const Layout& layout) {
   config.train.micro_batch = layout.micro_batch;
 }
 
-Layout layout_of(const Config& config, const ProgramOptions& o) {
+Layout layout_of(const ProgramOptions& o) {
   Layout l;
   l.mesh = o.mesh;
   l.zero = o.zero;
@@ -102,7 +102,7 @@ Layout layout_of(const Config& config, const ProgramOptions& o) {
   l.schedule = o.schedule;
   l.chunks = o.chunks;
   l.micro_batch = o.micro_batch;
-  l.micro_batches = config.train.global_batch / (o.mesh.data * o.micro_batch);
+  l.micro_batches = o.micro_batches;  // of the replica that has most
   if (o.mesh.pipeline == 1) return l;
   const std::vector<int> first = program_cuts(o);
   for (std::size_t i = 0; i < first.size(); ++i)
@@ -117,7 +117,7 @@ LayoutChoice predict_layout(const Config& config, const Place& place, const Layo
   LayoutCosts estimates(layout_problem(config, place.ranks, 0), machine);
   LayoutChoice choice;
   choice.tried = choice.planned = 1;
-  const Layout layout = layout_of(config, options);
+  const Layout layout = layout_of(options);
   choice.best.push_back({layout, estimates.estimate(layout), largest_rank(options, *machine.costs)});
   LayoutEstimate& estimate = choice.best.front().estimate;
   if (estimates.problem().rewrite_at_need) {

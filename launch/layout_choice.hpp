@@ -19,8 +19,8 @@ ExactMemory exact_memory(const Config& config, const Place& place, const Layout&
 
 // Writes a layout into a configuration, which then says so explicitly.
 void use_layout(Config& config, const Layout& layout);
-// The layout of an explicit configuration and what was chosen for it.
-Layout layout_of(const Config& config, const ProgramOptions& options);
+// The layout of programs that were chosen.
+Layout layout_of(const ProgramOptions& options);
 // What it takes, as a choice of one.
 LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
                             std::int64_t budget_bytes, std::int64_t outside_bytes);

@@ -22,6 +22,7 @@ void add_smaller_batches(const ProgramOptions& o, std::vector<Change>& changes) 
   const auto add = [&](std::int64_t rows) {
     Change& c = changes.emplace_back(arrow("train.micro_batch", o.micro_batch, rows), o);
     c.options.micro_batches = o.micro_batches * o.micro_batch / rows;
+    for (std::int64_t& share : c.options.shares) share = share * o.micro_batch / rows;
     c.options.micro_batch = rows;
   };
   std::int64_t rows = o.micro_batch - 1;  // the next that divides what this one divides
@@ -43,7 +44,7 @@ void add_recomputation(const ProgramOptions& o, std::vector<Change>& changes) {
 
 // What ZeRO divides further: over the replicas that are there, or over twice as many.
 void add_replicas(const ProgramOptions& o, std::vector<Change>& changes) {
-  const int most_zero = o.mesh.pipeline > 1 ? 1 : 3;
+  const int most_zero = o.mesh.pipeline > 1 || !o.shares.empty() ? 1 : 3;
   const auto add = [&](int replicas, int zero) {
     const std::string ranks =
         replicas > o.mesh.data ? fmt::format(", on {} ranks", o.mesh.ranks() * replicas / o.mesh.data) : "";
@@ -56,6 +57,7 @@ void add_replicas(const ProgramOptions& o, std::vector<Change>& changes) {
   };
   for (int zero = o.zero + 1; o.mesh.data > 1 && zero <= most_zero; ++zero) add(o.mesh.data, zero);
   if (o.micro_batches % 2 != 0) return;  // the batch does not divide over twice the replicas
+  if (!o.shares.empty()) return;         // they are of these replicas
   for (int zero = std::max(1, o.zero); zero <= most_zero; ++zero) add(2 * o.mesh.data, zero);
 }
 
@@ -67,7 +69,9 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
   split.options.mesh.tensor = twice.ranks;
   split.options.mesh.kv_copies = twice.kv_copies(o.model);
   const int stages = 2 * mesh.pipeline;
-  const bool divides = o.schedule != ScheduleKind::Interleaved || o.micro_batches % stages == 0;
+  const auto fills = [&](std::int64_t share) { return share % stages == 0; };
+  const bool divides = o.schedule != ScheduleKind::Interleaved ||
+                       (fills(o.micro_batches) && std::all_of(o.shares.begin(), o.shares.end(), fills));
   if (!o.train || o.zero > 1 || !divides || stages * o.chunks > o.model.layers) return;
   Change& c = changes.emplace_back(
       fmt::format("{}, on {} ranks", arrow("parallel.pipeline", mesh.pipeline, stages), 2 * mesh.ranks()), o);
@@ -83,7 +87,7 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
 std::optional<std::int64_t> arena_bytes(ProgramOptions o) {
   std::int64_t most = 0;
   for (const int stage : distinct_stages(o)) {
-    o.rank = rank_at(o.mesh, {0, stage, 0});
+    o.rank = rank_at(o.mesh, {largest_replica(o), stage, 0});
     const MemoryPlan plan = build_programs(o).plan;
     if (plan.host_bytes > o.host.bytes) return std::nullopt;
     most = std::max(most, plan.total_bytes);

@@ -63,6 +63,15 @@ std::string pipeline_text(const Programs& programs, const ProgramOptions& o) {
   return out + "\n";
 }
 
+// The micro-batches of replicas that have other numbers of them.
+std::string shares_text(const ProgramOptions& o) {
+  constexpr std::size_t kMostShares = 16;
+  if (o.shares.empty()) return "";
+  const auto shown = std::span(o.shares).first(std::min(o.shares.size(), kMostShares));
+  return fmt::format("  micro-batches of the replicas: {}{}\n", fmt::join(shown, " "),
+                     o.shares.size() > kMostShares ? " …" : "");
+}
+
 // Mesh and groups.
 std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
   constexpr std::size_t kMostGroups = 8;
@@ -81,6 +90,7 @@ std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
     out += fmt::format("  {:<15}{} group(s): {}{}\n", axis, groups.size(), join(texts, " "),
                        groups.size() > kMostGroups ? " …" : "");
   }
+  out += shares_text(o);
   if (programs.schedule != nullptr) out += pipeline_text(programs, o);
   return out;
 }
@@ -259,6 +269,7 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"outside_arena_bytes", context.outside_bytes},
                       {"outside_source", context.outside_source},
                       {"budget_bytes", context.budget_bytes}};
+  if (!o.shares.empty()) json["shares"] = o.shares;
   if (context.host_budget_bytes) json["host_budget_bytes"] = *context.host_budget_bytes;
   json.update(role_json(largest, context, report_of(roles, largest, context)));
   for (const RankRole& role : roles) {

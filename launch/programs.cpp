@@ -81,7 +81,7 @@ void add_schedule(const ProgramOptions& o, Programs& p) {
   p.stage = coordinates(o.mesh, o.rank).pipeline;
   p.cuts = program_cuts(o);
   p.schedule = std::make_unique<Schedule>(
-      make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(o.micro_batches), o.chunks));
+      make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(micro_batches_of(o, o.rank)), o.chunks));
 }
 
 // Which gradients are summed at once: as many as comm.bucket allows, or what is done first by `o.costs`.
@@ -158,6 +158,19 @@ std::int64_t train_flops(const ProgramOptions& o) {
 }
 
 }  // namespace
+
+std::int64_t micro_batches_of(const ProgramOptions& o, int rank) {
+  return o.shares.empty() ? o.micro_batches : o.shares[static_cast<std::size_t>(coordinates(o.mesh, rank).data)];
+}
+
+int largest_replica(const ProgramOptions& o) {
+  return static_cast<int>(std::max_element(o.shares.begin(), o.shares.end()) - o.shares.begin());
+}
+
+void set_shares(ProgramOptions& o, std::vector<std::int64_t> shares, std::int64_t micro_batches) {
+  o.shares = std::move(shares);
+  o.micro_batches = o.shares.empty() ? micro_batches : *std::max_element(o.shares.begin(), o.shares.end());
+}
 
 std::vector<ModelTensor> model_tensors(const ModelConfig& model) {
   std::vector<ModelTensor> tensors;
@@ -270,6 +283,7 @@ std::optional<Infeasible> check_host_budget(const Programs& programs, const Prog
   ProgramOptions half = options;
   half.micro_batch /= 2;
   half.micro_batches *= 2;
+  for (std::int64_t& share : half.shares) share *= 2;
   if (half.micro_batch > 0 && !chunks_fault(half)) {
     const std::int64_t then = build_programs(half).plan.host_bytes;
     no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, half.micro_batch,

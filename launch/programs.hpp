@@ -39,7 +39,10 @@ struct ProgramOptions {
   ScheduleKind schedule = ScheduleKind::OneFOneB;  // of a pipeline
   int chunks = 1;                                  // pieces of the model on each stage
   std::vector<std::int64_t> stage_layers;          // layers of each piece; empty: cut by cost
-  std::int64_t micro_batches = 1;                  // of a step and replica; matters to pipelines only
+  // Of a step and replica: of each where they differ (`shares`), and of the one that has most. What is in flight in a
+  // pipeline, and so its programs, depends on them; other programs do not.
+  std::int64_t micro_batches = 1;
+  std::vector<std::int64_t> shares;  // by replica; empty: all have micro_batches
   // Of gradients that are summed at once, without ZeRO. nullopt: `costs` decides, or kFixedBucketBytes without it.
   std::optional<std::int64_t> bucket_bytes;
   std::shared_ptr<const CostModel> costs;  // what the machine is like; null: nobody said
@@ -54,6 +57,12 @@ struct ProgramOptions {
 };
 
 inline constexpr std::int64_t kPrefillTokens = 64;
+
+// Micro-batches of a step on a rank, and the first replica that has most of them.
+std::int64_t micro_batches_of(const ProgramOptions& options, int rank);
+int largest_replica(const ProgramOptions& options);
+// Gives replicas uneven shares, or, with an empty list, all of them `micro_batches`.
+void set_shares(ProgramOptions& options, std::vector<std::int64_t> shares, std::int64_t micro_batches);
 
 // The gradients that are summed at once, in the order in which that is done.
 struct GradientBuckets {

@@ -16,7 +16,7 @@ constexpr RecomputeLimits kLimits{2048, 20'000'000};
 
 ProgramOptions at_stage(const ProgramOptions& options, int stage) {
   ProgramOptions there = options;
-  there.rank = rank_at(options.mesh, {0, stage, 0});
+  there.rank = rank_at(options.mesh, {largest_replica(options), stage, 0});
   return there;
 }
 

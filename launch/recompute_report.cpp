@@ -144,7 +144,7 @@ std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& role
     report.recompute_seconds = micro_batches * recompute_seconds(graph, costs);
     report.offload_seconds = micro_batches * offload_seconds(graph, costs, o.host.overlap);
     if (!choice) continue;
-    const StageChoice& stage = choice->of_stage(static_cast<int>(reports.size()) - 1);
+    const StageChoice& stage = choice->of_stage(coordinates(role.options.mesh, role.options.rank).pipeline);
     if (!stage.plan.layers.empty()) report.planned = compare(stage, micro_batches);
   }
   return reports;

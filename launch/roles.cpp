@@ -7,17 +7,27 @@
 namespace plimsoll {
 
 std::vector<RankRole> rank_roles(const ProgramOptions& options) {
+  const bool alone = options.mesh.pipeline == 1;
   std::vector<RankRole> roles;
   for (int stage = 0; stage < options.mesh.pipeline; ++stage) {
-    RankRole role;
-    role.name = options.mesh.pipeline == 1 ? "all ranks" : fmt::format("stage {}", stage);
+    std::vector<std::pair<std::int64_t, std::vector<int>>> ranks_of;  // by number of micro-batches
     for (int r = 0; r < options.mesh.ranks(); ++r) {
-      if (coordinates(options.mesh, r).pipeline == stage) role.ranks.push_back(r);
+      if (coordinates(options.mesh, r).pipeline != stage) continue;
+      const std::int64_t share = alone ? options.micro_batches : micro_batches_of(options, r);
+      auto found = std::find_if(ranks_of.begin(), ranks_of.end(), [&](const auto& s) { return s.first == share; });
+      if (found == ranks_of.end()) found = ranks_of.insert(found, {share, {}});
+      found->second.push_back(r);
     }
-    role.options = options;
-    role.options.rank = role.ranks.front();
-    role.programs = build_programs(role.options);
-    roles.push_back(std::move(role));
+    for (auto& [share, ranks] : ranks_of) {
+      RankRole role;
+      role.name = alone ? "all ranks" : fmt::format("stage {}", stage);
+      if (ranks_of.size() > 1) role.name += fmt::format(" (x {})", share);
+      role.ranks = std::move(ranks);
+      role.options = options;
+      role.options.rank = role.ranks.front();
+      role.programs = build_programs(role.options);
+      roles.push_back(std::move(role));
+    }
   }
   return roles;
 }

@@ -10,7 +10,7 @@
 namespace plimsoll {
 
 struct RankRole {
-  std::string name;        // "all ranks", "stage 1"
+  std::string name;        // "all ranks", "stage 1", "stage 1 (x 3)" with three micro-batches
   std::vector<int> ranks;  // rising
   ProgramOptions options;  // of the first of them
   Programs programs;
@@ -18,7 +18,8 @@ struct RankRole {
 
 // The stages of the pipeline: split dims are padded to equal parts and units to equal shards, so that neither the
 // tensor nor the data axis changes a size. (Ranks compare the bytes of their stage before step 0:
-// launch/handshake.hpp.)
+// launch/handshake.hpp.) Where replicas have other numbers of micro-batches, which a pipeline keeps in flight, a role
+// of each stage for each number, in the order of the replicas.
 std::vector<RankRole> rank_roles(const ProgramOptions& options);
 
 // The role that `rank` is of, and the one whose arena is the largest. Both want at least one role.

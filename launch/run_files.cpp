@@ -9,6 +9,7 @@
 #include "launch/run_identity.hpp"
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
+#include "parallel/rules.hpp"
 #include "runtime/checkpoint/file.hpp"
 #include "runtime/checkpoint/json_file.hpp"
 #include "runtime/checkpoint/weights.hpp"
@@ -117,6 +118,13 @@ void keep_plan_choices(Config& config, int ranks) {
   }
   keep("micro_batch", config.train.micro_batch);
   keep("logits_bytes", config.memory.logits);
+  if (config.parallel.auto_shares && plan.contains("shares")) {
+    ParallelConfig parallel = config.parallel;
+    parallel.shares = plan["shares"].get<std::vector<std::int64_t>>();
+    // Of another micro-batch they are no guide either.
+    if (rank_issues(parallel, ranks, config.train.global_batch, config.train.micro_batch).empty())
+      config.parallel = std::move(parallel);
+  }
 }
 
 std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world,

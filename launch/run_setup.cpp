@@ -1,6 +1,7 @@
 #include "launch/run_setup.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <thread>
 
 #include "launch/cluster_file.hpp"
@@ -28,8 +29,13 @@ constexpr std::int64_t kMicroBatchTokens = 4096;
 // each stage, less than a fifth.
 constexpr std::int64_t kMicroBatchesPerStage = 4;
 
+// A share that follows a replica's speed is in whole micro-batches: with as many to an even one, it is off by less than
+// a sixteenth of it.
+constexpr std::int64_t kMicroBatchesPerShare = 8;
+
 bool feeds_stages(const Config& config, std::int64_t micro_batches, std::int64_t share) {
   const ParallelConfig& p = config.parallel;
+  if (p.auto_shares && p.data.value_or(1) > 1 && micro_batches < std::min(share, kMicroBatchesPerShare)) return false;
   if (p.pipeline == 1) return true;
   if (p.schedule == PipelineSchedule::Interleaved && micro_batches % p.pipeline != 0) return false;
   return micro_batches >= std::min(share, kMicroBatchesPerStage * p.pipeline);
@@ -37,6 +43,9 @@ bool feeds_stages(const Config& config, std::int64_t micro_batches, std::int64_t
 
 std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t share) {
   if (config.train.micro_batch) return {*config.train.micro_batch};
+  const std::vector<std::int64_t>& shares = config.parallel.shares;
+  if (!shares.empty())
+    return {config.train.global_batch / std::accumulate(shares.begin(), shares.end(), std::int64_t{0})};
   std::vector<std::int64_t> choices;
   for (std::int64_t rows = share; rows > 0; --rows) {
     const bool fits_cache = rows == 1 || rows * config.data.sequence <= kMicroBatchTokens;
@@ -69,7 +78,7 @@ bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes) {
   const std::vector<int> stages = distinct_stages(o);  // they differ, and all ranks must choose alike
   return std::all_of(stages.begin(), stages.end(), [&](int stage) {
     ProgramOptions there = o;
-    there.rank = rank_at(o.mesh, {0, stage, 0});
+    there.rank = rank_at(o.mesh, {largest_replica(o), stage, 0});
     const MemoryPlan plan = build_programs(there).plan;
     return (arena_bytes == 0 || plan.total_bytes <= arena_bytes) && plan.host_bytes <= o.host.bytes;
   });
@@ -90,7 +99,7 @@ class Sizes {
     double best_seconds = 0;
     for (const std::int64_t rows : micro_batch_choices(config_, share)) {
       o_.micro_batch = rows;
-      o_.micro_batches = std::max<std::int64_t>(1, share / rows);
+      set_shares(o_, config_.parallel.shares, std::max<std::int64_t>(1, share / rows));
       o_.recompute = given;
       const bool fits = fits_with_some_logits();
       if (fits && !best) return o_;

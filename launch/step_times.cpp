@@ -1,6 +1,8 @@
 #include "launch/step_times.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <map>
 
 #include "runtime/plan/simulate.hpp"
 #include "runtime/plan/step_time.hpp"
@@ -37,43 +39,70 @@ double message_bytes(const Graph& graph) {
   return 0;
 }
 
-// The schedule on a clock, then what follows the last backward of each stage.
-double pipeline_seconds(const std::vector<RankRole>& roles, const std::vector<StepClock>& clocks,
+using Stages = std::vector<std::reference_wrapper<const RankRole>>;
+
+// The schedule of a replica on a clock, then what follows the last backward of each stage. By stage.
+double pipeline_seconds(const Stages& roles, const std::vector<std::reference_wrapper<const StepClock>>& clocks,
                         const LayoutMachine& machine) {
-  const Mesh& mesh = roles.front().options.mesh;
+  const Mesh& mesh = roles.front().get().options.mesh;
   const LinkDescription& link = link_of(machine.cluster, mesh.pipeline, mesh.tensor * mesh.data);
   PipelineCosts costs;
   std::vector<double> tail;
   for (std::size_t s = 0; s < roles.size(); ++s) {
     costs.chunks.emplace_back();
-    double last = clocks[s].update_seconds();
-    for (int chunk = 0; chunk < roles[s].options.chunks; ++chunk) {
-      const StepClock::Piece middle = clocks[s].piece_seconds(chunk, Variant::Middle),
-                             end = clocks[s].piece_seconds(chunk, Variant::Last);
+    const StepClock& clock = clocks[s];
+    double last = clock.update_seconds();
+    for (int chunk = 0; chunk < roles[s].get().options.chunks; ++chunk) {
+      const StepClock::Piece middle = clock.piece_seconds(chunk, Variant::Middle),
+                             end = clock.piece_seconds(chunk, Variant::Last);
       costs.chunks.back().push_back({middle.forward_s, middle.first_half_s, middle.second_half_s});
       last += std::max(0.0, end.first_half_s + end.second_half_s - middle.first_half_s - middle.second_half_s);
     }
     tail.push_back(last);
-    costs.links.push_back({link.latency_s, link.bytes_per_s, message_bytes(roles[s].programs.graph("train"))});
+    costs.links.push_back({link.latency_s, link.bytes_per_s, message_bytes(roles[s].get().programs.graph("train"))});
   }
-  const Timeline timeline = simulate(*roles.front().programs.schedule, costs);
+  const Timeline timeline = simulate(*roles.front().get().programs.schedule, costs);
   double step = timeline.step_s;
   for (std::size_t s = 0; s < roles.size(); ++s) step = std::max(step, timeline.stages[s].back().end_s + tail[s]);
   return step;
 }
 
+// The step of a replica whose ranks compute as the cost model says.
+double replica_seconds(const std::vector<RankRole>& roles, const std::vector<StepClock>& clocks,
+                       const LayoutMachine& machine, int replica) {
+  const ProgramOptions& o = roles.front().options;
+  if (roles.front().programs.schedule == nullptr)
+    return clocks.front().step_seconds(micro_batches_of(o, rank_at(o.mesh, {replica, 0, 0})));
+  Stages stages;
+  std::vector<std::reference_wrapper<const StepClock>> clocks_of;
+  for (int s = 0; s < o.mesh.pipeline; ++s) {
+    const RankRole& role = role_of(roles, rank_at(o.mesh, {replica, s, 0}));
+    stages.emplace_back(role);
+    clocks_of.emplace_back(clocks[static_cast<std::size_t>(&role - roles.data())]);
+  }
+  return pipeline_seconds(stages, clocks_of, machine);
+}
+
 }  // namespace
 
 StepPrediction predict_step(const std::vector<RankRole>& roles, const LayoutMachine& machine,
-                            std::int64_t micro_batches) {
+                            const std::vector<double>& slowness) {
   StepPrediction prediction;
   std::vector<StepClock> clocks;
   for (const RankRole& role : roles) {
     clocks.emplace_back(role.programs.graph("train"), *machine.costs, strides_of(role.options.mesh, role.options.rank));
-    prediction.roles.push_back(rank_times(clocks.back(), micro_batches));
+    prediction.roles.push_back(rank_times(clocks.back(), micro_batches_of(role.options, role.options.rank)));
   }
-  prediction.step_s = roles.front().programs.schedule != nullptr ? pipeline_seconds(roles, clocks, machine)
-                                                                 : clocks.front().step_seconds(micro_batches);
+  const ProgramOptions& o = roles.front().options;
+  // Replicas with as many micro-batches, as fast as the others, take as long.
+  std::map<std::int64_t, double> seconds;
+  for (int replica = 0; replica < o.mesh.data; ++replica) {
+    const std::int64_t share = micro_batches_of(o, rank_at(o.mesh, {replica, 0, 0}));
+    const auto [known, is_new] = seconds.try_emplace(share, 0);
+    if (is_new) known->second = replica_seconds(roles, clocks, machine, replica);
+    const double slow = slowness.empty() ? 1 : slowness[static_cast<std::size_t>(replica)];
+    prediction.step_s = std::max(prediction.step_s, slow * known->second);
+  }
   return prediction;
 }
 

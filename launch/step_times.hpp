@@ -19,13 +19,14 @@ struct RankTimes {
 
 struct StepPrediction {
   double step_s = 0;
-  std::vector<RankTimes> roles;  // of each role
+  std::vector<RankTimes> roles;  // of each role, on its first rank
 };
 
-// Plays the "train" programs of all roles; pipelines by their schedule. `micro_batches`: of a step and replica. The
-// same questions to the cost model, in the same order, on every rank.
+// Plays the "train" programs of all roles; pipelines by their schedule. The step is that of the replica that is done
+// last. `slowness`: of each replica, its time for a micro-batch over what the cost model says; empty: all as it says.
+// The same questions to the cost model, in the same order, on every rank.
 StepPrediction predict_step(const std::vector<RankRole>& roles, const LayoutMachine& machine,
-                            std::int64_t micro_batches);
+                            const std::vector<double>& slowness = {});
 
 // What the rows of "train" took since `before` (Profile::sums()) in so many steps.
 RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>& before, std::int64_t steps,

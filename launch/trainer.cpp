@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
@@ -21,6 +22,7 @@
 #include "launch/run_costs.hpp"
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
+#include "launch/share_choice.hpp"
 #include "launch/step_times.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/log.hpp"
@@ -53,8 +55,10 @@ struct Run {
   StepPrediction predicted;
   RankTimes predicted_here;
   std::vector<RecomputeReport> recompute;  // by role
+  std::optional<ShareChoice> shares;       // where this start chose them
   std::unique_ptr<Profile> profile;
   std::unique_ptr<Engine> engine;
+  std::array<std::int64_t, kMeshAxes.size()> sent_before_steps{};
 
   Run(Config given, const MpiSession& session, Purpose purpose)
       : mpi(session),
@@ -88,36 +92,82 @@ struct Run {
       fmt::print("{}", layout_text(*choice, costs->cluster(), budget - outside, false));
     options = choose_programs(config, place, purpose, budget, outside, host_budget, &costs->costs());
     roles = rank_roles(options);
-    auto infeasible = check_budget(roles, budget, outside);
-    if (!infeasible) infeasible = check_host_budget(roles, host_budget);
+    const auto infeasible = infeasible_role(roles);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+    const bool native = config.comm.collectives == CollectiveSource::Mpi;
+    make_engine(purpose, [&] {
+      groups = make_groups(options.mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
+        return mpi.group(axis, ranks, native);
+      });
+    });
+    const bool shareable = options.mesh.data > 1 && options.micro_batches > 1;
+    if (purpose == Purpose::Train && config.parallel.auto_shares && options.shares.empty() && shareable) share();
+  }
+
+  std::optional<Infeasible> infeasible_role(const std::vector<RankRole>& all) const {
+    auto infeasible = check_budget(all, budget, outside);
+    return infeasible ? infeasible : check_host_budget(all, host_budget);
+  }
+
+  // The engine of `options`, whose roles fit. `connect` runs when all ranks agree about its programs.
+  void make_engine(Purpose purpose, const std::function<void()>& connect) {
     Programs programs = build_programs(options);
     agree(control, programs, options);
     if (purpose == Purpose::Train) predict();
     // Sums in any case, for the report of times; spans where a trace was asked for.
     if (purpose == Purpose::Train) profile = traced() ? std::make_unique<Profile>() : std::make_unique<Profile>(0);
-    EngineOptions engine_options{threads, config.run.poison, {}, profile.get(), config.comm.overlap};
-    const bool native = config.comm.collectives == CollectiveSource::Mpi;
-    groups = make_groups(options.mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
-      return mpi.group(axis, ranks, native);
-    });
+    connect();
+    EngineOptions engine_options{options.threads, config.run.poison, {}, profile.get(), config.comm.overlap};
     for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
     engine = std::make_unique<Engine>(std::move(programs), engine_options);
+  }
+
+  // parallel.shares: auto. Measures replicas with the engine of even shares.
+  void share() {
+    engine->initialise(config.run.seed);
+    BatchLoader batches(*dataset, loader(Split::Train, 0));
+    const Batch& batch = batches.next();
+    std::vector<double> micro_batch_s = measure_replicas(
+        *engine, options, control, {batch.tokens, batch.targets, static_cast<std::uint64_t>(batch.first_sample)});
+    const bool pipeline = options.mesh.pipeline > 1;
+    shares = choose_shares(options, std::move(micro_batch_s),
+                           [&](const ProgramOptions& with) { return !pipeline || !infeasible_role(rank_roles(with)); });
+    set_shares(options, shares->shares, 0);
+    config.parallel.shares = shares->shares;
+    if (pipeline) {
+      engine.reset();
+      roles = rank_roles(options);
+      make_engine(Purpose::Train, [] {});
+    } else {  // their programs do not depend on it
+      for (RankRole& role : roles) set_shares(role.options, shares->shares, 0);
+      agree_on(control, plan_agreement(engine->programs(), options));
+      predict_times();
+    }
+    for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
+      sent_before_steps[a] = groups.find(kMeshAxes[a])->second.bytes_sent();
+    if (chief()) fmt::print("{}", shares_text(*shares));
   }
 
   // After the budget was checked, so that a run that does not fit measures nothing that its choices did not need.
   void predict() {
     recompute =
         recompute_reports(roles, costs->costs(), config.memory.recompute == RecomputeMode::Auto, budget - outside);
-    predicted = predict_step(roles, costs->machine(), micro_batches());
-    predicted_here = predicted.roles[static_cast<std::size_t>(&role_of(roles, place.rank) - roles.data())];
+    predict_times();
     costs->keep();
   }
-  std::int64_t micro_batches() const { return config.train.global_batch / options.mesh.data / options.micro_batch; }
+  void predict_times() {
+    predicted = predict_step(roles, costs->machine(), shares ? shares->slowness() : std::vector<double>{});
+    predicted_here = predicted.roles[static_cast<std::size_t>(&role_of(roles, place.rank) - roles.data())];
+  }
+  std::int64_t micro_batches() const { return micro_batches_of(options, place.rank); }
 
   LoaderOptions loader(Split split, std::int64_t first_step) const {
     const int replica = coordinates(options.mesh, place.rank).data;
-    return {split, config.train.global_batch, replica, options.mesh.data, options.micro_batch, first_step};
+    std::vector<std::int64_t> samples;  // evaluation is even
+    for (const std::int64_t share : split == Split::Train ? options.shares : samples)
+      samples.push_back(share * options.micro_batch);
+    return {split,      config.train.global_batch, replica, options.mesh.data, options.micro_batch,
+            first_step, std::move(samples)};
   }
   bool traced() const { return !config.run.trace.empty(); }
   bool chief() const { return place.rank == 0; }
@@ -174,8 +224,8 @@ std::unique_ptr<Reporter> make_reporter(const Run& run, std::int64_t first_step)
                                     StepTime{run.predicted.step_s, run.costs->text()});
 }
 
-// `first`: the sums after the first of `steps` steps, which is left out where there are others.
-RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& first, std::int64_t steps) {
+// `before`: the sums at the end of the first of `steps` steps where there are several, else at its beginning.
+RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std::int64_t steps) {
   RankSummary s;
   const MemoryPlan& plan = run.engine->programs().plan;
   s.rank = run.place.rank;
@@ -190,11 +240,10 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& first, std::
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
   for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
-    s.collective_bytes[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent();
+    s.collective_bytes[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent() - run.sent_before_steps[a];
   s.padding_bytes = plan.padding_bytes;
   s.predicted = run.predicted_here;
-  s.measured = steps > 1 ? measured_times(*run.profile, first, steps - 1, run.micro_batches())
-                         : measured_times(*run.profile, {}, steps, run.micro_batches());
+  s.measured = measured_times(*run.profile, before, std::max<std::int64_t>(1, steps - 1), run.micro_batches());
   return s;
 }
 
@@ -262,6 +311,7 @@ void train(Config given, const MpiSession& mpi) {
   if (run.chief()) {
     nlohmann::json plan = plan_json(run.roles, run.plan_context());
     plan["parallel"] = parallel_line(config.parallel);
+    if (run.shares) plan["shares_by_speed"] = shares_json(*run.shares);
     write_run_files(run.written,
                     run_choices(config, run.options, run.budget, run.outside, run.host_budget, run.place.ranks),
                     plan.dump(2));
@@ -279,6 +329,7 @@ void train(Config given, const MpiSession& mpi) {
   if (run.chief()) reporter = make_reporter(run, state.step);
 
   std::int64_t skipped = 0, unsaved = 0;
+  const std::vector<Profile::Sum> sums_before = run.profile->sums();  // of what was timed before step 0
   std::vector<Profile::Sum> sums_after_first;
   const std::int64_t first_step = state.step;
   while (state.step < config.train.steps) {
@@ -315,7 +366,8 @@ void train(Config given, const MpiSession& mpi) {
     if (last || (config.run.save_every > 0 && state.step % config.run.save_every == 0))
       save(run, state, reporter.get(), unsaved);
   }
-  finish(run, reporter.get(), rank_summary(run, sums_after_first, state.step - first_step));
+  const std::int64_t steps = state.step - first_step;
+  finish(run, reporter.get(), rank_summary(run, steps > 1 ? sums_after_first : sums_before, steps));
   step_now = -1;
 }
 

@@ -24,6 +24,9 @@ struct ParallelConfig {
   PipelineSchedule schedule = PipelineSchedule::OneFOneB;
   std::int64_t interleave = 2;                      // pieces of the model on each stage, with schedule: interleaved
   std::optional<std::vector<std::int64_t>> stages;  // layers of each piece, in model order; nullopt: auto, cut by cost
+  // Micro-batches of each replica in a step; empty: even, or `auto`, by the speed that is measured at the start.
+  bool auto_shares = false;
+  std::vector<std::int64_t> shares;
   std::int64_t chunks() const { return schedule == PipelineSchedule::Interleaved ? interleave : 1; }
   bool operator==(const ParallelConfig&) const = default;
 };

@@ -31,6 +31,21 @@ ConfigNode write_stages(const ParallelConfig& parallel) {
   return ConfigNode::list(std::move(items));
 }
 
+void read_shares(ParallelConfig& parallel, const ConfigNode& node, const KeyScope& scope) {
+  parallel.shares.clear();
+  parallel.auto_shares = node.is_word("auto");
+  if (parallel.auto_shares || node.is_word("even") || !expect_list(node, scope)) return;
+  if (node.items.empty()) scope.fault(node, "the list is empty");
+  for (const ConfigNode& item : node.items) read_value(item, at_least(1), scope, parallel.shares.emplace_back());
+}
+
+ConfigNode write_shares(const ParallelConfig& parallel) {
+  if (parallel.shares.empty()) return ConfigNode::scalar(parallel.auto_shares ? "auto" : "even");
+  std::vector<ConfigNode> items;
+  for (const std::int64_t share : parallel.shares) items.push_back(write_value(share));
+  return ConfigNode::list(std::move(items));
+}
+
 }  // namespace
 
 KeyTable<ParallelConfig> parallel_keys() {
@@ -54,6 +69,8 @@ KeyTable<ParallelConfig> parallel_keys() {
                   "pieces of the model on each stage, with schedule: interleaved"),
               {"stages", "auto | list of integers", "layers", ">= 1",
                "of each piece of a pipeline, in the order of the model; auto: cut by cost", read_stages, write_stages},
+              {"shares", "even | auto | list of integers", "micro-batches", ">= 1",
+               "of each replica in a step; auto: by its speed, measured at the start", read_shares, write_shares},
           },
       .word = read_word,
       .as_word = [](const C& parallel) { return std::string(parallel.automatic ? "auto" : ""); }};

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 namespace plimsoll {
@@ -32,6 +33,49 @@ void check_pipeline(const ParallelConfig& p, std::int64_t layers, Issues& issues
     issues.push_back(
         {"parallel.stages", fmt::format("{} layers in all, the model has {}", sum, layers), {"model.layers"}});
   }
+}
+
+// The batch divides into as many micro-batches for every replica.
+void check_even_shares(std::int64_t data, std::int64_t global_batch, std::optional<std::int64_t> micro_batch,
+                       Issues& issues) {
+  const std::int64_t micro = micro_batch.value_or(1), unit = data * micro;
+  if (global_batch % unit == 0) return;
+  const std::int64_t lower = global_batch / unit * unit;
+  const std::string nearest = lower == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", lower, lower + unit);
+  issues.push_back({"train.global_batch",
+                    fmt::format("global_batch {} is not divisible by {} replicas{} (nearest that is: {})", global_batch,
+                                data, micro_batch ? fmt::format(" * micro_batch {} = {}", micro, unit) : "", nearest),
+                    {"train.micro_batch", "parallel.data"}});
+}
+
+// The shares of a list are those of the replicas, and together the batch.
+void check_listed_shares(const ParallelConfig& p, std::int64_t data, std::int64_t global_batch,
+                         std::optional<std::int64_t> micro_batch, Issues& issues) {
+  const std::int64_t sum = std::accumulate(p.shares.begin(), p.shares.end(), std::int64_t{0});
+  if (std::ssize(p.shares) != data) {
+    issues.push_back(
+        {"parallel.shares", fmt::format("{} numbers for {} replicas", p.shares.size(), data), {"parallel.data"}});
+  } else if (micro_batch && sum * *micro_batch != global_batch) {
+    issues.push_back({"parallel.shares",
+                      fmt::format("{} micro-batches of {} are {} sequences, train.global_batch is {}", sum,
+                                  *micro_batch, sum * *micro_batch, global_batch),
+                      {"train.global_batch", "train.micro_batch"}});
+  } else if (global_batch % sum != 0) {
+    issues.push_back({"parallel.shares",
+                      fmt::format("global_batch {} is not divisible by {} micro-batches", global_batch, sum),
+                      {"train.global_batch"}});
+  }
+}
+
+// Replicas whose micro-batches an interleaved pipeline cannot take.
+void check_interleaved(const ParallelConfig& p, const std::vector<std::int64_t>& shares, Issues& issues) {
+  if (p.schedule != PipelineSchedule::Interleaved || p.pipeline == 1) return;
+  const auto bad = std::find_if(shares.begin(), shares.end(), [&](std::int64_t n) { return n % p.pipeline != 0; });
+  if (bad == shares.end()) return;
+  issues.push_back(
+      {"parallel.schedule",
+       fmt::format("interleaved needs micro-batches that the {} stages divide, not {} per replica", p.pipeline, *bad),
+       {"train.global_batch", "train.micro_batch", "parallel.pipeline", "parallel.data"}});
 }
 
 }  // namespace
@@ -85,27 +129,19 @@ Issues rank_issues(const ParallelConfig& p, int ranks, std::int64_t global_batch
   }
   if (p.stages && p.pipeline == 1)
     issues.push_back({"parallel.stages", "has no effect with pipeline: 1", {"parallel.pipeline"}});
-  const std::int64_t micro_batches = global_batch / (data * micro_batch.value_or(1));
-  if (p.schedule == PipelineSchedule::Interleaved && p.pipeline > 1 && micro_batches % p.pipeline != 0) {
-    issues.push_back({"parallel.schedule",
-                      fmt::format("interleaved needs micro-batches that the {} stages divide, not {} per replica",
-                                  p.pipeline, micro_batches),
-                      {"train.global_batch", "train.micro_batch", "parallel.pipeline", "parallel.data"}});
+  if (p.shares.empty()) {
+    check_interleaved(p, {global_batch / (data * micro_batch.value_or(1))}, issues);
+  } else {
+    check_interleaved(p, p.shares, issues);
   }
   if (p.shard && data % *p.shard != 0) {
     issues.push_back(
         {"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});
   }
-  const std::int64_t micro = micro_batch.value_or(1);
-  const std::int64_t unit = data * micro;
-  if (global_batch % unit != 0) {
-    const std::int64_t lower = global_batch / unit * unit;
-    const std::string nearest = lower == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", lower, lower + unit);
-    issues.push_back(
-        {"train.global_batch",
-         fmt::format("global_batch {} is not divisible by {} replicas{} (nearest that is: {})", global_batch, data,
-                     micro_batch ? fmt::format(" * micro_batch {} = {}", micro, unit) : "", nearest),
-         {"train.micro_batch", "parallel.data"}});
+  if (p.shares.empty()) {
+    check_even_shares(data, global_batch, micro_batch, issues);
+  } else {
+    check_listed_shares(p, data, global_batch, micro_batch, issues);
   }
   return issues;
 }
@@ -114,6 +150,13 @@ std::optional<std::string> zero_pipeline_fault(const ParallelConfig& p) {
   if (p.pipeline == 1 || p.zero.value_or(0) < 2) return std::nullopt;
   return "zero 2 and 3 communicate in every micro-batch, which a pipeline's stages would wait for: 0 or 1 with "
          "pipeline";
+}
+
+std::optional<std::string> zero_shares_fault(const ParallelConfig& p) {
+  const bool listed = std::adjacent_find(p.shares.begin(), p.shares.end(), std::not_equal_to<>()) != p.shares.end();
+  if (p.zero.value_or(0) < 2 || (!p.auto_shares && !listed)) return std::nullopt;
+  return "zero 2 and 3 communicate in every micro-batch, of which all replicas must have as many: 0 or 1 with uneven "
+         "shares";
 }
 
 }  // namespace plimsoll

@@ -21,5 +21,7 @@ std::vector<ConfigIssue> rank_issues(const ParallelConfig& parallel, int ranks, 
 
 // ZeRO 2 and 3 with a pipeline; nullopt when it is neither.
 std::optional<std::string> zero_pipeline_fault(const ParallelConfig& parallel);
+// ZeRO 2 and 3 with replicas that have, or may get, other numbers of micro-batches; likewise.
+std::optional<std::string> zero_shares_fault(const ParallelConfig& parallel);
 
 }  // namespace plimsoll

@@ -5,6 +5,7 @@
 #   scripts/bench.sh --budget [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
 #   scripts/bench.sh --sizer [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
 #   scripts/bench.sh --layouts [--rounds N] [--steps N] [--out FILE]   parallel: auto against every layout of two ranks
+#   scripts/bench.sh --shares [--rounds N] [--steps N] [--micro-batches N] [--rivals N] [--out FILE]   even and uneven shares with one slow rank
 # PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh runs it tuned (default ../shared).
 #   scripts/bench.sh --pipeline [--rounds N] [--steps N] [--micro-batches N] [--layers N] [--hidden N]
 # Two stages, a core each, under every schedule: the step that was measured and the one that the simulator predicts.
@@ -40,5 +41,9 @@ fi
 if [ "${1:-}" = --sizer ]; then
   shift
   exec python3 scripts/bench_sizer.py "$@"
+fi
+if [ "${1:-}" = --shares ]; then
+  shift
+  exec python3 scripts/bench_shares.py "$@"
 fi
 exec python3 scripts/bench.py "$@"

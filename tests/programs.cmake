@@ -117,6 +117,19 @@ foreach(case IN ITEMS schedules plans checkpoint)
     LABELS mpi TIMEOUT 180 SERIAL)
 endforeach()
 
+# Replicas with other numbers of micro-batches: as listed, by measured speed, and with a rank that shares its core.
+foreach(case IN ITEMS lists auto slow)
+  set(label unit)
+  if(case STREQUAL slow)
+    set(label slow)
+  endif()
+  plimsoll_program_test(shares_run.${case}
+    COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/shares_run.py ${case} $<TARGET_FILE:plimsoll>
+      ${PROJECT_SOURCE_DIR}/scripts ${CMAKE_CURRENT_BINARY_DIR}/shares_run_${case} -- ${mpirun}
+    LABELS mpi ${label} TIMEOUT 300 SERIAL)
+endforeach()
+set_tests_properties(shares_run.slow PROPERTIES SKIP_RETURN_CODE 77)
+
 # Communication beside compute, seen in the traces of two ranks over a slow link; where one can be made.
 plimsoll_program_test(overlap_run
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/overlap_run.py $<TARGET_FILE:plimsoll>

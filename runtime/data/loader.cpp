@@ -1,6 +1,7 @@
 #include "runtime/data/loader.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "runtime/core/error.hpp"
 
@@ -17,9 +18,19 @@ BatchLoader::BatchLoader(const Dataset& dataset, const LoaderOptions& options) :
           ErrorKind::Internal, "loader: global batch {}, rows {}, rank {} of {}, step {}", o.global_batch, o.rows,
           o.rank, o.ranks, o.first_step);
   const bool validation = o.split == Split::Validation;
-  share_begin_ = o.global_batch * o.rank / o.ranks;
-  share_end_ = o.global_batch * (o.rank + 1) / o.ranks;
-  micro_batches_ = ceil_div(ceil_div(o.global_batch, o.ranks), o.rows);
+  if (o.shares.empty()) {
+    share_begin_ = o.global_batch * o.rank / o.ranks;
+    share_end_ = o.global_batch * (o.rank + 1) / o.ranks;
+    micro_batches_ = ceil_div(ceil_div(o.global_batch, o.ranks), o.rows);
+  } else {
+    const std::int64_t sum = std::accumulate(o.shares.begin(), o.shares.end(), std::int64_t{0});
+    require(std::ssize(o.shares) == o.ranks && sum == o.global_batch, ErrorKind::Internal,
+            "loader: {} shares of {} samples in all, for {} ranks and a global batch of {}", o.shares.size(), sum,
+            o.ranks, o.global_batch);
+    share_begin_ = std::accumulate(o.shares.begin(), o.shares.begin() + o.rank, std::int64_t{0});
+    share_end_ = share_begin_ + o.shares[static_cast<std::size_t>(o.rank)];
+    micro_batches_ = ceil_div(share_end_ - share_begin_, o.rows);
+  }
   steps_ = validation ? ceil_div(dataset.validation_samples(), o.global_batch) : -1;
   const auto values = static_cast<std::size_t>(o.rows * dataset.sequence());
   for (Batch& batch : batches_) {

@@ -1,7 +1,8 @@
 #pragma once
 // Prefetches the micro-batches of one rank on a thread of its own. Global batch s is samples s·G … s·G + G − 1; a data
 // rank takes a contiguous share of it, cut into micro-batches of a fixed number of rows. Which rows a rank gets is a
-// function of (step, micro-batch, rank, ranks) alone; which samples a global batch has does not depend on ranks at all.
+// function of (step, micro-batch, rank, shares) alone; which samples a global batch has does not depend on ranks at
+// all.
 
 #include <array>
 #include <condition_variable>
@@ -23,6 +24,8 @@ struct LoaderOptions {
   int ranks = 1;
   std::int64_t rows = 1;  // samples of a micro-batch
   std::int64_t first_step = 0;
+  // Samples of each rank of the axis in a step, together global_batch; empty: as equal as they can be.
+  std::vector<std::int64_t> shares = {};
 };
 
 struct Batch {
@@ -51,7 +54,8 @@ class BatchLoader {
   // Starts over at `step`, as a new loader would, without allocating.
   void restart(std::int64_t step);
 
-  // Micro-batches per step: the same on all ranks; where shares are uneven, some are padding.
+  // Micro-batches per step: those of this rank's share where shares were given; otherwise the same on all ranks, and
+  // where the batch does not divide, some are padding.
   std::int64_t micro_batches() const { return micro_batches_; }
   // Validation: steps that cover the split once. Train: endless, −1.
   std::int64_t steps() const { return steps_; }

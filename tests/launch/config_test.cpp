@@ -106,7 +106,7 @@ TEST(Config, KeyNamesAreFrozen) {
                           "run.dir",           "run.seed",
                           "run.log_every",     "run.eval_every",
                           "run.save_every",    "run.keep",
-                          "plan.profile"};
+                          "plan.profile",      "parallel.shares"};
   std::set<std::string> names;
   const std::string text = describe_keys(false);
   for (const auto& row : nlohmann::json::parse(describe_keys(true))) {
@@ -144,6 +144,8 @@ TEST(Config, WordsAreFrozen) {
       {"train", "{micro_batch: 4}"},
       {"run", "{trace: off}"},
       {"memory", "{budget: auto}"},
+      {"parallel", "{shares: even}"},
+      {"parallel", "{shares: auto}"},
   };
   for (const auto& [key, value] : words)
     EXPECT_EQ(faults(kData + key + ": " + value + "\n"), "") << key << ": " << value;
@@ -286,6 +288,30 @@ TEST(Config, RanksMustFitTheMesh) {
   const Config self = parse_config(kData + "comm: {transport: self}\n", "f");
   EXPECT_EQ(rank_faults(self, 1), "");
   EXPECT_EQ(rank_faults(self, 2), "f:2:19: comm.transport: self is for one rank, but 2 were started");
+}
+
+TEST(Config, SharesAreThoseOfTheReplicasAndMakeTheBatch) {
+  const auto with = [](const std::string& parallel, const std::string& train) {
+    return parse_config(kData + "parallel: {" + parallel + "}\ntrain: {" + train + "}\n", "f");
+  };
+  EXPECT_EQ(rank_faults(with("shares: [1, 3]", "global_batch: 8, micro_batch: 2"), 2), "");
+  EXPECT_EQ(rank_faults(with("shares: [1, 2]", "global_batch: 6"), 2), "") << "three micro-batches of two";
+  EXPECT_EQ(rank_faults(with("shares: auto", "global_batch: 8"), 2), "");
+  EXPECT_EQ(rank_faults(with("shares: [2, 2], zero: 3", "global_batch: 8"), 2), "") << "even";
+  EXPECT_EQ(rank_faults(with("shares: [1, 3]", "global_batch: 8, micro_batch: 2"), 4),
+            "f:2:20: parallel.shares: 2 numbers for 4 replicas");
+  EXPECT_EQ(rank_faults(with("shares: [1, 3]", "global_batch: 8, micro_batch: 4"), 2),
+            "f:2:20: parallel.shares: 4 micro-batches of 4 are 16 sequences, train.global_batch is 8");
+  EXPECT_EQ(rank_faults(with("shares: [1, 2]", "global_batch: 8"), 2),
+            "f:2:20: parallel.shares: global_batch 8 is not divisible by 3 micro-batches");
+  EXPECT_NE(rank_faults(with("shares: [1, 3], pipeline: 2, schedule: interleaved", "global_batch: 4"), 4)
+                .find("interleaved needs micro-batches that the 2 stages divide, not 1 per replica"),
+            std::string::npos);
+  for (const std::string shares : {"even", "auto", "[1, 3]"}) {
+    const Config c = with("shares: " + shares, "global_batch: 8");
+    EXPECT_TRUE(same_values(parse_config(dump_config(c), "again"), c)) << shares;
+    EXPECT_NE(dump_config(c).find("shares: " + shares), std::string::npos) << dump_config(c);
+  }
 }
 
 TEST(Config, BatchesMustDivide) {

@@ -181,6 +181,22 @@ TEST(Handshake, NamesWhatDiffersInThePlan) {
             "1 on rank 1");
 }
 
+TEST(Handshake, SharesAreComparedAndReplicasMayDiffer) {
+  const Mesh mesh{.data = 2, .pipeline = 2};
+  const auto fault_with = [&](const std::vector<std::int64_t>& odd) {
+    return fault_of(4, [&](const Group& group) {
+      ProgramOptions o = pipeline_options(mesh, group.rank(), ScheduleKind::GPipe);
+      set_shares(o, group.rank() == 3 ? odd : std::vector<std::int64_t>{2, 6}, 0);
+      agree(group, build_programs(o), o);
+    });
+  };
+  EXPECT_EQ(fault_with({2, 6}), "");
+  EXPECT_EQ(
+      fault_with({3, 5}),
+      "the ranks do not agree about the plan: rank(s) 3 differ from 3 of 4: parallel.shares is 2, 6 on rank 0 and "
+      "3, 5 on rank 3");
+}
+
 TEST(Handshake, NamesTheFirstCollectiveThatDiffers) {
   const auto fault = fault_of(2, [](const Group& group) {
     ProgramOptions o = options_of({.data = 2}, group.rank(), 0);

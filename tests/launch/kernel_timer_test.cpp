@@ -159,7 +159,7 @@ TEST(StepTimes, EveryRoleOfAPipelineIsPredicted) {
   o.mesh.pipeline = 2;
   o.micro_batches = 4;
   const DescribedCosts costs{ClusterDescription{}};
-  const StepPrediction p = predict_step(rank_roles(o), {costs.cluster(), &costs}, 4);
+  const StepPrediction p = predict_step(rank_roles(o), {costs.cluster(), &costs});
   ASSERT_EQ(p.roles.size(), 2U);
   double longest = 0;
   for (const RankTimes& t : p.roles) longest = std::max(longest, 4 * (t.forward_s + t.backward_s));

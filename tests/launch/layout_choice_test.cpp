@@ -85,7 +85,7 @@ TEST(LayoutChoice, IsTheBestOfTheWholeGrid) {
       EXPECT_FALSE(config.parallel.automatic);
       check_for_ranks(config, ranks);
       const ProgramOptions o = choose_programs(config, place_of(ranks), Purpose::Train, budget, 0);
-      EXPECT_EQ(layout_of(config, o), choice->best.front().layout);
+      EXPECT_EQ(layout_of(o), choice->best.front().layout);
     }
   }
 }

@@ -111,6 +111,33 @@ TEST(RankRoles, TheReportHasEveryRoleAndThePeakOfTheOneAskedFor) {
   EXPECT_EQ(json["planned_bytes"], most);
 }
 
+// Replicas of a pipeline that have other numbers of micro-batches in flight are roles of their own.
+TEST(RankRoles, UnevenSharesAreRolesOfTheirOwn) {
+  for (const ScheduleKind schedule : {ScheduleKind::OneFOneB, ScheduleKind::GPipe}) {
+    ProgramOptions o = options_of(ModelFamily::Gpt2, {.data = 3, .pipeline = 2}, 0);
+    o.schedule = schedule;
+    set_shares(o, {1, 6, 1}, 0);
+    const std::vector<RankRole> roles = rank_roles(o);
+    ASSERT_EQ(roles.size(), 4U);
+    EXPECT_EQ(roles[0].name, "stage 0 (x 1)");
+    EXPECT_EQ(roles[1].name, "stage 0 (x 6)");
+    EXPECT_EQ(roles[0].ranks, (std::vector<int>{0, 2}));
+    EXPECT_EQ(roles[3].ranks, (std::vector<int>{4}));
+    for (int rank = 0; rank < o.mesh.ranks(); ++rank) {
+      ProgramOptions mine = o;
+      mine.rank = rank;
+      const MemoryPlan plan = build_programs(mine).plan, &role = role_of(roles, rank).programs.plan;
+      EXPECT_EQ(plan.total_bytes, role.total_bytes) << "rank " << rank;
+      EXPECT_EQ(plan.class_bytes, role.class_bytes) << "rank " << rank;
+    }
+    EXPECT_LT(roles[0].programs.plan.total_bytes, roles[1].programs.plan.total_bytes);
+    EXPECT_TRUE(largest_role(roles).name.ends_with("(x 6)")) << largest_role(roles).name;
+  }
+  ProgramOptions o = options_of(ModelFamily::Gpt2, {.data = 3}, 0);
+  set_shares(o, {1, 6, 1}, 0);
+  EXPECT_EQ(rank_roles(o).size(), 1U) << "without a pipeline their plans are alike";
+}
+
 TEST(RankRoles, Ranges) {
   EXPECT_EQ(rank_ranges({0}), "0");
   EXPECT_EQ(rank_ranges({0, 1, 2, 5, 7, 8}), "0-2, 5, 7-8");

@@ -2,16 +2,19 @@
 
 #include <fmt/ranges.h>
 
+#include <numeric>
+
 #include "launch/allocation_counter.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll::test {
 
 std::string name_of(const Layout& l) {
-  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}{}", l.mesh.data, l.mesh.pipeline,
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}{}{}", l.mesh.data, l.mesh.pipeline,
                      l.mesh.tensor, l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks,
                      l.stages.empty() ? "" : fmt::format("_cut{}", fmt::join(l.stages, "_")),
-                     l.tensor_chunks > 1 ? fmt::format("_in{}", l.tensor_chunks) : "");
+                     l.tensor_chunks > 1 ? fmt::format("_in{}", l.tensor_chunks) : "",
+                     l.shares.empty() ? "" : fmt::format("_shares{}", fmt::join(l.shares, "_")));
 }
 
 std::vector<Layout> every_schedule(Layout layout, std::int64_t layers) {
@@ -78,7 +81,7 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   o.chunks = layout.chunks;
   o.stage_layers = layout.stages;
   o.tensor_chunks = layout.tensor_chunks;
-  o.micro_batches = rows / layout.mesh.data / o.micro_batch;
+  set_shares(o, layout.shares, rows / layout.mesh.data / o.micro_batch);
   EngineOptions options;
   options.poison = poison;
   options.overlap = layout.overlap;
@@ -95,9 +98,14 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   result.initial = tensors();
   std::map<std::string, std::int64_t> before;
   for (const auto& [axis, group] : groups) before[axis] = group.bytes_sent();
-  const std::int64_t share = rows / layout.mesh.data;
+  const int replica = coordinates(layout.mesh, rank).data;
+  const std::int64_t share = micro_batches_of(o, rank) * o.micro_batch;
+  const std::int64_t first =
+      layout.shares.empty()
+          ? replica * share
+          : o.micro_batch * std::accumulate(o.shares.begin(), o.shares.begin() + replica, std::int64_t{0});
   for (std::int64_t step = 0; step < steps; ++step) {
-    const StepResult s = tiny_step(engine, o, step, coordinates(layout.mesh, rank).data * share, share, rows);
+    const StepResult s = tiny_step(engine, o, step, first, share, rows);
     result.losses.push_back(s.loss());
     result.norms.push_back(s.grad_norm);
     if (counts && step == 0) AllocationCounter::start();

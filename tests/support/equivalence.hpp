@@ -17,6 +17,7 @@ struct Layout {
   std::vector<std::int64_t> stages = {};  // layers of each piece; empty: cut by cost
   int tensor_chunks = 1;
   bool overlap = true;
+  std::vector<std::int64_t> shares = {};  // micro-batches of each replica; empty: even
 };
 std::string name_of(const Layout& layout);
 // The schedules of a pipeline that cut so many layers, interleaved with two pieces on a stage.

@@ -70,6 +70,32 @@ TEST_F(LoaderTest, AGlobalBatchIsTheSameForAnyLayout) {
   }
 }
 
+TEST_F(LoaderTest, SharesThatAreGivenArePartsOfTheSameBatch) {
+  const auto data = make();
+  const auto expected = step_of(*data, 5, 12, 1, 12);
+  for (const std::vector<std::int64_t>& shares : {std::vector<std::int64_t>{2, 8, 2}, {10, 2}, {4, 4, 4}}) {
+    std::vector<std::int32_t> firsts;
+    for (int rank = 0; rank < static_cast<int>(shares.size()); ++rank) {
+      LoaderOptions o = options(12, rank, static_cast<int>(shares.size()), 2, 5);
+      o.shares = shares;
+      BatchLoader loader(*data, o);
+      ASSERT_EQ(loader.micro_batches(), shares[static_cast<std::size_t>(rank)] / 2);
+      for (std::int64_t micro = 0; micro < loader.micro_batches(); ++micro) {
+        const Batch& batch = loader.next();
+        EXPECT_EQ(batch.valid_rows, 2);
+        EXPECT_EQ(batch.first_sample, 60 + static_cast<std::int64_t>(firsts.size()));
+        for (std::size_t row = 0; row < 2; ++row) firsts.push_back(batch.tokens[row * kSequence]);
+      }
+      // The next step begins where a rank's own number of micro-batches ends.
+      EXPECT_EQ(loader.next().step, 6);
+    }
+    EXPECT_EQ(firsts, expected);
+  }
+  LoaderOptions wrong = options(12, 0, 2, 2);
+  wrong.shares = {6, 5};
+  EXPECT_THROW(BatchLoader(*data, wrong), Error);
+}
+
 TEST_F(LoaderTest, ShortMicroBatchesArePadded) {
   const auto data = make();
   BatchLoader loader(*data, options(5, 0, 1, 3));

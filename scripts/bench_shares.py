@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""What uneven shares are worth: two ranks on a core each, of which the second shares its core with another process that computes. Steps
+with parallel.shares even and auto, interleaved; beside them what the run predicted from the speeds that it measured at its start.
+Called by bench.sh --shares."""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from slow_rank import SlowRank, unavailable
+
+ROOT = Path(__file__).resolve().parent.parent
+SEQUENCE = 128
+TARGET = 0.8  # of the predicted gain
+
+
+def write_config(path, data, micro_batches):
+    path.write_text(
+        f"model: {{family: gpt2, layers: 4, hidden: 256, heads: 4, vocabulary: 1024, positions: {SEQUENCE}, dropout: 0}}\n"
+        f"data: {{train: {data}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {2 * micro_batches}, micro_batch: 1}}\n"
+        "optimizer: {lr: 3e-4, clip: 1.0}\nschedule: {name: constant}\n"
+        "run: {threads: 1, eval_every: 0, save_every: 0, log_every: 1}\n")
+
+
+def train(ranks, plimsoll, config, folder, shares, steps):
+    """Median step after the first two, and the plan."""
+    run = Path(tempfile.mkdtemp(dir=folder)) / "run"
+    done = subprocess.run(ranks.mpirun(plimsoll, "train", config, "--set", f"run.dir={run}", "--set", f"train.steps={steps}",
+                                       "--set", f"parallel.shares={shares}"), capture_output=True, text=True, timeout=900)
+    if done.returncode != 0:
+        raise SystemExit(f"shares {shares} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return statistics.median(json.loads(line)["step_ms"] for line in lines[2:]), json.loads((run / "plan.json").read_text())
+
+
+def measure(plimsoll, data, rounds, steps, micro_batches, rivals):
+    """By round: steps with even shares and with uneven ones, ms, the shares, and the gain that was predicted."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, SlowRank(rivals) as ranks:
+        config = Path(folder) / "shares.yaml"
+        write_config(config, data, micro_batches)
+        train(ranks, plimsoll, config, folder, "even", 3)  # measures kernels, which the rounds then know
+        for _ in range(rounds):
+            even, _ = train(ranks, plimsoll, config, folder, "even", steps)
+            uneven, plan = train(ranks, plimsoll, config, folder, "auto", steps)
+            speed = plan["shares_by_speed"]
+            row = dict(even_ms=even, uneven_ms=uneven, shares=plan["shares"], micro_batch_ms=speed["micro_batch_ms"],
+                       predicted_gain_ms=speed["gain_ms"])
+            row["of_predicted"] = (even - uneven) / speed["gain_ms"] if speed["gain_ms"] > 0 else 0.0
+            rows.append(row)
+            times = ", ".join(f"{ms:.2f}" for ms in row["micro_batch_ms"])
+            print(f"micro-batch ms {times}; shares {row['shares']}: even {even:.1f} ms, uneven {uneven:.1f} ms, gain {even - uneven:.1f} ms, "
+                  f"predicted {row['predicted_gain_ms']:.1f} ms: {row['of_predicted']:.2f} of it, load {os.getloadavg()[0]:.1f}", flush=True)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--micro-batches", type=int, default=12, help="of an even share")
+    parser.add_argument("--rivals", type=int, default=1, help="processes that compute on the core of the second rank")
+    parser.add_argument("--out", default="bench_shares.json")
+    a = parser.parse_args()
+    if why := unavailable():
+        print(f"bench.sh --shares: skipped: {why}")
+        return 77
+    rows = measure(ROOT / "build/release/bin/plimsoll", ROOT / "data/kjv", a.rounds, a.steps, a.micro_batches, a.rivals)
+    ratio = statistics.median(row["of_predicted"] for row in rows)
+    print(f"measured gain / predicted gain, median of {a.rounds}: {ratio:.2f} (target: at least {TARGET})")
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    Path(a.out).write_text(json.dumps(dict(commit=commit, rivals=a.rivals, rounds=rows, of_predicted=ratio, load=os.getloadavg()), indent=1) + "\n")
+    print(f"results in {a.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

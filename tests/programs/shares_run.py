@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""shares_run.py CASE PLIMSOLL SCRIPTS FOLDER -- LAUNCHER…: replicas with other numbers of micro-batches, as a user meets them. Cases:
+lists   the losses of one rank, the plan to the byte, evaluation, what is refused
+auto    shares by measured speed: in plan.json, the bits of the same list, kept by a run that goes on
+slow    of two ranks one shares its core: it gets less, and steps are shorter by what was predicted (scripts/slow_rank.py)"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CONFIG = """
+model: {{family: gpt2, layers: 4, hidden: 48, heads: 4, positions: 64, dropout: 0.1}}
+data: {{train: {0}/text, validation: 0.1, sequence: 32}}
+train: {{steps: 8, global_batch: 16, micro_batch: 1, eval_batches: 2}}
+optimizer: {{lr: 3e-3}}
+run: {{seed: 3, log_every: 1, eval_every: 4, save_every: 4, threads: 1}}
+"""
+STEPS = 8
+
+case, plimsoll, scripts, folder, launcher = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), sys.argv[6:]
+
+
+def call(*command):
+    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
+
+
+def run(*command):
+    done = call(*command)
+    if done.returncode != 0:
+        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def sets(settings):
+    return [part for s in settings for part in ("--set", s)]
+
+
+def plan_of(name):
+    return json.loads((folder / name / "plan.json").read_text())
+
+
+def train(name, ranks, settings):
+    """Losses and validation losses of the run directory `name`."""
+    start = [*launcher, ranks] if ranks > 1 else []
+    run(*start, plimsoll, "train", folder / "run.yaml", *sets([f"run.dir={folder / name}", *settings]))
+    for rank in json.loads((folder / name / "summary.json").read_text())["ranks"]:
+        if rank["planned_bytes"] != rank["arena_high_water_bytes"] or rank["allocations_after_first_step"] != 0:
+            sys.exit(f"{name}: {rank}")
+    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    return [row[key] for key in ("loss", "validation_loss") for row in rows if key in row]
+
+
+def expect_near(name, got, want):
+    for mine, theirs in zip(got, want, strict=True):
+        if abs(mine - theirs) > 1e-5 * theirs:
+            sys.exit(f"{name}: {got}, expected {want}")
+
+
+def check_plan(name, ranks, settings):
+    """`plan` says of every rank what it used."""
+    report = json.loads(run(plimsoll, "plan", folder / "run.yaml", "--ranks", ranks, "--json", *sets(settings)))
+    planned = {rank: role["planned_bytes"] for role in report["roles"] for rank in role["ranks"]}
+    used = {r["rank"]: r["planned_bytes"] for r in json.loads((folder / name / "summary.json").read_text())["ranks"]}
+    if planned != used:
+        sys.exit(f"{name}: planned {planned}, used {used}")
+    return planned
+
+
+def lists():
+    one = train("one", 1, [])
+    cases = {"two": (2, ["parallel.shares=[5, 11]"]), "zero": (3, ["parallel.shares=[1, 2, 13]", "parallel.zero=1"]),
+             "stages": (4, ["parallel.pipeline=2", "parallel.schedule=gpipe", "parallel.shares=[4, 12]"])}
+    for name, (ranks, settings) in cases.items():
+        expect_near(name, train(name, ranks, settings), one)
+        planned = check_plan(name, ranks, settings)
+        if name == "stages" and planned[0] >= planned[1]:
+            sys.exit(f"4 and 12 micro-batches in flight need {planned}")
+    # The micro-batch follows from the list; the validation split is shared evenly, also where that leaves a part of one.
+    settings = ["parallel.shares=[1, 2]", "train.global_batch=6", "train.micro_batch=auto"]
+    expect_near("three", train("three", 2, settings), train("six", 1, ["train.global_batch=6"]))
+    for settings, text in {("parallel.shares=auto", "parallel.zero=2"): "0 or 1 with uneven shares",
+                           ("parallel.shares=[5, 12]",): "17 micro-batches of 1 are 17 sequences"}.items():
+        done = call(*launcher, 2, plimsoll, "train", folder / "run.yaml", *sets([f"run.dir={folder}/refused", *settings]))
+        if done.returncode != 78 or "parallel.shares: " not in done.stderr or text not in done.stderr:
+            sys.exit(f"{settings}: exit code {done.returncode}\n{done.stderr}")
+    print(f"{', '.join(cases)}: {len(one)} losses of one rank")
+
+
+def auto():
+    for name, ranks, more in [("flat", 2, ["parallel.zero=1"]), ("stages", 4, ["parallel.pipeline=2"])]:
+        got = train(name, ranks, ["parallel.shares=auto", *more])
+        plan = plan_of(name)
+        speed = plan["shares_by_speed"]
+        if sum(plan["shares"]) != 16 or len(speed["micro_batch_ms"]) != 2 or min(speed["micro_batch_ms"]) <= 0 or speed["gain_ms"] < 0:
+            sys.exit(f"{name}: shares {plan['shares']}: {speed}")
+        if "shares: auto" not in (folder / name / "config.yaml").read_text():
+            sys.exit(f"{name}: config.yaml has lost its auto")
+        if train(f"{name}_list", ranks, [f"parallel.shares={plan['shares']}", *more]) != got:
+            sys.exit(f"{name}: other bits than those of the list {plan['shares']}")
+        go_on(name, ranks, more, got)
+    print("auto has the bits of its list, and a run that goes on keeps it")
+
+
+def go_on(name, ranks, more, want):
+    """The second half again: bitwise with the shares of the plan, and with those that a plan names, whatever is measured now."""
+    for again, shares in [("again", None), ("other", [4, 12])]:
+        there = f"{name}_{again}"
+        shutil.copytree(folder / name, folder / there)
+        shutil.rmtree(folder / there / "checkpoints" / f"step_{STEPS:08d}")
+        if shares:
+            plan = plan_of(there)
+            plan["shares"] = shares
+            (folder / there / "plan.json").write_text(json.dumps(plan))
+        got = train(there, ranks, ["parallel.shares=auto", *more])
+        if plan_of(there)["shares"] != (shares or plan_of(name)["shares"]):
+            sys.exit(f"{there}: {plan_of(there)['shares']}")
+        if not shares and got != want:
+            sys.exit(f"{there}: {got}, without the break {want}")
+        expect_near(there, got, want)
+
+
+def slow():
+    sys.path.insert(0, scripts)
+    import bench_shares
+    import slow_rank
+    if why := slow_rank.unavailable():
+        print(f"skipped: {why}")
+        sys.exit(77)
+    rows = bench_shares.measure(plimsoll, folder / "text", 3, 8, 12, 1)
+    for row in rows:
+        if row["shares"][0] <= row["shares"][1] or sum(row["shares"]) != 24:
+            sys.exit(f"the slow rank has no smaller share: {row}")
+    best = max(row["of_predicted"] for row in rows)  # other processes of the machine only take from it
+    if best < bench_shares.TARGET:
+        sys.exit(f"{best:.2f} of the predicted gain, {bench_shares.TARGET} were to be had: {rows}")
+
+
+def main():
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "text.txt").write_text("the ship is loaded to the line and no deeper\n" * 400)
+    run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "text", "--tokenizer", "char")
+    (folder / "run.yaml").write_text(CONFIG.format(folder))
+    {"lists": lists, "auto": auto, "slow": slow}[case]()
+
+
+main()
