@@ -192,7 +192,9 @@ std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, s
   for (std::int64_t i = 0; i < batches; ++i) {
     progress.update(i, batches);
     const Batch& batch = loader.next();
-    if (batch.valid_targets > 0) run.engine->evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
+    // A replica that has no samples left still gathers parameters with the others.
+    if (batch.valid_targets > 0 || run.options.zero == 3)
+      run.engine->evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
   }
   progress.finish();
   sum = run.control.sum(sum);

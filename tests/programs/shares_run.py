@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """shares_run.py CASE PLIMSOLL SCRIPTS FOLDER -- LAUNCHER…: replicas with other numbers of micro-batches, as a user meets them. Cases:
-lists   the losses of one rank, the plan to the byte, evaluation, what is refused
+lists   the losses of one rank, the plan to the byte, evaluation where replicas run out of samples, what is refused
 auto    shares by measured speed: in plan.json, the bits of the same list, kept by a run that goes on
 slow    of two ranks one shares its core: it gets less, and steps are shorter by what was predicted (scripts/slow_rank.py)"""
 
@@ -80,6 +80,9 @@ def lists():
     # The micro-batch follows from the list; the validation split is shared evenly, also where that leaves a part of one.
     settings = ["parallel.shares=[1, 2]", "train.global_batch=6", "train.micro_batch=auto"]
     expect_near("three", train("three", 2, settings), train("six", 1, ["train.global_batch=6"]))
+    # In the last validation step one rank has more samples than the other, which gathers parameters all the same.
+    settings = ["train.eval_batches=auto", "model.dropout=0"]
+    expect_near("validation", train("validation", 2, ["parallel.zero=3", *settings]), train("whole_split", 1, settings))
     for settings, text in {("parallel.shares=auto", "parallel.zero=2"): "0 or 1 with uneven shares",
                            ("parallel.shares=[5, 12]",): "17 micro-batches of 1 are 17 sequences"}.items():
         done = call(*launcher, 2, plimsoll, "train", folder / "run.yaml", *sets([f"run.dir={folder}/refused", *settings]))
