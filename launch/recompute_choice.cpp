@@ -1,6 +1,7 @@
 #include "launch/recompute_choice.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <tuple>
 
@@ -9,6 +10,7 @@ namespace {
 
 // Budgets of the planner that are told apart, from the least that anything fits into to keeping everything.
 constexpr std::int64_t kSteps = 512;
+constexpr std::int64_t kShareSteps = 32;  // with shares of host memory
 // Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
 constexpr std::int64_t kProbes = 16;
 // Of one answer of the planner, which is asked several times.
@@ -51,10 +53,15 @@ class BytePlans {
 // The plans of one stage that a planner offers under all its budgets.
 class BudgetSearch {
  public:
-  BudgetSearch(const GraphStage& graph, BytePlans& bytes, std::int64_t arena_bytes)
-      : graph_(graph), bytes_(bytes), budget_(arena_bytes), planner_(graph.stage) {}
+  // `incumbent_seconds`: of a plan that fits; only what is cheaper counts, and has its bytes planned.
+  BudgetSearch(const GraphStage& graph, BytePlans& bytes, std::int64_t arena_bytes, double incumbent_seconds)
+      : graph_(graph),
+        bytes_(bytes),
+        budget_(arena_bytes),
+        incumbent_seconds_(incumbent_seconds),
+        planner_(graph.stage) {}
 
-  // What was found: the cheapest that fits, or, where none does, the smallest.
+  // What was found: the cheapest that fits, or, where none does, the smallest; no layers where nothing counts.
   struct Found {
     bool fits = false;
     RecomputePlan plan;
@@ -62,7 +69,8 @@ class BudgetSearch {
     std::int64_t model_bytes = 0;
   };
 
-  const Found& run() {
+  // `steps`: budgets of the planner that are told apart.
+  const Found& run(std::int64_t steps) {
     attempt(full(), 0);
     std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_.stage());
     if (low >= high) return found_;
@@ -76,7 +84,7 @@ class BudgetSearch {
     }
     // The same budgets of the planner are tried whatever the budget of the arena is: a larger one then goes at least as
     // far up, although the bytes of plans do not quite rise with the planner's budget.
-    for (const std::int64_t width = std::max<std::int64_t>(1, (high - low) / kSteps); high - low > width;) {
+    for (const std::int64_t width = std::max<std::int64_t>(1, (high - low) / steps); high - low > width;) {
       const std::int64_t middle = low + (high - low) / 2;
       (attempt(middle) ? low : high) = middle;
     }
@@ -112,8 +120,9 @@ class BudgetSearch {
            attempt(std::get<RecomputePlan>(std::move(answer)), model_bytes);
   }
 
-  // Does it fit?
+  // Does it fit? What costs too much counts as if it did: what is cheaper takes more bytes.
   bool attempt(RecomputePlan plan, std::int64_t model_bytes) {
+    if (plan.seconds >= incumbent_seconds_) return true;
     const PlannedBytes bytes = bytes_.of(layer_recompute(graph_, plan));
     const bool fits = bytes.arena <= budget_;
     const bool first = found_.plan.layers.empty();
@@ -128,6 +137,7 @@ class BudgetSearch {
   const GraphStage& graph_;
   BytePlans& bytes_;
   std::int64_t budget_;
+  double incumbent_seconds_;
   RecomputePlanner planner_;
   Found found_;
 };
@@ -149,15 +159,16 @@ class StageSearch {
     if (choice_.arena_bytes <= budget_) return true;
     const GraphStage graph = choice_.graph;
     if (graph.stage.link) search_shares(graph, bytes, static_cast<int>(graph.layers.size()), 0);
-    BudgetSearch search(graph, bytes, budget_);
-    const BudgetSearch::Found& found = search.run();
+    BudgetSearch search(graph, bytes, budget_, incumbent_seconds());
+    const BudgetSearch::Found& found = search.run(kSteps);
     if (found.bytes.host <= there_.host.bytes) {
       take(found, graph);
     } else {
       share_host_memory(graph, bytes);
-      // What was not allowed to go there bounds the cost of what was.
-      choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, search.bound_seconds(choice_.model_bytes));
     }
+    // What may go to host memory without a limit bounds the cost of less.
+    if (graph.stage.link)
+      choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, search.bound_seconds(choice_.model_bytes));
     return fits_;
   }
 
@@ -174,8 +185,10 @@ class StageSearch {
   void search_shares(const GraphStage& graph, BytePlans& bytes, int layers, std::int64_t share) {
     GraphStage limited = with_host_limit(graph, layers, share);
     if (share == 0) limited.stage.link.reset();
-    take(BudgetSearch(limited, bytes, budget_).run(), limited);
+    take(BudgetSearch(limited, bytes, budget_, incumbent_seconds()).run(share == 0 ? kSteps : kShareSteps), limited);
   }
+
+  double incumbent_seconds() const { return fits_ ? choice_.plan.seconds : std::numeric_limits<double>::infinity(); }
 
   // If it is the best.
   void take(const BudgetSearch::Found& found, const GraphStage& graph) {
