@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 
 def unavailable():
@@ -12,6 +13,26 @@ def unavailable():
         return "taskset is not there"
     cores = len(os.sched_getaffinity(0))
     return f"two cores are needed, there are {cores}" if cores < 2 else None
+
+
+def busy_share(seconds):
+    """What this machine computes in the next seconds, of what it can."""
+    def ticks():
+        numbers = [int(n) for n in open("/proc/stat").readline().split()[1:9]]
+        return sum(numbers), numbers[3] + numbers[4]
+    total, idle = ticks()
+    time.sleep(seconds)
+    total_then, idle_then = ticks()
+    return 1 - (idle_then - idle) / max(1, total_then - total)
+
+
+def disturbed(patience_s=60):
+    """Why times would say nothing: other processes compute, for so long. Or None."""
+    end = time.monotonic() + patience_s
+    while (busy := busy_share(2)) > 0.15:
+        if time.monotonic() > end:
+            return f"other processes use {100 * busy:.0f} % of this machine"
+    return None
 
 
 class SlowRank:
