@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from slow_rank import SlowRank, unavailable
+from slow_rank import SlowRank, disturbed, unavailable
 
 ROOT = Path(__file__).resolve().parent.parent
 SEQUENCE = 128
@@ -50,11 +50,12 @@ def measure(plimsoll, data, rounds, steps, micro_batches, rivals):
             speed = plan["shares_by_speed"]
             row = dict(even_ms=even, uneven_ms=uneven, shares=plan["shares"], micro_batch_ms=speed["micro_batch_ms"],
                        predicted_gain_ms=speed["gain_ms"])
-            row["of_predicted"] = (even - uneven) / speed["gain_ms"] if speed["gain_ms"] > 0 else 0.0
+            row["of_predicted"] = (even - uneven) / speed["gain_ms"] if speed["gain_ms"] > 0 else None
             rows.append(row)
+            share = "nothing to compare" if row["of_predicted"] is None else f"{row['of_predicted']:.2f} of it"
             times = ", ".join(f"{ms:.2f}" for ms in row["micro_batch_ms"])
             print(f"micro-batch ms {times}; shares {row['shares']}: even {even:.1f} ms, uneven {uneven:.1f} ms, gain {even - uneven:.1f} ms, "
-                  f"predicted {row['predicted_gain_ms']:.1f} ms: {row['of_predicted']:.2f} of it, load {os.getloadavg()[0]:.1f}", flush=True)
+                  f"predicted {row['predicted_gain_ms']:.1f} ms: {share}, load {os.getloadavg()[0]:.1f}", flush=True)
     return rows
 
 
@@ -69,9 +70,15 @@ def main():
     if why := unavailable():
         print(f"bench.sh --shares: skipped: {why}")
         return 77
+    if why := disturbed(10):
+        print(f"times will say little: {why}", flush=True)
     rows = measure(ROOT / "build/release/bin/plimsoll", ROOT / "data/kjv", a.rounds, a.steps, a.micro_batches, a.rivals)
-    ratio = statistics.median(row["of_predicted"] for row in rows)
-    print(f"measured gain / predicted gain, median of {a.rounds}: {ratio:.2f} (target: at least {TARGET})")
+    ratios = [row["of_predicted"] for row in rows if row["of_predicted"] is not None]
+    ratio = statistics.median(ratios) if ratios else None
+    if ratio is None:
+        print("no gain was predicted: the ranks were found equally fast")
+    else:
+        print(f"measured gain / predicted gain, median of {len(ratios)}: {ratio:.2f} (target: at least {TARGET})")
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     Path(a.out).write_text(json.dumps(dict(commit=commit, rivals=a.rivals, rounds=rows, of_predicted=ratio, load=os.getloadavg()), indent=1) + "\n")
     print(f"results in {a.out}")
