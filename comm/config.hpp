@@ -22,10 +22,20 @@ constexpr std::array<EnumName, 3> enum_names(CollectiveSource) {
           named(CollectiveSource::Mpi, "mpi")};
 }
 
+// Whether replicas sum gradients inside nodes before they sum over nodes.
+enum class HierarchicalSums { Auto, On, Off };
+constexpr std::array<EnumName, 3> enum_names(HierarchicalSums) {
+  return {named(HierarchicalSums::Auto, "auto"), named(HierarchicalSums::On, "on"),
+          named(HierarchicalSums::Off, "off")};
+}
+
 struct CommConfig {
   TransportName transport = TransportName::Auto;
-  std::optional<std::int64_t> bucket;  // bytes of gradients sent together; nullopt: auto
-  bool overlap = true;                 // false: compute waits for every collective
+  std::optional<std::int64_t> bucket;    // bytes of gradients sent together; nullopt: auto
+  std::optional<std::int64_t> prefetch;  // uses that a gather of ZeRO-3 begins ahead; nullopt: auto
+  HierarchicalSums hierarchical = HierarchicalSums::Auto;
+  std::optional<std::int64_t> node_ranks;  // of `hierarchical` on: what the plan of a resumed run has. No key
+  bool overlap = true;                     // false: compute waits for every collective
   CollectiveSource collectives = CollectiveSource::Auto;
   std::optional<double> deadline;  // seconds; nullopt: auto
   std::string cluster;             // a file of configs/clusters; empty: auto, a CPU core per rank

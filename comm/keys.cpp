@@ -14,6 +14,12 @@ KeyTable<CommConfig> comm_keys() {
                     "gradients sent together, without zero; auto: what is done first over the links of comm.cluster, "
                     "or 25 MiB "
                     "where that names none"),
+          key("prefetch", &C::prefetch, between(0, 64), "1",
+              "parameters of zero: 3 are gathered as many uses ahead; auto: what is fastest over the links of "
+              "comm.cluster within the budget, at least 1, or 1 where that names none"),
+          key("hierarchical", &C::hierarchical,
+              "without zero, gradients are summed inside the nodes of comm.cluster before they are summed over nodes; "
+              "auto: where that is faster over its links"),
           key("overlap", &C::overlap,
               "collectives run beside compute; false: one after the other, to see what that is worth"),
           key("collectives", &C::collectives, "who implements collectives over mpi: this program or the MPI library"),

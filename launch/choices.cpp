@@ -13,6 +13,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
                     std::int64_t host_budget, int ranks) {
   const bool alone = ranks == 1;
   const ScheduleConfig& s = config.schedule;
+  const std::string sums = options.hierarchical ? fmt::format("on, {} ranks of a node", options.mesh.shards) : "off";
   return {{"model.rope.original_positions", "none: only the llama3 scaling has it"},
           {"data.dtype", "what each file says"},
           {"parallel", parallel_line(config.parallel)},
@@ -22,6 +23,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
            s.name == ScheduleName::Wsd ? std::to_string(decay_steps(s, config.train.steps)) : "none"},
           {"parallel.data", std::to_string(options.mesh.data)},
           {"parallel.shard", std::to_string(options.mesh.shards)},
+          {"parallel.tensor_chunks", std::to_string(options.tensor_chunks)},
           {"parallel.stages", options.mesh.pipeline > 1 ? "cut by cost" : "none"},
           {"parallel.shares", options.shares.empty() ? "even" : fmt::format("{}", options.shares)},
           {"memory.budget", format_bytes(budget)},
@@ -34,6 +36,8 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"comm.bucket", options.zero > 0 ? "none: a layer at a time"
                           : options.costs  ? "by the links of comm.cluster"
                                            : format_bytes(kFixedBucketBytes)},
+          {"comm.prefetch", options.zero == 3 ? std::to_string(options.prefetch) : "none"},
+          {"comm.hierarchical", sums},
           {"comm.cluster", "a CPU core per rank"},
           {"comm.collectives", alone ? "none" : "own"},
           {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},

@@ -87,12 +87,12 @@ void check_memory(const Config& config, Issues& issues) {
 
 void check_chunks(const Config& config, Issues& issues) {
   const ParallelConfig& p = config.parallel;
-  if (p.tensor_chunks == 1) return;
+  if (p.tensor_chunks.value_or(1) == 1) return;  // what auto chooses divides
   if (p.tensor == 1) {
     issues.push_back({"parallel.tensor_chunks", "has no effect with tensor: 1", {"parallel.tensor"}});
   } else if (config.train.micro_batch) {
     const bool sequence = p.sequence.value_or(config.data.sequence % p.tensor == 0);
-    if (auto fault = tensor_chunks_fault(*config.train.micro_batch, config.data.sequence, sequence, p.tensor_chunks))
+    if (auto fault = tensor_chunks_fault(*config.train.micro_batch, config.data.sequence, sequence, *p.tensor_chunks))
       issues.push_back({"parallel.tensor_chunks", *fault, {"train.micro_batch", "data.sequence", "parallel.sequence"}});
   }
 }
@@ -105,6 +105,15 @@ void check_parallel(const Config& config, Issues& issues) {
     issues.push_back({"comm.bucket",
                       "zero reduces and gathers the units of the model (a layer each), not buckets",
                       {"parallel.zero"}});
+  }
+  if (config.comm.prefetch && !config.parallel.automatic && config.parallel.zero.value_or(0) != 3)
+    issues.push_back({"comm.prefetch", "parameters are gathered with zero: 3 only", {"parallel.zero"}});
+  if (config.comm.hierarchical == HierarchicalSums::On) {
+    if (config.parallel.zero.value_or(0) > 0)
+      issues.push_back({"comm.hierarchical", "with zero, sums go over parallel.shard first", {"parallel.zero"}});
+    if (config.comm.cluster.empty())
+      issues.push_back(
+          {"comm.hierarchical", "needs comm.cluster, which says how many ranks a node has", {"comm.cluster"}});
   }
 }
 

@@ -143,6 +143,8 @@ Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
              {"parallel.shares", o.shares.empty() ? fmt::format("{} each", o.micro_batches)
                                                   : fmt::format("{}", fmt::join(o.shares, ", "))},
              {"comm.bucket", o.bucket_bytes ? std::to_string(*o.bucket_bytes) : "auto"},
+             {"comm.prefetch", std::to_string(o.prefetch)},
+             {"comm.hierarchical", o.hierarchical ? "on" : "off"},
              {"memory.logits", std::to_string(o.logits_bytes)},
              {"precision", std::string(dtype_name(o.dtype))},
              {"the list of programs", join(programs.names, ", ")}};

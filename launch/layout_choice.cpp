@@ -73,7 +73,7 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.budget_bytes = arena_bytes;
   p.reduction_scratch = true;
   p.pipelines = !config.model.tied || config.comm.collectives != CollectiveSource::Mpi;
-  p.most_zero = config.comm.bucket ? 0 : 3;
+  p.most_zero = config.comm.bucket || config.comm.hierarchical == HierarchicalSums::On ? 0 : 3;
   const RecomputeMode mode = recompute_mode(config.memory);
   p.rewrite_at_need = mode == RecomputeMode::Auto;
   const bool unlimited = p.rewrite_at_need && arena_bytes == 0 && config.memory.recompute_layers.empty();

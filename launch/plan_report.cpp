@@ -116,18 +116,86 @@ std::string buckets_text(const RankRole& role) {
   const auto [least, most] = std::minmax_element(buckets.bytes.begin(), buckets.bytes.end());
   std::string out = fmt::format("{}: gradients in {} bucket(s) of {} to {}", role.name, buckets.bytes.size(),
                                 format_bytes(*least), format_bytes(*most));
+  if (buckets.node_ranks > 1) out += fmt::format(", inside nodes of {} replicas first", buckets.node_ranks);
   if (!buckets.chosen) return out + "\n";
   const auto beside = [&](const Buckets& other) {
     return fmt::format("{:.3g} ms ({:+.3g})", other.exposed_s * 1e3, (other.end_s - buckets.chosen->end_s) * 1e3);
   };
-  return out + fmt::format(", predicted to keep a step waiting for {:.3g} ms; buckets of {}: {}, one bucket: {}\n",
-                           buckets.chosen->exposed_s * 1e3, format_bytes(kFixedBucketBytes),
-                           beside(buckets.against->fixed), beside(buckets.against->one));
+  out += fmt::format(", predicted to keep a step waiting for {:.3g} ms; buckets of {}: {}, one bucket: {}",
+                     buckets.chosen->exposed_s * 1e3, format_bytes(kFixedBucketBytes), beside(buckets.against->fixed),
+                     beside(buckets.against->one));
+  if (buckets.flat) out += fmt::format(", over all ranks at once: {}", beside(*buckets.flat));
+  return out + "\n";
+}
+
+// How far ahead ZeRO-3 gathers, and what that is predicted to gain; empty where nothing is gathered.
+std::string gathers_text(const RankRole& role) {
+  if (!role.programs.gathers) return "";
+  const GatherAhead& gathers = *role.programs.gathers;
+  std::string out = fmt::format("{}: parameters gathered {} use(s) ahead", role.name, gathers.distance);
+  if (!gathers.chosen) return out + "\n";
+  const auto beside = [&](const Prefetch& other) {
+    return fmt::format("{:.3g} ms ({:+.3g})", other.exposed_s * 1e3, (other.end_s - gathers.chosen->end_s) * 1e3);
+  };
+  return out + fmt::format(
+                   ", predicted to keep a micro-batch waiting for {:.3g} ms; not ahead: {}, 1 ahead: {}, best "
+                   "({} ahead): {}\n",
+                   gathers.chosen->exposed_s * 1e3, beside(gathers.against->none), beside(*gathers.usual),
+                   gathers.against->best.distance, beside(gathers.against->best));
+}
+
+nlohmann::json gathers_json(const GatherAhead& gathers) {
+  nlohmann::json json{{"distance", gathers.distance}};
+  if (!gathers.chosen) return json;
+  json["exposed_ms"] = gathers.chosen->exposed_s * 1e3;
+  for (const auto& [name, other] : {std::pair<const char*, const Prefetch*>{"none", &gathers.against->none},
+                                    {"usual", &*gathers.usual},
+                                    {"best", &gathers.against->best}}) {
+    json[name] = {{"distance", other->distance},
+                  {"exposed_ms", other->exposed_s * 1e3},
+                  {"gain_ms", (other->end_s - gathers.chosen->end_s) * 1e3}};
+  }
+  return json;
+}
+
+// What chunks of split linears are predicted to save; empty where they are whole.
+std::string chunks_text(const RankRole& role) {
+  if (!role.programs.chunk_times) return "";
+  const ChunkTimes& times = *role.programs.chunk_times;
+  return fmt::format(
+      "{}: split linears in {} chunks, predicted {:.4g} ms for forward and backward of a micro-batch; whole: {:.4g} ms "
+      "({:+.3g})\n",
+      role.name, role.options.tensor_chunks, times.micro_batch_s * 1e3, times.whole_s * 1e3,
+      (times.whole_s - times.micro_batch_s) * 1e3);
+}
+
+nlohmann::json chunks_json(const RankRole& role) {
+  const ChunkTimes& times = *role.programs.chunk_times;
+  return {{"chunks", role.options.tensor_chunks},
+          {"micro_batch_ms", times.micro_batch_s * 1e3},
+          {"whole_ms", times.whole_s * 1e3},
+          {"gain_ms", (times.whole_s - times.micro_batch_s) * 1e3}};
+}
+
+// Of what a stage of a pipeline sends to a neighbour; 0 where there are none.
+std::int64_t message_bytes(const RankRole& role) {
+  if (role.options.mesh.pipeline == 1 || !role.options.train) return 0;
+  const Graph& graph = role.programs.graph("train");
+  for (const PieceEnds& ends : graph.pieces) {
+    for (const ValueId v : {ends.output, ends.input}) {
+      if (v != kNoValue) return graph[v].spec.bytes();
+    }
+  }
+  return 0;
 }
 
 nlohmann::json buckets_json(const GradientBuckets& buckets) {
-  nlohmann::json json{{"bytes", buckets.bytes}};
+  nlohmann::json json{{"bytes", buckets.bytes}, {"node_ranks", buckets.node_ranks}};
   if (!buckets.chosen) return json;
+  if (buckets.flat)
+    json["flat"] = {{"buckets", buckets.flat->ends.size()},
+                    {"exposed_ms", buckets.flat->exposed_s * 1e3},
+                    {"gain_ms", (buckets.flat->end_s - buckets.chosen->end_s) * 1e3}};
   json["exposed_ms"] = buckets.chosen->exposed_s * 1e3;
   for (const auto& [name, other] : {std::pair<const char*, const Buckets*>{"best", &buckets.against->best},
                                     {"fixed", &buckets.against->fixed},
@@ -227,6 +295,8 @@ nlohmann::json role_json(const RankRole& role, const PlanContext& context, const
   }
   for (const ProgramLayout& p : plan.programs) json["programs"][p.name] = program_json(p);
   if (role.options.train) json["recompute"] = recompute_json(role, report);
+  if (role.programs.chunk_times) json["split_linears"] = chunks_json(role);
+  if (role.programs.gathers) json["gathers"] = gathers_json(*role.programs.gathers);
   if (role.programs.buckets) json["buckets"] = buckets_json(*role.programs.buckets);
   return json;
 }
@@ -244,7 +314,13 @@ std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& con
     out += mesh_text(first.programs, o);
     for (const RankRole& role : roles) out += holdings_text(role);
   }
-  for (const RankRole& role : roles) out += recompute_text(role, report_of(roles, role, context)) + buckets_text(role);
+  for (const RankRole& role : roles)
+    out += recompute_text(role, report_of(roles, role, context)) + chunks_text(role) + buckets_text(role) +
+           gathers_text(role);
+  // A message in pieces gains only where it passes through ranks in between (runtime/plan/shard_sizes.hpp).
+  if (const std::int64_t bytes = message_bytes(first); bytes > 0)
+    out +=
+        fmt::format("messages between stages: {}, each in one piece, as they go over one hop\n", format_bytes(bytes));
   for (std::size_t at = 0; at < roles.size(); at += kMostColumns)
     out += memory_text(std::span(roles).subspan(at, std::min(kMostColumns, roles.size() - at)), context);
   if (roles.size() > 1) out += fmt::format("{} ({}) needs most\n", largest.name, ranks_text(largest));
@@ -270,6 +346,8 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"outside_source", context.outside_source},
                       {"budget_bytes", context.budget_bytes}};
   if (!o.shares.empty()) json["shares"] = o.shares;
+  if (const std::int64_t bytes = message_bytes(largest); bytes > 0)
+    json["stage_message"] = {{"bytes", bytes}, {"pieces", 1}};
   if (context.host_budget_bytes) json["host_budget_bytes"] = *context.host_budget_bytes;
   json.update(role_json(largest, context, report_of(roles, largest, context)));
   for (const RankRole& role : roles) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/group.hpp"
+#include "launch/message_sizes.hpp"
 #include "launch/nearest_changes.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
@@ -23,6 +24,11 @@ DataParallel data_parallel(const ProgramOptions& o) {
   data.shards = o.zero > 0 ? o.mesh.shards : 1;
   data.shard_rank = coordinates(o.mesh, o.rank).data % data.shards;
   data.bucket_bytes = o.bucket_bytes.value_or(kFixedBucketBytes);
+  data.prefetch = o.prefetch;
+  if (sums_by_nodes(o)) {
+    data.node_ranks = o.mesh.shards;
+    data.node_rank = coordinates(o.mesh, o.rank).data % o.mesh.shards;
+  }
   return data;
 }
 
@@ -75,6 +81,14 @@ Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
   return graph;
 }
 
+// memory.recompute: what is made again, and what goes to host memory.
+void rewrite_activations(Graph& graph, const ProgramOptions& o) {
+  if (auto fault = keep_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
+  const std::vector<ValueId> sent = offloaded_values(graph, o.recompute);
+  recompute(graph, keep_sets(graph, o.recompute));
+  offload(graph, sent);
+}
+
 // What this rank's stage of a pipeline runs.
 void add_schedule(const ProgramOptions& o, Programs& p) {
   if (o.mesh.pipeline == 1) return;
@@ -84,41 +98,18 @@ void add_schedule(const ProgramOptions& o, Programs& p) {
       make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(micro_batches_of(o, o.rank)), o.chunks));
 }
 
-// Which gradients are summed at once: as many as comm.bucket allows, or what is done first by `o.costs`.
-GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout,
-                             DataParallel& data) {
-  GradientBuckets sized;
-  const std::vector<GradientRange> items = gradient_items(graph, layout);
-  std::vector<double> ends(graph.nodes.size(), 0);
-  if (o.costs) {
-    const auto stride = [&](std::string_view axis) { return axis_stride(o.mesh, axis); };
-    ends = node_ends(graph, *o.costs, stride, o.micro_batches > 1 ? Variant::Last : Variant::Only);
-  }
-  BucketProblem problem{ready_items(graph, items, ends), ends.back(), 0, {}};
-  data.bucket_ends = fixed_buckets(problem.items, data.bucket_bytes);
-  if (o.costs) {
-    problem.seconds = [&](std::int64_t bytes) {
-      return o.costs->collective_seconds(CollectiveKind::AllReduce, bytes, o.mesh.data, axis_stride(o.mesh, "data"));
-    };
-    sized.against = choose_buckets(problem);
-    if (!o.bucket_bytes) data.bucket_ends = sized.against->best.ends;
-    sized.chosen = time_buckets(problem, data.bucket_ends);
-  }
-  const std::int64_t element = dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
-  for (const GradientRange& bucket : join_items(items, data.bucket_ends))
-    sized.bytes.push_back(bucket.elements * element);
-  return sized;
-}
-
 Graph train_graph(const ProgramOptions& o, Programs& p) {
   const std::int64_t scratch = reduce_scratch_bytes(o.mesh.longest_axis());
   DataParallel data = data_parallel(o);
   Graph graph = differentiated_graph(o, p);
-  if (auto fault = keep_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
-  const std::vector<ValueId> sent = offloaded_values(graph, o.recompute);
-  recompute(graph, keep_sets(graph, o.recompute));
-  offload(graph, sent);
+  rewrite_activations(graph, o);
+  if (o.costs && o.mesh.tensor > 1 && o.tensor_chunks > 1) {
+    Graph whole = graph;
+    overlap_linears(whole, 1);
+    p.chunk_times.emplace().whole_s = micro_batch_seconds(whole, o);
+  }
   overlap_split_linears(graph, o);
+  if (p.chunk_times) p.chunk_times->micro_batch_s = micro_batch_seconds(graph, o);
   UpdateOptions update{o.optimizer, data.shard_rank, {{"shard", data.shards}, {"tensor", o.mesh.tensor}}, {},
                        0,           scratch};
   if (o.mesh.tensor > 1) sum_split_gradients(graph, o.model, tensor_parallel(o), data.zero >= 2, scratch);
@@ -132,6 +123,7 @@ Graph train_graph(const ProgramOptions& o, Programs& p) {
   }
   const FlatLayout layout = flat_layout(graph, data.shards);
   if (data.ranks > 1 && data.zero == 0) p.buckets = size_buckets(o, graph, layout, data);
+  if (data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
   place_parameters(graph, layout, data);
   place_gradients(graph, layout, data, scratch);
   add_update(graph, layout, update);
@@ -230,6 +222,17 @@ KeepingGraph keeping_graph(const ProgramOptions& o) {
   add_schedule(o, p);
   Graph graph = differentiated_graph(o, p);
   return {std::move(graph), std::move(p.schedule), p.stage};
+}
+
+KeepingGraph rewritten_graph(const ProgramOptions& o) {
+  KeepingGraph keeping = keeping_graph(o);
+  rewrite_activations(keeping.graph, o);
+  return keeping;
+}
+
+double micro_batch_seconds(const Graph& graph, const ProgramOptions& o) {
+  const NodeTimes times = time_nodes(graph, *o.costs, [&](std::string_view axis) { return axis_stride(o.mesh, axis); });
+  return times.forward_s + times.backward_s;
 }
 
 Programs build_programs(const ProgramOptions& o) {

@@ -45,6 +45,9 @@ struct ProgramOptions {
   std::vector<std::int64_t> shares;  // by replica; empty: all have micro_batches
   // Of gradients that are summed at once, without ZeRO. nullopt: `costs` decides, or kFixedBucketBytes without it.
   std::optional<std::int64_t> bucket_bytes;
+  // Without ZeRO: buckets are summed over the shard axis first, the ranks of a node, then over the replica axis.
+  bool hierarchical = false;
+  int prefetch = 1;                        // of ZeRO-3, uses ahead
   std::shared_ptr<const CostModel> costs;  // what the machine is like; null: nobody said
   std::int64_t logits_bytes = kLogitsBytes;
   std::vector<LayerRecompute> recompute;  // by layer of the model; empty: everything is kept
@@ -69,6 +72,21 @@ struct GradientBuckets {
   std::vector<std::int64_t> bytes;
   std::optional<Buckets> chosen;        // what they are predicted to take, with ProgramOptions::costs
   std::optional<BucketChoice> against;  // the best, the usual and the single bucket
+  int node_ranks = 1;                   // that sum among themselves first
+  std::optional<Buckets> flat;          // of node_ranks > 1: the same over all ranks at once
+};
+
+// ZeRO-3: how far ahead units are gathered.
+struct GatherAhead {
+  int distance = 1;
+  std::optional<Prefetch> chosen, usual;  // what they are predicted to take, with ProgramOptions::costs; usual: 1
+  std::optional<PrefetchChoice> against;  // the best, whatever memory allows, and none
+};
+
+// What chunks of split linears are predicted to save.
+struct ChunkTimes {
+  double micro_batch_s = 0;  // forward and backward of a micro-batch
+  double whole_s = 0;        // the same with whole linears
 };
 
 // A tensor of the model, as a checkpoint has it.
@@ -93,6 +111,8 @@ struct Programs {
   DType dtype() const { return (*graphs.front())[graphs.front()->parameters.front().value].spec.dtype; }
   MemoryPlan plan;
   std::optional<GradientBuckets> buckets;        // in training, where replicas sum gradients without ZeRO
+  std::optional<GatherAhead> gathers;            // in training with ZeRO-3
+  std::optional<ChunkTimes> chunk_times;         // in training with several chunks, with ProgramOptions::costs
   std::int64_t train_flops_per_micro_batch = 0;  // model FLOPs: forward + backward, from the op declarations
   // FLOPs of this rank, forward + backward, and what recomputation adds to them.
   std::int64_t rank_flops_per_micro_batch = 0, recompute_flops_per_micro_batch = 0;
@@ -111,6 +131,10 @@ struct KeepingGraph {
   int stage = 0;
 };
 KeepingGraph keeping_graph(const ProgramOptions& options);
+// The same with what ProgramOptions::recompute says; linears are whole.
+KeepingGraph rewritten_graph(const ProgramOptions& options);
+// Forward and backward of a micro-batch on the streams of a rank, of such a graph. `options.costs` are there.
+double micro_batch_seconds(const Graph& graph, const ProgramOptions& options);
 // The first layer of each piece of a pipeline; empty without one.
 std::vector<int> program_cuts(const ProgramOptions& options);
 // Stages of which one has the largest plan: of those in the middle that hold as many layers and recompute the same of

@@ -116,6 +116,16 @@ void keep_plan_choices(Config& config, int ranks) {
         read_recompute_line(plan["recompute"]["yaml"].get<std::string>(), file.string());
     if (std::ssize(layers) == config.model.layers) config.memory.recompute_layers = std::move(layers);
   }
+  // Products of some of the rows may round otherwise than whole ones.
+  if (!config.parallel.tensor_chunks && plan.contains("mesh"))
+    config.parallel.tensor_chunks = plan["mesh"].value("tensor_chunks", std::int64_t{1});
+  if (plan.contains("buckets") && config.comm.hierarchical == HierarchicalSums::Auto) {
+    const std::int64_t node_ranks = plan["buckets"].value("node_ranks", std::int64_t{1});
+    config.comm.hierarchical = node_ranks > 1 ? HierarchicalSums::On : HierarchicalSums::Off;
+    if (node_ranks > 1) config.comm.node_ranks = node_ranks;
+  }
+  if (!config.comm.prefetch && plan.contains("gathers"))
+    config.comm.prefetch = plan["gathers"]["distance"].get<std::int64_t>();
   keep("micro_batch", config.train.micro_batch);
   keep("logits_bytes", config.memory.logits);
   if (config.parallel.auto_shares && plan.contains("shares")) {

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "launch/cluster_file.hpp"
+#include "launch/message_sizes.hpp"
 #include "launch/process.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/run_costs.hpp"
@@ -50,7 +51,7 @@ std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t
   for (std::int64_t rows = share; rows > 0; --rows) {
     const bool fits_cache = rows == 1 || rows * config.data.sequence <= kMicroBatchTokens;
     const bool in_chunks = !tensor_chunks_fault(rows, config.data.sequence, config.parallel.sequence.value_or(false),
-                                                config.parallel.tensor_chunks);
+                                                config.parallel.tensor_chunks.value_or(1));
     const bool feeds = rows == 1 || feeds_stages(config, share / rows, share);
     if (share % rows == 0 && fits_cache && in_chunks && feeds) choices.push_back(rows);
   }
@@ -177,11 +178,12 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.rank = place.rank;
   o.zero = static_cast<int>(config.parallel.zero.value_or(0));
   o.sequence_parallel = config.parallel.sequence.value_or(false);
-  o.tensor_chunks = static_cast<int>(config.parallel.tensor_chunks);
+  o.tensor_chunks = static_cast<int>(config.parallel.tensor_chunks.value_or(1));
   o.schedule = config.parallel.schedule;
   o.chunks = static_cast<int>(config.parallel.chunks());
   o.stage_layers = config.parallel.stages.value_or(std::vector<std::int64_t>{});
   o.bucket_bytes = config.comm.bucket;
+  o.prefetch = static_cast<int>(config.comm.prefetch.value_or(1));
   if (!config.comm.cluster.empty()) o.costs = std::make_shared<DescribedCosts>(load_cluster(config.comm.cluster));
   o.recompute = recompute_layers(config);
   // The CPU's own memory is where the rest is too, and its cores do the copies: nobody gains by that unasked.
@@ -194,8 +196,11 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
-  if (costs != nullptr) return Sizes(config, std::move(o), arena, *costs).choose();
-  return Sizes(config, std::move(o), arena, DescribedCosts(choose_cluster(config))).choose();
+  std::optional<DescribedCosts> described;
+  if (costs == nullptr) costs = &described.emplace(choose_cluster(config));
+  o = Sizes(config, std::move(o), arena, *costs).choose();
+  return choose_message_sizes(config, std::move(o),
+                              [arena](const ProgramOptions& with) { return fits_everywhere(with, arena); });
 }
 
 std::int64_t choose_budget(const Config& config, const Place& place) {

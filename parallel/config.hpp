@@ -12,6 +12,8 @@ namespace plimsoll {
 
 using PipelineSchedule = ScheduleKind;
 
+inline constexpr std::int64_t kMostTensorChunks = 64;
+
 struct ParallelConfig {
   bool automatic = false;            // `parallel: auto`: the layout planner chooses everything
   std::optional<std::int64_t> data;  // replicas; nullopt: auto, ranks / (pipeline * tensor)
@@ -20,7 +22,8 @@ struct ParallelConfig {
   std::optional<std::int64_t> zero;   // 0 to 3; nullopt: auto
   std::optional<std::int64_t> shard;  // ranks among which ZeRO divides, of the data axis; nullopt: auto, all of them
   std::optional<bool> sequence;       // sequence parallelism over the tensor axis; nullopt: auto
-  std::int64_t tensor_chunks = 1;     // of a split linear and its collective, which overlap
+  // Of a split linear and its collective, which overlap; nullopt: auto, by the links of comm.cluster.
+  std::optional<std::int64_t> tensor_chunks = 1;
   PipelineSchedule schedule = PipelineSchedule::OneFOneB;
   std::int64_t interleave = 2;                      // pieces of the model on each stage, with schedule: interleaved
   std::optional<std::vector<std::int64_t>> stages;  // layers of each piece, in model order; nullopt: auto, cut by cost

@@ -90,7 +90,7 @@ std::vector<Use> parameter_uses(const Graph& graph, const FlatLayout& layout) {
   return uses;
 }
 
-// Gathers the unit of each use where the use before it begins.
+// Gathers the unit of each use where one before it in its section begins: as far ahead as `data` says.
 void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
   const ValueId shards = graph.find("parameters");
   std::vector<int> parameter_of(graph.values.size(), -1);
@@ -117,10 +117,33 @@ void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& dat
       value = graph.add_value(std::move(view));
       lay_over(graph, value, whole, layout.offset[p] - unit.offset);
     }
-    const bool ahead = u > 0 && graph.section(uses[u - 1].first) == graph.section(use.first);
-    inserts.push_back({ahead ? uses[u - 1].first : use.first, true, gather(graph, data, unit, mine, whole)});
+    std::size_t at = u;
+    while (at > 0 && u - at < static_cast<std::size_t>(data.prefetch) &&
+           graph.section(uses[at - 1].first) == graph.section(use.first))
+      --at;
+    inserts.push_back({uses[at].first, true, gather(graph, data, unit, mine, whole)});
   }
   insert_nodes(graph, std::move(inserts));
+}
+
+// Sums a bucket of the flat gradients inside nodes, its shares over nodes, and gathers it.
+void reduce_by_nodes(Graph& graph, const DataParallel& data, ValueId flat, const GradientRange& bucket,
+                     std::int64_t scratch_bytes, int index, Inserts& inserts) {
+  const std::int64_t length = bucket.elements / data.node_ranks;
+  require(length * data.node_ranks == bucket.elements, ErrorKind::Internal, "{} elements over {} ranks of a node",
+          bucket.elements, data.node_ranks);
+  const std::string name = fmt::format("gradients.bucket{}", index);
+  const ValueId whole = range_of(graph, flat, bucket.offset, bucket.elements, name);
+  const ValueId mine = range_of(graph, flat, bucket.offset + data.node_rank * length, length, name + ".mine");
+  const auto add = [&](Node node) { inserts.push_back({bucket.ready_after, false, std::move(node)}); };
+  add(communication_node<ReduceScatter>(graph, {"shard", data.node_ranks, 0}, Phase::Forward,
+                                        {{ReduceScatter::kX, whole}, {ReduceScatter::kY, mine}},
+                                        fmt::format("reduce.bucket{}.inside", index), -1, kFinalVariants));
+  add(all_reduce(graph, "replica", data.ranks / data.node_ranks, mine, scratch_bytes,
+                 fmt::format("reduce.bucket{}", index)));
+  add(communication_node<AllGather>(graph, {"shard", data.node_ranks, 0}, Phase::Forward,
+                                    {{AllGather::kX, mine}, {AllGather::kY, whole}},
+                                    fmt::format("gather.bucket{}", index), -1, kFinalVariants));
 }
 
 void reduce_loss(Graph& graph, const DataParallel& data, std::int64_t scratch_bytes, Inserts& inserts) {
@@ -240,6 +263,36 @@ std::vector<ValueId> transient_gradients(Graph& graph, const FlatLayout& layout)
 
 }  // namespace
 
+GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<double>& node_ends,
+                             const std::function<double(std::int64_t)>& sum_seconds) {
+  // When compute has come to a node, if it waits for no gather.
+  std::vector<double> reached(graph.nodes.size() + 1, 0);
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    const bool computes = graph.nodes[n].stream == StreamKind::Compute;
+    reached[n + 1] = computes ? std::max(reached[n], node_ends[n]) : reached[n];
+  }
+  const std::int64_t element = dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
+  const std::vector<Use> uses = parameter_uses(graph, layout);
+  const std::vector<std::size_t> ready = gradients_ready(graph, layout);
+  GatherSections sections;
+  for (std::size_t u = 0; u < uses.size(); ++u) {
+    const Graph::Section section = graph.section(uses[u].first);
+    if (u == 0 || graph.section(uses[u - 1].first) != section) sections.emplace_back();
+    std::size_t end = uses[u].last + 1;
+    while (end < graph.nodes.size() && graph.section(end) == section &&
+           (u + 1 == uses.size() || end < uses[u + 1].first))
+      ++end;
+    GatherUse& use = sections.back().emplace_back();
+    use.compute_s = reached[end] - reached[uses[u].first];
+    use.bytes = layout.units[uses[u].unit].elements * element;
+    for (std::size_t unit = 0; unit < layout.units.size() && section == Graph::Section::Backward; ++unit) {
+      if (ready[unit] >= uses[u].first && ready[unit] < end)
+        use.after_s += sum_seconds(layout.units[unit].elements * element);
+    }
+  }
+  return sections;
+}
+
 std::vector<GradientRange> gradient_items(const Graph& graph, const FlatLayout& layout) {
   const std::vector<std::size_t> last_write = last_writes(graph);
   std::vector<std::size_t> order(graph.parameters.size());
@@ -320,6 +373,10 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
     }
     int index = 0;
     for (const GradientRange& bucket : join_items(items, ends)) {
+      if (data.node_ranks > 1) {
+        reduce_by_nodes(graph, data, flat, bucket, scratch_bytes, index++, inserts);
+        continue;
+      }
       const ValueId part =
           range_of(graph, flat, bucket.offset, bucket.elements, fmt::format("gradients.bucket{}", index));
       inserts.push_back(

@@ -4,6 +4,8 @@
 // state (1), gradients (2), parameters (3). The shard axis is the data axis or, hybrid, the part of it that is near (a
 // node); the sums then also go over the replica axis.
 
+#include <functional>
+
 #include "runtime/model/flat_layout.hpp"
 #include "runtime/plan/bucket_sizes.hpp"
 
@@ -17,6 +19,11 @@ struct DataParallel {
   // gradient_items(), or, where there are none, as many items as fit these bytes.
   std::vector<std::size_t> bucket_ends;
   std::int64_t bucket_bytes = kFixedBucketBytes;
+  // Without ZeRO: neighbours on a node, which sum a bucket among themselves, each a share of it, before the shares are
+  // summed over nodes; then all have all of it. Divides `ranks` and the elements of a cache line. 1: over all at once.
+  int node_ranks = 1, node_rank = 0;
+  // ZeRO-3: a gather may begin with the use so many before its own.
+  int prefetch = 1;
   int replicas() const { return ranks / shards; }
 };
 
@@ -24,7 +31,7 @@ struct DataParallel {
 // "gradients" and the moments hold this rank's shard of every unit where ZeRO divides them, else all units.
 
 // Parameters into their flat buffer. ZeRO-3: every unit is gathered before it is used, in forward and again in
-// backward, one use ahead, into a buffer that lives as long as the use.
+// backward, DataParallel::prefetch uses ahead, into a buffer that lives from there to the end of the use.
 void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data);
 
 // Gradients into their flat buffer, and their sums over ranks, on the communication stream as backward finishes them:
@@ -34,6 +41,11 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
 
 // After add_update(). ZeRO-1 and 2: updated shards go to all ranks.
 void gather_updated(Graph& graph, const FlatLayout& layout, const DataParallel& data);
+
+// What ZeRO-3 will gather in forward and in backward, of a graph before the passes. `node_ends`: by node
+// (runtime/plan/cost.hpp); `sum_seconds`: of the gradients of a unit of so many bytes.
+GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<double>& node_ends,
+                             const std::function<double(std::int64_t)>& sum_seconds);
 
 // A range of the flat gradient buffer, in elements.
 struct GradientRange {

@@ -7,7 +7,6 @@ namespace plimsoll {
 namespace {
 
 constexpr double kMostRanks = 1 << 20;
-constexpr double kMostChunks = 64;
 
 bool read_word(ParallelConfig& parallel, const std::string& word) {
   if (word != "auto") return false;
@@ -61,9 +60,9 @@ KeyTable<ParallelConfig> parallel_keys() {
               key("shard", &C::shard, between(1, kMostRanks), "ranks",
                   "replicas among which zero divides, neighbours on a node; auto: all"),
               key("sequence", &C::sequence, "sequence parallelism over the tensor axis"),
-              key("tensor_chunks", &C::tensor_chunks, between(1, kMostChunks), "1",
+              key("tensor_chunks", &C::tensor_chunks, between(1, static_cast<double>(kMostTensorChunks)), "1",
                   "rows of a split linear are cut into as many; the collective of one overlaps the product of the "
-                  "next"),
+                  "next; auto: what is fastest over the links of comm.cluster, or 1 where that names none"),
               key("schedule", &C::schedule, "order of the micro-batches in a pipeline"),
               key("interleave", &C::interleave, between(2, kMostRanks), "1",
                   "pieces of the model on each stage, with schedule: interleaved"),

@@ -37,6 +37,40 @@ struct Pair {
   Collective what;
 };
 
+bool touches(const Graph& graph, const Node& node, ValueId root) {
+  bool any = false;
+  for_each_access(graph, node, [&](const MemoryAccess& a) { any = any || graph.root(a.value) == root; });
+  return any;
+}
+
+// The linear that makes what the collective at `n` sums, or that first reads what it gathers.
+std::optional<std::size_t> product_of(const Graph& graph, std::size_t n, const Collective& c) {
+  const Node& node = graph.nodes[n];
+  const ValueId root = graph.root(c.sums ? c.from : c.to), other = graph.root(c.sums ? c.to : c.from);
+  for (std::size_t at = n; c.sums ? at-- > 0 : ++at < graph.nodes.size();) {
+    const Node& near = graph.nodes[at];
+    const bool here = graph.section(at) == graph.section(n) && near.chunk == node.chunk && near.late == node.late;
+    if (!here) return std::nullopt;
+    if (near.op == op_id<Linear> && near.phase == node.phase) {
+      const ValueId forward = near.value[c.sums ? Linear::kY : Linear::kX],
+                    backward = near.grad[c.sums ? Linear::kX : Linear::kY];
+      if ((node.phase == Phase::Forward ? forward : backward) == (c.sums ? c.from : c.to)) return at;
+    }
+    if (touches(graph, near, root) || touches(graph, near, other)) return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::vector<Pair> pairs_of(const Graph& graph) {
+  std::vector<Pair> pairs;
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    const std::optional<Collective> c = collective_at(graph.nodes[n]);
+    const std::optional<std::size_t> product = c ? product_of(graph, n, *c) : std::nullopt;
+    if (product) pairs.push_back({*product, n, *c});
+  }
+  return pairs;
+}
+
 class Overlapper {
  public:
   Overlapper(Graph& graph, int chunks) : graph_(graph), chunks_(chunks) {
@@ -51,12 +85,10 @@ class Overlapper {
   void run() {
     std::map<std::size_t, Pair> at;  // by product: what lies between the two touches nothing of the collective
     std::vector<bool> gone(graph_.nodes.size(), false);
-    for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
-      const std::optional<Collective> c = collective_at(graph_.nodes[n]);
-      const std::optional<std::size_t> product = c ? product_of(n, *c) : std::nullopt;
-      if (!product || (chunks_ == 1 && !c->sums)) continue;
-      at[*product] = {*product, n, *c};
-      gone[n] = gone[*product] = true;
+    for (const Pair& pair : pairs_of(graph_)) {
+      if (chunks_ == 1 && !pair.what.sums) continue;
+      at[pair.product] = pair;
+      gone[pair.collective] = gone[pair.product] = true;
     }
     std::vector<Node> nodes;
     const std::size_t backward = graph_.backward_begin, update = graph_.update_begin;
@@ -74,30 +106,6 @@ class Overlapper {
 
  private:
   static std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
-
-  bool touches(const Node& node, ValueId root) const {
-    bool any = false;
-    for_each_access(graph_, node, [&](const MemoryAccess& a) { any = any || graph_.root(a.value) == root; });
-    return any;
-  }
-
-  // The linear that makes what the collective at `n` sums, or that first reads what it gathers.
-  std::optional<std::size_t> product_of(std::size_t n, const Collective& c) const {
-    const Node& node = graph_.nodes[n];
-    const ValueId root = graph_.root(c.sums ? c.from : c.to), other = graph_.root(c.sums ? c.to : c.from);
-    for (std::size_t at = n; c.sums ? at-- > 0 : ++at < graph_.nodes.size();) {
-      const Node& near = graph_.nodes[at];
-      const bool here = graph_.section(at) == graph_.section(n) && near.chunk == node.chunk && near.late == node.late;
-      if (!here) return std::nullopt;
-      if (near.op == op_id<Linear> && near.phase == node.phase) {
-        const ValueId forward = near.value[c.sums ? Linear::kY : Linear::kX],
-                      backward = near.grad[c.sums ? Linear::kX : Linear::kY];
-        if ((node.phase == Phase::Forward ? forward : backward) == (c.sums ? c.from : c.to)) return at;
-      }
-      if (touches(near, root) || touches(near, other)) return std::nullopt;
-    }
-    return std::nullopt;
-  }
 
   void put(const Node& product, const Node& collective, const Pair& pair) {
     if (chunks_ == 1) {
@@ -170,6 +178,12 @@ class Overlapper {
 };
 
 }  // namespace
+
+std::vector<SplitLinear> split_linears(const Graph& graph) {
+  std::vector<SplitLinear> linears;
+  for (const Pair& pair : pairs_of(graph)) linears.push_back({pair.product, pair.collective});
+  return linears;
+}
 
 void overlap_linears(Graph& graph, int chunks) { Overlapper(graph, chunks).run(); }
 

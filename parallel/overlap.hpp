@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/graph/graph.hpp"
 
@@ -17,6 +18,12 @@ namespace plimsoll {
 // and what is added to what stays the same. A chunk is a range of rows, or, where the collective runs along the tokens
 // of each sequence, of sequences; Error(Internal) when these do not divide by `chunks`.
 void overlap_linears(Graph& graph, int chunks);
+
+// A linear and the collective that overlap_linears() runs beside it: nodes of the graph, before that.
+struct SplitLinear {
+  std::size_t product, collective;
+};
+std::vector<SplitLinear> split_linears(const Graph& graph);
 
 // Why the linears of [micro_batch, sequence] tokens cannot be cut into so many chunks; nullopt when they can.
 std::optional<std::string> tensor_chunks_fault(std::int64_t micro_batch, std::int64_t sequence, bool sequence_parallel,

@@ -74,6 +74,10 @@ def measure(case, plimsoll, data, folder, rounds, steps, names):
             for name in names}
 
 
+def yes(holds):
+    return "yes" if holds else "NO"
+
+
 def report(rows):
     """The table and what it says: the sizer beside the best size of the sweep and beside 25 MiB."""
     print(f"{'bucket':14}{'number':>8}{'step ms':>10}{'predicted exposed ms':>22}")
@@ -81,10 +85,14 @@ def report(rows):
         print(f"{name:14}{row['buckets']:>8}{row['step_ms']:>10.1f}{row['exposed_ms']:>22.1f}")
     best = min((name for name in rows if name != "auto"), key=lambda name: rows[name]["step_ms"])
     auto = rows["auto"]["step_ms"]
-    verdict = dict(best=best, auto_over_best=auto / rows[best]["step_ms"], fixed_over_auto=rows["25 MiB"]["step_ms"] / auto,
-                   one_over_auto=rows["one bucket"]["step_ms"] / auto)
+    fixed, least = rows["25 MiB"]["step_ms"], rows[best]["step_ms"]
+    verdict = dict(best=best, auto_over_best=auto / least, fixed_over_auto=fixed / auto, one_over_auto=rows["one bucket"]["step_ms"] / auto,
+                   near_best=auto <= 1.05 * least, beatable=least < fixed, beats_fixed=auto < fixed)
     print(f"auto / best of the sweep ({best}): {verdict['auto_over_best']:.3f}; 25 MiB / auto: {verdict['fixed_over_auto']:.3f}; "
-          f"one bucket / auto: {verdict['one_over_auto']:.3f}", flush=True)
+          f"one bucket / auto: {verdict['one_over_auto']:.3f}")
+    print(f"verdict: within 5 % of the best of the sweep: {yes(verdict['near_best'])} (auto {auto:.1f} ms, {best} {least:.1f} ms)")
+    print("verdict: faster than 25 MiB: " + (f"{yes(verdict['beats_fixed'])} (auto {auto:.1f} ms, 25 MiB {fixed:.1f} ms)" if verdict["beatable"]
+                                            else "not possible, says the sweep"), flush=True)
     return verdict
 
 

@@ -82,6 +82,34 @@ std::vector<std::size_t> largest_buckets(const Cuts& cuts, double end_s) {
   return ends;
 }
 
+Prefetch time_section(const std::vector<GatherUse>& uses, const MessageSeconds& seconds, int distance) {
+  const auto ahead = static_cast<std::size_t>(distance);
+  Prefetch prefetch;
+  std::vector<double> arrived(uses.size(), 0);
+  std::size_t next = 0;
+  double link = 0, compute = 0;
+  // Gathers the uses before `end` that were not yet, from `allowed` on.
+  const auto gather = [&](std::size_t end, double allowed) {
+    for (; next < std::min(end, uses.size()); ++next)
+      arrived[next] = link = std::max(link, allowed) + seconds(uses[next].bytes);
+  };
+  gather(ahead, 0);
+  for (std::size_t u = 0; u < uses.size(); ++u) {
+    if (ahead == 0) gather(u + 1, prefetch.end_s);
+    const double begin = std::max(prefetch.end_s, arrived[u]);
+    gather(u + 1 + ahead, begin);
+    prefetch.end_s = begin + uses[u].compute_s;
+    compute += uses[u].compute_s;
+    if (uses[u].after_s > 0) link = std::max(link, prefetch.end_s) + uses[u].after_s;
+    std::int64_t live = 0;
+    for (std::size_t v = u; v < uses.size() && v <= u + ahead; ++v) live += uses[v].bytes;
+    prefetch.buffer_bytes = std::max(prefetch.buffer_bytes, live);
+  }
+  prefetch.end_s = std::max(prefetch.end_s, link);
+  prefetch.exposed_s = prefetch.end_s - compute;
+  return prefetch;
+}
+
 }  // namespace
 
 Buckets time_buckets(const BucketProblem& problem, std::vector<std::size_t> ends) {
@@ -141,32 +169,24 @@ BucketChoice choose_gathers(std::span<const NeededItem> items, std::int64_t most
   return choice;
 }
 
-Prefetch time_prefetch(std::span<const GatherUse> uses, const MessageSeconds& seconds, int distance) {
-  const auto ahead = static_cast<std::size_t>(distance);
+Prefetch time_prefetch(const GatherSections& sections, const MessageSeconds& seconds, int distance) {
   Prefetch prefetch;
   prefetch.distance = distance;
-  std::vector<double> begin(uses.size(), 0);
-  double gathered = 0, compute = 0;
-  for (std::size_t u = 0; u < uses.size(); ++u) {
-    const double allowed = ahead == 0 ? prefetch.end_s : (u < ahead ? 0.0 : begin[u - ahead]);
-    gathered = std::max(gathered, allowed) + seconds(uses[u].bytes);
-    begin[u] = std::max(prefetch.end_s, gathered);
-    prefetch.end_s = begin[u] + uses[u].compute_s;
-    compute += uses[u].compute_s;
-    std::int64_t live = 0;
-    for (std::size_t v = u; v < uses.size() && v <= u + ahead; ++v) live += uses[v].bytes;
-    prefetch.buffer_bytes = std::max(prefetch.buffer_bytes, live);
+  for (const std::vector<GatherUse>& uses : sections) {
+    const Prefetch section = time_section(uses, seconds, distance);
+    prefetch.end_s += section.end_s;
+    prefetch.exposed_s += section.exposed_s;
+    prefetch.buffer_bytes = std::max(prefetch.buffer_bytes, section.buffer_bytes);
   }
-  prefetch.exposed_s = prefetch.end_s - compute;
   return prefetch;
 }
 
-PrefetchChoice choose_prefetch(std::span<const GatherUse> uses, const MessageSeconds& seconds,
-                               std::int64_t budget_bytes, int most) {
+PrefetchChoice choose_prefetch(const GatherSections& sections, const MessageSeconds& seconds, std::int64_t budget_bytes,
+                               int most) {
   PrefetchChoice choice;
-  choice.best = choice.none = time_prefetch(uses, seconds, 0);
+  choice.best = choice.none = time_prefetch(sections, seconds, 0);
   for (int distance = 1; distance <= most; ++distance) {
-    const Prefetch next = time_prefetch(uses, seconds, distance);
+    const Prefetch next = time_prefetch(sections, seconds, distance);
     if (budget_bytes > 0 && next.buffer_bytes > budget_bytes) break;
     if (next.end_s < choice.best.end_s * (1 - kSameEnd)) choice.best = next;
   }

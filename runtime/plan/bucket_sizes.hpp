@@ -71,17 +71,20 @@ BucketChoice choose_gathers(std::span<const NeededItem> items, std::int64_t most
 struct GatherUse {
   double compute_s = 0;
   std::int64_t bytes = 0;
+  double after_s = 0;  // of the link, behind the use: what it made is sent before any gather that begins later
 };
+// Uses of which each section begins when all of the one before has ended.
+using GatherSections = std::vector<std::vector<GatherUse>>;
 
 struct Prefetch {
   int distance = 0;               // a gather may begin with the use so many before its own; 0: with its own
-  double end_s = 0;               // of all uses
+  double end_s = 0;               // of all uses, and of what is sent behind them
   double exposed_s = 0;           // of that, compute waits
   std::int64_t buffer_bytes = 0;  // the most that is gathered at once
 };
 
-// Gathers go one after the other, uses too; a use begins when its gather has ended.
-Prefetch time_prefetch(std::span<const GatherUse> uses, const MessageSeconds& seconds, int distance);
+// Messages go one after the other, uses too; a use begins when its gather has ended.
+Prefetch time_prefetch(const GatherSections& sections, const MessageSeconds& seconds, int distance);
 
 struct PrefetchChoice {
   Prefetch best, none;  // none: distance 0
@@ -90,7 +93,7 @@ struct PrefetchChoice {
 
 // The fastest distance of at most `most` whose buffers take at most `budget_bytes` (0: no limit), of several the
 // smallest. Distance 0, the least that the uses can do with, where the others do not fit.
-PrefetchChoice choose_prefetch(std::span<const GatherUse> uses, const MessageSeconds& seconds,
-                               std::int64_t budget_bytes, int most);
+PrefetchChoice choose_prefetch(const GatherSections& sections, const MessageSeconds& seconds, std::int64_t budget_bytes,
+                               int most);
 
 }  // namespace plimsoll

@@ -5,6 +5,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/exec/volume.hpp"
+#include "runtime/plan/segments.hpp"
 
 namespace plimsoll {
 namespace {
@@ -86,8 +87,9 @@ struct PlayedNode {
 template <class Visit>
 void play_nodes(const Graph& graph, const CostModel& costs, const std::function<int(std::string_view)>& strides,
                 Variant when, const Visit& visit) {
-  std::vector<double> written(graph.values.size(), 0);  // when a root's last writer ends
-  std::vector<double> used(graph.values.size(), 0);     // when the last node that touches it ends
+  const MemorySegments segments(graph);
+  std::vector<double> written(segments.count(), 0);  // when a segment's last writer ends
+  std::vector<double> used(segments.count(), 0);     // when the last node that touches it ends
   std::array<double, kStreamKinds> free_at{};
   std::vector<double> wire(graph.nodes.size(), 0);
   for (const CollectiveCall& call : collectives(graph))
@@ -99,17 +101,19 @@ void play_nodes(const Graph& graph, const CostModel& costs, const std::function<
     if ((node.when & static_cast<std::uint8_t>(when)) == 0) continue;
     double begin = 0;
     for_each_access(graph, node, [&](const MemoryAccess& a) {
-      const auto root = static_cast<std::size_t>(graph.root(a.value));
-      begin = std::max(begin, a.writes ? used[root] : written[root]);
+      const auto [first, last] = segments.of(a.value);
+      for (std::size_t s = first; s < last; ++s) begin = std::max(begin, a.writes ? used[s] : written[s]);
     });
     const double own = costs.node_seconds(graph, node);
     double& stream = free_at[static_cast<std::size_t>(node.stream)];
     const double waits = std::max(0.0, begin - stream) + wire[n];
     const double end = stream = std::max(stream, begin) + own + wire[n];
     for_each_access(graph, node, [&](const MemoryAccess& a) {
-      const auto root = static_cast<std::size_t>(graph.root(a.value));
-      used[root] = std::max(used[root], end);
-      if (a.writes) written[root] = end;
+      const auto [first, last] = segments.of(a.value);
+      for (std::size_t s = first; s < last; ++s) {
+        used[s] = std::max(used[s], end);
+        if (a.writes) written[s] = end;
+      }
     });
     visit(PlayedNode{n, where, node.stream, own, waits, end});
   }

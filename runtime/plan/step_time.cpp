@@ -20,7 +20,11 @@ std::int64_t runs_of(const Node& node, Graph::Section section, std::int64_t micr
 }  // namespace
 
 StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrides& strides)
-    : graph_(graph), own_(graph.nodes.size()), wire_(graph.nodes.size(), 0), axis_(graph.nodes.size()) {
+    : graph_(graph),
+      segments_(graph),
+      own_(graph.nodes.size()),
+      wire_(graph.nodes.size(), 0),
+      axis_(graph.nodes.size()) {
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) own_[n] = costs.node_seconds(graph, graph.nodes[n]);
   for (const CollectiveCall& call : collectives(graph)) {
     wire_[call.node] += costs.collective_seconds(call.kind, call.bytes(), call.ranks, strides(call.axis));
@@ -35,7 +39,7 @@ StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrid
 }
 
 StepClock::State StepClock::start() const {
-  return {{}, std::vector<double>(graph_.values.size(), 0), std::vector<double>(graph_.values.size(), 0)};
+  return {{}, std::vector<double>(segments_.count(), 0), std::vector<double>(segments_.count(), 0)};
 }
 
 void StepClock::join(State& s) const {
@@ -49,15 +53,17 @@ void StepClock::play(State& s, Graph::Section section, Variant variant, int chun
     if (half != Half::Both && node.late != (half == Half::Second)) continue;
     double begin = 0;
     for_each_access(graph_, node, [&](const MemoryAccess& a) {
-      const auto root = static_cast<std::size_t>(graph_.root(a.value));
-      begin = std::max(begin, a.writes ? s.used[root] : s.written[root]);
+      const auto [first, last] = segments_.of(a.value);
+      for (std::size_t i = first; i < last; ++i) begin = std::max(begin, a.writes ? s.used[i] : s.written[i]);
     });
     double& stream = s.stream[static_cast<std::size_t>(node.stream)];
     stream = std::max(stream, begin) + own_[n] + wire_[n];
     for_each_access(graph_, node, [&](const MemoryAccess& a) {
-      const auto root = static_cast<std::size_t>(graph_.root(a.value));
-      s.used[root] = std::max(s.used[root], stream);
-      if (a.writes) s.written[root] = stream;
+      const auto [first, last] = segments_.of(a.value);
+      for (std::size_t i = first; i < last; ++i) {
+        s.used[i] = std::max(s.used[i], stream);
+        if (a.writes) s.written[i] = stream;
+      }
     });
   }
   join(s);

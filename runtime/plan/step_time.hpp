@@ -8,6 +8,7 @@
 #include <map>
 
 #include "runtime/plan/cost.hpp"
+#include "runtime/plan/segments.hpp"
 
 namespace plimsoll {
 
@@ -39,7 +40,7 @@ class StepClock {
  private:
   static constexpr std::size_t kMostStreams = 4;
   enum class Half : std::uint8_t { Both, First, Second };
-  // Streams, and values by root: when their last writer ends, and the last node that touches them.
+  // Streams, and memory by segment: when its last writer ends, and the last node that touches it.
   struct State {
     std::array<double, kMostStreams> stream{};
     std::vector<double> written, used;
@@ -50,6 +51,7 @@ class StepClock {
   void join(State& state) const;
 
   const Graph& graph_;
+  MemorySegments segments_;
   std::vector<double> own_, wire_;  // seconds, by node
   std::vector<std::string> axis_;
   bool joins_ = false;  // streams wait for each other where a section ends

@@ -106,7 +106,8 @@ TEST(Config, KeyNamesAreFrozen) {
                           "run.dir",           "run.seed",
                           "run.log_every",     "run.eval_every",
                           "run.save_every",    "run.keep",
-                          "plan.profile",      "parallel.shares"};
+                          "plan.profile",      "parallel.shares",
+                          "comm.prefetch",     "comm.hierarchical"};
   std::set<std::string> names;
   const std::string text = describe_keys(false);
   for (const auto& row : nlohmann::json::parse(describe_keys(true))) {

@@ -2,6 +2,8 @@
 
 #include "parallel/overlap.hpp"
 
+#include <set>
+
 #include "parallel/tensor.hpp"
 
 #include "tests/support/equivalence.hpp"
@@ -224,6 +226,29 @@ TEST(Overlap, ChunksLeaveRoomForTheNextProduct) {
       ++checked;
     }
     EXPECT_GT(checked, 2 * 2 * 2 * 2);
+  }
+}
+
+// What the sizer looks at is what is cut.
+TEST(Overlap, SplitLinearsAreThoseThatAreCut) {
+  for (const bool sequence : {false, true}) {
+    ProgramOptions o =
+        on_layout(options_of(ModelFamily::Llama, DType::f32), {.mesh = {.tensor = 2}, .sequence = sequence});
+    Graph graph = rewritten_graph(o).graph;
+    std::multiset<std::string> named, cut;
+    for (const SplitLinear& linear : split_linears(graph)) {
+      for (const std::size_t n : {linear.product, linear.collective})
+        named.insert(
+            fmt::format("{} {} {} 1/2", graph.nodes[n].layer, phase_name(graph.nodes[n].phase), graph.nodes[n].label));
+      EXPECT_TRUE(is_collective(graph.nodes[linear.collective]));
+    }
+    overlap_linears(graph, 2);
+    for (const Node& node : graph.nodes) {
+      if (node.label.ends_with(" 1/2"))
+        cut.insert(fmt::format("{} {} {}", node.layer, phase_name(node.phase), node.label));
+    }
+    EXPECT_EQ(named, cut);
+    EXPECT_GE(cut.size(), 2U * 2 * 2 * 2) << "two layers, forward and backward, two linears with a collective each";
   }
 }
 

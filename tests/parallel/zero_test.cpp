@@ -51,5 +51,80 @@ TEST(Zero, ClassesShrinkByTheNumberOfShards) {
   EXPECT_LT(bytes_of(two, MemoryClass::Gradients), bytes_of(one, MemoryClass::Gradients));
 }
 
+// Sums inside nodes of `shards` ranks, then over nodes: other sums than over all ranks at once, the same run.
+TEST(HierarchicalSums, TrainAsOneRank) {
+  for (const auto& [family, mesh] : {std::pair{ModelFamily::Gpt2, Mesh{.data = 4, .shards = 2}},
+                                     {ModelFamily::Llama, Mesh{.data = 4, .tensor = 2, .shards = 2}},
+                                     {ModelFamily::Gpt2, Mesh{.data = 4, .pipeline = 2, .shards = 2}},
+                                     {ModelFamily::Llama, Mesh{.data = 8, .shards = 4}}}) {
+    ProgramOptions o = equivalence_options(family, DType::f32, 1);
+    o.bucket_bytes = 8192;  // several
+    const Layout layout{.mesh = mesh, .hierarchical = true};
+    SCOPED_TRACE(name_of(layout));
+    const RunResult run = train_on(layout, o, kRows, kSteps);
+    expect_same_training(run, train_on({}, o, kRows, kSteps));
+    expect_same_bits(train_on(layout, o, kRows, kSteps), run);
+    EXPECT_EQ(train_on(layout, o, kRows, kSteps, true).final, run.final) << "poisoned";
+  }
+}
+
+// A node sends a bucket once over the slow link, however many ranks it has.
+TEST(HierarchicalSums, LessGoesBetweenNodes) {
+  const ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
+  const Mesh mesh{.data = 4, .shards = 2};
+  const RunResult flat = train_on({.mesh = mesh}, o, kRows, 2);
+  const RunResult by_nodes = train_on({.mesh = mesh, .hierarchical = true}, o, kRows, 2);
+  const std::int64_t bytes = bytes_of(flat, MemoryClass::Gradients) * 2;  // of both steps
+  const std::int64_t losses = flat.sent.at("data") - bytes * 2 * 3 / 4;
+  EXPECT_EQ(by_nodes.sent.at("data"), losses);
+  EXPECT_EQ(by_nodes.sent.at("shard"), bytes) << "half of it there, half of it back";
+  EXPECT_EQ(by_nodes.sent.at("replica"), bytes / 2) << "a half, summed over two nodes";
+}
+
+// When gathers begin changes no bit, and each takes the memory of its buffer.
+TEST(Prefetch, DistancesGiveTheSameBits) {
+  ProgramOptions o = equivalence_options(ModelFamily::Llama, DType::f32, 1);
+  o.model.layers = 5;
+  Layout layout{.mesh = {.data = 2, .shards = 2}, .zero = 3};
+  const RunResult one = train_on(layout, o, kRows, kSteps);
+  std::int64_t last = 0, first = 0;
+  for (const int distance : {0, 1, 2, 4, 50}) {
+    layout.prefetch = distance;
+    SCOPED_TRACE(name_of(layout));
+    const RunResult run = train_on(layout, o, kRows, kSteps, distance == 4);
+    expect_same_bits(run, one);
+    EXPECT_EQ(run.high_water, run.planned);
+    EXPECT_EQ(run.sent, one.sent);
+    EXPECT_GE(run.planned.front(), last) << distance;
+    last = run.planned.front();
+    if (distance == 0) first = last;
+  }
+  EXPECT_GT(last, first);
+}
+
+// A gather stands before the use that is so many before its own, never in another section.
+TEST(Prefetch, GathersStandWhereTheDistanceSays) {
+  ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
+  o.model.layers = 6;
+  o.mesh = {.data = 2, .shards = 2};
+  o.zero = 3;
+  for (const int distance : {0, 1, 3}) {
+    o.prefetch = distance;
+    const Programs programs = build_programs(o);
+    const Graph& graph = programs.graph("train");
+    int checked = 0;
+    for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+      const Node& gather = graph.nodes[n];
+      if (gather.op != op_id<AllGather> || gather.layer < 0 || graph.section(n) != Graph::Section::Forward) continue;
+      std::size_t compute = n;
+      while (graph.nodes[compute].stream == StreamKind::Communication) ++compute;
+      const int beside = graph.nodes[compute].layer;  // -1: the embedding
+      EXPECT_EQ(beside, std::max(-1, gather.layer - distance)) << "layer " << gather.layer;
+      ++checked;
+    }
+    EXPECT_EQ(checked, 6);
+  }
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -14,7 +14,10 @@ std::string name_of(const Layout& l) {
                      l.mesh.tensor, l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks,
                      l.stages.empty() ? "" : fmt::format("_cut{}", fmt::join(l.stages, "_")),
                      l.tensor_chunks > 1 ? fmt::format("_in{}", l.tensor_chunks) : "",
-                     l.shares.empty() ? "" : fmt::format("_shares{}", fmt::join(l.shares, "_")));
+                     l.shares.empty() ? "" : fmt::format("_shares{}", fmt::join(l.shares, "_")),
+                     l.hierarchical    ? "_hierarchical"
+                     : l.prefetch != 1 ? fmt::format("_ahead{}", l.prefetch)
+                                       : "");
 }
 
 std::vector<Layout> every_schedule(Layout layout, std::int64_t layers) {
@@ -81,6 +84,8 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   o.chunks = layout.chunks;
   o.stage_layers = layout.stages;
   o.tensor_chunks = layout.tensor_chunks;
+  o.hierarchical = layout.hierarchical;
+  o.prefetch = layout.prefetch;
   set_shares(o, layout.shares, rows / layout.mesh.data / o.micro_batch);
   EngineOptions options;
   options.poison = poison;

@@ -18,6 +18,8 @@ struct Layout {
   int tensor_chunks = 1;
   bool overlap = true;
   std::vector<std::int64_t> shares = {};  // micro-batches of each replica; empty: even
+  bool hierarchical = false;              // over the shards of the mesh first
+  int prefetch = 1;
 };
 std::string name_of(const Layout& layout);
 // The schedules of a pipeline that cut so many layers, interleaved with two pieces on a stage.

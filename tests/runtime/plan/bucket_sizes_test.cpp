@@ -194,7 +194,7 @@ TEST(Gathers, GroupsAreInTheOrderOfUse) {
 }
 
 TEST(Prefetch, HidesGathersBehindTheUsesBefore) {
-  const std::vector<GatherUse> uses(6, {10, 5});
+  const GatherSections uses{std::vector<GatherUse>(6, {10, 5})};
   const MessageSeconds seconds = over({1, 1});
   const Prefetch none = time_prefetch(uses, seconds, 0), one = time_prefetch(uses, seconds, 1);
   EXPECT_DOUBLE_EQ(none.end_s, 6 * 16);
@@ -216,19 +216,43 @@ TEST(Prefetch, UnevenUsesNeedMore) {
     uses.push_back({1, 20});
   }
   const MessageSeconds seconds = over({0, 1});
-  const PrefetchChoice choice = choose_prefetch(uses, seconds, 0, 8);
+  const GatherSections sections{uses};
+  const PrefetchChoice choice = choose_prefetch(sections, seconds, 0, 8);
   EXPECT_GT(choice.best.distance, 1);
-  EXPECT_LT(choice.best.end_s, time_prefetch(uses, seconds, 1).end_s);
+  EXPECT_LT(choice.best.end_s, time_prefetch(sections, seconds, 1).end_s);
   for (int distance = 0; distance <= 8; ++distance)
-    EXPECT_GE(time_prefetch(uses, seconds, distance).end_s, choice.best.end_s * (1 - 1e-9));
+    EXPECT_GE(time_prefetch(sections, seconds, distance).end_s, choice.best.end_s * (1 - 1e-9));
   // Each limit of memory has its own answer, and a smaller one is never faster.
   double last = 0;
   for (const std::int64_t budget : {1000, 40, 29, 24, 20, 1}) {
-    const Prefetch best = choose_prefetch(uses, seconds, budget, 8).best;
+    const Prefetch best = choose_prefetch(sections, seconds, budget, 8).best;
     EXPECT_TRUE(best.buffer_bytes <= budget || best.distance == 0) << budget;
     EXPECT_GE(best.end_s, last);
     last = best.end_s;
   }
+}
+
+// T = 1 + m. Sums of 4 s behind each use stand in the link before the gather of the use after the next.
+TEST(Prefetch, WhatIsSentBehindAUseHoldsUpLaterGathers) {
+  const MessageSeconds seconds = over({1, 1});
+  const GatherSections free{std::vector<GatherUse>(4, {10, 5})}, busy{std::vector<GatherUse>(4, {10, 5, 4})};
+  EXPECT_DOUBLE_EQ(time_prefetch(free, seconds, 1).end_s, 6 + 40);
+  EXPECT_DOUBLE_EQ(time_prefetch(busy, seconds, 1).end_s, 6 + 40 + 4) << "4 and 6 s fit beside a use of 10";
+  EXPECT_DOUBLE_EQ(time_prefetch(busy, seconds, 0).end_s, 4 * (6 + 10 + 4));
+  const GatherSections slow{std::vector<GatherUse>(4, {10, 5, 8})};
+  // The gather of use 1 is there at 12, that of use 2 begins behind the first sum, at 16 + 8.
+  EXPECT_DOUBLE_EQ(time_prefetch(slow, seconds, 1).end_s, 62);
+  EXPECT_DOUBLE_EQ(time_prefetch(slow, seconds, 2).end_s, 56) << "two gathers are under way before the first sum";
+}
+
+// A section begins when the one before is done: nothing is gathered for it before.
+TEST(Prefetch, SectionsWait) {
+  const MessageSeconds seconds = over({1, 1});
+  const std::vector<GatherUse> uses(3, {10, 5});
+  const Prefetch one = time_prefetch({uses}, seconds, 1), two = time_prefetch({uses, uses}, seconds, 1);
+  EXPECT_DOUBLE_EQ(two.end_s, 2 * one.end_s);
+  EXPECT_DOUBLE_EQ(two.exposed_s, 2 * one.exposed_s);
+  EXPECT_EQ(two.buffer_bytes, one.buffer_bytes);
 }
 
 }  // namespace
