@@ -199,7 +199,8 @@ std::pair<double, std::int64_t> validation_loss(Run& run, BatchLoader& loader, s
   progress.finish();
   sum = run.control.sum(sum);
   count = run.control.sum(count);
-  return {sum / count, static_cast<std::int64_t>(count)};
+  // Every rank of a tensor group has counted the targets of its replica.
+  return {sum / count, static_cast<std::int64_t>(count) / run.options.mesh.tensor};
 }
 
 // Valid targets of a global training batch: every window is full.

@@ -171,13 +171,17 @@ def checkpoint():
             continue_on(first, then, whole[first])
     continue_on("stages", "stages", whole["stages"])
     # Another mesh evaluates what stages trained, and generates from it.
-    losses = {}
+    losses, targets = {}, set()
     for mesh, settings in MESHES.items():
         start = launcher if settings else []
         config = sets([f"run.dir={folder / 'stages'}", *settings])
-        losses[mesh] = json.loads(run(*start, plimsoll, "eval", folder / "run.yaml", *config, "--json"))["validation_loss"]
+        evaluation = json.loads(run(*start, plimsoll, "eval", folder / "run.yaml", *config, "--json"))
+        losses[mesh] = evaluation["validation_loss"]
+        targets.add(evaluation["targets"])
     if any(abs(loss - losses["one"]) > 1e-6 * losses["one"] for loss in losses.values()):
         sys.exit(f"validation losses {losses}")
+    if len(targets) != 1:
+        sys.exit(f"numbers of targets in the same split: {targets}")
     greedy = ["--prompt", "the ship", "--temperature", "0", "--tokens", "20"]
     texts = {mesh: run(plimsoll, "generate", folder / mesh, *greedy) for mesh in MESHES}
     if len(set(texts.values())) != 1:
