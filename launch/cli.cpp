@@ -3,10 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "launch/bootstrap.hpp"
 #include "launch/commands.hpp"
+#include "launch/handshake.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll {
@@ -30,6 +32,14 @@ CLI::Validator number_in(double low, double high, const std::string& range) {
     double value = 0;
     const bool good = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value >= low && value <= high;
     return good ? "" : fmt::format("'{}' is not {}", text, range);
+  };
+  return CLI::Validator(check, "");
+}
+CLI::Validator whole_from(std::int64_t least) {
+  const auto check = [least](const std::string& text) -> std::string {
+    std::int64_t value = 0;
+    const bool good = CLI::detail::lexical_cast(text, value) && value >= least;
+    return good ? "" : fmt::format("'{}' is not a whole number from {}", text, least);
   };
   return CLI::Validator(check, "");
 }
@@ -58,15 +68,13 @@ void add_generate(CLI::App* app, GenerateArguments& a) {
   app->add_option("SOURCE", a.source, "run directory, configuration file, or Hugging Face folder")->required();
   app->add_option("--set", a.overrides, "override a key of the configuration")->allow_extra_args(false);
   app->add_option("--prompt", a.prompt, "text to continue")->capture_default_str();
-  app->add_option("--tokens", a.tokens, "number of tokens to add")
-      ->capture_default_str()
-      ->check(number_in(1, kMost, "a whole number from 1"));
+  app->add_option("--tokens", a.tokens, "number of tokens to add")->capture_default_str()->check(whole_from(1));
   app->add_option("--temperature", a.sampling.temperature, "0: always the most likely token")
       ->capture_default_str()
       ->check(number_in(0, kMost, "a finite number from 0"));
   app->add_option("--top-k", a.sampling.top_k, "sample among the k most likely; 0: all")
       ->capture_default_str()
-      ->check(number_in(0, kMost, "a whole number from 0"));
+      ->check(whole_from(0));
   app->add_option("--top-p", a.sampling.top_p, "sample among the most likely with this total probability")
       ->capture_default_str()
       ->check(number_in(0, 1, "a number from 0 to 1"));
@@ -88,8 +96,7 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   add_config(train, a.config);
   CLI::App* eval = verb("eval", "loss over the whole validation split");
   add_config(eval, a.config);
-  eval->add_option("--batches", a.eval.batches, "only this many global batches of the split")
-      ->check(CLI::PositiveNumber);
+  eval->add_option("--batches", a.eval.batches, "only this many global batches of the split")->check(whole_from(1));
   eval->add_flag("--json", a.eval.json, "report as JSON");
   add_generate(verb("generate", "continue a text"), a.generate);
   CLI::App* data = verb("data", "token files");
@@ -97,11 +104,9 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   add_prepare(*data, a.prepare);
   CLI::App* plan = verb("plan", "the memory plan of a configuration; trains nothing, needs no MPI");
   add_config(plan, a.config);
-  plan->add_option("--ranks", a.plan.ranks, "plan for this many ranks")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  plan->add_option("--ranks", a.plan.ranks, "plan for this many ranks")->capture_default_str()->check(whole_from(1));
   plan->add_option("--threads", a.plan.threads, "threads per rank; default: run.threads, or cores / ranks")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_from(1));
   plan->add_option("--budget", a.plan.budget, "bytes per rank, instead of memory.budget");
   plan->add_option("--cluster", a.plan.cluster,
                    "devices and links to plan for (configs/clusters), instead of comm.cluster; predicts the step time")
@@ -109,7 +114,7 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   plan->add_flag("--why", a.plan.why, "with parallel: auto, an example of every reason for which layouts fell");
   CLI::Option* peak = plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
   plan->add_option("--rank", a.plan.rank, "the peak of this rank; default: of the one that needs most")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_from(0))
       ->needs(peak);
   plan->add_flag("--gantt", a.plan.gantt,
                  "draw the schedule of a pipeline, every phase of a micro-batch taking one unit of time");
@@ -132,10 +137,8 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
       ->capture_default_str();
   graph->add_option("--ranks", a.graph.ranks, "of a run with this many ranks")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  graph->add_option("--rank", a.graph.rank, "the program of this rank")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(whole_from(1));
+  graph->add_option("--rank", a.graph.rank, "the program of this rank")->capture_default_str()->check(whole_from(0));
   graph->add_flag("--dot", a.graph.dot, "as a Graphviz digraph");
   CLI::App* config = verb("config", "every key with type, default, unit and meaning; or a file as it resolves");
   config->add_option("CONFIG", a.config.path, "configuration file to resolve");
@@ -159,6 +162,41 @@ void require_known_verb(const CLI::App& app, int argc, char** argv) {
   throw CLI::ValidationError(fmt::format("'{}'", argv[1]), "is no verb of plimsoll; " + hint);
 }
 
+// Where all ranks work, what the configuration says is compared later, key by key.
+bool compared_with_configuration(const CLI::App& verb, const CLI::Option& option) {
+  const std::vector<std::string> names{"train", "eval", "probe"};
+  const bool ranks_work = std::find(names.begin(), names.end(), verb.get_name()) != names.end();
+  return ranks_work && (option.check_name("CONFIG") || option.check_name("--set"));
+}
+
+// On one line, without the characters that end an item.
+std::string quoted(const std::vector<std::string>& words) {
+  return nlohmann::json(words.size() == 1 ? nlohmann::json(words[0]) : nlohmann::json(words))
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+// The verb and its arguments that change what is computed: not where a report goes, or in which form.
+Agreement command_agreement(const CLI::App& app) {
+  Agreement a{"the command", "", {{"command", ""}}};
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    a.items[0].second += (a.items[0].second.empty() ? "" : " ") + at->get_name();
+    for (const CLI::Option* option : at->get_options()) {
+      const bool reports = option->check_name("--json") || (at->get_name() == "probe" && option->check_name("--out"));
+      if (reports || option->check_name("--help") || compared_with_configuration(*at, *option)) continue;
+      const std::string otherwise = option->get_default_str();
+      const std::vector<std::string> words = option->count() > 0 ? option->results() : std::vector{otherwise};
+      const bool missing = option->count() == 0 && otherwise.empty();
+      a.items.emplace_back(option->get_name(), missing ? "not given" : quoted(words));
+    }
+  }
+  return a;
+}
+
+void agree_about_command(const MpiSession& mpi, const Agreement& command) {
+  if (mpi.size() > 1) agree(mpi.world("control"), command);
+}
+
 }  // namespace
 
 int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context) {
@@ -170,11 +208,13 @@ int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context)
     require_known_verb(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    agree_about_command(mpi, {"the command", "", {{"what is wrong with it", quoted({error.what()})}}});
     // All ranks have the same command line: one of them answers.
     std::ostringstream nowhere;
     const int code = mpi.rank() == 0 ? app.exit(error) : app.exit(error, nowhere, nowhere);
     return code == 0 ? 0 : static_cast<int>(ErrorKind::Usage);
   }
+  agree_about_command(mpi, command_agreement(app));
   const std::string verb = verbs.at(app.get_subcommands().front());
   if (verb == "train") return command_train(a.config, mpi, context.run_dir);
   if (verb == "eval") return command_eval(a.config, a.eval, mpi);

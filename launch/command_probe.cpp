@@ -3,6 +3,7 @@
 
 #include "launch/cluster_file.hpp"
 #include "launch/commands.hpp"
+#include "launch/handshake.hpp"
 #include "launch/probe_cluster.hpp"
 #include "launch/process.hpp"
 #include "launch/run_setup.hpp"
@@ -61,6 +62,7 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
   const Config config = probed_config(a.config, place.ranks);
   const Mesh mesh = probed_mesh(a, config, place.ranks);
   const Group control = mpi.world("control");
+  agree(control, config);
   const Groups groups = make_groups(mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
     return mpi.group(axis, ranks, config.comm.collectives == CollectiveSource::Mpi);
   });

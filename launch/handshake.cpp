@@ -209,10 +209,12 @@ Agreement message_agreement(const Programs& programs, const ProgramOptions& o, M
   return a;
 }
 
-void agree(const Group& control, const Config& config) {
+void agree(const Group& control, const Agreement& command) {
   agree_on(control, build_agreement());
-  agree_on(control, config_agreement(config));
+  agree_on(control, command);
 }
+
+void agree(const Group& control, const Config& config) { agree_on(control, config_agreement(config)); }
 
 void agree(const Group& control, const Programs& programs, const ProgramOptions& options) {
   agree_on(control, plan_agreement(programs, options));

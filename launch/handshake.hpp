@@ -44,7 +44,9 @@ Agreement order_agreement(const Programs& programs, const ProgramOptions& option
 inline constexpr int kLinkColours = 3;
 Agreement message_agreement(const Programs& programs, const ProgramOptions& options, MessageKind kind, int colour);
 
-// build and configuration: before anything is made from them.
+// build and command: first of all, since programs that do different things would not meet again.
+void agree(const Group& control, const Agreement& command);
+// configuration: before anything is made from it.
 void agree(const Group& control, const Config& config);
 // plan, memory, the order of collectives over every axis, and of messages between stages: before step 0.
 void agree(const Group& control, const Programs& programs, const ProgramOptions& options);

@@ -58,6 +58,10 @@ TEST(CommandLine, WhatIsNotUnderstoodIsAUsageError) {
   EXPECT_EQ(run({"graph", "x.yaml", "--ranks", "2", "--rank", "2"}), usage);
   EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "bytes"}), usage);
   EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "byte", "--vocabulary", "500"}), usage);
+  EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "sentencepiece", "--vocabulary", "-5"}),
+            usage);
+  EXPECT_EQ(run({"data", "prepare", "x.txt", "--out", "x", "--tokenizer", "sentencepiece", "--model-type", "zzz"}),
+            usage);
   EXPECT_EQ(run({"probe", "--largest", "12"}), usage);
   EXPECT_EQ(run({"probe", "--largest", "much"}), usage);
   EXPECT_EQ(run({"probe", "--set", "parallel.tensor=2"}), usage);
@@ -67,15 +71,33 @@ TEST(CommandLine, WhatIsNotUnderstoodIsAUsageError) {
   EXPECT_EQ(run({"info", "--json"}), 0);
 }
 
-TEST(CommandLine, AWordThatIsNoVerbIsNamedWithTheNearest) {
-  std::vector<std::string> words{"plimsoll", "trian"};
-  std::vector<char*> argv{words[0].data(), words[1].data()};
+// What is printed about a command line that is not understood.
+std::string said_of(std::vector<std::string> words) {
+  words.insert(words.begin(), "plimsoll");
+  std::vector<char*> argv;
+  for (std::string& w : words) argv.push_back(w.data());
   MpiSession mpi;
   CommandContext context;
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
-  run_command(2, argv.data(), mpi, context);
-  const std::string said = testing::internal::GetCapturedStdout() + testing::internal::GetCapturedStderr();
+  run_command(static_cast<int>(argv.size()), argv.data(), mpi, context);
+  return testing::internal::GetCapturedStdout() + testing::internal::GetCapturedStderr();
+}
+
+TEST(CommandLine, RangesAreInWords) {
+  for (const auto& [words, text] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"plan", "x.yaml", "--ranks", "0"}, "--ranks: '0' is not a whole number from 1"},
+           {{"plan", "x.yaml", "--ranks=-1"}, "--ranks: '-1' is not a whole number from 1"},
+           {{"plan", "x.yaml", "--threads", "1.5"}, "--threads: '1.5' is not a whole number from 1"},
+           {{"graph", "x.yaml", "--rank=-1"}, "--rank: '-1' is not a whole number from 0"},
+           {{"eval", "x.yaml", "--batches", "0"}, "--batches: '0' is not a whole number from 1"}}) {
+    const std::string said = said_of(words);
+    EXPECT_NE(said.find(text), std::string::npos) << said;
+  }
+}
+
+TEST(CommandLine, AWordThatIsNoVerbIsNamedWithTheNearest) {
+  const std::string said = said_of({"trian"});
   EXPECT_NE(said.find("'trian'"), std::string::npos) << said;
   EXPECT_NE(said.find("did you mean 'train'?"), std::string::npos) << said;
 }

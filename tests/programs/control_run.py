@@ -39,12 +39,32 @@ def handshake():
     other = [":", "-n", "1", plimsoll, "train", *arguments("configs", "optimizer.lr=0.5", "run.seed=7")]
     refused([*one, *other], 76, "about the configuration: rank(s) 1 differ from 1 of 2: optimizer.lr is 0.001 on rank 0 "
             "and 0.5 on rank 1")
+    commands()
     copy = folder / "plimsoll_copy"
     shutil.copy(plimsoll, copy)
     with open(copy, "ab") as stream:
         stream.write(b"another build")
     refused([*launcher, "3", plimsoll, "train", *arguments("builds"), ":", "-n", "1", copy, "train", *arguments("builds")], 76,
             "about the build: rank(s) 3 differ from 3 of 4")
+
+
+def commands():
+    """Ranks that were given different commands, or arguments of one that change what it computes."""
+    config_of = arguments("commands")
+    for first, second, difference in [
+            (["train", *config_of], ["eval", *config_of], "command is train on rank 0 and eval on rank 1"),
+            (["eval", *config_of], ["train", *config_of], "command is eval on rank 0 and train on rank 1"),
+            (["train", *config_of], ["generate", folder], "command is train on rank 0 and generate on rank 1"),
+            (["train", *config_of], ["probe"], "command is train on rank 0 and probe on rank 1"),
+            (["train", *config_of], ["trian", *config_of], "rank 1 has what is wrong with it"),
+            (["plan", *config_of], ["plan", *config_of, "--ranks", "2"], '--ranks is "1" on rank 0 and "2" on rank 1'),
+            (["eval", *config_of, "--batches", "2"], ["eval", *config_of, "--batches", "5"], '--batches is "2" on rank 0 and "5" on rank 1'),
+            (["generate", "a", "--seed", "3"], ["generate", "a", "--seed", "4"], '--seed is "3" on rank 0 and "4" on rank 1'),
+            (["generate", "a"], ["generate", "a", "--tokens", "7"], '--tokens is "100" on rank 0 and "7" on rank 1'),
+            (["generate", "a", "--prompt", "x\n"], ["generate", "a", "--prompt", "y"], '--prompt is "x\\n" on rank 0 and "y" on rank 1'),
+            (["probe"], ["probe", "--largest", "1MiB"], '--largest is "64 MiB" on rank 0 and "1MiB" on rank 1'),
+            (["probe", *config_of], ["probe", *config_of, "--set", "run.seed=7"], "run.seed is 1 on rank 0 and 7 on rank 1")]:
+        refused([*launcher, "1", plimsoll, *first, ":", "-n", "1", plimsoll, *second], 76, "rank(s) 1 differ from 1 of 2: ", difference)
 
 
 def rank_processes(launcher_pid):
