@@ -67,7 +67,11 @@ int command_generate(const GenerateArguments& a) {
   ProgramOptions options = choose_programs(source.config, place, Purpose::Generate, 0, 0);
   const std::vector<std::int32_t> prompt = source.tokenizer->encode(a.prompt);
   require(!prompt.empty(), ErrorKind::Usage, "--prompt is empty: there is nothing to continue");
-  Engine engine(build_programs(options), {options.threads, false, {}, nullptr});
+  Programs programs = build_programs(options);
+  const auto infeasible = check_budget(programs, options, choose_budget(source.config, place),
+                                       source.config.memory.reserve.value_or(outside_arena_bytes()));
+  require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+  Engine engine(std::move(programs), {options.threads, false, {}, nullptr});
   engine.load(HuggingFaceWeights::open(source.weights));
   std::vector<std::int32_t> made;
   std::string shown;
@@ -219,8 +223,12 @@ int command_graph(const ConfigArguments& arguments, const GraphArguments& graph)
   options.logits = graph.program == "logits";
   if (graph.program == "prefill" || graph.program == "decode") options.cache_positions = config.model.positions;
   const Programs programs = build_programs(options);
+  std::vector<std::string> names = programs.names;
+  for (const char* name : {"logits", "prefill", "decode"}) {  // of generation, beside those of training
+    if (!programs.has(name)) names.emplace_back(name);
+  }
   require(programs.has(graph.program), ErrorKind::Usage, "--program '{}': this configuration has {}", graph.program,
-          join(programs.names, ", "));
+          join(names, ", "));
   fmt::print("{}", graph.dot ? dump_graphviz(programs.graph(graph.program)) : dump_text(programs.graph(graph.program)));
   return 0;
 }

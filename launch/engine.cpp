@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <thread>
@@ -11,6 +12,7 @@
 #include "kernels/cpu/register.hpp"
 #include "launch/allocation_counter.hpp"
 #include "launch/pipeline.hpp"
+#include "runtime/core/text.hpp"
 
 namespace plimsoll {
 namespace {
@@ -52,6 +54,36 @@ std::vector<Piece> pieces_of(std::span<const Engine::LocalRun> runs) {
     }
   }
   return pieces;
+}
+
+// Some files have the head of a tied model twice.
+bool repeats_embedding(const HuggingFaceWeights& weights, const std::string& name, std::span<const std::string> used) {
+  if (name != "lm_head.weight") return false;
+  const auto embedding = std::find_if(used.begin(), used.end(), [](const std::string& n) {
+    return n.ends_with("wte.weight") || n.ends_with("embed_tokens.weight");
+  });
+  if (embedding == used.end() || weights.spec(*embedding).shape != weights.spec(name).shape) return false;
+  const std::int64_t elements = weights.spec(name).elements();
+  std::vector<double> ours(kPiece), theirs(kPiece);
+  for (std::int64_t first = 0; first < elements; first += kPiece) {
+    const std::int64_t count = std::min(kPiece, elements - first);
+    weights.read_elements(*embedding, first, count, DType::f64, ours.data());
+    weights.read_elements(name, first, count, DType::f64, theirs.data());
+    if (ours != theirs) return false;
+  }
+  return true;
+}
+
+// Weights that the model has no place for would be another model than the folder's.
+void require_all_used(const HuggingFaceWeights& weights, std::span<const std::string> used) {
+  std::vector<std::string> unused = weights.unread(used);
+  std::erase_if(unused, [&](const std::string& name) { return repeats_embedding(weights, name, used); });
+  if (unused.empty()) return;
+  constexpr std::size_t kShown = 3;
+  const std::size_t count = unused.size();
+  unused.resize(std::min(kShown, count));
+  fail(ErrorKind::BadData, "{}: the model has no place for {} of its tensors: {}{}", weights.folder().string(), count,
+       join(unused, ", "), count > kShown ? ", ..." : "");
 }
 
 }  // namespace
@@ -202,11 +234,14 @@ void Engine::initialise(std::uint64_t seed) {
 }
 
 void Engine::load(const HuggingFaceWeights& weights) {
+  std::vector<std::string> names;
   for (const ModelTensor& t : programs_.tensors) {
     const TensorSpec stored = weights.spec(t.name);
     require(stored.shape == t.shape, ErrorKind::BadData, "{}: tensor '{}' is {} but the model needs {}",
             weights.folder().string(), t.name, to_string(stored), to_string(TensorSpec{t.shape, dtype_}));
+    names.push_back(t.name);
   }
+  require_all_used(weights, names);
   read("parameters", [&](const LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
     weights.read_elements(run.part->name, first, count, dtype_, out);
   });

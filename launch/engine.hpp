@@ -56,7 +56,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Parameters: drawn from the seed, or read from a Hugging Face folder (BadData names a missing or misshapen tensor).
+  // Parameters: drawn from the seed, or read from a Hugging Face folder (BadData names a missing or misshapen tensor,
+  // and those that the model has no place for).
   void initialise(std::uint64_t seed);
   void load(const HuggingFaceWeights& weights);
   // Fills a region: asks for elements [first, first + count) of the tensor of a run, from several threads.

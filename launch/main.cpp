@@ -1,6 +1,7 @@
 // The one place where errors end: every failure of every rank arrives here as an exception and leaves as an exit code.
 
 #include <chrono>
+#include <csignal>
 #include <exception>
 #include <thread>
 
@@ -42,6 +43,8 @@ void fail_when_stalled(const MpiSession& mpi, const CommandContext& command) {
 int main(int argc, char** argv) {
   using namespace plimsoll;
   ensure_environment(argv);
+  // A file beyond the limit of its size is then an error of write(), said like any other.
+  std::signal(SIGXFSZ, SIG_IGN);
   CommandContext context;
   std::unique_ptr<MpiSession> mpi;
   try {

@@ -104,6 +104,7 @@ bool allowed(const ProgramOptions& o) {
 }  // namespace
 
 std::string nearest_changes(const ProgramOptions& o, std::int64_t budget_bytes, std::int64_t outside_bytes) {
+  if (o.cache_positions > 0) return "";
   std::vector<Change> changes;
   add_smaller_batches(o, changes);
   add_recomputation(o, changes);

@@ -3,6 +3,7 @@
 run and from its export, and checks what `generate` and `export` refuse."""
 
 import json
+import resource
 import shutil
 import struct
 import subprocess
@@ -32,6 +33,14 @@ def train(name, tokens, *overrides):
                  "model.vocabulary=auto", "train.eval_batches=1", "run.log_every=0", *overrides]
     run("train", config, *[a for o in overrides for a in ("--set", o)])
     return folder / name
+
+
+def limited_files():
+    """A limit on the size of files is an error of writing: said, and nothing is left behind."""
+    done = subprocess.run([plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "limited"], capture_output=True, text=True,
+                          timeout=120, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    expect(done.returncode == 74 and "limited.bin.partial: writing at byte" in done.stderr, f"{done.returncode}: {done.stderr}")
+    expect(not list(folder.glob("limited*")), f"left behind: {list(folder.glob('limited*'))}")
 
 
 def check_export(source, dtype, size):
@@ -69,6 +78,12 @@ def main():
         run("generate", source, "--set", "model.layers=9", code=78, parts=["model.layers", "9", "2"])
         run("generate", source, "--set", "model.layres=9", code=78, parts=["did you mean 'layers'"])
         expect(run("generate", source, "--set", "model.layers=2") == text, "the same model is not the same")
+
+    # One process needs the model and its cache: what does not fit is refused before it is there.
+    small = ["generate", trained, "--set", "memory.reserve=1000", "--set"]
+    run(*small, "memory.budget=1MiB", code=71, parts=["memory.budget is 1.00 MiB", "the run needs"])
+    expect(run(*small, "memory.budget=1GiB") == text, "a budget changes the text")
+    limited_files()
 
     exported = check_export(trained, "float32", "F32")
     run("export", trained, exported, code=64)
