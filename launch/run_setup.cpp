@@ -11,7 +11,9 @@
 #include "launch/run_costs.hpp"
 #include "parallel/overlap.hpp"
 #include "parallel/tensor.hpp"
+#include "runtime/data/token_file.hpp"
 #include "runtime/device/device.hpp"
+#include "runtime/graph/recompute.hpp"
 
 namespace plimsoll {
 namespace {
@@ -21,6 +23,23 @@ std::vector<std::string> data_paths(const Config& config) {
   for (const DataSource& s : config.data.train) paths.push_back(s.path);
   for (const std::string& s : config.data.validation_files) paths.push_back(s);
   return paths;
+}
+
+// Error(MissingInput) names the first file of tokens that is not there.
+void require_data_files(const Config& config) {
+  for (const std::string& path : data_paths(config))
+    InputFile::open(is_regular_file(path) ? path : token_prefix(path) + ".bin");
+}
+
+// What a list keeps must be values of its layers, on every stage.
+void check_kept_values(const Config& config, ProgramOptions o) {
+  const auto lists = [](const LayerRecompute& layer) { return !layer.keep.empty() || !layer.offload.empty(); };
+  if (!o.train || std::none_of(o.recompute.begin(), o.recompute.end(), lists)) return;
+  for (int stage = 0; stage < o.mesh.pipeline; ++stage) {
+    o.rank = rank_at(o.mesh, {0, stage, 0});
+    const auto fault = keep_fault(keeping_graph(o).graph, o.recompute);
+    require(!fault, ErrorKind::Config, "{}: {}", key_place(config, "memory.recompute"), fault.value_or(""));
+  }
 }
 
 // Tokens of a micro-batch beyond which matrix products gain nothing on a CPU.
@@ -136,10 +155,13 @@ class Sizes {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> data_tokenizer(const Config& config) { return load_common_tokenizer(data_paths(config)); }
+std::unique_ptr<Tokenizer> data_tokenizer(const Config& config) {
+  return load_common_tokenizer(data_paths(config), key_place(config, "data.train"));
+}
 
 void complete_vocabulary(Config& config, const Tokenizer* tokenizer) {
   if (tokenizer == nullptr) {
+    if (config.model.vocabulary == 0) require_data_files(config);
     require(config.model.vocabulary > 0, ErrorKind::Config,
             "{}: is auto, but the data ({}) have no tokenizer beside them to take it from: give model.vocabulary",
             key_place(config, "model.vocabulary", {"data.train"}),
@@ -196,6 +218,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
+  check_kept_values(config, o);
   std::optional<DescribedCosts> described;
   if (costs == nullptr) costs = &described.emplace(choose_cluster(config));
   o = Sizes(config, std::move(o), arena, *costs).choose();

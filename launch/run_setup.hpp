@@ -21,7 +21,7 @@ struct Place {
 // The tokenizer of the data, or null when there is none; looks at the files.
 std::unique_ptr<Tokenizer> data_tokenizer(const Config& config);
 // Fills model.vocabulary when it is auto: from the tokenizer. Throws Error(Config) when neither says, or when the
-// tokenizer has more ids than the model.
+// tokenizer has more ids than the model; Error(MissingInput) when it is auto and the data are not there.
 void complete_vocabulary(Config& config, const Tokenizer* tokenizer);
 
 int choose_threads(const Config& config, const Place& place);

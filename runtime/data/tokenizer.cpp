@@ -165,14 +165,14 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
   return tokenizer;
 }
 
-std::unique_ptr<Tokenizer> load_common_tokenizer(std::span<const std::string> paths) {
+std::unique_ptr<Tokenizer> load_common_tokenizer(std::span<const std::string> paths, std::string_view key) {
   std::unique_ptr<Tokenizer> common;
   std::string owner;
   for (const std::string& path : paths) {
     if (!has_tokenizer(path)) continue;
     auto tokenizer = load_tokenizer(path);
     require(!common || common->fingerprint() == tokenizer->fingerprint(), ErrorKind::Config,
-            "{} and {} were made with different tokenizers", owner, path);
+            "{}: {} and {} were made with different tokenizers", key, owner, path);
     if (!common) owner = path;
     common = std::move(tokenizer);
   }

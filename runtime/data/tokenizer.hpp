@@ -50,8 +50,9 @@ std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string model, const
 // file.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
 bool has_tokenizer(const std::string& path);
-// The one tokenizer of several data sets; null when none of them has one. Config error when two of them differ.
-std::unique_ptr<Tokenizer> load_common_tokenizer(std::span<const std::string> paths);
+// The one tokenizer of several data sets; null when none of them has one. Config error when two of them differ:
+// "`key`: …", where the paths were written down.
+std::unique_ptr<Tokenizer> load_common_tokenizer(std::span<const std::string> paths, std::string_view key);
 // Copies the tokenizer of `path` into `folder`, from where load_tokenizer(folder) reads it.
 void copy_tokenizer(const std::string& path, const std::string& folder);
 

@@ -55,11 +55,13 @@ TEST_F(TokenizerTest, CommonTokenizer) {
   make_char_tokenizer({U'x'})->save(path("c"));
   const auto common = [&](std::vector<std::string> names) {
     for (auto& name : names) name = path(name);
-    return load_common_tokenizer(names);
+    return load_common_tokenizer(names, "run.yaml:1:8: data.train");
   };
   EXPECT_EQ(common({"a", "b", "without"})->name(), "byte");
   EXPECT_EQ(common({"without"}), nullptr);
-  expect_error(ErrorKind::Config, {path("a"), path("c")}, [&] { common({"a", "b", "c"}); });
+  expect_error(ErrorKind::Config, {"run.yaml:1:8: data.train: " + path("a"), path("c")}, [&] {
+    common({"a", "b", "c"});
+  });
 }
 
 TEST_F(TokenizerTest, CorruptDescriptions) {
