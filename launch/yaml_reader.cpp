@@ -90,7 +90,7 @@ class TreeBuilder final : public YAML::EventHandler {
   }
   void open(const YAML::Mark& mark, const std::string& tag, ConfigNode::Kind kind) {
     if (!tag.empty() && tag != "?" && tag != "!") refuse(mark, "a tag (!)");
-    if (expecting_key()) refuse(mark, "a list or map as a key");
+    if (expecting_key()) refuse(mark, "a list or map as a key, or one whose bracket is never closed,");
     if (frames_.size() == kMostYamlDepth) {
       throw YAML::ParserException(mark, fmt::format("nested deeper than {} levels", kMostYamlDepth));
     }

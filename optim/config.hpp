@@ -32,7 +32,7 @@ constexpr std::array<EnumName, 4> enum_names(ScheduleName) {
 }
 
 // The learning rate by step: linear warm-up to optimizer.lr, then by name. linear and cosine fall to min_lr at
-// train.steps; wsd (warm-up, stable, decay) stays and falls linearly over the last decay_steps.
+// train.steps, which the last step is one before; wsd (warm-up, stable, decay) stays and falls over decay_steps.
 struct ScheduleConfig {
   ScheduleName name = ScheduleName::Cosine;
   std::int64_t warmup = 0;  // steps

@@ -24,7 +24,9 @@ KeyTable<ScheduleConfig> schedule_keys() {
   return {.keys = {
               key("name", &C::name, "the learning rate after warm-up"),
               key("warmup", &C::warmup, at_least(0), "steps", "linear rise from 0 to optimizer.lr"),
-              key("min_lr", &C::min_lr, at_least(0), "1", "learning rate at train.steps; not of constant"),
+              key("min_lr", &C::min_lr, at_least(0), "1",
+                  "learning rate that the decay ends at, behind the last step (the last one is a step above it); not "
+                  "of constant"),
               key("decay_steps", &C::decay_steps, at_least(1), "steps",
                   "wsd: length of the decay at the end; auto: a fifth of train.steps"),
           }};

@@ -118,9 +118,13 @@ Issues rank_issues(const ParallelConfig& p, int ranks, std::int64_t global_batch
   const std::int64_t model_ranks = p.pipeline * p.tensor;
   const std::int64_t data = p.data.value_or(std::max<std::int64_t>(1, ranks / model_ranks));
   if (data * model_ranks != ranks) {
-    return {{p.data ? "parallel.data" : "parallel.pipeline",
-             fmt::format("data {} * pipeline {} * tensor {} = {} ranks, but {} were started", data, p.pipeline,
-                         p.tensor, data * model_ranks, ranks),
+    const bool tensor = p.tensor > 1 && p.pipeline == 1;
+    return {{p.data   ? "parallel.data"
+             : tensor ? "parallel.tensor"
+                      : "parallel.pipeline",
+             fmt::format("data {} * pipeline {} * tensor {} = {} ranks, but there are {} (mpirun -n N; --ranks N of "
+                         "plan and graph)",
+                         data, p.pipeline, p.tensor, data * model_ranks, ranks),
              {"parallel.tensor"}}};
   }
   Issues issues;

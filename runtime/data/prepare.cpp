@@ -98,6 +98,11 @@ void check_options(const PrepareOptions& o) {
     require(&name == &of_sentencepiece[0].first || o.model.empty(), ErrorKind::Usage,
             "{}: has no effect with --model {}, which is not trained", name, o.model);
   }
+  require(o.vocabulary.value_or(1) > 0, ErrorKind::Usage, "--vocabulary {}: is not a number of pieces from 1",
+          o.vocabulary.value_or(0));
+  const std::string model_type = o.model_type.value_or("bpe");
+  require(model_type == "bpe" || model_type == "unigram", ErrorKind::Usage,
+          "--model-type '{}': is neither bpe nor unigram", model_type);
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(const PrepareOptions& o, Progress& progress) {

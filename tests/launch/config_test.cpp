@@ -285,7 +285,15 @@ TEST(Config, RanksMustFitTheMesh) {
   EXPECT_EQ(c.parallel.data, 4);
   const Config two = parse_config(kData + "parallel: {data: 2}\n", "f");
   EXPECT_EQ(rank_faults(two, 2), "");
-  EXPECT_EQ(rank_faults(two, 4), "f:2:18: parallel.data: data 2 * pipeline 1 * tensor 1 = 2 ranks, but 4 were started");
+  EXPECT_EQ(rank_faults(two, 4),
+            "f:2:18: parallel.data: data 2 * pipeline 1 * tensor 1 = 2 ranks, but there are 4 (mpirun -n N; --ranks N "
+            "of plan "
+            "and graph)");
+  const Config tensor = parse_config(kData + "parallel: {tensor: 2}\n", "f");
+  EXPECT_TRUE(rank_faults(tensor, 1).starts_with("f:2:20: parallel.tensor: data 1 * pipeline 1 * tensor 2 = 2 ranks"))
+      << rank_faults(tensor, 1);
+  const Config both = parse_config(kData + "parallel: {tensor: 2, pipeline: 2}\n", "f");
+  EXPECT_TRUE(rank_faults(both, 6).starts_with("f:2:33: parallel.pipeline: ")) << rank_faults(both, 6);
   const Config self = parse_config(kData + "comm: {transport: self}\n", "f");
   EXPECT_EQ(rank_faults(self, 1), "");
   EXPECT_EQ(rank_faults(self, 2), "f:2:19: comm.transport: self is for one rank, but 2 were started");

@@ -67,6 +67,7 @@ TEST(YamlReader, RefusesWhatAConfigurationDoesNotNeed) {
       {"a: 1\n---\nb: 2\n", "a second document"},
       {"? [a, b]\n: 1\n", "a list or map as a key"},
       {"? {a: b}\n: 1\n", "a list or map as a key"},
+      {"[1,2", "one whose bracket is never closed"},
       {"{: 1}\n", "a key without a name"},
   };
   for (const auto& [yaml, text] : rows) {

@@ -28,6 +28,15 @@ TEST(Schedule, WsdStaysThenDecays) {
   EXPECT_DOUBLE_EQ(learning_rate(s, 1.0, 18, 20), 0.55);
 }
 
+// The reference curves have it so: step `steps` would have the minimum, the last step is the one before.
+TEST(Schedule, TheMinimumLiesBehindTheLastStep) {
+  for (const ScheduleName name : {ScheduleName::Linear, ScheduleName::Cosine, ScheduleName::Wsd}) {
+    const ScheduleConfig s{name, 3, 1e-4, std::nullopt};
+    EXPECT_GT(learning_rate(s, 1e-3, 11, 12), 1e-4) << static_cast<int>(name);
+    EXPECT_DOUBLE_EQ(learning_rate(s, 1e-3, 12, 12), 1e-4) << static_cast<int>(name);
+  }
+}
+
 TEST(Schedule, ConstantIsConstantAfterWarmUp) {
   const ScheduleConfig s{ScheduleName::Constant, 1, 0.0, std::nullopt};
   EXPECT_DOUBLE_EQ(learning_rate(s, 3.0, 0, 5), 3.0);
