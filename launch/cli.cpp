@@ -208,7 +208,8 @@ int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context)
     require_known_verb(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    agree_about_command(mpi, {"the command", "", {{"what is wrong with it", quoted({error.what()})}}});
+    const std::string wrong = error.get_exit_code() == 0 ? "a question" : "wrong: " + quoted({error.what()});
+    agree_about_command(mpi, {"the command", "", {{"command", wrong}}});
     // All ranks have the same command line: one of them answers.
     std::ostringstream nowhere;
     const int code = mpi.rank() == 0 ? app.exit(error) : app.exit(error, nowhere, nowhere);
