@@ -39,11 +39,22 @@ std::string peak_text(const RankRole& role) {
 // The groups of an axis that have several ranks, each once, in the order of their first ranks.
 std::vector<std::vector<int>> groups_of(const Mesh& mesh, std::string_view axis) {
   std::vector<std::vector<int>> groups;
+  std::vector<bool> seen(static_cast<std::size_t>(mesh.ranks()), false);
   for (int r = 0; r < mesh.ranks(); ++r) {
+    if (seen[static_cast<std::size_t>(r)]) continue;
     std::vector<int> group = axis_group(mesh, r, axis);
-    if (group.front() == r && group.size() > 1) groups.push_back(std::move(group));
+    for (const int member : group) seen[static_cast<std::size_t>(member)] = true;
+    if (group.size() > 1) groups.push_back(std::move(group));
   }
   return groups;
+}
+
+// "[0 4 8 12]", "[0 4 8 … 9996] stride 4, 2500 ranks". Ranks of a group are equally far apart.
+std::string group_text(const std::vector<int>& group) {
+  constexpr std::size_t kMostRanks = 16;
+  if (group.size() <= kMostRanks) return fmt::format("[{}]", fmt::join(group, " "));
+  return fmt::format("[{} {} {} … {}] stride {}, {} ranks", group[0], group[1], group[2], group.back(),
+                     group[1] - group[0], group.size());
 }
 
 bool divides(const Mesh& mesh, std::string_view axis) { return axis_group(mesh, 0, axis).size() > 1; }
@@ -85,10 +96,9 @@ std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
     if (axis == "world" || !divides(o.mesh, axis)) continue;
     const auto groups = groups_of(o.mesh, axis);
     std::vector<std::string> texts;
-    for (std::size_t g = 0; g < std::min(groups.size(), kMostGroups); ++g)
-      texts.push_back(fmt::format("[{}]", fmt::join(groups[g], " ")));
-    out += fmt::format("  {:<15}{} group(s): {}{}\n", axis, groups.size(), join(texts, " "),
-                       groups.size() > kMostGroups ? " …" : "");
+    for (std::size_t g = 0; g < std::min(groups.size(), kMostGroups); ++g) texts.push_back(group_text(groups[g]));
+    out += fmt::format("  {:<15}{} group(s): {}{}\n", axis, groups.size(),
+                       join(texts, texts.front().ends_with("]") ? " " : "; "), groups.size() > kMostGroups ? " …" : "");
   }
   out += shares_text(o);
   if (programs.schedule != nullptr) out += pipeline_text(programs, o);

@@ -14,22 +14,30 @@ int rank_at(const Mesh& mesh, const Coordinates& at) {
 
 std::vector<int> axis_group(const Mesh& mesh, int rank, std::string_view axis) {
   const Coordinates here = coordinates(mesh, rank);
-  const auto same_but = [&](const Coordinates& c) {
-    const bool data = c.data == here.data, pipeline = c.pipeline == here.pipeline, tensor = c.tensor == here.tensor;
-    if (axis == "world") return true;
-    if (axis == "data") return pipeline && tensor;
-    if (axis == "shard") return pipeline && tensor && c.data / mesh.shards == here.data / mesh.shards;
-    if (axis == "replica") return pipeline && tensor && c.data % mesh.shards == here.data % mesh.shards;
-    if (axis == "pipeline" || axis == "pipeline_back") return data && tensor;
-    const auto at_end = [&](int stage) { return stage == 0 || stage + 1 == mesh.pipeline; };
-    if (axis == "embedding") return data && tensor && (pipeline || (at_end(c.pipeline) && at_end(here.pipeline)));
-    if (axis == "kv_copy") return data && pipeline && c.tensor / mesh.kv_copies == here.tensor / mesh.kv_copies;
-    require(axis == "tensor", ErrorKind::Internal, "the mesh has no axis '{}'", axis);
-    return data && pipeline;
+  struct Along {  // coordinates from `first` on, `step` apart
+    int first, count, step;
   };
+  Along pipeline{here.pipeline, 1, 1}, data{here.data, 1, 1}, tensor{here.tensor, 1, 1};
+  const int first_shard = here.data / mesh.shards * mesh.shards;
+  const int first_copy = here.tensor / mesh.kv_copies * mesh.kv_copies;
+  if (axis == "world" || axis == "pipeline" || axis == "pipeline_back") pipeline = {0, mesh.pipeline, 1};
+  if (axis == "world" || axis == "data") data = {0, mesh.data, 1};
+  if (axis == "world" || axis == "tensor") tensor = {0, mesh.tensor, 1};
+  if (axis == "shard") data = {first_shard, std::min(mesh.shards, mesh.data - first_shard), 1};
+  if (axis == "replica")
+    data = {here.data - first_shard, (mesh.data + first_shard - here.data - 1) / mesh.shards + 1, mesh.shards};
+  if (axis == "kv_copy") tensor = {first_copy, std::min(mesh.kv_copies, mesh.tensor - first_copy), 1};
+  if (axis == "embedding" && mesh.pipeline > 1 && (here.pipeline == 0 || here.pipeline + 1 == mesh.pipeline))
+    pipeline = {0, 2, mesh.pipeline - 1};
+  require(std::find(kMeshAxes.begin(), kMeshAxes.end(), axis) != kMeshAxes.end(), ErrorKind::Internal,
+          "the mesh has no axis '{}'", axis);
   std::vector<int> group;
-  for (int r = 0; r < mesh.ranks(); ++r) {
-    if (same_but(coordinates(mesh, r))) group.push_back(r);
+  for (int p = 0; p < pipeline.count; ++p) {
+    for (int d = 0; d < data.count; ++d) {
+      for (int t = 0; t < tensor.count; ++t)
+        group.push_back(rank_at(
+            mesh, {data.first + d * data.step, pipeline.first + p * pipeline.step, tensor.first + t * tensor.step}));
+    }
   }
   return group;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "runtime/tensor/checked_size.hpp"
+
 namespace plimsoll {
 
 std::string_view work_name(const Node& node) { return node.again ? "recompute" : phase_name(node.phase); }
@@ -52,6 +54,7 @@ SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<Sl
     if (layer >= 0) value.name = fmt::format("{}.{}", layer, value.name);
     value.spec = node.specs[static_cast<int>(i)];
     value.layer = layer;
+    require_countable(value.spec, value.name);
     node.value[i] = graph.add_value(std::move(value));
   }
   graph.nodes.push_back(node);

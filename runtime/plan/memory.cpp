@@ -5,6 +5,7 @@
 
 #include "runtime/plan/in_flight.hpp"
 #include "runtime/plan/offsets.hpp"
+#include "runtime/tensor/checked_size.hpp"
 
 namespace plimsoll {
 namespace {
@@ -101,6 +102,10 @@ std::string describe_node(const Graph& graph, std::size_t n) {
   return fmt::format("{} {} '{}'", op_info(node.op).name, work_name(node), node.label);
 }
 
+MemoryClass class_of(const Graph& graph, const Item& item) {
+  return item.value != kNoValue ? graph[item.value].memory : MemoryClass::Workspace;
+}
+
 LiveItem describe_item(const Graph& graph, const Item& item) {
   const auto maker = static_cast<std::size_t>(item.life.first);
   if (item.value != kNoValue) {
@@ -150,12 +155,18 @@ std::int64_t add_live(const Graph& graph, std::span<const Item> items, int node,
 void describe_live(const Graph& graph, std::span<const Item> items, int copies, bool in_slots, ProgramLayout& layout) {
   if (graph.nodes.empty()) return;
   const int peak = peak_of(graph, items);
+  std::vector<ClassBytes> change(graph.nodes.size() + 1, ClassBytes{});
   for (const Item& i : items) {
     // A slot that this micro-batch has left is another one's.
     const std::size_t first = in_slots ? 0 : static_cast<std::size_t>(i.life.first);
     const std::size_t last = in_slots ? graph.nodes.size() - 1 : static_cast<std::size_t>(i.life.last);
-    const auto memory = static_cast<std::size_t>(describe_item(graph, i).memory);
-    for (std::size_t n = first; n <= last; ++n) layout.live_class_bytes[n][memory] += copies * i.life.bytes;
+    const auto memory = static_cast<std::size_t>(class_of(graph, i));
+    change[first][memory] += copies * i.life.bytes;
+    change[last + 1][memory] -= copies * i.life.bytes;
+  }
+  ClassBytes live_now{};
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    for (std::size_t c = 0; c < live_now.size(); ++c) layout.live_class_bytes[n][c] += live_now[c] += change[n][c];
   }
   layout.peak_node = describe_node(graph, static_cast<std::size_t>(peak));
   std::vector<LiveItem> live;
@@ -248,6 +259,25 @@ void place_on_host(const Program& program, std::span<const Item> items, ProgramL
   }
 }
 
+// So that no sum of a plan passes 64 bits: all values at once, in all slots, are more than any of them.
+void require_countable_sum(const Program& program) {
+  int slots = 1;
+  if (program.schedule != nullptr) {
+    const std::vector<int>& counts = program.schedule->slots[static_cast<std::size_t>(program.stage)];
+    slots = *std::max_element(counts.begin(), counts.end());
+  }
+  std::int64_t sum = 0;
+  for (const Value& v : program.graph->values) {
+    require_countable(v.spec, v.name);
+    if (v.base == kNoValue) sum = capped_bytes(slots, v.spec.bytes(), sum);
+  }
+  require(
+      sum <= kMostBytes, ErrorKind::Config,
+      "the values of program '{}' are more than {} bytes together: train.micro_batch, data.sequence or the sizes of "
+      "model are too large",
+      program.name, kMostBytes);
+}
+
 ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int threads) {
   const Graph& graph = *program.graph;
   ProgramLayout layout;
@@ -329,6 +359,7 @@ const PersistentRegion& MemoryPlan::region(std::string_view name) const {
 
 MemoryPlan plan_memory(std::span<const Program> programs, int threads) {
   MemoryPlan plan;
+  for (const Program& program : programs) require_countable_sum(program);
   place_persistent(programs, plan);
   const ProgramLayout* largest = nullptr;
   for (const Program& program : programs) plan.programs.push_back(lay_out(program, plan, threads));

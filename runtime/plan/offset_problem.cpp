@@ -52,42 +52,86 @@ std::vector<std::int64_t> conflict_degrees(const Problem& problem) {
   return degree;
 }
 
-// Placed buffers by offset, as parallel arrays: the scan of place_in_order is the hot loop of the portfolio.
+// Placed buffers by offset: the scan of place_in_order is the hot loop of the portfolio. It passes over blocks of them
+// that cannot matter: those that live at another time, and those that live with the item and leave no gap for it.
 class Shelf {
  public:
-  explicit Shelf(std::size_t capacity) {
-    for (auto* ints : {&first_, &last_}) ints->reserve(capacity);
-    for (auto* longs : {&offset_, &end_}) longs->reserve(capacity);
-  }
-
   std::int64_t find(const Item& item, Fit fit) const {
-    std::int64_t top = 0;
-    std::int64_t best = -1;
-    std::int64_t best_gap = std::numeric_limits<std::int64_t>::max();
-    for (std::size_t k = 0; k < offset_.size(); ++k) {
-      if (first_[k] > item.last || last_[k] < item.first) continue;
-      const std::int64_t gap = offset_[k] - top;
-      if (gap >= item.size && gap < best_gap) {
-        if (fit == Fit::First) return top;
-        best = top;
-        best_gap = gap;
+    Scan scan{item.size};
+    for (const Block& block : blocks_) {
+      if (block.least_first > item.last || block.most_last < item.first) continue;
+      const bool all_meet = block.most_first <= item.last && block.least_last >= item.first;
+      if (all_meet && block.most_gap < item.size && block.placed.front().offset - scan.top < item.size) {
+        scan.top = std::max(scan.top, block.most_end);
+        continue;
       }
-      top = std::max(top, end_[k]);
+      for (const Placed& p : block.placed) {
+        if (p.first > item.last || p.last < item.first) continue;
+        if (scan.pass(p) && fit == Fit::First) return scan.best;
+      }
     }
-    return best >= 0 ? best : top;
+    return scan.best >= 0 ? scan.best : scan.top;
   }
 
   void insert(const Item& item, std::int64_t offset) {
-    const auto at = std::upper_bound(offset_.begin(), offset_.end(), offset) - offset_.begin();
-    offset_.insert(offset_.begin() + at, offset);
-    end_.insert(end_.begin() + at, offset + item.size);
-    first_.insert(first_.begin() + at, item.first);
-    last_.insert(last_.begin() + at, item.last);
+    if (blocks_.empty()) blocks_.emplace_back();
+    auto block = std::upper_bound(blocks_.begin() + 1, blocks_.end(), offset,
+                                  [](std::int64_t at, const Block& b) { return at < b.placed.front().offset; }) -
+                 1;
+    block->insert({offset, offset + item.size, item.first, item.last});
+    if (block->placed.size() < kMostPlaced) return;
+    const auto middle = block->placed.begin() + static_cast<std::ptrdiff_t>(kMostPlaced / 2);
+    Block below, above;
+    for (auto p = block->placed.begin(); p != block->placed.end(); ++p) (p < middle ? below : above).insert(*p);
+    *block = std::move(below);
+    blocks_.insert(block + 1, std::move(above));
   }
 
  private:
-  std::vector<int> first_, last_;
-  std::vector<std::int64_t> offset_, end_;
+  static constexpr std::size_t kMostPlaced = 128;
+
+  struct Placed {
+    std::int64_t offset, end;
+    int first, last;
+  };
+
+  struct Scan {
+    std::int64_t size, top = 0, best = -1, best_gap = std::numeric_limits<std::int64_t>::max();
+    // Goes on above a buffer; true where the gap below it is the tightest so far.
+    bool pass(const Placed& p) {
+      const std::int64_t gap = p.offset - top;
+      const bool fits = gap >= size && gap < best_gap;
+      if (fits) {
+        best = top;
+        best_gap = gap;
+      }
+      top = std::max(top, p.end);
+      return fits;
+    }
+  };
+
+  struct Block {
+    std::vector<Placed> placed;  // by offset
+    int least_first = std::numeric_limits<int>::max(), most_first = -1;
+    int least_last = std::numeric_limits<int>::max(), most_last = -1;
+    std::int64_t most_end = 0, most_gap = 0;  // most_gap: at least the largest gap between its buffers
+
+    void insert(const Placed& p) {
+      if (!placed.empty() && p.offset >= placed.back().offset) most_gap = std::max(most_gap, p.offset - most_end);
+      if (!placed.empty() && p.offset < placed.front().offset)
+        most_gap = std::max(most_gap, placed.front().offset - p.end);
+      placed.insert(std::upper_bound(placed.begin(), placed.end(), p.offset,
+                                     [](std::int64_t at, const Placed& other) { return at < other.offset; }),
+                    p);
+      least_first = std::min(least_first, p.first);
+      most_first = std::max(most_first, p.first);
+      least_last = std::min(least_last, p.last);
+      most_last = std::max(most_last, p.last);
+      most_end = std::max(most_end, p.end);
+    }
+  };
+
+  std::vector<Block> blocks_;
 };
 
 }  // namespace
@@ -129,7 +173,7 @@ std::vector<Order> portfolio_orders(const Problem& problem) {
 
 Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit) {
   Placement placement{std::vector<std::int64_t>(problem.items.size()), 0};
-  Shelf shelf(problem.items.size());
+  Shelf shelf;
   for (const int i : order) {
     const Item& item = problem.items[i];
     placement.offset[i] = shelf.find(item, fit);

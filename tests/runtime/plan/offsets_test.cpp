@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/core/error.hpp"
+#include "runtime/plan/offset_problem.hpp"
 #include "runtime/plan/replay.hpp"
 #include "tests/runtime/plan/offset_instances.hpp"
 #include "tests/support/golden.hpp"
@@ -95,6 +96,56 @@ TEST(Offsets, RejectsBadArguments) {
   EXPECT_THROW(assign_offsets(std::vector<Lifetime>{{0, 0, 1}}), Error);
   EXPECT_THROW(assign_offsets(std::vector<Lifetime>{{8, 2, 1}}), Error);
   EXPECT_THROW(assign_offsets(std::vector<Lifetime>{{8, 0, 1}}, {.alignment = 0}), Error);
+}
+
+// Where a buffer goes, from all that were placed before.
+std::int64_t place_beside_all(const std::vector<offsets::Item>& items, const std::vector<int>& placed,
+                              const std::vector<std::int64_t>& offset, const offsets::Item& item, offsets::Fit fit) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> beside;  // offset, end
+  for (const int k : placed) {
+    const offsets::Item& other = items[static_cast<std::size_t>(k)];
+    const std::int64_t at = offset[static_cast<std::size_t>(k)];
+    if (other.first <= item.last && other.last >= item.first) beside.emplace_back(at, at + other.size);
+  }
+  std::sort(beside.begin(), beside.end());
+  std::int64_t top = 0, best = -1, best_gap = 0;
+  for (const auto& [at, end] : beside) {
+    const std::int64_t gap = at - top;
+    if (gap >= item.size && (best < 0 || (fit == offsets::Fit::Best && gap < best_gap))) {
+      best = top;
+      best_gap = gap;
+    }
+    top = std::max(top, end);
+  }
+  return best >= 0 ? best : top;
+}
+
+TEST(Offsets, ManyBuffersArePlacedAsIfEachWereComparedWithAllOthers) {
+  Dice dice(7);
+  std::vector<Lifetime> random;
+  for (int i = 0; i < 1500; ++i) {
+    const int first = dice.below(400);
+    random.push_back({512LL * (1 + dice.below(40)), first, first + dice.below(i % 3 == 0 ? 300 : 4)});
+  }
+  for (const std::vector<Lifetime>& lifetimes : {random, transformer_step(40, 10)}) {
+    const offsets::Problem problem = offsets::make_problem(lifetimes, 512);
+    for (const offsets::Order& order : offsets::portfolio_orders(problem)) {
+      for (const offsets::Fit fit : {offsets::Fit::First, offsets::Fit::Best}) {
+        const offsets::Placement placement = offsets::place_in_order(problem, order.items, fit);
+        std::vector<int> placed;
+        int others = 0;
+        for (const int i : order.items) {
+          const auto at = static_cast<std::size_t>(i);
+          others +=
+              place_beside_all(problem.items, placed, placement.offset, problem.items[at], fit) == placement.offset[at]
+                  ? 0
+                  : 1;
+          placed.push_back(i);
+        }
+        EXPECT_EQ(others, 0) << order.name;
+      }
+    }
+  }
 }
 
 TEST(Offsets, RandomInstancesAreValidAndRepeatable) {
