@@ -68,7 +68,7 @@ std::string Reporter::finish(std::vector<RankSummary> ranks) {
     summary_.measured_step_s = *middle;
   }
   write_summary(summary_, config_.run.dir);
-  return run_report(summary_) + times_report(summary_) + memory_report(summary_);
+  return run_report(summary_) + times_report(summary_) + volume_report(summary_) + memory_report(summary_);
 }
 
 }  // namespace plimsoll

@@ -23,7 +23,7 @@ nlohmann::ordered_json times_json(const RankTimes& t) {
   return json;
 }
 
-nlohmann::ordered_json rank_json(const RankSummary& r) {
+nlohmann::ordered_json rank_json(const RankSummary& r, std::int64_t steps) {
   nlohmann::ordered_json json{{"rank", r.rank},
                               {"budget_bytes", r.budget_bytes},
                               {"planned_bytes", r.planned_bytes},
@@ -32,12 +32,16 @@ nlohmann::ordered_json rank_json(const RankSummary& r) {
                               {"peak_process_bytes", r.peak_process_bytes},
                               {"allocations_after_first_step", r.allocations_after_first_step},
                               {"collective_bytes", nlohmann::ordered_json::object()},
+                              {"collective_bytes_per_step", nlohmann::ordered_json::object()},
                               {"padding_bytes", r.padding_bytes},
                               {"host_budget_bytes", r.host_budget_bytes},
                               {"host_planned_bytes", r.host_planned_bytes},
                               {"host_high_water_bytes", r.host_high_water_bytes}};
-  for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
-    json["collective_bytes"][std::string(kMeshAxes[a])] = r.collective_bytes[a];
+  for (std::size_t a = 0; a < kMeshAxes.size(); ++a) {
+    const std::string axis(kMeshAxes[a]);
+    json["collective_bytes"][axis] = r.collective_bytes[a];
+    json["collective_bytes_per_step"][axis] = r.collective_bytes[a] / std::max<std::int64_t>(1, steps);
+  }
   for (std::size_t c = 0; c < r.class_bytes.size(); ++c) json[std::string(kMemoryClassNames[c])] = r.class_bytes[c];
   json["predicted_ms"] = times_json(r.predicted);
   json["measured_ms"] = times_json(r.measured);
@@ -80,7 +84,7 @@ void write_summary(const RunSummary& summary, const std::string& run_dir) {
   json["predicted_from"] = summary.predicted.source;
   json["checkpoint"] = summary.checkpoint;
   if (summary.validation_loss) json["validation_loss"] = *summary.validation_loss;
-  for (const RankSummary& r : summary.ranks) json["ranks"].push_back(rank_json(r));
+  for (const RankSummary& r : summary.ranks) json["ranks"].push_back(rank_json(r, summary.steps));
   const std::string path = run_dir + "/summary.json", temporary = path + ".tmp";
   std::ofstream out(temporary);
   out << json.dump(2) << "\n";
@@ -119,6 +123,19 @@ std::string times_report(const RunSummary& summary) {
       row(fmt::format("{}{} collectives", rank, kMeshAxes[a]), r.predicted.collective_s[a], r.measured.collective_s[a]);
   }
   return out;
+}
+
+std::string volume_report(const RunSummary& summary) {
+  std::string out;
+  for (std::size_t a = 0; a < kMeshAxes.size(); ++a) {
+    const auto sent = [a](const RankSummary& r) { return r.collective_bytes[a]; };
+    if (std::none_of(summary.ranks.begin(), summary.ranks.end(), sent)) continue;
+    out += fmt::format("  {:<24}", kMeshAxes[a]);
+    for (const RankSummary& r : summary.ranks)
+      out += fmt::format("{:>16}", format_count(sent(r) / std::max<std::int64_t>(1, summary.steps)));
+    out += "\n";
+  }
+  return out.empty() ? out : "sent per rank and step, bytes\n" + out;
 }
 
 std::string memory_report(const RunSummary& summary) {

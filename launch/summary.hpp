@@ -21,8 +21,9 @@ struct RankSummary {
   std::int64_t arena_high_water_bytes = 0;           // measured from what was written
   std::int64_t outside_arena_bytes = 0;              // peak of the process minus the arenas
   std::int64_t peak_process_bytes = 0;
-  std::int64_t allocations_after_first_step = 0;                  // by ops
-  std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};  // sent, by axis
+  std::int64_t allocations_after_first_step = 0;  // by ops
+  // Sent by the training steps alone, by axis.
+  std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};
   std::int64_t padding_bytes = 0;
   ClassBytes class_bytes{};
   // Of host memory, which is no part of the budget: its limit, and its arena.
@@ -61,6 +62,8 @@ void write_summary(const RunSummary& summary, const std::string& run_dir);
 std::string run_report(const RunSummary& summary);
 // Predicted and measured: a step, kernels and collectives; of every rank.
 std::string times_report(const RunSummary& summary);
+// What each rank sends in a step, by axis; empty where nothing is sent.
+std::string volume_report(const RunSummary& summary);
 // Planned bytes per class, then budget, plan and what was measured.
 std::string memory_report(const RunSummary& summary);
 

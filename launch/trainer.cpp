@@ -58,7 +58,7 @@ struct Run {
   std::optional<ShareChoice> shares;       // where this start chose them
   std::unique_ptr<Profile> profile;
   std::unique_ptr<Engine> engine;
-  std::array<std::int64_t, kMeshAxes.size()> sent_before_steps{};
+  std::array<std::int64_t, kMeshAxes.size()> sent_in_steps{};
 
   Run(Config given, const MpiSession& session, Purpose purpose)
       : mpi(session),
@@ -143,8 +143,6 @@ struct Run {
       agree_on(control, plan_agreement(engine->programs(), options));
       predict_times();
     }
-    for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
-      sent_before_steps[a] = groups.find(kMeshAxes[a])->second.bytes_sent();
     if (chief()) fmt::print("{}", shares_text(*shares));
   }
 
@@ -208,15 +206,25 @@ double targets_per_step(const Run& run) {
   return static_cast<double>(run.config.train.global_batch * run.config.data.sequence);
 }
 
+std::array<std::int64_t, kMeshAxes.size()> bytes_sent(const Run& run) {
+  std::array<std::int64_t, kMeshAxes.size()> sent{};
+  for (std::size_t a = 0; a < sent.size(); ++a) sent[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent();
+  return sent;
+}
+
 StepResult train_step(Run& run, BatchLoader& loader, const TrainingState& state) {
   const Watchdog::InStep in_step(run.mpi.watchdog());
   const auto next = [&](std::int64_t) {
     const Batch& batch = loader.next();
     return MicroBatch{batch.tokens, batch.targets, static_cast<std::uint64_t>(batch.first_sample)};
   };
+  const auto before = bytes_sent(run);
   run.engine->train_micro_batches(loader.micro_batches(), next, 1.0 / targets_per_step(run));
   const double lr = learning_rate(run.config.schedule, run.config.optimizer.lr, state.step, run.config.train.steps);
-  return run.engine->update(lr, static_cast<std::uint64_t>(state.step), state.applied_updates);
+  const StepResult result = run.engine->update(lr, static_cast<std::uint64_t>(state.step), state.applied_updates);
+  const auto after = bytes_sent(run);
+  for (std::size_t a = 0; a < before.size(); ++a) run.sent_in_steps[a] += after[a] - before[a];
+  return result;
 }
 
 std::unique_ptr<Reporter> make_reporter(const Run& run, std::int64_t first_step) {
@@ -242,8 +250,7 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes - plan.host_bytes;
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
-  for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
-    s.collective_bytes[a] = run.groups.find(kMeshAxes[a])->second.bytes_sent() - run.sent_before_steps[a];
+  s.collective_bytes = run.sent_in_steps;
   s.padding_bytes = plan.padding_bytes;
   s.predicted = run.predicted_here;
   s.measured = measured_times(*run.profile, before, std::max<std::int64_t>(1, steps - 1), run.micro_batches());

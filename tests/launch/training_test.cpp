@@ -302,6 +302,7 @@ TEST(Training, MetricsAndSummaryHaveTheFrozenKeys) {
                           "peak_process_bytes",
                           "allocations_after_first_step",
                           "collective_bytes",
+                          "collective_bytes_per_step",
                           "parameters",
                           "gradients",
                           "optimizer",

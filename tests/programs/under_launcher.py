@@ -56,7 +56,17 @@ def main():
     expect("\r" not in done.stdout and "\x1b" not in done.stdout, "a bar went into a file")
     steps = re.findall(r"^step (\d)/6  loss ", done.stdout, re.M)
     expect(steps == ["2", "4", "6"], f"lines of steps {steps}")
+    # Replicas of two ranks send half of the sums of gradients, loss and norm twice; of steps alone, however many and however often saved.
+    sent = [r["collective_bytes_per_step"] for r in json.loads((run / "summary.json").read_text())["ranks"]]
+    table = done.stdout[done.stdout.index("sent per rank and step, bytes"):].splitlines()
+    expect(re.split(r"\s+", table[1].strip()) == ["data", *(f"{s['data']:,}" for s in sent)], f"bytes of the data axis: {table[:3]}")
+    gradients = next(p["bytes"] for p in json.loads((run / "plan.json").read_text())["persistent"] if p["name"] == "gradients")
+    expect(all(gradients <= s["data"] <= gradients + 64 and s["world"] == 0 for s in sent), f"{gradients} of gradients: {sent}")
     expect("MFU is of" in done.stdout and "checkpoint: " in done.stdout, "there is no summary")
+    # What stands between the launcher and the program has a terminal for its output, too.
+    between = call(*launcher, "timeout", "60", "bash", "-c", '"$@"; exit', "bash", *program, "--set", f"run.dir={folder}/between")
+    expect(between.returncode == 0, between.stderr)
+    expect("\r" not in between.stdout and "\x1b" not in between.stdout, "a bar went into a file behind a shell")
     expect(not list(run.glob("exit_reason.*.json")), "reason files of the failures are left")
     usage = call(*launcher, plimsoll, "trian")
     expect(usage.returncode == 64 and (usage.stdout + usage.stderr).count("did you mean 'train'?") == 1, "usage is printed once")
