@@ -87,7 +87,15 @@ constexpr std::array kHarmless{"_name_or_path",
                                "begin_suppress_tokens",
                                "classifier_dropout",
                                "resid_dropout",
-                               "max_sequence_length"};
+                               "max_sequence_length",
+                               "n_special",
+                               "predict_special_tokens",
+                               "tf_legacy_loss",
+                               "is_llama_config",
+                               "_flash_attn_2_enabled",
+                               "unsloth_fixed",
+                               "unsloth_version",
+                               "transformers.js_config"};
 
 struct NamedActivation {
   std::string_view name;
@@ -117,6 +125,7 @@ Activation read_activation(HuggingFaceKeys& keys, std::string_view key, Activati
 void refuse_common(HuggingFaceKeys& keys) {
   keys.refuse_unless_empty("quantization_config", "quantized weights cannot be read");
   keys.refuse_unless_empty("compression_config", "compressed weights cannot be read");
+  keys.refuse_unless_empty("rope_interleaved", "rotary positions turn halves of a head, not neighbours");
   keys.refuse_unless_empty("auto_map", "the model brings its own code");
   keys.refuse_unless_empty("pruned_heads", "pruned heads are not implemented");
   keys.refuse_unless_empty("add_cross_attention", "cross attention is not implemented");
@@ -400,11 +409,10 @@ ModelConfig model_from_huggingface(const nlohmann::json& config, std::string_vie
   read_own(keys, model, issues);
   if (!(model.norm_eps > 0.0)) issues.emplace_back("the epsilon of the norms must be positive");
   if (!(model.dropout >= 0.0 && model.dropout < 1.0)) issues.emplace_back("dropout must be in [0, 1)");
-  require(issues.empty(), ErrorKind::Config, "{}: cannot be honoured: {}", name, join(issues, "; "));
   for (const char* harmless : kHarmless) keys.find(harmless);
-  if (const std::vector<std::string> unknown = keys.unknown(); !unknown.empty())
-    log_warn("{}: ignored, because what they mean for model_type {} is not known: {:.1000}", name, type,
-             join(unknown, ", "));
+  for (const std::string& key : keys.unknown())
+    issues.push_back(fmt::format("{:.80}: is not known for model_type {} and may change what it computes", key, type));
+  require(issues.empty(), ErrorKind::Config, "{}: cannot be honoured: {:.4000}", name, join(issues, "; "));
   return model;
 }
 

@@ -38,6 +38,7 @@ CASES = [
     ("config.json", "n_layer", 1, 65, ["grads.safetensors"]),
     ("config.json", "vocab_size", 90, 65, ["tokens"]),
     ("config.json", "activation_function", "relu", 78, ["config.json", "activation_function"]),
+    ("config.json", "logit_softcap", 30.0, 78, ["config.json", "logit_softcap: is not known"]),
     # Not errors: a folder whose configuration has dropout is compared without, as the reference was computed.
     ("config.json", "attn_pdrop", 0.1, 0, ["within tolerance"]),
     ("config.json", "resid_pdrop", GONE, 0, ["within tolerance"]),

@@ -189,9 +189,20 @@ TEST(HuggingFace, EveryComplaintIsListedAtOnce) {
     EXPECT_NE(message.find(part), std::string::npos) << message;
 }
 
+TEST(HuggingFace, AKeyThatIsNotKnownIsRefusedByName) {
+  for (const char* key : {"logit_softcap", "final_logit_softcapping", "query_pre_attn_scalar", "logit_scale"}) {
+    json config = llama();
+    config[key] = 30.0;
+    EXPECT_NE(refusal(config).find(fmt::format("{}: is not known for model_type llama", key)), std::string::npos);
+  }
+  json config = llama();
+  config["rope_interleaved"] = true;
+  EXPECT_NE(refusal(config).find("rope_interleaved: true"), std::string::npos);
+}
+
 TEST(HuggingFace, WhatDoesNotChangeTheComputationPasses) {
   expect_accepted(gpt2(), R"({"reorder_and_upcast_attn":true,"use_cache":false,"task_specific_params":{"a":{"b":1}}})");
-  expect_accepted(gpt2(), R"({"something_unheard_of":1})");  // a warning names it
+  expect_accepted(llama(), R"({"rope_interleaved":false,"is_llama_config":true})");
   expect_accepted(llama(), R"({"pretraining_tp":2,"layer_types":["full_attention","full_attention"]})");
   expect_accepted(llama(), R"({"attention_bias":true,"mlp_bias":true})");
   expect_accepted(qwen("qwen2"), R"({"use_sliding_window":true,"sliding_window":128})");
