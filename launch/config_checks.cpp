@@ -153,7 +153,6 @@ Issues rank_contradictions(const Config& config, int ranks) {
 
 Issues unsupported_values(const Config& config) {
   const TransportName transport = config.comm.transport;
-  const std::optional<std::string> zero_pipeline = zero_pipeline_fault(config.parallel);
   const std::optional<std::string> zero_shares = zero_shares_fault(config.parallel);
   struct Row {
     bool asked;
@@ -164,7 +163,6 @@ Issues unsupported_values(const Config& config) {
       {config.device == DeviceKind::Cuda, "device", "this build computes on the CPU only"},
       {config.precision == DType::bf16 || config.precision == DType::f16, "precision",
        "this build computes in fp32 and fp64"},
-      {zero_pipeline.has_value(), "parallel.zero", zero_pipeline ? zero_pipeline->c_str() : ""},
       {zero_shares.has_value(), "parallel.shares", zero_shares ? zero_shares->c_str() : ""},
       {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},

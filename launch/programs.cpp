@@ -115,7 +115,7 @@ Graph train_graph(const ProgramOptions& o, Programs& p) {
   if (o.mesh.tensor > 1) sum_split_gradients(graph, o.model, tensor_parallel(o), data.zero >= 2, scratch);
   if (p.schedule) {
     add_message_buffers(graph, true);
-    sum_tied_gradients(graph, o.model, pipeline_parallel(o), scratch);
+    if (data.zero < 2) sum_tied_gradients(graph, o.model, pipeline_parallel(o), scratch);
     const Graph whole = build_transformer(o.model, {1, 1, Head::Hidden});
     update.places = places_in_model(graph, whole);
     update.tensors = static_cast<std::int64_t>(whole.parameters.size());
@@ -126,6 +126,8 @@ Graph train_graph(const ProgramOptions& o, Programs& p) {
   if (data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
   place_parameters(graph, layout, data);
   place_gradients(graph, layout, data, scratch);
+  if (p.schedule && data.zero >= 2)
+    sum_tied_shards(graph, o.model, pipeline_parallel(o), layout, data.shard_rank, scratch);
   add_update(graph, layout, update);
   gather_updated(graph, layout, data);
   if (p.schedule) share_loss(graph, pipeline_parallel(o), scratch);

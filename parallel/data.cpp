@@ -62,7 +62,13 @@ std::vector<std::size_t> gradients_ready(const Graph& graph, const FlatLayout& l
   return ready;
 }
 
-// Consecutive nodes of a section that use parameters of one unit and of no other in between.
+// Do two nodes run in the same action of a pipeline's schedule, or in the same section where there is none?
+bool run_together(const Graph& graph, std::size_t a, std::size_t b) {
+  const Node &first = graph.nodes[a], &second = graph.nodes[b];
+  return graph.section(a) == graph.section(b) && first.chunk == second.chunk && first.late == second.late;
+}
+
+// Consecutive nodes that run together, use parameters of one unit and of no other in between.
 struct Use {
   std::size_t unit, first, last;
   std::vector<std::pair<std::size_t, std::size_t>> slots;  // (node, slot) that hold a parameter
@@ -80,7 +86,7 @@ std::vector<Use> parameter_uses(const Graph& graph, const FlatLayout& layout) {
       const int p = v == kNoValue ? -1 : parameter_of[static_cast<std::size_t>(v)];
       if (p < 0) continue;
       const auto unit = static_cast<std::size_t>(layout.unit[static_cast<std::size_t>(p)]);
-      if (uses.empty() || uses.back().unit != unit || graph.section(uses.back().last) != graph.section(n)) {
+      if (uses.empty() || uses.back().unit != unit || !run_together(graph, uses.back().last, n)) {
         uses.push_back({unit, n, n, {}});
       }
       uses.back().last = n;
@@ -90,7 +96,7 @@ std::vector<Use> parameter_uses(const Graph& graph, const FlatLayout& layout) {
   return uses;
 }
 
-// Gathers the unit of each use where one before it in its section begins: as far ahead as `data` says.
+// Gathers the unit of each use where one before it that runs together with it begins: as far ahead as `data` says.
 void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
   const ValueId shards = graph.find("parameters");
   std::vector<int> parameter_of(graph.values.size(), -1);
@@ -119,7 +125,7 @@ void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& dat
     }
     std::size_t at = u;
     while (at > 0 && u - at < static_cast<std::size_t>(data.prefetch) &&
-           graph.section(uses[at - 1].first) == graph.section(use.first))
+           run_together(graph, uses[at - 1].first, use.first))
       --at;
     inserts.push_back({uses[at].first, true, gather(graph, data, unit, mine, whole)});
   }
@@ -277,9 +283,9 @@ GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const
   GatherSections sections;
   for (std::size_t u = 0; u < uses.size(); ++u) {
     const Graph::Section section = graph.section(uses[u].first);
-    if (u == 0 || graph.section(uses[u - 1].first) != section) sections.emplace_back();
+    if (u == 0 || !run_together(graph, uses[u - 1].first, uses[u].first)) sections.emplace_back();
     std::size_t end = uses[u].last + 1;
-    while (end < graph.nodes.size() && graph.section(end) == section &&
+    while (end < graph.nodes.size() && run_together(graph, end, uses[u].first) &&
            (u + 1 == uses.size() || end < uses[u + 1].first))
       ++end;
     GatherUse& use = sections.back().emplace_back();

@@ -85,15 +85,41 @@ void keep_inputs_in_slots(Graph& graph) {
   }
 }
 
-void sum_tied_gradients(Graph& graph, const ModelConfig& model, const PipelineParallel& pipeline,
-                        std::int64_t scratch_bytes) {
-  if (!model.tied || (!pipeline.first() && !pipeline.last())) return;
+namespace {
+
+bool has_tied_copy(const ModelConfig& model, const PipelineParallel& pipeline) {
+  return model.tied && (pipeline.first() || pipeline.last());
+}
+
+std::size_t embedding_of(const Graph& graph) {
   const auto embedding = std::find_if(graph.parameters.begin(), graph.parameters.end(),
                                       [&](const Parameter& p) { return graph[p.value].name == "embedding"; });
   require(embedding != graph.parameters.end(), ErrorKind::Internal, "a tied model without an embedding");
-  add_all_reduce(graph, graph.update_begin, "embedding", 2, embedding->gradient, scratch_bytes, "reduce.embedding",
+  return static_cast<std::size_t>(embedding - graph.parameters.begin());
+}
+
+void sum_tied(Graph& graph, ValueId gradient, std::int64_t scratch_bytes) {
+  add_all_reduce(graph, graph.update_begin, "embedding", 2, gradient, scratch_bytes, "reduce.embedding",
                  kFinalVariants);
   ++graph.update_begin;
+}
+
+}  // namespace
+
+void sum_tied_gradients(Graph& graph, const ModelConfig& model, const PipelineParallel& pipeline,
+                        std::int64_t scratch_bytes) {
+  if (!has_tied_copy(model, pipeline)) return;
+  sum_tied(graph, graph.parameters[embedding_of(graph)].gradient, scratch_bytes);
+}
+
+void sum_tied_shards(Graph& graph, const ModelConfig& model, const PipelineParallel& pipeline, const FlatLayout& layout,
+                     int shard_rank, std::int64_t scratch_bytes) {
+  if (!has_tied_copy(model, pipeline)) return;
+  const std::size_t embedding = embedding_of(graph);
+  const int unit = layout.unit[embedding];
+  require(std::count(layout.unit.begin(), layout.unit.end(), unit) == 1, ErrorKind::Internal,
+          "the tied embedding shares its unit, so its shards differ at the two ends of the pipeline");
+  sum_tied(graph, unit_part(graph, layout, "gradients", static_cast<std::size_t>(unit), shard_rank), scratch_bytes);
 }
 
 void share_loss(Graph& graph, const PipelineParallel& pipeline, std::int64_t scratch_bytes) {

@@ -2,6 +2,7 @@
 // Pipeline parallelism: consecutive layers on the ranks of the pipeline axis, micro-batches one after another through
 // them. What runs when is the schedule's (runtime/plan/schedule.hpp); here is what the graph of a stage has besides.
 
+#include "runtime/model/flat_layout.hpp"
 #include "runtime/model/transformer.hpp"
 #include "runtime/plan/schedule.hpp"
 
@@ -37,6 +38,10 @@ void keep_inputs_in_slots(Graph& graph);
 // stage, get the sum of their gradients. Nothing where `model` is not tied or the stage is in between.
 void sum_tied_gradients(Graph& graph, const ModelConfig& model, const PipelineParallel& pipeline,
                         std::int64_t scratch_bytes);
+// The same with ZeRO 2 and 3, whose whole gradients live in a micro-batch only, after the gradients are placed: of this
+// rank's shard, which is of the same elements at both ends (flat_layout()).
+void sum_tied_shards(Graph& graph, const ModelConfig& model, const PipelineParallel& pipeline, const FlatLayout& layout,
+                     int shard_rank, std::int64_t scratch_bytes);
 // After add_update(): "loss" is that of the last stage, on every stage.
 void share_loss(Graph& graph, const PipelineParallel& pipeline, std::int64_t scratch_bytes);
 

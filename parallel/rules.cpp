@@ -150,12 +150,6 @@ Issues rank_issues(const ParallelConfig& p, int ranks, std::int64_t global_batch
   return issues;
 }
 
-std::optional<std::string> zero_pipeline_fault(const ParallelConfig& p) {
-  if (p.pipeline == 1 || p.zero.value_or(0) < 2) return std::nullopt;
-  return "zero 2 and 3 communicate in every micro-batch, which a pipeline's stages would wait for: 0 or 1 with "
-         "pipeline";
-}
-
 std::optional<std::string> zero_shares_fault(const ParallelConfig& p) {
   const bool listed = std::adjacent_find(p.shares.begin(), p.shares.end(), std::not_equal_to<>()) != p.shares.end();
   if (p.zero.value_or(0) < 2 || (!p.auto_shares && !listed)) return std::nullopt;

@@ -19,9 +19,7 @@ std::vector<ConfigIssue> layout_issues(const ParallelConfig& parallel, const Mod
 std::vector<ConfigIssue> rank_issues(const ParallelConfig& parallel, int ranks, std::int64_t global_batch,
                                      std::optional<std::int64_t> micro_batch);
 
-// ZeRO 2 and 3 with a pipeline; nullopt when it is neither.
-std::optional<std::string> zero_pipeline_fault(const ParallelConfig& parallel);
-// ZeRO 2 and 3 with replicas that have, or may get, other numbers of micro-batches; likewise.
+// ZeRO 2 and 3 with replicas that have, or may get, other numbers of micro-batches; nullopt when it is neither.
 std::optional<std::string> zero_shares_fault(const ParallelConfig& parallel);
 
 }  // namespace plimsoll

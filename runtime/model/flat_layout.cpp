@@ -7,22 +7,36 @@ namespace {
 
 std::int64_t round_up(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// A pipeline has a copy of a tied embedding at both ends, and ZeRO's shards of the two are summed: they must be alike,
+// so the embedding is a unit of its own there.
+bool alone(const Graph& graph, const Parameter& parameter) {
+  return !graph.pieces.empty() && graph[parameter.value].name == "embedding";
+}
+
 // Units of the parameters, numbered in model order: those before the layers, each layer, those after.
 std::vector<int> unit_numbers(const Graph& graph) {
   std::vector<int> unit;
   int number = -1, layer = 0;
+  bool was_alone = false;
   for (const Parameter& p : graph.parameters) {
     const int now = graph[p.value].layer;
-    if (number < 0 || now != layer) ++number;
+    const bool is_alone = alone(graph, p);
+    if (number < 0 || now != layer || is_alone != was_alone) ++number;
     layer = now;
+    was_alone = is_alone;
     unit.push_back(number);
   }
   return unit;
 }
 
-std::string unit_name(int layer, bool first) {
+// Of the unit that the parameter is of.
+std::string unit_name(const Graph& graph, std::size_t p, bool first) {
+  const int layer = graph[graph.parameters[p].value].layer;
   if (layer >= 0) return fmt::format("layer {}", layer);
-  return first ? "embedding" : "head";
+  const bool before = std::any_of(graph.parameters.begin() + static_cast<std::ptrdiff_t>(p), graph.parameters.end(),
+                                  [&](const Parameter& other) { return graph[other.value].layer >= 0; });
+  if (graph.pieces.empty()) return first ? "embedding" : "head";
+  return alone(graph, graph.parameters[p]) ? "embedding" : before ? "positions" : "head";
 }
 
 }  // namespace
@@ -34,21 +48,24 @@ FlatLayout flat_layout(const Graph& graph, int shards) {
   layout.unit = unit_numbers(graph);
   const int units = layout.unit.empty() ? 0 : layout.unit.back() + 1;
   for (int& number : layout.unit) number = units - 1 - number;
+  std::vector<std::vector<std::size_t>> members(static_cast<std::size_t>(units));  // from behind
+  for (std::size_t p = graph.parameters.size(); p-- > 0;)
+    members[static_cast<std::size_t>(layout.unit[p])].push_back(p);
   const std::int64_t line = 64 / dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
   for (int u = 0; u < units; ++u) {
     Unit unit;
     unit.offset = layout.elements;
     for (const bool decays : {true, false}) {
-      for (std::size_t p = graph.parameters.size(); p-- > 0;) {
+      for (const std::size_t p : members[static_cast<std::size_t>(u)]) {
         const Parameter& parameter = graph.parameters[p];
-        if (layout.unit[p] != u || parameter.decays() != decays) continue;
+        if (parameter.decays() != decays) continue;
         unit.layer = graph[parameter.value].layer;
         layout.offset[p] = unit.offset + unit.elements;
         unit.elements += round_up(graph[parameter.value].spec.elements(), line);
       }
       if (decays) unit.decay_elements = unit.elements;
     }
-    unit.name = unit_name(unit.layer, u + 1 == units);
+    unit.name = unit_name(graph, members[static_cast<std::size_t>(u)].back(), u + 1 == units);
     unit.elements = round_up(unit.elements, line * shards);
     layout.elements += unit.elements;
     layout.units.push_back(std::move(unit));

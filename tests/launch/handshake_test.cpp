@@ -100,8 +100,8 @@ TEST(Handshake, MeshesAgreeAboutPlanAndOrder) {
   }
 }
 
-ProgramOptions pipeline_options(const Mesh& mesh, int rank, ScheduleKind schedule) {
-  ProgramOptions o = options_of(mesh, rank, 0);
+ProgramOptions pipeline_options(const Mesh& mesh, int rank, ScheduleKind schedule, int zero = 0) {
+  ProgramOptions o = options_of(mesh, rank, zero);
   o.model.layers = 8;
   o.schedule = schedule;
   o.chunks = schedule == ScheduleKind::Interleaved ? 2 : 1;
@@ -114,12 +114,17 @@ TEST(Handshake, StagesAgreeAboutTheirMessages) {
                            Mesh{.data = 2, .pipeline = 2}, Mesh{.pipeline = 2, .tensor = 2}}) {
     for (const ScheduleKind schedule :
          {ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::Interleaved, ScheduleKind::ZbH1}) {
-      EXPECT_EQ(fault_of(mesh.ranks(),
-                         [&](const Group& group) {
-                           const ProgramOptions o = pipeline_options(mesh, group.rank(), schedule);
-                           agree(group, build_programs(o), o);
-                         }),
-                "");
+      for (const int zero : {0, 2, 3}) {
+        if (zero > 0 && mesh.data == 1) continue;
+        Mesh sharded = mesh;
+        if (zero > 0) sharded.shards = mesh.data;
+        EXPECT_EQ(fault_of(mesh.ranks(),
+                           [&](const Group& group) {
+                             const ProgramOptions o = pipeline_options(sharded, group.rank(), schedule, zero);
+                             agree(group, build_programs(o), o);
+                           }),
+                  "");
+      }
     }
   }
 }

@@ -70,7 +70,7 @@ std::optional<Case> random_case(Draw& draw) {
   p.pipeline = draw.of({1, 1, 2, 3});
   p.tensor = draw.of({1, 1, 2});
   p.data = draw.of({1, 1, 2, 4});
-  p.zero = p.pipeline > 1 ? draw.to(2) : draw.to(4);
+  p.zero = draw.to(4);
   p.sequence = p.tensor > 1 && draw.to(2) == 0;
   p.schedule = draw.of({PipelineSchedule::GPipe, PipelineSchedule::OneFOneB, PipelineSchedule::ZbH1});
   c.ranks = static_cast<int>(p.pipeline * p.tensor * *p.data);

@@ -40,7 +40,6 @@ TEST(RankRoles, EveryRankHasTheBytesOfItsRole) {
          {Mesh{}, Mesh{.data = 3}, Mesh{.tensor = 4}, Mesh{.data = 2, .tensor = 2}, Mesh{.pipeline = 4},
           Mesh{.data = 3, .pipeline = 2}, Mesh{.data = 2, .pipeline = 2, .tensor = 2}}) {
       for (const int zero : {0, 1, 2, 3}) {
-        if (zero > 1 && mesh.pipeline > 1) continue;
         Mesh sharded = mesh;
         if (zero > 0) sharded.shards = mesh.data;
         const ProgramOptions o = options_of(family, sharded, zero);
@@ -109,6 +108,49 @@ TEST(RankRoles, TheReportHasEveryRoleAndThePeakOfTheOneAskedFor) {
     most = std::max(most, plan.total_bytes);
   }
   EXPECT_EQ(json["planned_bytes"], most);
+}
+
+// Thousands of ranks are a few lines.
+TEST(RankRoles, LongGroupsAreRangesWithAStride) {
+  const ProgramOptions o = options_of(ModelFamily::Gpt2, {.data = 2500, .tensor = 4, .shards = 4}, 1);
+  PlanContext context;
+  context.ranks = 10000;
+  const std::string text = plan_text(rank_roles(o), context, nullptr);
+  EXPECT_NE(text.find("4 group(s): [0 4 8 … 9996] stride 4, 2500 ranks; [1 5 9 … 9997] stride 4, 2500 ranks"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("2500 group(s): [0 1 2 3] [4 5 6 7]"), std::string::npos) << text;
+  EXPECT_NE(text.find("16 group(s): [0 16 32 … 9984] stride 16, 625 ranks"), std::string::npos) << text;
+  EXPECT_LT(text.size(), 8000U);
+}
+
+// Every key is in its range; what they make together is more than 64 bits count, and says so.
+TEST(RankRoles, WhatCannotBeCountedIsRefusedByName) {
+  const auto refusal = [](std::int64_t hidden, std::int64_t rows, std::int64_t sequence, std::int64_t layers) {
+    ProgramOptions o = options_of(ModelFamily::Gpt2, {}, 0);
+    ModelConfig m = family_defaults(ModelFamily::Gpt2);
+    m.layers = layers;
+    m.hidden = hidden;
+    m.heads = 64;
+    m.vocabulary = 256;
+    m.positions = o.sequence = sequence;
+    o.model = resolve(m);
+    o.micro_batch = rows;
+    try {
+      rank_roles(o);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::Config) << error.what();
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  EXPECT_EQ(refusal(65536, 1, 4096, 2), "");
+  EXPECT_NE(refusal(65536, kMost, 4096, 2).find("'0.attention.qkv.y' would be f32[1073741824, 4096, 196608]"),
+            std::string::npos);
+  EXPECT_NE(refusal(1 << 20, kMost, kMost, 2).find("'embedding.y' would be"), std::string::npos);
+  // Each value can be counted, all of them together cannot.
+  EXPECT_NE(refusal(65536, 1 << 27, 4096, 8).find("the values of program 'train' are more than"), std::string::npos);
 }
 
 // Replicas of a pipeline that have other numbers of micro-batches in flight are roles of their own.
