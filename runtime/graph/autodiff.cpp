@@ -1,6 +1,8 @@
 #include "runtime/graph/autodiff.hpp"
 
 #include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
 
 namespace plimsoll {
 namespace {
@@ -33,7 +35,7 @@ class Differentiator {
     for (PieceEnds& piece : graph_.pieces) {
       if (piece.output == kNoValue) continue;
       piece.output_grad = fresh_gradient(piece.output);
-      gradient_[index(piece.output)] = piece.output_grad;
+      set_gradient(piece.output, piece.output_grad);
     }
     graph_.backward_begin = graph_.nodes.size();
     for (at_ = static_cast<int>(forward_.size()) - 1; at_ >= 0; --at_)
@@ -54,6 +56,10 @@ class Differentiator {
   }
 
   static std::size_t index(ValueId v) { return static_cast<std::size_t>(v); }
+  void set_gradient(ValueId value, ValueId gradient) {
+    gradient_[index(value)] = gradient;
+    holders_[gradient].push_back(value);
+  }
 
   void mark_needed() {
     for (std::size_t n = 0; n < forward_.size(); ++n) {
@@ -75,15 +81,16 @@ class Differentiator {
 
   // Another value has the same gradient tensor, and the backward of its producer (still to come, or this one) reads it.
   bool shared_with_pending(ValueId value, ValueId gradient) const {
-    for (std::size_t v = 0; v < gradient_.size(); ++v) {
-      if (gradient_[v] == gradient && v != index(value) && producer_[v] >= 0 && producer_[v] <= at_) return true;
-    }
-    return false;
+    const auto holders = holders_.find(gradient);
+    if (holders == holders_.end()) return false;
+    return std::any_of(holders->second.begin(), holders->second.end(), [&](ValueId v) {
+      return gradient_[index(v)] == gradient && v != value && producer_[index(v)] >= 0 && producer_[index(v)] <= at_;
+    });
   }
 
   // A gradient that must not be written to any more.
   bool is_read_later(ValueId value, ValueId gradient) const {
-    return std::find(kept_.begin(), kept_.end(), gradient) != kept_.end() || shared_with_pending(value, gradient);
+    return kept_.contains(gradient) || shared_with_pending(value, gradient);
   }
 
   ValueId fresh_gradient(ValueId of) {
@@ -114,7 +121,7 @@ class Differentiator {
   void give_input_gradient(Node& node, const OpInfo& op, std::size_t slot,
                            std::vector<std::pair<ValueId, ValueId>>& late) {
     const ValueId value = node.value[slot];
-    ValueId& current = gradient_[index(value)];
+    const ValueId current = gradient_[index(value)];
     const bool has_twin = std::any_of(op.slots.begin(), op.slots.end(),
                                       [&](const Slot& s) { return s.same_gradient == static_cast<int>(slot); });
     if (current != kNoValue) {
@@ -132,16 +139,16 @@ class Differentiator {
       const ValueId out = node.grad[static_cast<std::size_t>(over)];
       const ValueId out_value = over_value_[static_cast<std::size_t>(over)];
       if (out != kNoValue && graph_[out].spec == graph_[value].spec && !is_read_later(out_value, out)) {
-        current = node.grad[slot] = out;
+        set_gradient(value, node.grad[slot] = out);
         return;
       }
     }
-    current = node.grad[slot] = fresh_gradient(value);
+    set_gradient(value, node.grad[slot] = fresh_gradient(value));
   }
 
   // Adds `addend` to the gradient of `value` with an add node; a tensor that others still read is not written to.
   void add_late(ValueId value, ValueId addend, const Node& like) {
-    ValueId& current = gradient_[index(value)];
+    const ValueId current = gradient_[index(value)];
     const ValueId sum = is_read_later(value, current) ? fresh_gradient(value) : current;
     Node add;
     add.op = op_id<Add>;
@@ -154,7 +161,7 @@ class Differentiator {
     add.value[Add::kY] = sum;
     for (int s = 0; s < 3; ++s) add.specs.set(s, graph_[value].spec);
     graph_.nodes.push_back(std::move(add));
-    current = sum;
+    set_gradient(value, sum);
   }
 
   static void keep_read_values(Node& node, const OpInfo& op) {
@@ -167,7 +174,7 @@ class Differentiator {
 
   void keep_read_gradients(const Node& node, const OpInfo& op) {
     for (std::size_t i = 0; i < op.slots.size(); ++i) {
-      if (node.grad[i] != kNoValue && op.slots[i].role != Role::Param) kept_.push_back(node.grad[i]);
+      if (node.grad[i] != kNoValue && op.slots[i].role != Role::Param) kept_.insert(node.grad[i]);
     }
   }
 
@@ -208,7 +215,7 @@ class Differentiator {
     if (gradient_[index(node.value[i])] != kNoValue) {
       late.emplace_back(node.value[i], twin);
     } else {
-      gradient_[index(node.value[i])] = twin;
+      set_gradient(node.value[i], twin);
     }
   }
 
@@ -249,10 +256,11 @@ class Differentiator {
   Graph& graph_;
   BackwardOptions options_;
   std::vector<Node> forward_;
-  std::vector<ValueId> kept_;      // gradients that weight gradients read
-  std::vector<ValueId> gradient_;  // by forward value
-  std::vector<bool> needed_;       // a parameter lies behind it
-  std::vector<int> producer_;      // forward node that makes it
+  std::unordered_set<ValueId> kept_;                           // gradients that weight gradients read
+  std::vector<ValueId> gradient_;                              // by forward value
+  std::unordered_map<ValueId, std::vector<ValueId>> holders_;  // by gradient: values that had it, or still have
+  std::vector<bool> needed_;                                   // a parameter lies behind it
+  std::vector<int> producer_;                                  // forward node that makes it
   std::vector<int> parameter_of_;
   SlotValues over_value_{};
   int at_ = 0;
