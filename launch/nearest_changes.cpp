@@ -88,7 +88,7 @@ std::optional<std::int64_t> arena_bytes(ProgramOptions o) {
   std::int64_t most = 0;
   for (const int stage : distinct_stages(o)) {
     o.rank = rank_at(o.mesh, {largest_replica(o), stage, 0});
-    const MemoryPlan plan = build_programs(o).plan;
+    const MemoryPlan plan = plan_of(o);
     if (plan.host_bytes > o.host.bytes) return std::nullopt;
     most = std::max(most, plan.total_bytes);
   }

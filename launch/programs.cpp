@@ -237,7 +237,9 @@ double micro_batch_seconds(const Graph& graph, const ProgramOptions& o) {
   return times.forward_s + times.backward_s;
 }
 
-Programs build_programs(const ProgramOptions& o) {
+namespace {
+
+Programs planned_programs(const ProgramOptions& o, std::int64_t enough_bytes) {
   Programs p;
   add_schedule(o, p);
   const auto add = [&](std::string name, Graph graph) {
@@ -264,7 +266,18 @@ Programs build_programs(const ProgramOptions& o) {
   p.owns_whole = replica == 0;
   p.owns_shards = replica < data.shards;
   p.tensors = model_tensors(o.model);
-  p.plan = plan_memory(p.list(), o.threads);
+  p.plan = plan_memory(p.list(), o.threads, enough_bytes);
+  return p;
+}
+
+}  // namespace
+
+MemoryPlan plan_of(const ProgramOptions& o, std::int64_t enough_bytes) {
+  return planned_programs(o, enough_bytes).plan;
+}
+
+Programs build_programs(const ProgramOptions& o) {
+  Programs p = planned_programs(o, 0);
   if (o.train) {
     p.train_flops_per_micro_batch = train_flops(o);
     p.rank_flops_per_micro_batch = count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});
@@ -290,7 +303,7 @@ std::optional<Infeasible> check_host_budget(const Programs& programs, const Prog
   half.micro_batches *= 2;
   for (std::int64_t& share : half.shares) share *= 2;
   if (half.micro_batch > 0 && !chunks_fault(half)) {
-    const std::int64_t then = build_programs(half).plan.host_bytes;
+    const std::int64_t then = plan_of(half).host_bytes;
     no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, half.micro_batch,
                            format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
   }

@@ -123,6 +123,8 @@ struct Programs {
 };
 
 Programs build_programs(const ProgramOptions& options);
+// Their memory plan alone; `enough_bytes` as plan_memory() has it.
+MemoryPlan plan_of(const ProgramOptions& options, std::int64_t enough_bytes = 0);
 // Forward and backward of this rank with everything kept, before parameters are placed and collectives of gradients are
 // added: what the recompute planner looks at. The schedule is null without a pipeline.
 struct KeepingGraph {

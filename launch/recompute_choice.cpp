@@ -26,27 +26,31 @@ ProgramOptions at_stage(const ProgramOptions& options, int stage) {
 struct PlannedBytes {
   std::int64_t arena = 0, host = 0;
 };
-PlannedBytes bytes_of(const ProgramOptions& options) {
-  const MemoryPlan plan = build_programs(options).plan;
-  return {plan.total_bytes, plan.host_bytes};
-}
 
-// Byte plans of one stage, each made once.
+// Byte plans of one stage, each made once, as good as it takes to know whether they are within `arena_bytes`.
 class BytePlans {
  public:
-  BytePlans(const ProgramOptions& there, const std::vector<int>& layers) : there_(there), layers_(layers) {
+  BytePlans(const ProgramOptions& there, const std::vector<int>& layers, std::int64_t arena_bytes)
+      : there_(there), layers_(layers), budget_(arena_bytes) {
     there_.recompute.assign(static_cast<std::size_t>(there.model.layers), {});
   }
   PlannedBytes of(const std::vector<LayerRecompute>& chosen) {
-    for (std::size_t i = 0; i < chosen.size(); ++i) there_.recompute[static_cast<std::size_t>(layers_[i])] = chosen[i];
     const auto known =
         std::find_if(known_.begin(), known_.end(), [&](const auto& entry) { return entry.first == chosen; });
-    return known != known_.end() ? known->second : known_.emplace_back(chosen, bytes_of(there_)).second;
+    return known != known_.end() ? known->second : known_.emplace_back(chosen, plan(chosen, budget_)).second;
   }
+  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, 0); }
 
  private:
+  PlannedBytes plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
+    for (std::size_t i = 0; i < chosen.size(); ++i) there_.recompute[static_cast<std::size_t>(layers_[i])] = chosen[i];
+    const MemoryPlan plan = plan_of(there_, enough_bytes);
+    return {plan.total_bytes, plan.host_bytes};
+  }
+
   ProgramOptions there_;
   std::vector<int> layers_;
+  std::int64_t budget_;
   std::vector<std::pair<std::vector<LayerRecompute>, PlannedBytes>> known_;
 };
 
@@ -154,7 +158,18 @@ class StageSearch {
 
   // False where nothing fits; then the choice is the one that needs least of those tried.
   bool run() {
-    BytePlans bytes(there_, choice_.graph.layers);
+    BytePlans bytes(there_, choice_.graph.layers, budget_);
+    const bool fits = search(bytes);
+    std::vector<LayerRecompute> chosen;
+    if (!choice_.plan.layers.empty()) chosen = layer_recompute(choice_.graph, choice_.plan);
+    choice_.arena_bytes = bytes.best_of(chosen).arena;
+    return fits;
+  }
+
+  StageChoice&& take() { return std::move(choice_); }
+
+ private:
+  bool search(BytePlans& bytes) {
     choice_.arena_bytes = bytes.of({}).arena;
     if (choice_.arena_bytes <= budget_) return true;
     const GraphStage graph = choice_.graph;
@@ -172,9 +187,6 @@ class StageSearch {
     return fits_;
   }
 
-  StageChoice&& take() { return std::move(choice_); }
-
- private:
   void share_host_memory(const GraphStage& graph, BytePlans& bytes) {
     for (std::int64_t layers = std::ssize(graph.layers); layers > 0; layers /= 2) {
       const std::int64_t share = there_.host.bytes / graph.stage.in_flight / layers;
@@ -249,7 +261,7 @@ GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
   return graph_stage(keeping.graph, costs, options);
 }
 
-std::int64_t planned_bytes(const ProgramOptions& options) { return bytes_of(options).arena; }
+std::int64_t planned_bytes(const ProgramOptions& options) { return plan_of(options).total_bytes; }
 
 RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes) {
   RecomputeChoice result;

@@ -99,7 +99,7 @@ bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes) {
   return std::all_of(stages.begin(), stages.end(), [&](int stage) {
     ProgramOptions there = o;
     there.rank = rank_at(o.mesh, {largest_replica(o), stage, 0});
-    const MemoryPlan plan = build_programs(there).plan;
+    const MemoryPlan plan = plan_of(there, arena_bytes);
     return (arena_bytes == 0 || plan.total_bytes <= arena_bytes) && plan.host_bytes <= o.host.bytes;
   });
 }

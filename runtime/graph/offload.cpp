@@ -145,13 +145,17 @@ std::vector<ValueId> made_in(const Graph& graph, int layer) {
 std::vector<ValueId> offloaded_values(const Graph& graph, std::span<const LayerRecompute> layers) {
   std::vector<ValueId> values;
   if (layers.empty()) return values;
+  const bool by_name =
+      std::any_of(layers.begin(), layers.end(), [](const LayerRecompute& l) { return !l.offload.empty(); });
+  LayerValues all;
+  if (by_name) all = recomputable_values(graph);
   for (const int layer : layers_of(graph)) {
     const LayerRecompute& wanted = layers[static_cast<std::size_t>(layer)];
     if (wanted.mode == RecomputeMode::Offload) {
       const std::vector<ValueId> made = made_in(graph, layer);
       values.insert(values.end(), made.begin(), made.end());
     } else if (wanted.mode == RecomputeMode::Auto) {
-      const std::vector<ValueId> named = values_named(graph, layer, wanted.offload);
+      const std::vector<ValueId> named = values_named(all[layer], wanted.offload);
       values.insert(values.end(), named.begin(), named.end());
     }
   }

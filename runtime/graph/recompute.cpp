@@ -40,10 +40,6 @@ ValueId again_from(const Node& node) {
   return from < 0 ? kNoValue : node.value[static_cast<std::size_t>(from)];
 }
 
-bool reads_value(const Node& node, ValueId value) {
-  return std::find(node.value.begin(), node.value.end(), value) != node.value.end();
-}
-
 class Recomputer {
  public:
   Recomputer(Graph& graph, const KeepSets& keep) : graph_(graph), maker_(forward_makers(graph)) {
@@ -164,43 +160,51 @@ Node again_node(const Node& forward) {
   return node;
 }
 
-std::vector<RecomputableValue> recomputable_values(const Graph& graph, int layer) {
+LayerValues recomputable_values(const Graph& graph) {
   const std::vector<std::ptrdiff_t> maker = forward_makers(graph);
-  const auto maker_layer = [&](ValueId v) {
+  const auto layer_of = [&](ValueId v) {
     return maker[index(v)] == kNowhere ? -1 : graph.nodes[static_cast<std::size_t>(maker[index(v)])].layer;
   };
   // Reads what another layer makes: then this node's reduced form is the boundary, or else what it reads.
-  const auto crosses = [&](const Node& node, int of_layer) {
+  const auto crosses = [&](const Node& node) {
     const std::vector<ValueId> inputs = inputs_of(graph, node);
     return std::any_of(inputs.begin(), inputs.end(), [&](ValueId v) {
-      const int from = maker_layer(v);
-      return from >= 0 && from != of_layer;
+      const int from = layer_of(v);
+      return from >= 0 && from != node.layer;
     });
   };
-  std::vector<RecomputableValue> values;
+  std::vector<bool> in_backward(graph.values.size(), false), elsewhere = in_backward;
+  for (std::size_t n = 0; n < std::min(graph.nodes.size(), graph.update_begin); ++n) {
+    const Node& node = graph.nodes[n];
+    const bool forward = n < graph.backward_begin;
+    const bool other = forward && node.layer >= 0 && again_from(node) == kNoValue;
+    for (const ValueId v : node.value) {
+      if (v == kNoValue) continue;
+      if (!forward) in_backward[index(v)] = true;
+      if (other && layer_of(v) != node.layer) elsewhere[index(v)] = true;
+    }
+  }
+  LayerValues values;
   for (std::size_t n = 0; n < std::min(graph.nodes.size(), graph.backward_begin); ++n) {
     const Node& node = graph.nodes[n];
     const auto slots = op_info(node.op).slots;
-    for (std::size_t s = 0; s < slots.size(); ++s) {
+    for (std::size_t s = 0; s < slots.size() && node.layer >= 0; ++s) {
       const ValueId v = node.value[s];
-      if (node.layer != layer || v == kNoValue || !made_by(slots[s])) continue;
-      RecomputableValue r{v, graph[v].name, graph[v].spec.bytes(), n, false, false, inputs_of(graph, node)};
-      if (const std::string prefix = fmt::format("{}.", layer); r.name.starts_with(prefix))
+      if (v == kNoValue || !made_by(slots[s])) continue;
+      RecomputableValue r{v,     graph[v].name,         graph[v].spec.bytes(), n, in_backward[index(v)],
+                          false, inputs_of(graph, node)};
+      if (const std::string prefix = fmt::format("{}.", node.layer); r.name.starts_with(prefix))
         r.name.erase(0, prefix.size());
       if (const ValueId from = again_from(node); from != v) r.again_from = from;
-      r.boundary = v == again_from(node) && crosses(node, layer);
-      for (std::size_t m = 0; m < std::min(graph.nodes.size(), graph.update_begin); ++m) {
-        const Node& reader = graph.nodes[m];
-        if (!reads_value(reader, v)) continue;
-        const bool forward = m < graph.backward_begin;
-        r.backward_reads = r.backward_reads || !forward;
-        r.boundary =
-            r.boundary || (forward && reader.layer >= 0 && reader.layer != layer && again_from(reader) == kNoValue);
-      }
-      values.push_back(std::move(r));
+      r.boundary = elsewhere[index(v)] || (v == again_from(node) && crosses(node));
+      values[node.layer].push_back(std::move(r));
     }
   }
   return values;
+}
+
+std::vector<RecomputableValue> recomputable_values(const Graph& graph, int layer) {
+  return recomputable_values(graph)[layer];
 }
 
 void recompute(Graph& graph, const KeepSets& keep) {
@@ -218,24 +222,22 @@ std::vector<int> layers_of(const Graph& graph) {
   return layers;
 }
 
-std::vector<ValueId> kept_values(const Graph& graph, int layer, RecomputeMode mode) {
+std::vector<ValueId> kept_values(const Graph& graph, std::span<const RecomputableValue> values, RecomputeMode mode) {
   require(mode != RecomputeMode::Auto, ErrorKind::Internal, "auto is not a mode of a layer");
   std::vector<ValueId> kept;
-  for (const RecomputableValue& v : recomputable_values(graph, layer)) {
+  for (const RecomputableValue& v : values) {
     const bool core = graph.nodes[v.node].op == op_id<Attention>;
     if (mode == RecomputeMode::Full ? v.boundary : mode != RecomputeMode::Selective || !core) kept.push_back(v.value);
   }
   return kept;
 }
 
-std::vector<ValueId> values_named(const Graph& graph, int layer, std::span<const std::string> names) {
+std::vector<ValueId> values_named(std::span<const RecomputableValue> values, std::span<const std::string> names) {
   std::vector<ValueId> found;
-  if (names.empty()) return found;
-  const std::vector<RecomputableValue> values = recomputable_values(graph, layer);
   for (const std::string& name : names) {
     const auto at =
         std::find_if(values.begin(), values.end(), [&](const RecomputableValue& v) { return v.name == name; });
-    require(at != values.end(), ErrorKind::Internal, "layer {} makes no '{}' that could be kept", layer, name);
+    require(at != values.end(), ErrorKind::Internal, "the layer makes no '{}' that could be kept", name);
     found.push_back(at->value);
   }
   return found;
@@ -244,16 +246,16 @@ std::vector<ValueId> values_named(const Graph& graph, int layer, std::span<const
 KeepSets keep_sets(const Graph& graph, std::span<const LayerRecompute> layers) {
   KeepSets keep;
   if (layers.empty()) return keep;
-  for (const int layer : layers_of(graph)) {
+  for (const auto& [layer, values] : recomputable_values(graph)) {
     const LayerRecompute& wanted = layers[static_cast<std::size_t>(layer)];
     if (wanted.mode == RecomputeMode::None || wanted.mode == RecomputeMode::Offload) continue;
     std::vector<ValueId>& kept = keep[layer];
     if (wanted.mode != RecomputeMode::Auto) {
-      kept = kept_values(graph, layer, wanted.mode);
+      kept = kept_values(graph, values, wanted.mode);
       continue;
     }
-    kept = values_named(graph, layer, wanted.keep);
-    const std::vector<ValueId> sent = values_named(graph, layer, wanted.offload);
+    kept = values_named(values, wanted.keep);
+    const std::vector<ValueId> sent = values_named(values, wanted.offload);
     kept.insert(kept.end(), sent.begin(), sent.end());
   }
   return keep;
@@ -261,11 +263,11 @@ KeepSets keep_sets(const Graph& graph, std::span<const LayerRecompute> layers) {
 
 std::optional<std::string> keep_fault(const Graph& graph, std::span<const LayerRecompute> layers) {
   if (layers.empty()) return std::nullopt;
-  for (const int layer : layers_of(graph)) {
+  for (const auto& [layer, values] : recomputable_values(graph)) {
     const LayerRecompute& wanted = layers[static_cast<std::size_t>(layer)];
-    if (wanted.mode != RecomputeMode::Auto || (wanted.keep.empty() && wanted.offload.empty())) continue;
+    if (wanted.mode != RecomputeMode::Auto) continue;
     std::vector<std::string> names;
-    for (const RecomputableValue& v : recomputable_values(graph, layer)) names.push_back(v.name);
+    for (const RecomputableValue& v : values) names.push_back(v.name);
     for (const auto* list : {&wanted.keep, &wanted.offload}) {
       for (const std::string& name : *list) {
         if (std::find(names.begin(), names.end(), name) == names.end())

@@ -28,7 +28,9 @@ struct RecomputableValue {
   // op that the declaration names (OpInfo::again). kNoValue: there is none.
   ValueId again_from = kNoValue;
 };
-// In the order in which forward makes them. The graph is that of add_backward().
+// By layer, in the order in which forward makes them. The graph is that of add_backward().
+using LayerValues = std::map<int, std::vector<RecomputableValue>>;
+LayerValues recomputable_values(const Graph& graph);
 std::vector<RecomputableValue> recomputable_values(const Graph& graph, int layer);
 
 // Values that stay from forward to backward, by layer; what else the layer's nodes make is dropped. A layer without an
@@ -48,14 +50,14 @@ std::vector<int> layers_of(const Graph& graph);
 // What a mode keeps of a layer: full, its boundary; selective, all but the attention core, which without a T×T tensor
 // is its output and log-sum-exp (Korthikanti et al. 2022); none and offload, everything. Auto is not a layer's mode:
 // Error(Internal).
-std::vector<ValueId> kept_values(const Graph& graph, int layer, RecomputeMode mode);
+std::vector<ValueId> kept_values(const Graph& graph, std::span<const RecomputableValue> values, RecomputeMode mode);
 
 // By model layer; empty: nothing is recomputed. A name (RecomputableValue::name) that the layer does not have is
 // Error(Internal); keep_fault() says so before. What is offloaded is kept too, until it goes
 // (runtime/graph/offload.hpp).
 KeepSets keep_sets(const Graph& graph, std::span<const LayerRecompute> layers);
-// The values of these names of a layer; one that it does not have is Error(Internal).
-std::vector<ValueId> values_named(const Graph& graph, int layer, std::span<const std::string> names);
+// Of a layer's values those of these names; one that it does not have is Error(Internal).
+std::vector<ValueId> values_named(std::span<const RecomputableValue> values, std::span<const std::string> names);
 std::optional<std::string> keep_fault(const Graph& graph, std::span<const LayerRecompute> layers);
 
 // The cheaper node that makes the other outputs of a forward node from the one that its op declares

@@ -182,11 +182,14 @@ void describe_host(const Graph& graph, std::span<const Item> items, int copies, 
 }
 
 // Gives items their places from `begin` on; returns the bytes that they take, and adds the least that they could take.
+// `most`: where the arena may end, if only that matters, otherwise 0.
 std::int64_t place_items(std::span<const Item> items, std::int64_t begin, std::int64_t copies, ProgramLayout& layout,
-                         std::int64_t& max_live_bytes) {
+                         std::int64_t& max_live_bytes, std::int64_t most = 0) {
   std::vector<Lifetime> lives;
   for (const Item& i : items) lives.push_back(i.life);
-  const Offsets offsets = assign_offsets(lives, {.alignment = kArenaAlignment});
+  OffsetOptions options{.alignment = kArenaAlignment};
+  if (most > 0) options.enough = std::max<std::int64_t>(1, most - begin);
+  const Offsets offsets = assign_offsets(lives, options);
   const std::int64_t stride = copies > 1 ? align_up(offsets.peak_bytes) : 0;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const std::int64_t at = begin + offsets.offset[i];
@@ -204,7 +207,7 @@ std::int64_t place_items(std::span<const Item> items, std::int64_t begin, std::i
 }
 
 // The step region of a pipeline with several micro-batches in flight, or several chunks.
-void place_in_slots(const Program& program, const MemoryPlan& plan, std::span<const Item> items,
+void place_in_slots(const Program& program, const MemoryPlan& plan, std::span<const Item> items, std::int64_t most,
                     ProgramLayout& layout) {
   const Graph& graph = *program.graph;
   const std::vector<int>& counts = program.schedule->slots[static_cast<std::size_t>(program.stage)];
@@ -225,7 +228,7 @@ void place_in_slots(const Program& program, const MemoryPlan& plan, std::span<co
     layout.slots.push_back(region);
     describe_live(graph, slots[c], region.count, true, layout);
   }
-  layout.step_bytes = at - plan.persistent_bytes + place_items(scratch, at, 1, layout, layout.max_live_bytes);
+  layout.step_bytes = at - plan.persistent_bytes + place_items(scratch, at, 1, layout, layout.max_live_bytes, most);
   describe_live(graph, scratch, 1, false, layout);
 }
 
@@ -278,7 +281,7 @@ void require_countable_sum(const Program& program) {
       program.name, kMostBytes);
 }
 
-ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int threads) {
+ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int threads, std::int64_t most) {
   const Graph& graph = *program.graph;
   ProgramLayout layout;
   layout.name = program.name;
@@ -297,9 +300,9 @@ ProgramLayout lay_out(const Program& program, const MemoryPlan& plan, int thread
   if (on_host != items.end()) place_on_host(program, {on_host, items.end()}, layout);
   items.erase(on_host, items.end());
   if (needs_slots(program)) {
-    place_in_slots(program, plan, items, layout);
+    place_in_slots(program, plan, items, most, layout);
   } else {
-    layout.step_bytes = place_items(items, plan.persistent_bytes, 1, layout, layout.max_live_bytes);
+    layout.step_bytes = place_items(items, plan.persistent_bytes, 1, layout, layout.max_live_bytes, most);
     describe_live(graph, items, 1, false, layout);
   }
   for (ValueId v = 0; v < static_cast<ValueId>(graph.values.size()); ++v) {
@@ -357,12 +360,12 @@ const PersistentRegion& MemoryPlan::region(std::string_view name) const {
   fail(ErrorKind::Internal, "the plan has no persistent value '{}'", name);
 }
 
-MemoryPlan plan_memory(std::span<const Program> programs, int threads) {
+MemoryPlan plan_memory(std::span<const Program> programs, int threads, std::int64_t enough_bytes) {
   MemoryPlan plan;
   for (const Program& program : programs) require_countable_sum(program);
   place_persistent(programs, plan);
   const ProgramLayout* largest = nullptr;
-  for (const Program& program : programs) plan.programs.push_back(lay_out(program, plan, threads));
+  for (const Program& program : programs) plan.programs.push_back(lay_out(program, plan, threads, enough_bytes));
   for (const ProgramLayout& p : plan.programs) {
     if (largest == nullptr || p.step_bytes > largest->step_bytes) largest = &p;
   }

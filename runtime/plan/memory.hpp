@@ -93,8 +93,9 @@ struct Program {
   int stage = 0;
 };
 
-// `threads`: compute threads of the rank, which some workspaces depend on.
-MemoryPlan plan_memory(std::span<const Program> programs, int threads);
+// `threads`: compute threads of the rank, which some workspaces depend on. `enough_bytes`: where only whether the plan
+// has at most so many matters (OffsetOptions::enough); 0: it is the best.
+MemoryPlan plan_memory(std::span<const Program> programs, int threads, std::int64_t enough_bytes = 0);
 
 // Replays every program against the plan with the independent checker, those of a pipeline action by action: the first
 // violation, or nullopt.

@@ -41,10 +41,8 @@ class FreeCopies : public CostModel {
 
 HostLink host_link(const Graph& graph, std::span<const int> layers, const CostModel& costs, bool overlap) {
   std::vector<RecomputableValue> values;
-  for (const int layer : layers) {
-    const std::vector<RecomputableValue> made = recomputable_values(graph, layer);
-    values.insert(values.end(), made.begin(), made.end());
-  }
+  LayerValues all = recomputable_values(graph);
+  for (const int layer : layers) values.insert(values.end(), all[layer].begin(), all[layer].end());
   const auto [small, large] =
       std::minmax_element(values.begin(), values.end(),
                           [](const RecomputableValue& a, const RecomputableValue& b) { return a.bytes < b.bytes; });

@@ -1,6 +1,7 @@
 #include "runtime/plan/offsets.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/rng.hpp"
@@ -24,9 +25,9 @@ struct Best {
 };
 
 void check_arguments(std::span<const Lifetime> lifetimes, const OffsetOptions& options) {
-  require(options.alignment > 0 && options.max_nodes >= 0 && options.capacity >= 0, ErrorKind::Internal,
-          "offset assignment: alignment {}, max_nodes {} or capacity {} is out of range", options.alignment,
-          options.max_nodes, options.capacity);
+  require(options.alignment > 0 && options.max_nodes >= 0 && options.capacity >= 0 && options.enough >= 0,
+          ErrorKind::Internal, "offset assignment: alignment {}, max_nodes {} or capacity {} is out of range",
+          options.alignment, options.max_nodes, options.capacity);
   for (std::size_t i = 0; i < lifetimes.size(); ++i) {
     const Lifetime& l = lifetimes[i];
     require(l.bytes > 0 && l.last >= l.first, ErrorKind::Internal,
@@ -101,10 +102,14 @@ Offsets assign_offsets(std::span<const Lifetime> lifetimes, const OffsetOptions&
   if (lifetimes.empty()) return {{}, 0, 0, true, "empty"};
   const Problem problem = offsets::make_problem(lifetimes, options.alignment);
   const std::int64_t target = std::max(problem.max_live, options.capacity / options.alignment);
-  Best best = run_portfolio(problem, target);
-  const std::int64_t climbing = options.max_nodes / kClimbShare;
-  climb(problem, target, climbing, best);
-  search_down(problem, target, options.max_nodes - climbing, best);
+  const std::int64_t enough = options.enough / options.alignment;
+  const bool hopeless = options.enough > 0 && problem.max_live > enough;
+  Best best = run_portfolio(problem, hopeless ? std::numeric_limits<std::int64_t>::max() : std::max(target, enough));
+  if (!hopeless && best.placement.peak > enough) {
+    const std::int64_t climbing = options.max_nodes / kClimbShare;
+    climb(problem, target, climbing, best);
+    search_down(problem, target, options.max_nodes - climbing, best);
+  }
 
   Offsets answer{{}, 0, problem.max_live * options.alignment, best.placement.peak == problem.max_live, best.method};
   answer.offset.reserve(lifetimes.size());

@@ -36,7 +36,7 @@ NodeSeconds node_seconds(const Graph& graph, const CostModel& costs) {
 class Reader {
  public:
   Reader(const Graph& graph, const CostModel& costs, const GraphStageOptions& options)
-      : graph_(graph), costs_(costs), options_(options), seconds_(node_seconds(graph, costs)) {
+      : graph_(graph), costs_(costs), options_(options), seconds_(node_seconds(graph, costs)), values_(recomputable_values(graph)) {
     first_.assign(graph.values.size(), kNever);
     last_.assign(graph.values.size(), 0);
     made_by_layer_.assign(graph.values.size(), -1);
@@ -58,7 +58,7 @@ class Reader {
   ReadLayer read(int number, double boundary_seconds) {
     layer_ = {};
     tensor_of_.clear();
-    const std::vector<RecomputableValue> values = recomputable_values(graph_, number);
+    const std::vector<RecomputableValue>& values = values_.at(number);
     add_inputs(values);
     for (std::size_t at = 0; at < values.size();) {
       std::size_t end = at + 1;
@@ -76,7 +76,7 @@ class Reader {
     const RecomputeMode modes[] = {RecomputeMode::Full, RecomputeMode::Selective};
     for (std::size_t m = 0; m < 2; ++m) {
       layer_.modes[m].assign(kind.tensors.size(), false);
-      for (const ValueId v : kept_values(graph_, number, modes[m]))
+      for (const ValueId v : kept_values(graph_, values, modes[m]))
         layer_.modes[m][static_cast<std::size_t>(tensor_of_.at(v))] = true;
     }
     return layer_;
@@ -84,7 +84,7 @@ class Reader {
 
   // The part of the layer's first node that a norm of a kept boundary is without.
   double boundary_seconds(int number) const {
-    for (const RecomputableValue& v : recomputable_values(graph_, number)) {
+    for (const RecomputableValue& v : values_.at(number)) {
       const Node& node = graph_.nodes[v.node];
       if (v.boundary && op_info(node.op).again_from >= 0)
         return std::max(0.0, seconds_.own[v.node] - costs_.node_seconds(graph_, again_node(node)));
@@ -290,6 +290,7 @@ class Reader {
   const CostModel& costs_;
   const GraphStageOptions& options_;
   NodeSeconds seconds_;
+  LayerValues values_;
   std::vector<std::size_t> first_, last_;  // nodes that touch a root
   std::vector<int> made_by_layer_;         // by root, in forward
   ReadLayer layer_;
