@@ -14,7 +14,7 @@ constexpr std::int64_t kShareSteps = 32;  // with shares of host memory
 // Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
 constexpr std::int64_t kProbes = 16;
 // Of one answer of the planner, which is asked several times.
-constexpr RecomputeLimits kLimits{2048, 20'000'000};
+constexpr RecomputeLimits kLimits{256, 2'000'000};
 
 ProgramOptions at_stage(const ProgramOptions& options, int stage) {
   ProgramOptions there = options;
