@@ -36,7 +36,11 @@ NodeSeconds node_seconds(const Graph& graph, const CostModel& costs) {
 class Reader {
  public:
   Reader(const Graph& graph, const CostModel& costs, const GraphStageOptions& options)
-      : graph_(graph), costs_(costs), options_(options), seconds_(node_seconds(graph, costs)), values_(recomputable_values(graph)) {
+      : graph_(graph),
+        costs_(costs),
+        options_(options),
+        seconds_(node_seconds(graph, costs)),
+        values_(recomputable_values(graph)) {
     first_.assign(graph.values.size(), kNever);
     last_.assign(graph.values.size(), 0);
     made_by_layer_.assign(graph.values.size(), -1);
