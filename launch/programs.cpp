@@ -98,12 +98,13 @@ void add_schedule(const ProgramOptions& o, Programs& p) {
       make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(micro_batches_of(o, o.rank)), o.chunks));
 }
 
-Graph train_graph(const ProgramOptions& o, Programs& p) {
+// `timed`: with the predicted times of what is communicated, for reports.
+Graph train_graph(const ProgramOptions& o, Programs& p, bool timed) {
   const std::int64_t scratch = reduce_scratch_bytes(o.mesh.longest_axis());
   DataParallel data = data_parallel(o);
   Graph graph = differentiated_graph(o, p);
   rewrite_activations(graph, o);
-  if (o.costs && o.mesh.tensor > 1 && o.tensor_chunks > 1) {
+  if (timed && o.costs && o.mesh.tensor > 1 && o.tensor_chunks > 1) {
     Graph whole = graph;
     overlap_linears(whole, 1);
     p.chunk_times.emplace().whole_s = micro_batch_seconds(whole, o);
@@ -123,7 +124,7 @@ Graph train_graph(const ProgramOptions& o, Programs& p) {
   }
   const FlatLayout layout = flat_layout(graph, data.shards);
   if (data.ranks > 1 && data.zero == 0) p.buckets = size_buckets(o, graph, layout, data);
-  if (data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
+  if (timed && data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
   place_parameters(graph, layout, data);
   place_gradients(graph, layout, data, scratch);
   if (p.schedule && data.zero >= 2)
@@ -239,7 +240,8 @@ double micro_batch_seconds(const Graph& graph, const ProgramOptions& o) {
 
 namespace {
 
-Programs planned_programs(const ProgramOptions& o, std::int64_t enough_bytes) {
+// What the memory plan follows from, and the plan.
+Programs planned_programs(const ProgramOptions& o, bool timed, std::int64_t enough_bytes) {
   Programs p;
   add_schedule(o, p);
   const auto add = [&](std::string name, Graph graph) {
@@ -250,7 +252,7 @@ Programs planned_programs(const ProgramOptions& o, std::int64_t enough_bytes) {
     p.names.push_back(std::move(name));
     p.graphs.push_back(std::make_unique<Graph>(std::move(graph)));
   };
-  if (o.train) add("train", train_graph(o, p));
+  if (o.train) add("train", train_graph(o, p, timed));
   if (o.evaluate) add("evaluate", inference_graph(o, p, o.micro_batch, o.sequence, Head::Loss, 0));
   if (o.logits) add("logits", inference_graph(o, p, o.micro_batch, o.sequence, Head::Logits, 0));
   if (o.cache_positions > 0) {
@@ -265,7 +267,6 @@ Programs planned_programs(const ProgramOptions& o, std::int64_t enough_bytes) {
   const int replica = coordinates(o.mesh, o.rank).data;
   p.owns_whole = replica == 0;
   p.owns_shards = replica < data.shards;
-  p.tensors = model_tensors(o.model);
   p.plan = plan_memory(p.list(), o.threads, enough_bytes);
   return p;
 }
@@ -273,11 +274,12 @@ Programs planned_programs(const ProgramOptions& o, std::int64_t enough_bytes) {
 }  // namespace
 
 MemoryPlan plan_of(const ProgramOptions& o, std::int64_t enough_bytes) {
-  return planned_programs(o, enough_bytes).plan;
+  return planned_programs(o, false, enough_bytes).plan;
 }
 
 Programs build_programs(const ProgramOptions& o) {
-  Programs p = planned_programs(o, 0);
+  Programs p = planned_programs(o, true, 0);
+  p.tensors = model_tensors(o.model);
   if (o.train) {
     p.train_flops_per_micro_batch = train_flops(o);
     p.rank_flops_per_micro_batch = count_flops(p.graph("train"), {Phase::Forward, Phase::InputGrad, Phase::WeightGrad});

@@ -1,8 +1,11 @@
 #include "launch/recompute_choice.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <limits>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <tuple>
 
 namespace plimsoll {
@@ -13,8 +16,11 @@ constexpr std::int64_t kSteps = 512;
 constexpr std::int64_t kShareSteps = 32;  // with shares of host memory
 // Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
 constexpr std::int64_t kProbes = 16;
-// Of one answer of the planner, which is asked several times.
-constexpr RecomputeLimits kLimits{256, 2'000'000};
+// Of one answer of the planner, which is asked several times, for every layout that may be the best: so many labels of
+// all layers together. What is lost is in the gap that the report shows.
+RecomputeLimits limits_of(const RecomputeStage& stage) {
+  return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000};
+}
 
 ProgramOptions at_stage(const ProgramOptions& options, int stage) {
   ProgramOptions there = options;
@@ -54,6 +60,37 @@ class BytePlans {
   std::vector<std::pair<std::vector<LayerRecompute>, PlannedBytes>> known_;
 };
 
+// A planner with its answers. They are kept for all searches of the process: layouts of a cluster often differ in what
+// lies beside the activations, not in the layers of a stage, and the budgets that are tried follow from the stage.
+class KnownAnswers {
+ public:
+  explicit KnownAnswers(const RecomputeStage& stage) : planner_(stage) {}
+
+  static std::shared_ptr<KnownAnswers> of(const RecomputeStage& stage) {
+    static std::mutex mutex;
+    static std::deque<std::shared_ptr<KnownAnswers>> known;
+    const std::lock_guard lock(mutex);
+    const auto same = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k->stage() == stage; });
+    if (same != known.end()) return *same;
+    if (known.size() == kKnownStages) known.pop_front();
+    return known.emplace_back(std::make_shared<KnownAnswers>(stage));
+  }
+
+  const RecomputeStage& stage() const { return planner_.stage(); }
+  RecomputeAnswer plan(std::int64_t model_bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto known = answers_.find(model_bytes);
+    if (known != answers_.end()) return known->second;
+    return answers_.emplace(model_bytes, planner_.plan(model_bytes, limits_of(stage()))).first->second;
+  }
+
+ private:
+  static constexpr std::size_t kKnownStages = 32;
+  std::mutex mutex_;
+  RecomputePlanner planner_;
+  std::map<std::int64_t, RecomputeAnswer> answers_;
+};
+
 // The plans of one stage that a planner offers under all its budgets.
 class BudgetSearch {
  public:
@@ -63,7 +100,7 @@ class BudgetSearch {
         bytes_(bytes),
         budget_(arena_bytes),
         incumbent_seconds_(incumbent_seconds),
-        planner_(graph.stage) {}
+        planner_(KnownAnswers::of(graph.stage)) {}
 
   // What was found: the cheapest that fits, or, where none does, the smallest; no layers where nothing counts.
   struct Found {
@@ -76,11 +113,11 @@ class BudgetSearch {
   // `steps`: budgets of the planner that are told apart.
   const Found& run(std::int64_t steps) {
     attempt(full(), 0);
-    std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_.stage());
+    std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_->stage());
     if (low >= high) return found_;
     if (!attempt(low)) {
       // What comes back early is not in the planner's model, so its smallest need not be the smallest.
-      const std::int64_t step = planner_.stage().link ? (high - low) / kProbes : 0;
+      const std::int64_t step = planner_->stage().link ? (high - low) / kProbes : 0;
       std::int64_t probe = low + step;
       while (probe < high && step > 0 && !attempt(probe)) probe += step;
       if (step == 0 || probe >= high) return found_;
@@ -97,13 +134,13 @@ class BudgetSearch {
 
   // Nothing costs less within those bytes of the model.
   double bound_seconds(std::int64_t model_bytes) {
-    const RecomputeAnswer answer = planner_.plan(model_bytes, kLimits);
+    const RecomputeAnswer answer = planner_->plan(model_bytes);
     return std::holds_alternative<RecomputePlan>(answer) ? std::get<RecomputePlan>(answer).bound_seconds : 0;
   }
 
  private:
   std::int64_t least_budget() {
-    const RecomputeAnswer none = planner_.plan(0, kLimits);
+    const RecomputeAnswer none = planner_->plan(0);
     return std::holds_alternative<RecomputeInfeasible>(none) ? std::get<RecomputeInfeasible>(none).needed_bytes : 0;
   }
 
@@ -111,15 +148,15 @@ class BudgetSearch {
   // which one is the smallest.
   RecomputePlan full() const {
     std::vector<LayerChoice> choices;
-    for (const int kind : planner_.stage().layers) {
+    for (const int kind : planner_->stage().layers) {
       const int layer = static_cast<int>(choices.size());
-      choices.push_back({keep_nothing(planner_.stage().kinds[static_cast<std::size_t>(kind)]), layer, false});
+      choices.push_back({keep_nothing(planner_->stage().kinds[static_cast<std::size_t>(kind)]), layer, false});
     }
-    return recompute_plan_of(planner_.stage(), std::move(choices));
+    return recompute_plan_of(planner_->stage(), std::move(choices));
   }
 
   bool attempt(std::int64_t model_bytes) {
-    RecomputeAnswer answer = planner_.plan(model_bytes, kLimits);
+    RecomputeAnswer answer = planner_->plan(model_bytes);
     return std::holds_alternative<RecomputePlan>(answer) &&
            attempt(std::get<RecomputePlan>(std::move(answer)), model_bytes);
   }
@@ -142,7 +179,7 @@ class BudgetSearch {
   BytePlans& bytes_;
   std::int64_t budget_;
   double incumbent_seconds_;
-  RecomputePlanner planner_;
+  std::shared_ptr<KnownAnswers> planner_;
   Found found_;
 };
 

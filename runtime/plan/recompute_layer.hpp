@@ -88,6 +88,7 @@ struct HostLink {
   double to_host_bytes_per_second = 0, from_host_bytes_per_second = 0;
   double latency_seconds = 0;  // of each copy
   bool overlap = true;
+  bool operator==(const HostLink&) const = default;
 };
 
 struct LayerOption {

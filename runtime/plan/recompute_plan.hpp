@@ -29,6 +29,7 @@ struct RecomputeStage {
   std::optional<HostLink> link;
   bool segments = true, row_splits = true;  // may be used, as above
   bool once = false;  // within a segment nothing is made a third time: what the graph rewrite can do
+  bool operator==(const RecomputeStage&) const = default;
 };
 
 struct LayerChoice {

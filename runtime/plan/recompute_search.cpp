@@ -192,7 +192,7 @@ std::optional<RecomputeFound> cheapest_items(const RecomputeItems& items, std::i
     return true;
   };
   // A few bins first: a good plan in no time, which keeps the labels of the exact search few.
-  search(256, limits.max_work / 16, Crowded::KeepCheapest);
+  search(std::min(256, limits.max_labels), limits.max_work / 16, Crowded::KeepCheapest);
   if (search(limits.max_labels, limits.max_work, Crowded::End)) return found;
   search(limits.max_labels, limits.max_work / 4, Crowded::KeepCheapest);
   if (search(limits.max_labels, limits.max_work, Crowded::End)) return found;
