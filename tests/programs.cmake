@@ -108,7 +108,7 @@ plimsoll_mesh_test(slow 6 llama pipeline=2 tensor=3 sequence schedule=zb-h1)
 plimsoll_mesh_test(slow 8 gpt2 data=2 tensor=4 zero=2 sequence)
 plimsoll_mesh_test(slow 8 gpt2 data=2 pipeline=2 tensor=2 zero=1 sequence schedule=interleaved)
 plimsoll_mesh_test(slow 8 gpt2 data=4 pipeline=2 zero=1 shards=2 schedule=1f1b)
-plimsoll_mesh_test(slow 8 llama data=2 pipeline=2 tensor=2 zero=2 sequence schedule=zb-h1)
+plimsoll_mesh_test(slow 8 gpt2 data=2 pipeline=2 tensor=2 zero=2 sequence schedule=zb-h1)
 plimsoll_mesh_test(slow 8 gpt2 pipeline=8 schedule=zb-h1)
 
 # Two stages as a user meets them: under every schedule, what is planned for them, and their checkpoints on other meshes.
