@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/median.hpp"
 
 namespace plimsoll {
 namespace {
@@ -70,12 +71,6 @@ class Probe {
   int ranks_;
   std::unique_ptr<std::byte[]> scratch_, whole_, part_;
 };
-
-double median(std::vector<double> times) {
-  const auto middle = times.begin() + std::ssize(times) / 2;
-  std::nth_element(times.begin(), middle, times.end());
-  return *middle;
-}
 
 }  // namespace
 

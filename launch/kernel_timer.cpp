@@ -8,6 +8,7 @@
 #include "comm/probe.hpp"
 #include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/register.hpp"
+#include "runtime/core/median.hpp"
 
 namespace plimsoll {
 namespace {
@@ -23,11 +24,6 @@ constexpr std::int64_t kWork = 640;                          // rows and columns
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::int64_t aligned(std::int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
-
-double median(std::vector<double> times) {
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
-}
 
 // A rank of a group that nobody else is in: what the others would add is counted as a collective.
 class Alone : public Reducer {

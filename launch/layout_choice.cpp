@@ -20,9 +20,7 @@ ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) 
   const auto passes = static_cast<double>(options.micro_batches + options.mesh.pipeline - 1);
   double recompute = 0;
   for (const int stage : distinct_stages(options)) {
-    ProgramOptions there = options;
-    there.rank = rank_at(options.mesh, {largest_replica(options), stage, 0});
-    const Programs programs = build_programs(there);
+    const Programs programs = build_programs(at_stage(options, stage));
     const MemoryPlan& plan = programs.plan;
     if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
     if (!options.recompute.empty())

@@ -14,11 +14,6 @@ namespace {
 // Numbers that are less than a billionth apart are those of the same program.
 constexpr double kFaster = 1 - 1e-9;
 
-ProgramOptions at_stage(ProgramOptions o, int stage) {
-  o.rank = rank_at(o.mesh, {0, stage, 0});
-  return o;
-}
-
 // The line through what messages up to `bytes` take.
 LinkLine line_of(const MessageSeconds& seconds, std::int64_t bytes) {
   std::vector<LinkSample> samples;

@@ -84,11 +84,10 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
 }
 
 // On the rank that needs most; nullopt: some rank would offload more than it may.
-std::optional<std::int64_t> arena_bytes(ProgramOptions o) {
+std::optional<std::int64_t> arena_bytes(const ProgramOptions& o) {
   std::int64_t most = 0;
   for (const int stage : distinct_stages(o)) {
-    o.rank = rank_at(o.mesh, {largest_replica(o), stage, 0});
-    const MemoryPlan plan = plan_of(o);
+    const MemoryPlan plan = plan_of(at_stage(o, stage));
     if (plan.host_bytes > o.host.bytes) return std::nullopt;
     most = std::max(most, plan.total_bytes);
   }

@@ -10,6 +10,7 @@
 #include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/register.hpp"
 #include "launch/process.hpp"
+#include "runtime/core/median.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll {
@@ -44,8 +45,7 @@ double seconds_of(const F& call) {
     call();
     times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
-  std::nth_element(times.begin(), times.begin() + kRepetitions / 2, times.end());
-  return std::max(times[kRepetitions / 2], 1e-9);
+  return std::max(median(std::move(times)), 1e-9);
 }
 
 // Seconds of the forward kernel of an op on inputs of ones.

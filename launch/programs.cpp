@@ -162,6 +162,11 @@ int largest_replica(const ProgramOptions& o) {
   return static_cast<int>(std::max_element(o.shares.begin(), o.shares.end()) - o.shares.begin());
 }
 
+ProgramOptions at_stage(ProgramOptions o, int stage) {
+  o.rank = rank_at(o.mesh, {largest_replica(o), stage, 0});
+  return o;
+}
+
 void set_shares(ProgramOptions& o, std::vector<std::int64_t> shares, std::int64_t micro_batches) {
   o.shares = std::move(shares);
   o.micro_batches = o.shares.empty() ? micro_batches : *std::max_element(o.shares.begin(), o.shares.end());

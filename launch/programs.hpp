@@ -64,6 +64,8 @@ inline constexpr std::int64_t kPrefillTokens = 64;
 // Micro-batches of a step on a rank, and the first replica that has most of them.
 std::int64_t micro_batches_of(const ProgramOptions& options, int rank);
 int largest_replica(const ProgramOptions& options);
+// Of a rank of that stage, in that replica: no rank of the stage needs more.
+ProgramOptions at_stage(ProgramOptions options, int stage);
 // Gives replicas uneven shares, or, with an empty list, all of them `micro_batches`.
 void set_shares(ProgramOptions& options, std::vector<std::int64_t> shares, std::int64_t micro_batches);
 

@@ -22,12 +22,6 @@ RecomputeLimits limits_of(const RecomputeStage& stage) {
   return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000};
 }
 
-ProgramOptions at_stage(const ProgramOptions& options, int stage) {
-  ProgramOptions there = options;
-  there.rank = rank_at(options.mesh, {largest_replica(options), stage, 0});
-  return there;
-}
-
 // The bytes of a rank's plan, and of what it offloads.
 struct PlannedBytes {
   std::int64_t arena = 0, host = 0;

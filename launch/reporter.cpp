@@ -1,4 +1,5 @@
 #include "launch/reporter.hpp"
+#include "runtime/core/median.hpp"
 
 #include <fmt/format.h>
 
@@ -62,11 +63,7 @@ std::string Reporter::finish(std::vector<RankSummary> ranks) {
   progress_.finish();
   summary_.ranks = std::move(ranks);
   summary_.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-  if (!times_.empty()) {
-    const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
-    std::nth_element(times_.begin(), middle, times_.end());
-    summary_.measured_step_s = *middle;
-  }
+  if (!times_.empty()) summary_.measured_step_s = median(times_);
   write_summary(summary_, config_.run.dir);
   return run_report(summary_) + times_report(summary_) + volume_report(summary_) + memory_report(summary_);
 }

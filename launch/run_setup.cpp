@@ -32,12 +32,11 @@ void require_data_files(const Config& config) {
 }
 
 // What a list keeps must be values of its layers, on every stage.
-void check_kept_values(const Config& config, ProgramOptions o) {
+void check_kept_values(const Config& config, const ProgramOptions& o) {
   const auto lists = [](const LayerRecompute& layer) { return !layer.keep.empty() || !layer.offload.empty(); };
   if (!o.train || std::none_of(o.recompute.begin(), o.recompute.end(), lists)) return;
   for (int stage = 0; stage < o.mesh.pipeline; ++stage) {
-    o.rank = rank_at(o.mesh, {0, stage, 0});
-    const auto fault = keep_fault(keeping_graph(o).graph, o.recompute);
+    const auto fault = keep_fault(keeping_graph(at_stage(o, stage)).graph, o.recompute);
     require(!fault, ErrorKind::Config, "{}: {}", key_place(config, "memory.recompute"), fault.value_or(""));
   }
 }
@@ -97,9 +96,7 @@ bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes) {
   if (arena_bytes == 0 && o.host.bytes == kNoHostLimit) return true;
   const std::vector<int> stages = distinct_stages(o);  // they differ, and all ranks must choose alike
   return std::all_of(stages.begin(), stages.end(), [&](int stage) {
-    ProgramOptions there = o;
-    there.rank = rank_at(o.mesh, {largest_replica(o), stage, 0});
-    const MemoryPlan plan = plan_of(there, arena_bytes);
+    const MemoryPlan plan = plan_of(at_stage(o, stage), arena_bytes);
     return (arena_bytes == 0 || plan.total_bytes <= arena_bytes) && plan.host_bytes <= o.host.bytes;
   });
 }

@@ -26,24 +26,11 @@ use_local_mpi
 mkdir -p data
 [ -s data/kjv.txt ] || bible -f gen1:1-rev22:21 >data/kjv.txt
 [ -s data/kjv.idx ] || build/release/bin/plimsoll data prepare data/kjv.txt --out data/kjv
-if [ "${1:-}" = --overlap ]; then
-  shift
-  exec python3 scripts/bench_overlap.py "$@"
-fi
-if [ "${1:-}" = --budget ]; then
-  shift
-  exec python3 scripts/bench_budget.py "$@"
-fi
-if [ "${1:-}" = --layouts ]; then
-  shift
-  exec python3 scripts/bench_layouts.py "$@"
-fi
-if [ "${1:-}" = --sizer ]; then
-  shift
-  exec python3 scripts/bench_sizer.py "$@"
-fi
-if [ "${1:-}" = --shares ]; then
-  shift
-  exec python3 scripts/bench_shares.py "$@"
-fi
+case ${1:-} in
+  --overlap | --budget | --layouts | --sizer | --shares)
+    what=${1#--}
+    shift
+    exec python3 "scripts/bench_$what.py" "$@"
+    ;;
+esac
 exec python3 scripts/bench.py "$@"

@@ -8,6 +8,7 @@
 #include "launch/engine.hpp"
 #include "runtime/core/rng.hpp"
 #include "runtime/data/token_writer.hpp"
+#include "runtime/graph/autodiff.hpp"
 #include "tests/support/temp_folder.hpp"
 
 namespace plimsoll::test {
@@ -33,6 +34,13 @@ inline ProgramOptions tiny_options(ModelFamily family) {
   o.micro_batch = 2;
   o.train = true;
   return o;
+}
+
+// Forward and backward of one rank that holds everything.
+inline Graph tiny_training_graph(const ProgramOptions& o) {
+  Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, kLogitsBytes, 0, true, {}});
+  add_backward(graph);
+  return graph;
 }
 
 // A sequence with some regularity, so that there is something to learn.

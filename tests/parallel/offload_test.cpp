@@ -9,22 +9,12 @@ using namespace test;
 
 constexpr std::int64_t kRows = 8, kSteps = 3;
 
-ProgramOptions options_of(ModelFamily family) {
-  ProgramOptions o = tiny_options(family);
-  o.model.layers = 4;
-  o.micro_batch = 1;
-  o.sequence = 32;
-  o.evaluate = true;
-  if (family == ModelFamily::Gpt2) o.model.dropout = 0.2;
-  return o;
-}
-
 class OffloadOn : public testing::TestWithParam<std::tuple<ModelFamily, Layout>> {};
 
 TEST_P(OffloadOn, TheSameBits) {
   using enum RecomputeMode;
   const auto& [family, layout] = GetParam();
-  ProgramOptions o = options_of(family);
+  ProgramOptions o = four_layer_options(family);
   const RunResult none = train_on(layout, o, kRows, kSteps);
   using Modes = std::vector<LayerRecompute>;
   for (const Modes& layers :
@@ -67,7 +57,7 @@ INSTANTIATE_TEST_SUITE_P(
 // A slot of the device keeps the ends of the piece; what the layers make waits in as many slots of the host.
 TEST(OffloadInPipelines, SlotsOfTheHostHoldTheActivations) {
   for (const ScheduleKind schedule : {ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1}) {
-    ProgramOptions o = options_of(ModelFamily::Llama);
+    ProgramOptions o = four_layer_options(ModelFamily::Llama);
     o.mesh.pipeline = 2;
     o.schedule = schedule;
     o.micro_batches = 8;
@@ -90,7 +80,7 @@ TEST(OffloadInPipelines, SlotsOfTheHostHoldTheActivations) {
 
 // A value that both halves of backward read comes back for each, and is in no slot of the device in between.
 TEST(OffloadInPipelines, ComesBackForEachHalfOfBackward) {
-  ProgramOptions o = options_of(ModelFamily::Gpt2);
+  ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
   o.mesh.pipeline = 2;
   o.schedule = ScheduleKind::ZbH1;
   o.micro_batches = 8;

@@ -9,16 +9,6 @@ using namespace test;
 
 constexpr std::int64_t kRows = 8, kSteps = 3;
 
-ProgramOptions options_of(ModelFamily family) {
-  ProgramOptions o = tiny_options(family);
-  o.model.layers = 4;
-  o.micro_batch = 1;
-  o.sequence = 32;
-  o.evaluate = true;
-  if (family == ModelFamily::Gpt2) o.model.dropout = 0.2;
-  return o;
-}
-
 std::vector<LayerRecompute> modes(std::initializer_list<RecomputeMode> of_layers) {
   std::vector<LayerRecompute> layers;
   for (const RecomputeMode mode : of_layers) layers.push_back({mode, {}});
@@ -30,7 +20,7 @@ class RecomputeOn : public testing::TestWithParam<std::tuple<ModelFamily, Layout
 TEST_P(RecomputeOn, TheSameBits) {
   using enum RecomputeMode;
   const auto& [family, layout] = GetParam();
-  ProgramOptions o = options_of(family);
+  ProgramOptions o = four_layer_options(family);
   const RunResult none = train_on(layout, o, kRows, kSteps);
   for (const auto& layers : {modes({Full, Full, Full, Full}), modes({Selective, Selective, Selective, Selective}),
                              modes({Full, None, Selective, Full})}) {
@@ -70,7 +60,7 @@ INSTANTIATE_TEST_SUITE_P(
 // The slots of a pipeline hold the boundaries: the activations of all micro-batches in flight shrink alike.
 TEST(RecomputeInPipelines, SlotsHoldTheBoundaries) {
   for (const ScheduleKind schedule : {ScheduleKind::GPipe, ScheduleKind::OneFOneB}) {
-    ProgramOptions o = options_of(ModelFamily::Llama);
+    ProgramOptions o = four_layer_options(ModelFamily::Llama);
     o.mesh.pipeline = 2;
     o.schedule = schedule;
     o.micro_batches = 8;
@@ -93,7 +83,7 @@ TEST(RecomputeInPipelines, SlotsHoldTheBoundaries) {
 // Where weight gradients come later, the chain from the boundary is made for each half; attention, whose input is
 // larger than its output, is made once, and the output waits.
 TEST(RecomputeInPipelines, SecondCopiesForLaterWeightGradientsWhereTheyHoldLess) {
-  ProgramOptions o = options_of(ModelFamily::Gpt2);
+  ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
   o.mesh.pipeline = 2;
   o.schedule = ScheduleKind::ZbH1;
   o.micro_batches = 8;
@@ -115,7 +105,7 @@ TEST(RecomputeInPipelines, SecondCopiesForLaterWeightGradientsWhereTheyHoldLess)
 // Stages in the middle that hold as many layers but keep other values have plans of their own.
 TEST(RecomputeInPipelines, StagesThatRecomputeOtherLayersAreDistinct) {
   using enum RecomputeMode;
-  ProgramOptions o = options_of(ModelFamily::Llama);
+  ProgramOptions o = four_layer_options(ModelFamily::Llama);
   o.mesh.pipeline = 4;
   o.stage_layers = {1, 1, 1, 1};
   EXPECT_EQ(distinct_stages(o), (std::vector<int>{0, 1, 3}));
@@ -127,7 +117,7 @@ TEST(RecomputeInPipelines, StagesThatRecomputeOtherLayersAreDistinct) {
 
 // ZeRO-3 gathers as often as without: what is recomputed uses the gather of backward.
 TEST(RecomputeWithZero, UsesTheGathersOfBackward) {
-  ProgramOptions o = options_of(ModelFamily::Gpt2);
+  ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
   o.mesh = {.data = 2, .shards = 2};
   o.zero = 3;
   const auto gathers = [&] {

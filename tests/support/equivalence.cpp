@@ -41,6 +41,16 @@ ProgramOptions equivalence_options(ModelFamily family, DType dtype, std::int64_t
   return o;
 }
 
+ProgramOptions four_layer_options(ModelFamily family) {
+  ProgramOptions o = tiny_options(family);
+  o.model.layers = 4;
+  o.micro_batch = 1;
+  o.sequence = 32;
+  o.evaluate = true;
+  if (family == ModelFamily::Gpt2) o.model.dropout = 0.2;
+  return o;
+}
+
 ProgramOptions uneven_options(ModelFamily family, DType dtype, std::int64_t layers) {
   ProgramOptions o = equivalence_options(family, dtype, 1);
   ModelConfig m = family_defaults(family);

@@ -31,6 +31,8 @@ ProgramOptions equivalence_options(ModelFamily family, DType dtype, std::int64_t
 // Of sizes that do not divide nicely: 509 ids, GPT-2 with 4 heads, or Llama with 6 heads over 3 key/value heads,
 // untied; a row at a time.
 ProgramOptions uneven_options(ModelFamily family, DType dtype, std::int64_t layers);
+// A tiny model of four layers, GPT-2 with dropout, that trains and evaluates a row at a time: for what rewrites layers.
+ProgramOptions four_layer_options(ModelFamily family);
 
 struct RunResult {
   DType dtype = DType::f32;

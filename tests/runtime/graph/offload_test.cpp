@@ -25,12 +25,6 @@ ProgramOptions options_of(ModelFamily family, double dropout = 0) {
   return o;
 }
 
-Graph differentiated(const ProgramOptions& o) {
-  Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, kLogitsBytes, 0, true, {}});
-  add_backward(graph);
-  return graph;
-}
-
 std::vector<LayerRecompute> all(RecomputeMode mode) { return std::vector<LayerRecompute>(kLayers, {mode, {}}); }
 
 bool is_copy(const Node& node) { return node.stream == StreamKind::Copy; }
@@ -47,7 +41,7 @@ std::int64_t saved_bytes(const Graph& graph, int layers) {
 // What leaves comes back, once for each half of backward, and backward reads nothing else.
 TEST(Offload, CopiesStandBehindTheMakerAndShortlyBeforeTheReader) {
   for (const ModelFamily family : kFamilies) {
-    Graph graph = differentiated(options_of(family));
+    Graph graph = tiny_training_graph(options_of(family));
     const std::vector<ValueId> sent = offloaded_values(graph, all(RecomputeMode::Offload));
     const std::int64_t saved = saved_bytes(graph, kLayers);
     offload(graph, sent);
@@ -89,7 +83,7 @@ TEST(Offload, CopiesStandBehindTheMakerAndShortlyBeforeTheReader) {
 }
 
 TEST(Offload, JustInTimeWithoutADistance) {
-  Graph graph = differentiated(options_of(ModelFamily::Llama));
+  Graph graph = tiny_training_graph(options_of(ModelFamily::Llama));
   offload(graph, offloaded_values(graph, all(RecomputeMode::Offload)), 0);
   for (std::size_t n = graph.backward_begin; n < graph.update_begin; ++n) {
     if (!is_copy(graph.nodes[n])) continue;
@@ -134,7 +128,7 @@ TEST(Offload, TheDeviceHoldsLessByWhatTheHostHolds) {
   for (const ModelFamily family : kFamilies) {
     ProgramOptions o = options_of(family);
     o.sequence = 64;
-    const std::int64_t saved = saved_bytes(differentiated(o), kLayers - 1);
+    const std::int64_t saved = saved_bytes(tiny_training_graph(o), kLayers - 1);
     const auto memory_of = [&](const Programs& p, MemoryClass c) {
       return p.plan.class_bytes[static_cast<std::size_t>(c)];
     };
@@ -231,7 +225,7 @@ TEST(Offload, NoChoiceOfValuesChangesABit) {
   for (const ModelFamily family : kFamilies) {
     ProgramOptions o = options_of(family, family == ModelFamily::Gpt2 ? 0.2 : 0);
     const Outcome none = run_of(o);
-    const Graph graph = differentiated(o);
+    const Graph graph = tiny_training_graph(o);
     int made_from_back = 0;
     for (std::uint64_t choice = 0; choice < 12; ++choice) {
       SCOPED_TRACE(choice);
@@ -269,13 +263,13 @@ TEST(Offload, CopiesHaveAStreamOfTheirOwnInTheTrace) {
     EXPECT_EQ(row.track == "copy", copies) << row.label;
     if (copies) bytes[row.op] += row.bytes;
   }
-  const std::int64_t saved = saved_bytes(differentiated(o), kLayers);
+  const std::int64_t saved = saved_bytes(tiny_training_graph(o), kLayers);
   EXPECT_EQ(bytes[std::string(ToHost::name)], 3 * 2 * saved) << "of three steps of two micro-batches";
   EXPECT_EQ(bytes[std::string(FromHost::name)], 3 * 2 * saved);
 }
 
 TEST(Offload, RefusesWhatItCannotSend) {
-  Graph graph = differentiated(options_of(ModelFamily::Gpt2));
+  Graph graph = tiny_training_graph(options_of(ModelFamily::Gpt2));
   EXPECT_THROW(offload(graph, std::array{graph.find("tokens")}), Error);
   EXPECT_THROW(offload(graph, std::array{graph.parameters.front().value}), Error);
   ProgramOptions o = options_of(ModelFamily::Gpt2);
@@ -290,7 +284,7 @@ TEST(Offload, RefusesWhatItCannotSend) {
 }
 
 TEST(Offload, NoKernelButACopyTouchesHostMemory) {
-  Graph graph = differentiated(options_of(ModelFamily::Gpt2));
+  Graph graph = tiny_training_graph(options_of(ModelFamily::Gpt2));
   offload(graph, offloaded_values(graph, all(RecomputeMode::Offload)));
   ASSERT_EQ(verify(graph), std::nullopt);
   const auto copy = std::find_if(graph.nodes.begin(), graph.nodes.end(), is_copy);

@@ -23,12 +23,6 @@ ProgramOptions options_of(ModelFamily family, double dropout = 0) {
   return o;
 }
 
-Graph differentiated(const ProgramOptions& o) {
-  Graph graph = build_transformer(o.model, {o.micro_batch, o.sequence, Head::Loss, o.dtype, kLogitsBytes, 0, true, {}});
-  add_backward(graph);
-  return graph;
-}
-
 std::vector<LayerRecompute> all(RecomputeMode mode) { return std::vector<LayerRecompute>(kLayers, {mode, {}}); }
 
 using Names = std::set<std::string>;
@@ -44,8 +38,8 @@ bool is_boundary(const RecomputableValue& v) { return v.boundary; }
 bool is_read(const RecomputableValue& v) { return v.backward_reads; }
 
 TEST(RecomputableValues, OfTheFamilies) {
-  const Graph gpt2 = differentiated(options_of(ModelFamily::Gpt2, 0.1)),
-              llama = differentiated(options_of(ModelFamily::Llama));
+  const Graph gpt2 = tiny_training_graph(options_of(ModelFamily::Gpt2, 0.1)),
+              llama = tiny_training_graph(options_of(ModelFamily::Llama));
   EXPECT_EQ(names_where(gpt2, 0, is_boundary), Names{}) << "its input is the embedding";
   EXPECT_EQ(names_where(gpt2, 1, is_boundary), Names{"ln_1.sum"});
   EXPECT_EQ(names_where(llama, 2, is_boundary), Names{"input_layernorm.sum"});
@@ -131,7 +125,7 @@ TEST(Recompute, SelectiveDropsTheAttentionCore) {
 // The activation of a linear, and norms behind a kept sum, need no matrix product.
 TEST(Recompute, CheaperWaysWhereTheirSourceIsKept) {
   ProgramOptions o = options_of(ModelFamily::Gpt2);
-  Graph graph = differentiated(o);
+  Graph graph = tiny_training_graph(o);
   KeepSets keep;
   for (const RecomputableValue& v : recomputable_values(graph, 1)) {
     if (v.name != "mlp.up.y" && v.name != "ln_2.y") keep[1].push_back(v.value);
@@ -176,7 +170,7 @@ TEST(Recompute, FlopsOfFullAreThoseOfForwardWithoutTheLastProducts) {
 }
 
 TEST(Recompute, RefusesWhatItCannotKeep) {
-  Graph graph = differentiated(options_of(ModelFamily::Gpt2));
+  Graph graph = tiny_training_graph(options_of(ModelFamily::Gpt2));
   const ValueId of_one = recomputable_values(graph, 1).front().value;
   EXPECT_THROW(recompute(graph, {{2, {of_one}}}), Error);
   EXPECT_THROW(recompute(graph, {{0, {graph.find("tokens")}}}), Error);
@@ -236,7 +230,7 @@ TEST(Recompute, NoKeepSetChangesABit) {
   for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
     ProgramOptions o = options_of(family, family == ModelFamily::Gpt2 ? 0.2 : 0);
     const Outcome none = run_of(o);
-    const Graph graph = differentiated(o);
+    const Graph graph = tiny_training_graph(o);
     for (std::uint64_t choice = 0; choice < 12; ++choice) {
       SCOPED_TRACE(choice);
       const RandomStream random(choice, "keep");
