@@ -63,7 +63,7 @@ void gather(const KernelArgs& a) {
   const Ends<Op> ends(a, phase);
   if (!ends.wanted()) return;
   const DimAttrs& attrs = a.attrs<Op>();
-  if (reorder_bytes(attrs, ends.from.spec) == 0) return group_of(a).all_gather(ends.from, ends.to, a.label);
+  if (reorder_bytes(attrs, ends.from.spec) == 0) return group_of(a).all_gather(ends.from, ends.to, a.label, attrs.cuts);
   group_of(a).all_gather(ends.from, {a.workspace, ends.to.spec}, a.label);
   for_each_block(rank_blocks(ends.from.spec, attrs.dim), attrs.ranks, ends.to, a.workspace,
                  [](std::byte* whole, const std::byte* by_rank, std::size_t n) { std::memcpy(whole, by_rank, n); });
@@ -81,7 +81,7 @@ void scatter(const KernelArgs& a) {
     for_each_block(rank_blocks(ends.to.spec, attrs.dim), attrs.ranks, ends.from, a.workspace,
                    [](const std::byte* whole, std::byte* by_rank, std::size_t n) { std::memcpy(by_rank, whole, n); });
   }
-  group_of(a).reduce_scatter(in, ends.to, ReduceOp::Sum, a.workspace + reorder, a.label);
+  group_of(a).reduce_scatter(in, ends.to, ReduceOp::Sum, a.workspace + reorder, a.label, attrs.cuts);
 }
 
 }  // namespace

@@ -23,15 +23,7 @@ struct MessageList {
   std::span<const Message> list() const { return {large.empty() ? small.data() : large.data(), count}; }
 };
 
-// Elements [first, first + count) of a rank's share of n elements.
-struct Range {
-  std::int64_t first, count;
-};
-Range share_of(std::int64_t n, int rank, int size) {
-  const std::int64_t first = n * rank / size;
-  return {first, n * (rank + 1) / size - first};
-}
-Range piece_of(Range share, std::int64_t piece, std::int64_t piece_elements) {
+ElementRange piece_of(ElementRange share, std::int64_t piece, std::int64_t piece_elements) {
   const std::int64_t first = std::min(share.count, piece * piece_elements);
   return {share.first + first, std::min(piece_elements, share.count - first)};
 }
@@ -82,7 +74,9 @@ void combine_any(DType dtype, void* out, std::int64_t n, int size, ReduceOp op, 
 }
 
 // This rank's share of `in`, reduced, to `out`, piece by piece: the next piece travels while one is summed.
-void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte* scratch) {
+// `scratch`: for shares of `scratch_share` elements.
+void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte* scratch, std::int64_t scratch_share,
+                   const RankCuts& cuts) {
   const DType dtype = in.spec.dtype;
   // Before anything is under way: buffers must not go while peers read them.
   require(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::i32 || dtype == DType::i64, ErrorKind::Internal,
@@ -90,10 +84,10 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
   const int size = t.size(), rank = t.rank();
   const std::int64_t element = dtype_bytes(dtype), n = in.spec.elements();
   const std::int64_t piece_elements = kPieceBytes / element;
-  const std::int64_t pieces = ((n + size - 1) / size + piece_elements - 1) / piece_elements;
-  const Range mine = share_of(n, rank, size);
+  const std::int64_t pieces = (largest_range(n, size, cuts) + piece_elements - 1) / piece_elements;
+  const ElementRange mine = range_of_rank(n, rank, size, cuts);
   // A piece lies at the end of its cell, so that the last byte of the scratch is written whatever this rank's share.
-  const std::int64_t cell = reduce_cell_bytes((n + size - 1) / size * element);
+  const std::int64_t cell = reduce_cell_bytes(scratch_share * element);
   const auto inbox = [&](int slot, int peer, std::int64_t count) {
     return scratch + (slot * (size - 1) + (peer < rank ? peer : peer - 1) + 1) * cell - count * element;
   };
@@ -102,9 +96,9 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
     MessageList sends(size), receives(size);
     for (int step = 1; step < size; ++step) {
       const int to = (rank + step) % size, from = (rank - step + size) % size;
-      const Range theirs = piece_of(share_of(n, to, size), piece, piece_elements);
+      const ElementRange theirs = piece_of(range_of_rank(n, to, size, cuts), piece, piece_elements);
       if (theirs.count > 0) sends.add({to, at(in, theirs.first), theirs.count * element});
-      const Range ours = piece_of(mine, piece, piece_elements);
+      const ElementRange ours = piece_of(mine, piece, piece_elements);
       if (ours.count > 0) receives.add({from, inbox(slot, from, ours.count), ours.count * element});
     }
     t.start(slot, sends.list(), receives.list());
@@ -114,7 +108,7 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
     if (piece + 1 < pieces) start(piece + 1);
     const int slot = static_cast<int>(piece % 2);
     t.finish(slot);
-    const Range range = piece_of(mine, piece, piece_elements);
+    const ElementRange range = piece_of(mine, piece, piece_elements);
     if (range.count == 0) continue;
     combine_any(dtype, out + (range.first - mine.first) * element, range.count, size, op,
                 [&](int r) { return r == rank ? at(in, range.first) : inbox(slot, r, range.count); });
@@ -122,14 +116,14 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
 }
 
 // Every rank's share of `x` to all ranks.
-void gather_shares(Transport& t, View x) {
+void gather_shares(Transport& t, View x, const RankCuts& cuts) {
   const int size = t.size(), rank = t.rank();
   const std::int64_t element = dtype_bytes(x.spec.dtype), n = x.spec.elements();
   MessageList sends(size), receives(size);
-  const Range mine = share_of(n, rank, size);
+  const ElementRange mine = range_of_rank(n, rank, size, cuts);
   for (int step = 1; step < size; ++step) {
     const int to = (rank + step) % size, from = (rank - step + size) % size;
-    const Range theirs = share_of(n, from, size);
+    const ElementRange theirs = range_of_rank(n, from, size, cuts);
     if (mine.count > 0) sends.add({to, at(x, mine.first), mine.count * element});
     if (theirs.count > 0) receives.add({from, at(x, theirs.first), theirs.count * element});
   }
@@ -144,37 +138,46 @@ void exchange(Transport& t, std::span<const Message> sends, std::span<const Mess
 
 }  // namespace
 
+// Not require(): texts of shapes would be allocated in a step.
+void Group::check_parts(const char* what, const View& whole, const View& part, const RankCuts& cuts) const {
+  const std::int64_t all = whole.spec.elements(), mine = part.spec.elements();
+  const bool fits = cuts.empty() ? all == mine * size()
+                                 : std::ssize(cuts) == size() + 1 && cuts.back() == all &&
+                                       range_of_rank(all, rank(), size(), cuts).count == mine;
+  if (fits) return;
+  const std::string part_of_it =
+      cuts.empty() ? fmt::format("1/{}", size()) : fmt::format("the part of rank {}", rank());
+  fail(ErrorKind::Internal, "{}: {} is not {} of {}", what, to_string(part.spec), part_of_it, to_string(whole.spec));
+}
+
 void Group::all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label) const {
   if (size() == 1) return;
   const Watchdog::Call call(watch_.get(), "all_reduce", label, x.spec.bytes());
   if (native_ && transport_->native_all_reduce(x, op)) return;
-  const Range mine = share_of(x.spec.elements(), rank(), size());
-  reduce_shares(*transport_, x, at(x, mine.first), op, scratch);
-  gather_shares(*transport_, x);
+  const std::int64_t n = x.spec.elements();
+  const ElementRange mine = range_of_rank(n, rank(), size());
+  reduce_shares(*transport_, x, at(x, mine.first), op, scratch, largest_range(n, size()), {});
+  gather_shares(*transport_, x, {});
 }
 
-void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label) const {
-  if (in.spec.elements() !=
-      out.spec.elements() * size()) {  // not require(): texts of shapes would be allocated in a step
-    fail(ErrorKind::Internal, "reduce_scatter: {} is not {} times {}", to_string(in.spec), size(), to_string(out.spec));
-  }
+void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label,
+                           const RankCuts& cuts) const {
+  check_parts("reduce_scatter", in, out, cuts);
   if (size() == 1) {
     if (out.data != in.data) std::memcpy(out.data, in.data, static_cast<std::size_t>(in.spec.bytes()));
     return;
   }
   const Watchdog::Call call(watch_.get(), "reduce_scatter", label, in.spec.bytes());
-  reduce_shares(*transport_, in, static_cast<std::byte*>(out.data), op, scratch);
+  reduce_shares(*transport_, in, static_cast<std::byte*>(out.data), op, scratch, out.spec.elements(), cuts);
 }
 
-void Group::all_gather(View in, View out, const char* label) const {
-  if (out.spec.elements() != in.spec.elements() * size()) {
-    fail(ErrorKind::Internal, "all_gather: {} is not {} times {}", to_string(out.spec), size(), to_string(in.spec));
-  }
-  std::byte* place = at(out, in.spec.elements() * rank());
+void Group::all_gather(View in, View out, const char* label, const RankCuts& cuts) const {
+  check_parts("all_gather", out, in, cuts);
+  std::byte* place = at(out, range_of_rank(out.spec.elements(), rank(), size(), cuts).first);
   if (place != in.data) std::memcpy(place, in.data, static_cast<std::size_t>(in.spec.bytes()));
   if (size() == 1) return;
   const Watchdog::Call call(watch_.get(), "all_gather", label, out.spec.bytes());
-  gather_shares(*transport_, out);
+  gather_shares(*transport_, out, cuts);
 }
 
 void Group::broadcast(View x, int root) const {

@@ -31,10 +31,13 @@ class Group : public Reducer {
   // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring. `label`:
   // what the watchdog calls it, here and below.
   void all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label = "") const override;
-  // out = this rank's 1/size of the reduction of `in`. in: size · out elements.
-  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label = "") const;
-  // out = the `in` of all ranks in rank order. out: size · in elements. `in` may lie at its place in `out`.
-  void all_gather(View in, View out, const char* label = "") const;
+  // out = this rank's part of the reduction of `in`: 1/size of it, or what `cuts` says. `scratch`: for the bytes of
+  // out.
+  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label = "",
+                      const RankCuts& cuts = {}) const;
+  // out = the `in` of all ranks in rank order: out / size each, or what `cuts` says of the elements of out. `in` may
+  // lie at its place in `out`.
+  void all_gather(View in, View out, const char* label = "", const RankCuts& cuts = {}) const;
   void broadcast(View x, int root) const;
   // One thread may send while another one receives. `awaited`, where there is one: false as long as this rank does
   // other things meanwhile; the watchdog does not count that time.
@@ -48,6 +51,8 @@ class Group : public Reducer {
   void gather_values(const void* mine, std::int64_t bytes, void* all) const;
 
  private:
+  void check_parts(const char* what, const View& whole, const View& part, const RankCuts& cuts) const;
+
   std::string axis_;
   std::shared_ptr<Transport> transport_;
   std::shared_ptr<WatchedGroup> watch_;

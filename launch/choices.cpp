@@ -9,8 +9,8 @@
 
 namespace plimsoll {
 
-Choices run_choices(const Config& config, const ProgramOptions& options, std::int64_t budget, std::int64_t outside,
-                    std::int64_t host_budget, int ranks) {
+Choices run_choices(const Config& config, const ProgramOptions& options, const RankBudgets& budgets,
+                    std::int64_t outside, std::int64_t host_budget, int ranks) {
   const bool alone = ranks == 1;
   const ScheduleConfig& s = config.schedule;
   const std::string sums = options.hierarchical ? fmt::format("on, {} ranks of a node", options.mesh.shards) : "off";
@@ -26,7 +26,8 @@ Choices run_choices(const Config& config, const ProgramOptions& options, std::in
           {"parallel.tensor_chunks", std::to_string(options.tensor_chunks)},
           {"parallel.stages", options.mesh.pipeline > 1 ? "cut by cost" : "none"},
           {"parallel.shares", options.shares.empty() ? "even" : fmt::format("{}", options.shares)},
-          {"memory.budget", format_bytes(budget)},
+          {"parallel.state_shares", options.state_shares.empty() ? "even" : fmt::format("{}", options.state_shares)},
+          {"memory.budget", (budgets.differ() ? "from " : "") + format_bytes(budgets.least())},
           {"memory.recompute", options.recompute.empty() ? "none" : recompute_line(options.recompute)},
           {"memory.logits", format_bytes(options.logits_bytes)},
           {"memory.reserve", format_bytes(outside) + " measured"},

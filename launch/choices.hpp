@@ -3,11 +3,12 @@
 
 #include "launch/config.hpp"
 #include "launch/programs.hpp"
+#include "launch/rank_budgets.hpp"
 
 namespace plimsoll {
 
-// By key. `budget`, `outside` (memory.reserve) and `host_budget`: bytes per rank; `ranks`: of the run.
-Choices run_choices(const Config& config, const ProgramOptions& options, std::int64_t budget, std::int64_t outside,
-                    std::int64_t host_budget, int ranks);
+// By key. `budgets`, `outside` (memory.reserve) and `host_budget`: bytes per rank; `ranks`: of the run.
+Choices run_choices(const Config& config, const ProgramOptions& options, const RankBudgets& budgets,
+                    std::int64_t outside, std::int64_t host_budget, int ranks);
 
 }  // namespace plimsoll

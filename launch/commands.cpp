@@ -14,6 +14,7 @@
 #include "launch/run_costs.hpp"
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
+#include "launch/state_choice.hpp"
 #include "launch/trainer.hpp"
 #include "runtime/checkpoint/file.hpp"
 #include "runtime/core/log.hpp"
@@ -141,7 +142,7 @@ void draw_schedule(const Programs& programs, const PlanArguments& plan, bool jso
 }
 
 std::int64_t arena_budget(const PlanContext& context) {
-  return context.budget_bytes > 0 ? context.budget_bytes - context.outside_bytes : 0;
+  return context.budget_bytes.least() > 0 ? context.budget_bytes.least() - context.outside_bytes : 0;
 }
 
 // `parallel: auto`, or a prediction for an explicit layout where a cluster is named. A device of a named cluster also
@@ -151,12 +152,12 @@ std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, con
   const bool named = !config.comm.cluster.empty();
   if (!named && !config.parallel.automatic) return std::nullopt;
   const DeviceDescription& device = costs.cluster().device;
-  if (named && context.budget_bytes == 0) context.budget_bytes = device.memory_bytes;
+  if (named && context.budget_bytes.least() == 0) context.budget_bytes = device.memory_bytes;
   if (named && !config.memory.reserve) {
     context.outside_bytes = device.outside_bytes;
     context.outside_source = "description";
   }
-  if (auto choice = choose_layout(config, place, costs.machine(), context.budget_bytes, context.outside_bytes))
+  if (auto choice = choose_layout(config, place, costs.machine(), context.budget_bytes.least(), context.outside_bytes))
     return choice;
   return predict_layout(config, place, costs.machine(), context.budget_bytes, context.outside_bytes);
 }
@@ -174,7 +175,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   const Place place{0, plan.ranks, 0, plan.ranks};  // as train would find it with all ranks on this machine
   PlanContext context;
   context.ranks = plan.ranks;
-  context.budget_bytes = config.memory.budget.value_or(0);
+  context.budget_bytes =
+      config.parallel.automatic ? config.memory.budget.value_or(0) : given_budgets(config, plan.ranks);
   const auto remembered = config.memory.reserve ? config.memory.reserve : remembered_outside_bytes(plan.ranks);
   context.outside_bytes = remembered.value_or(kOutsideEstimate);
   context.outside_source = config.memory.reserve ? "memory.reserve" : remembered ? "last run" : "estimate";
@@ -186,7 +188,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
                                                  context.outside_bytes, host_bytes, &costs.costs());
   const std::vector<RankRole> roles = rank_roles(options);
   context.recompute =
-      recompute_reports(roles, costs.costs(), config.memory.recompute == RecomputeMode::Auto, arena_budget(context));
+      recompute_reports(roles, costs.costs(), config.memory.recompute == RecomputeMode::Auto,
+                        even_arena_bytes(config.parallel, options, context.budget_bytes, context.outside_bytes));
   for (const RankRole& role : roles) {
     const auto bad = plan.verify ? check_memory(role.programs.list(), role.programs.plan) : std::nullopt;
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
@@ -204,10 +207,11 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   }
   if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(roles.front().programs, plan, json);
   if (!plan.svg.empty()) {
-    replace_file(plan.svg, memory_svg(shown.programs.plan, "train", {context.outside_bytes, context.budget_bytes}));
+    replace_file(plan.svg, memory_svg(shown.programs.plan, "train",
+                                      {context.outside_bytes, context.budget_bytes.least_of(shown.ranks)}));
   }
   std::optional<Infeasible> infeasible;
-  if (context.budget_bytes > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
+  if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
   if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
   return 0;

@@ -78,11 +78,23 @@ void check_memory(const Config& config, Issues& issues) {
   if (memory.budget && memory.reserve && *memory.reserve >= *memory.budget) {
     issues.push_back({"memory.reserve", "leaves nothing of memory.budget", {"memory.budget"}});
   }
+  if (!memory.budgets.empty() && config.parallel.automatic)
+    issues.push_back({"memory.budget", "a list is of the ranks of an explicit layout", {"parallel"}});
   const auto listed = static_cast<std::int64_t>(memory.recompute_layers.size());
   if (listed > 0 && listed != config.model.layers) {
     issues.push_back(
         {"memory.recompute", fmt::format("{} entries for {} layers", listed, config.model.layers), {"model.layers"}});
   }
+}
+
+// A list is by rank of the shard axis.
+void check_budgets(const Config& config, int ranks, Issues& issues) {
+  const ParallelConfig& p = config.parallel;
+  const std::int64_t data = p.data.value_or(ranks / (p.pipeline * p.tensor)), shards = p.shard.value_or(data);
+  if (config.memory.budgets.empty() || p.automatic || std::ssize(config.memory.budgets) == shards) return;
+  issues.push_back({"memory.budget",
+                    fmt::format("{} sizes for {} ranks of the shard axis", config.memory.budgets.size(), shards),
+                    {"parallel.shard", "parallel.data"}});
 }
 
 void check_chunks(const Config& config, Issues& issues) {
@@ -145,6 +157,7 @@ Issues rank_contradictions(const Config& config, int ranks) {
   // What `parallel: auto` chooses obeys the same rules.
   if (!config.parallel.automatic)
     issues = rank_issues(config.parallel, ranks, config.train.global_batch, config.train.micro_batch);
+  check_budgets(config, ranks, issues);
   if (config.comm.transport == TransportName::Self && ranks > 1) {
     issues.push_back({"comm.transport", fmt::format("self is for one rank, but {} were started", ranks)});
   }

@@ -142,7 +142,7 @@ const std::vector<Engine::LocalRun>& Engine::local_runs(std::string_view region)
   const PersistentRegion& memory = programs_.plan.region(region);
   const std::int64_t element = dtype_bytes(dtype_);
   std::byte* base = arena_->base() + memory.offset;
-  const bool whole = memory.bytes == layout.elements * element;
+  const bool whole = !programs_.divides(region);
   std::vector<LocalRun>& runs = local_[std::string(region)];
   for_each_run(graph, layout, [&](const TensorRun& run) {
     const auto add = [&](std::int64_t flat_first, std::int64_t at, std::int64_t count) {
@@ -177,7 +177,7 @@ const Engine::OwnedRuns& Engine::owned_runs(std::string_view region) {
   owned->of.resize(programs_.tensors.size());
   std::map<std::string_view, std::size_t> index;
   for (std::size_t t = 0; t < programs_.tensors.size(); ++t) index[programs_.tensors[t].name] = t;
-  const bool whole = programs_.plan.region(region).bytes == programs_.layout.elements * dtype_bytes(dtype_);
+  const bool whole = !programs_.divides(region);
   // ZeRO-1 sums gradients in place: of each unit only this rank's shard is the sum.
   const bool shard_in_place = whole && region == "gradients" && programs_.layout.shards > 1;
   const std::byte* base = arena_->base() + programs_.plan.region(region).offset;

@@ -132,22 +132,24 @@ Agreement config_agreement(const Config& config) {
 
 Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
   Agreement a{"the plan", "", {}};
-  a.items = {{"parallel.data", std::to_string(o.mesh.data)},
-             {"parallel.pipeline", std::to_string(o.mesh.pipeline)},
-             {"parallel.tensor", std::to_string(o.mesh.tensor)},
-             {"parallel.shard", std::to_string(o.mesh.shards)},
-             {"parallel.zero", std::to_string(o.zero)},
-             {"parallel.sequence", o.sequence_parallel ? "true" : "false"},
-             {"parallel.tensor_chunks", std::to_string(o.tensor_chunks)},
-             {"train.micro_batch", std::to_string(o.micro_batch)},
-             {"parallel.shares", o.shares.empty() ? fmt::format("{} each", o.micro_batches)
-                                                  : fmt::format("{}", fmt::join(o.shares, ", "))},
-             {"comm.bucket", o.bucket_bytes ? std::to_string(*o.bucket_bytes) : "auto"},
-             {"comm.prefetch", std::to_string(o.prefetch)},
-             {"comm.hierarchical", o.hierarchical ? "on" : "off"},
-             {"memory.logits", std::to_string(o.logits_bytes)},
-             {"precision", std::string(dtype_name(o.dtype))},
-             {"the list of programs", join(programs.names, ", ")}};
+  a.items = {
+      {"parallel.data", std::to_string(o.mesh.data)},
+      {"parallel.pipeline", std::to_string(o.mesh.pipeline)},
+      {"parallel.tensor", std::to_string(o.mesh.tensor)},
+      {"parallel.shard", std::to_string(o.mesh.shards)},
+      {"parallel.zero", std::to_string(o.zero)},
+      {"parallel.sequence", o.sequence_parallel ? "true" : "false"},
+      {"parallel.tensor_chunks", std::to_string(o.tensor_chunks)},
+      {"train.micro_batch", std::to_string(o.micro_batch)},
+      {"parallel.shares",
+       o.shares.empty() ? fmt::format("{} each", o.micro_batches) : fmt::format("{}", fmt::join(o.shares, ", "))},
+      {"parallel.state_shares", o.state_shares.empty() ? "even" : fmt::format("{}", fmt::join(o.state_shares, ", "))},
+      {"comm.bucket", o.bucket_bytes ? std::to_string(*o.bucket_bytes) : "auto"},
+      {"comm.prefetch", std::to_string(o.prefetch)},
+      {"comm.hierarchical", o.hierarchical ? "on" : "off"},
+      {"memory.logits", std::to_string(o.logits_bytes)},
+      {"precision", std::string(dtype_name(o.dtype))},
+      {"the list of programs", join(programs.names, ", ")}};
   return a;
 }
 
@@ -156,6 +158,7 @@ Agreement memory_agreement(const Programs& programs, const ProgramOptions& o) {
   std::string role = fmt::format("pipeline stage {} with {} threads", stage, o.threads);
   if (o.mesh.pipeline > 1 && !o.shares.empty())
     role += fmt::format(" and {} micro-batches", micro_batches_of(o, o.rank));
+  if (uneven_state(o)) role += fmt::format(" and shard {}", coordinates(o.mesh, o.rank).data % o.mesh.shards);
   Agreement a{"the bytes of the plan", std::move(role), {}};
   for (const PersistentRegion& r : programs.plan.persistent) a.items.emplace_back(r.name, std::to_string(r.bytes));
   for (const ProgramLayout& p : programs.plan.programs)

@@ -29,11 +29,11 @@ void agree_on(const Group& control, const Agreement& mine);
 
 Agreement build_agreement();
 Agreement config_agreement(const Config& config);
-// Mesh, micro-batch, shares of the replicas, ZeRO, sequence parallelism, bucket, dtype and programs are the same on all
-// ranks.
+// Mesh, micro-batch, shares of the replicas and of the state, ZeRO, sequence parallelism, bucket, dtype and programs
+// are the same on all ranks.
 Agreement plan_agreement(const Programs& programs, const ProgramOptions& options);
 // Bytes of the plan: those of ranks of one pipeline stage with the same number of threads (kernels' workspaces depend
-// on it), and in a pipeline of the same number of micro-batches.
+// on it), in a pipeline of the same number of micro-batches, and with uneven state of the same place on the shard axis.
 Agreement memory_agreement(const Programs& programs, const ProgramOptions& options);
 // The collectives of all programs over `axis`, of the ranks of this one's group: op, bytes, dtype, label.
 Agreement order_agreement(const Programs& programs, const ProgramOptions& options, std::string_view axis);

@@ -109,9 +109,9 @@ Layout layout_of(const ProgramOptions& o) {
 }
 
 LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
-                            std::int64_t budget_bytes, std::int64_t outside_bytes) {
+                            const RankBudgets& budgets, std::int64_t outside_bytes) {
   const ProgramOptions options =
-      choose_programs(config, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), machine.costs);
+      choose_programs(config, place, Purpose::Train, budgets, outside_bytes, host_limit(config), machine.costs);
   LayoutCosts estimates(layout_problem(config, place.ranks, 0), machine);
   LayoutChoice choice;
   choice.tried = choice.planned = 1;

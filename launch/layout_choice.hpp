@@ -23,7 +23,7 @@ void use_layout(Config& config, const Layout& layout);
 Layout layout_of(const ProgramOptions& options);
 // What it takes, as a choice of one.
 LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
-                            std::int64_t budget_bytes, std::int64_t outside_bytes);
+                            const RankBudgets& budgets, std::int64_t outside_bytes);
 
 // Chooses and writes the layout where the configuration says `parallel: auto`; nullopt where it does not. Budgets as
 // in choose_programs(). Where nothing fits, it writes the layout that needs least: check_budget() then has the rest.

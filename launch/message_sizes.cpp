@@ -132,18 +132,28 @@ struct PrefetchProblem {
   MessageSeconds seconds;
 };
 
+// How much larger the largest shard is than an equal one: what units take is theirs.
+double pace_of(const FlatLayout& layout) {
+  std::int64_t most = 0;
+  for (int r = 0; r < layout.shards; ++r) most = std::max(most, shard_elements(layout, r));
+  return static_cast<double>(most * layout.shards) / static_cast<double>(layout.elements);
+}
+
 PrefetchProblem prefetch_problem(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
   const Variant variant = o.micro_batches > 1 ? Variant::Middle : Variant::Only;
   const int shards = o.mesh.shards, replicas = o.mesh.data / shards;
   const int near = axis_stride(o.mesh, "shard"), far = axis_stride(o.mesh, "replica");
+  const auto paced = [pace = pace_of(layout)](std::int64_t bytes) {
+    return static_cast<std::int64_t>(static_cast<double>(bytes) * pace);
+  };
   const auto sum = [&](std::int64_t bytes) {
-    const double inside = o.costs->collective_seconds(CollectiveKind::ReduceScatter, bytes, shards, near);
+    const double inside = o.costs->collective_seconds(CollectiveKind::ReduceScatter, paced(bytes), shards, near);
     if (variant != Variant::Only) return inside;  // replicas wait for the last micro-batch
-    return inside + o.costs->collective_seconds(CollectiveKind::AllReduce, bytes / shards, replicas, far);
+    return inside + o.costs->collective_seconds(CollectiveKind::AllReduce, paced(bytes) / shards, replicas, far);
   };
   return {gathered_uses(graph, layout, node_ends(graph, *o.costs, strides_of(o.mesh), variant), sum),
-          [costs = o.costs, shards, near](std::int64_t bytes) {
-            return costs->collective_seconds(CollectiveKind::AllGather, bytes, shards, near);
+          [costs = o.costs, shards, near, paced](std::int64_t bytes) {
+            return costs->collective_seconds(CollectiveKind::AllGather, paced(bytes), shards, near);
           }};
 }
 
@@ -163,7 +173,8 @@ GatherAhead time_gathers(const ProgramOptions& o, const Graph& graph, const Flat
 int choose_prefetch_distance(const ProgramOptions& options, const FitsEverywhere& fits) {
   if (!options.train || !options.costs || options.zero != 3 || options.mesh.shards == 1) return 1;
   const Graph graph = finished_graph(options);
-  const PrefetchProblem problem = prefetch_problem(options, graph, flat_layout(graph, options.mesh.shards));
+  const PrefetchProblem problem =
+      prefetch_problem(options, graph, flat_layout(graph, options.mesh.shards, options.state_shares));
   for (int most = kMostPrefetch; most > 1;) {
     ProgramOptions with = options;
     with.prefetch = choose_prefetch(problem.sections, problem.seconds, 0, most).best.distance;

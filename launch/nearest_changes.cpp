@@ -52,6 +52,7 @@ void add_replicas(const ProgramOptions& o, std::vector<Change>& changes) {
     if (zero != o.zero) what += (what.empty() ? "" : ", ") + arrow("parallel.zero", o.zero, zero);
     Change& c = changes.emplace_back(what + ranks, o);
     c.options.mesh.data = c.options.mesh.shards = replicas;
+    if (replicas != o.mesh.shards) c.options.state_shares.clear();
     c.options.zero = zero;
     c.options.micro_batches = o.micro_batches * o.mesh.data / replicas;
   };
@@ -83,11 +84,14 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
   }
 }
 
-// On the rank that needs most; nullopt: some rank would offload more than it may.
-std::optional<std::int64_t> arena_bytes(const ProgramOptions& o) {
+// On the rank that needs most, or, where ranks have other parts of the state, in this replica; nullopt: some rank would
+// offload more than it may.
+std::optional<std::int64_t> arena_bytes(const ProgramOptions& o, int replica) {
   std::int64_t most = 0;
   for (const int stage : distinct_stages(o)) {
-    const MemoryPlan plan = plan_of(at_stage(o, stage));
+    ProgramOptions at = at_stage(o, stage);
+    if (uneven_state(o)) at.rank = rank_at(o.mesh, {replica, stage, 0});
+    const MemoryPlan plan = plan_of(at);
     if (plan.host_bytes > o.host.bytes) return std::nullopt;
     most = std::max(most, plan.total_bytes);
   }
@@ -114,7 +118,8 @@ std::string nearest_changes(const ProgramOptions& o, std::int64_t budget_bytes, 
   std::vector<std::pair<std::int64_t, const Change*>> needs;
   for (const Change& c : changes) {
     if (!allowed(c.options)) continue;
-    if (const auto bytes = arena_bytes(c.options)) needs.emplace_back(*bytes + outside_bytes, &c);
+    if (const auto bytes = arena_bytes(c.options, coordinates(o.mesh, o.rank).data))
+      needs.emplace_back(*bytes + outside_bytes, &c);
   }
   std::stable_sort(needs.begin(), needs.end(), [budget_bytes](const auto& a, const auto& b) {
     const bool fits = a.first <= budget_bytes;

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "launch/state_choice.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll {
@@ -89,6 +90,7 @@ std::string mesh_text(const Programs& programs, const ProgramOptions& o) {
   std::string out = fmt::format("mesh: data {} x pipeline {} x tensor {}, zero {}", o.mesh.data, o.mesh.pipeline,
                                 o.mesh.tensor, o.zero);
   if (o.zero > 0 && o.mesh.shards < o.mesh.data) out += fmt::format(" over {} of the replicas", o.mesh.shards);
+  if (uneven_state(o)) out += fmt::format(", state in parts of {}", state_shares_text(o.state_shares));
   if (o.sequence_parallel) out += ", sequence parallel";
   if (o.tensor_chunks > 1) out += fmt::format(", split linears in {} chunks", o.tensor_chunks);
   out += "\n";
@@ -222,11 +224,14 @@ std::string memory_text(std::span<const RankRole> roles, const PlanContext& cont
   std::string out = fmt::format("{:<22}", "memory per rank");
   for (const RankRole& role : roles) out += fmt::format("{:>16}", roles.size() == 1 ? "bytes" : role.name);
   out += "\n";
-  const auto row = [&](std::string_view name, const auto& bytes_of) {
+  const auto role_row = [&](std::string_view name, const auto& bytes_of) {
     out += fmt::format("  {:<20}", name);
-    for (const RankRole& role : roles) out += fmt::format("{:>16}", format_count(bytes_of(role.programs.plan)));
-    if (roles.size() == 1) out += fmt::format("{:>14}", format_bytes(bytes_of(roles.front().programs.plan)));
+    for (const RankRole& role : roles) out += fmt::format("{:>16}", format_count(bytes_of(role)));
+    if (roles.size() == 1) out += fmt::format("{:>14}", format_bytes(bytes_of(roles.front())));
     out += "\n";
+  };
+  const auto row = [&](std::string_view name, const auto& bytes_of) {
+    role_row(name, [&](const RankRole& role) { return bytes_of(role.programs.plan); });
   };
   constexpr auto kOffloaded = static_cast<std::size_t>(MemoryClass::Offloaded);
   for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c) {
@@ -234,13 +239,14 @@ std::string memory_text(std::span<const RankRole> roles, const PlanContext& cont
   }
   row("padding", [](const MemoryPlan& plan) { return plan.padding_bytes; });
   row("arena", [](const MemoryPlan& plan) { return plan.total_bytes; });
-  const std::int64_t outside = context.outside_bytes, budget = context.budget_bytes;
+  const std::int64_t outside = context.outside_bytes;
   if (outside > 0)
     row(fmt::format("outside ({})", context.outside_source), [outside](const MemoryPlan&) { return outside; });
   row("needed", [outside](const MemoryPlan& plan) { return plan.total_bytes + outside; });
-  if (budget > 0) {
-    row("budget", [budget](const MemoryPlan&) { return budget; });
-    row("margin", [&](const MemoryPlan& plan) { return budget - plan.total_bytes - outside; });
+  if (context.budget_bytes.least() > 0) {
+    const auto budget = [&](const RankRole& role) { return context.budget_bytes.least_of(role.ranks); };
+    role_row("budget", budget);
+    role_row("margin", [&](const RankRole& role) { return budget(role) - role.programs.plan.total_bytes - outside; });
   }
   const bool offloads =
       std::any_of(roles.begin(), roles.end(), [](const RankRole& r) { return r.programs.plan.host_bytes > 0; });
@@ -294,7 +300,8 @@ nlohmann::json role_json(const RankRole& role, const PlanContext& context, const
                       {"host_arena_bytes", plan.host_bytes},
                       {"host_padding_bytes", plan.host_padding_bytes},
                       {"planned_bytes", plan.total_bytes},  // as in summary.json
-                      {"needed_bytes", plan.total_bytes + context.outside_bytes}};
+                      {"needed_bytes", plan.total_bytes + context.outside_bytes},
+                      {"budget_bytes", context.budget_bytes.least_of(role.ranks)}};
   for (std::size_t c = 0; c < plan.class_bytes.size(); ++c)
     json["class_bytes"][std::string(kMemoryClassNames[c])] = plan.class_bytes[c];
   for (const PersistentRegion& r : plan.persistent) {
@@ -353,9 +360,9 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"threads", o.threads},
                       {"logits_bytes", o.logits_bytes},
                       {"outside_arena_bytes", context.outside_bytes},
-                      {"outside_source", context.outside_source},
-                      {"budget_bytes", context.budget_bytes}};
+                      {"outside_source", context.outside_source}};
   if (!o.shares.empty()) json["shares"] = o.shares;
+  if (!o.state_shares.empty()) json["state_shares"] = o.state_shares;
   if (const std::int64_t bytes = message_bytes(largest); bytes > 0)
     json["stage_message"] = {{"bytes", bytes}, {"pieces", 1}};
   if (context.host_budget_bytes) json["host_budget_bytes"] = *context.host_budget_bytes;

@@ -11,7 +11,7 @@
 namespace plimsoll {
 
 struct PlanContext {
-  std::int64_t budget_bytes = 0;   // 0: none was given
+  RankBudgets budget_bytes;        // 0: none was given
   std::int64_t outside_bytes = 0;  // what the process needs besides the arena
   std::string outside_source;      // "measured", "memory.reserve", "last run", "estimate"
   int ranks = 1;

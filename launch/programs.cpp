@@ -1,6 +1,7 @@
 #include "launch/programs.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "comm/group.hpp"
 #include "launch/message_sizes.hpp"
@@ -46,7 +47,7 @@ ModelShape train_shape(const ProgramOptions& o) {
 
 // The forward graph of this rank.
 Graph forward_graph(const ProgramOptions& o, const Programs& p, ModelShape shape) {
-  if (p.schedule) shape.parts = stage_parts(o.model, p.cuts, pipeline_parallel(o));
+  if (!p.cuts.empty()) shape.parts = stage_parts(o.model, p.cuts, pipeline_parallel(o));
   Graph whole = build_transformer(o.model, shape);
   if (o.mesh.tensor == 1) return whole;
   const TensorParallel tensor = tensor_parallel(o);
@@ -122,7 +123,7 @@ Graph train_graph(const ProgramOptions& o, Programs& p, bool timed) {
     update.tensors = static_cast<std::int64_t>(whole.parameters.size());
     update.norm_axes.push_back({"pipeline", o.mesh.pipeline});
   }
-  const FlatLayout layout = flat_layout(graph, data.shards);
+  const FlatLayout layout = flat_layout(graph, data.shards, o.state_shares);
   if (data.ranks > 1 && data.zero == 0) p.buckets = size_buckets(o, graph, layout, data);
   if (timed && data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
   place_parameters(graph, layout, data);
@@ -141,7 +142,7 @@ Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t b
   if (cache == 0) overlap_split_linears(graph, o);
   if (p.schedule) add_message_buffers(graph, false);
   const DataParallel data = data_parallel(o);
-  place_parameters(graph, flat_layout(graph, data.shards), data);
+  place_parameters(graph, flat_layout(graph, data.shards, o.state_shares), data);
   return graph;
 }
 
@@ -159,7 +160,21 @@ std::int64_t micro_batches_of(const ProgramOptions& o, int rank) {
 }
 
 int largest_replica(const ProgramOptions& o) {
-  return static_cast<int>(std::max_element(o.shares.begin(), o.shares.end()) - o.shares.begin());
+  const auto has = [&](int replica) {
+    const auto r = static_cast<std::size_t>(replica);
+    return std::pair(o.shares.empty() ? 0 : o.shares[r],
+                     o.state_shares.empty() ? 0 : o.state_shares[r % o.state_shares.size()]);
+  };
+  int largest = 0;
+  const int replicas = static_cast<int>(std::max(o.shares.size(), o.state_shares.size()));
+  for (int replica = 1; replica < replicas; ++replica)
+    if (has(replica) > has(largest)) largest = replica;
+  return largest;
+}
+
+bool uneven_state(const ProgramOptions& o) {
+  return std::adjacent_find(o.state_shares.begin(), o.state_shares.end(), std::not_equal_to<>()) !=
+         o.state_shares.end();
 }
 
 ProgramOptions at_stage(ProgramOptions o, int stage) {
@@ -188,6 +203,10 @@ const Graph& Programs::graph(std::string_view name) const {
 }
 
 bool Programs::has(std::string_view name) const { return std::find(names.begin(), names.end(), name) != names.end(); }
+
+bool Programs::divides(std::string_view region) const {
+  return zero >= (region == "parameters" ? 3 : region == "gradients" ? 2 : 1);
+}
 
 std::vector<Program> Programs::list() const {
   std::vector<Program> all;
@@ -223,6 +242,31 @@ std::vector<int> distinct_stages(const ProgramOptions& o) {
     seen.push_back(std::move(layers));
   }
   return distinct;
+}
+
+DividedState divided_state(const ProgramOptions& o) {
+  const DataParallel data = data_parallel(o);
+  DividedState state;
+  if (data.shards == 1) return state;
+  Programs p;
+  p.cuts = program_cuts(o);
+  const FlatLayout layout = flat_layout(forward_graph(o, p, train_shape(o)), data.shards);
+  const std::int64_t element = dtype_bytes(o.dtype);
+  const std::int64_t moments = o.train ? std::ssize(optimizer_moments(o.optimizer)) : 0;
+  const std::int64_t buffers = moments + (o.train && data.zero >= 2 ? 1 : 0) + (data.zero == 3 ? 1 : 0);
+  constexpr std::int64_t kLine = 64;
+  state.bytes_per_element = buffers * element;
+  state.bytes = state.bytes_per_element * layout.elements;
+  state.unit = kLine / element;
+  state.uneven_bytes = buffers * (std::ssize(layout.units) * kLine + kArenaAlignment);
+  std::int64_t scratch = 0;  // in which a rank receives what it sums
+  for (const Unit& unit : layout.units) {
+    const std::int64_t bytes = unit.elements * element;
+    scratch = std::max(
+        scratch, reduce_scratch_bytes(data.shards, bytes) - reduce_scratch_bytes(data.shards, bytes / data.shards));
+  }
+  state.uneven_bytes += scratch;
+  return state;
 }
 
 KeepingGraph keeping_graph(const ProgramOptions& o) {
@@ -267,8 +311,9 @@ Programs planned_programs(const ProgramOptions& o, bool timed, std::int64_t enou
   }
   require(!p.graphs.empty(), ErrorKind::Internal, "a run needs at least one program");
   const DataParallel data = data_parallel(o);
-  p.layout = flat_layout(*p.graphs.front(), data.shards);
+  p.layout = flat_layout(*p.graphs.front(), data.shards, o.state_shares);
   p.shard_rank = data.shard_rank;
+  p.zero = data.shards > 1 ? o.zero : 0;
   const int replica = coordinates(o.mesh, o.rank).data;
   p.owns_whole = replica == 0;
   p.owns_shards = replica < data.shards;

@@ -43,6 +43,8 @@ struct ProgramOptions {
   // pipeline, and so its programs, depends on them; other programs do not.
   std::int64_t micro_batches = 1;
   std::vector<std::int64_t> shares;  // by replica; empty: all have micro_batches
+  // Of what ZeRO divides, by rank of the shard axis: weights; empty: equal. Not with ZeRO 0.
+  std::vector<std::int64_t> state_shares;
   // Of gradients that are summed at once, without ZeRO. nullopt: `costs` decides, or kFixedBucketBytes without it.
   std::optional<std::int64_t> bucket_bytes;
   // Without ZeRO: buckets are summed over the shard axis first, the ranks of a node, then over the replica axis.
@@ -61,10 +63,13 @@ struct ProgramOptions {
 
 inline constexpr std::int64_t kPrefillTokens = 64;
 
-// Micro-batches of a step on a rank, and the first replica that has most of them.
+// Micro-batches of a step on a rank, and the first replica that has most of them, and of those most of the state.
 std::int64_t micro_batches_of(const ProgramOptions& options, int rank);
 int largest_replica(const ProgramOptions& options);
-// Of a rank of that stage, in that replica: no rank of the stage needs more.
+// Do ranks of the shard axis have other parts of the state?
+bool uneven_state(const ProgramOptions& options);
+// Of a rank of that stage, in that replica: no rank of the stage needs more, unless the replica with most micro-batches
+// has little of the state.
 ProgramOptions at_stage(ProgramOptions options, int stage);
 // Gives replicas uneven shares, or, with an empty list, all of them `micro_batches`.
 void set_shares(ProgramOptions& options, std::vector<std::int64_t> shares, std::int64_t micro_batches);
@@ -91,6 +96,17 @@ struct ChunkTimes {
   double whole_s = 0;        // the same with whole linears
 };
 
+// What ZeRO divides among the ranks of a shard group, at the stage of options.rank.
+struct DividedState {
+  std::int64_t bytes = 0;  // of all of them together; 0: nothing
+  std::int64_t bytes_per_element = 0;
+  std::int64_t unit = 1;  // elements that are not divided further
+  // A rank with another part needs at most so much more than the plan with equal parts and the difference of the two:
+  // what is rounded to cache lines, and what it receives before it is summed.
+  std::int64_t uneven_bytes = 0;
+};
+DividedState divided_state(const ProgramOptions& options);
+
 // A tensor of the model, as a checkpoint has it.
 struct ModelTensor {
   std::string name;
@@ -110,6 +126,9 @@ struct Programs {
   std::vector<int> cuts;
   // Whether this rank answers for what replicas have too: in buffers that ZeRO does not divide, and in those it does.
   bool owns_whole = true, owns_shards = true;
+  int zero = 0;
+  // Does ZeRO divide this flat buffer? A rank may have all of one, so its size does not say.
+  bool divides(std::string_view region) const;
   DType dtype() const { return (*graphs.front())[graphs.front()->parameters.front().value].spec.dtype; }
   MemoryPlan plan;
   std::optional<GradientBuckets> buckets;        // in training, where replicas sum gradients without ZeRO

@@ -132,7 +132,11 @@ std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& role
   if (!o.train || o.recompute.empty()) return {};
   const auto micro_batches = static_cast<double>(o.micro_batches);
   std::optional<RecomputeChoice> choice;
-  if (chosen && arena_bytes > 0) choice = choose_recompute(o, costs, arena_bytes);
+  if (chosen && arena_bytes > 0) {
+    ProgramOptions even = o;  // as they were when it was asked
+    even.state_shares.clear();
+    choice = choose_recompute(even, costs, arena_bytes);
+  }
   // What an earlier start chose is not what the planner would answer now.
   if (choice && choice->layers != o.recompute) choice.reset();
   std::vector<RecomputeReport> reports;

@@ -6,22 +6,37 @@
 
 namespace plimsoll {
 
+namespace {
+
+struct Kind {
+  std::int64_t micro_batches;
+  int shard;
+  bool operator==(const Kind&) const = default;
+};
+
+}  // namespace
+
 std::vector<RankRole> rank_roles(const ProgramOptions& options) {
-  const bool alone = options.mesh.pipeline == 1;
+  const bool alone = options.mesh.pipeline == 1, uneven = uneven_state(options);
   std::vector<RankRole> roles;
   for (int stage = 0; stage < options.mesh.pipeline; ++stage) {
-    std::vector<std::pair<std::int64_t, std::vector<int>>> ranks_of;  // by number of micro-batches
+    std::vector<std::pair<Kind, std::vector<int>>> ranks_of;
+    bool same_share = true;
     for (int r = 0; r < options.mesh.ranks(); ++r) {
-      if (coordinates(options.mesh, r).pipeline != stage) continue;
-      const std::int64_t share = alone ? options.micro_batches : micro_batches_of(options, r);
-      auto found = std::find_if(ranks_of.begin(), ranks_of.end(), [&](const auto& s) { return s.first == share; });
-      if (found == ranks_of.end()) found = ranks_of.insert(found, {share, {}});
+      const Coordinates at = coordinates(options.mesh, r);
+      if (at.pipeline != stage) continue;
+      const Kind kind{alone ? options.micro_batches : micro_batches_of(options, r),
+                      uneven ? at.data % options.mesh.shards : 0};
+      auto found = std::find_if(ranks_of.begin(), ranks_of.end(), [&](const auto& s) { return s.first == kind; });
+      if (found == ranks_of.end()) found = ranks_of.insert(found, {kind, {}});
       found->second.push_back(r);
+      same_share = same_share && kind.micro_batches == ranks_of.front().first.micro_batches;
     }
-    for (auto& [share, ranks] : ranks_of) {
+    for (auto& [kind, ranks] : ranks_of) {
       RankRole role;
-      role.name = alone ? "all ranks" : fmt::format("stage {}", stage);
-      if (ranks_of.size() > 1) role.name += fmt::format(" (x {})", share);
+      const std::string part = uneven ? fmt::format("shard {}", kind.shard) : "all ranks";
+      role.name = alone ? part : fmt::format("stage {}{}", stage, uneven ? ", " + part : "");
+      if (!same_share) role.name += fmt::format(" (x {})", kind.micro_batches);
       role.ranks = std::move(ranks);
       role.options = options;
       role.options.rank = role.ranks.front();
@@ -48,24 +63,35 @@ const RankRole& largest_role(const std::vector<RankRole>& roles) {
 
 namespace {
 
-std::optional<Infeasible> with_name(std::optional<Infeasible> no, const RankRole& role, std::size_t roles) {
-  if (no && roles > 1) no->text = fmt::format("{} (rank {}): {}", role.name, rank_ranges(role.ranks), no->text);
+std::optional<Infeasible> with_name(std::optional<Infeasible> no, const RankRole& role, const std::vector<int>& ranks,
+                                    bool several) {
+  if (no && several) no->text = fmt::format("{} (rank {}): {}", role.name, rank_ranges(ranks), no->text);
   return no;
 }
 
 }  // namespace
 
-std::optional<Infeasible> check_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes,
+std::optional<Infeasible> check_budget(const std::vector<RankRole>& roles, const RankBudgets& budgets,
                                        std::int64_t outside_bytes) {
-  const RankRole& role = largest_role(roles);
-  return with_name(check_budget(role.programs, role.options, budget_bytes, outside_bytes), role, roles.size());
+  const auto above = [&](const RankRole& role) {
+    return role.programs.plan.total_bytes - budgets.least_of(role.ranks);
+  };
+  const RankRole& role = *std::max_element(roles.begin(), roles.end(),
+                                           [&](const RankRole& a, const RankRole& b) { return above(a) < above(b); });
+  const std::int64_t budget = budgets.least_of(role.ranks);
+  std::vector<int> ranks = role.ranks;
+  std::erase_if(ranks, [&](int rank) { return budgets.of(rank) != budget; });
+  ProgramOptions options = role.options;
+  options.rank = ranks.front();
+  return with_name(check_budget(role.programs, options, budget, outside_bytes), role, ranks,
+                   roles.size() > 1 || budgets.differ());
 }
 
 std::optional<Infeasible> check_host_budget(const std::vector<RankRole>& roles, std::int64_t budget_bytes) {
   const RankRole& role = *std::max_element(roles.begin(), roles.end(), [](const RankRole& a, const RankRole& b) {
     return a.programs.plan.host_bytes < b.programs.plan.host_bytes;
   });
-  return with_name(check_host_budget(role.programs, role.options, budget_bytes), role, roles.size());
+  return with_name(check_host_budget(role.programs, role.options, budget_bytes), role, role.ranks, roles.size() > 1);
 }
 
 std::string rank_ranges(const std::vector<int>& ranks) {

@@ -126,6 +126,15 @@ void keep_plan_choices(Config& config, int ranks) {
   }
   if (!config.comm.prefetch && plan.contains("gathers"))
     config.comm.prefetch = plan["gathers"]["distance"].get<std::int64_t>();
+  const auto mesh = plan.value("mesh", nlohmann::json::object());
+  if (config.parallel.auto_state_shares && mesh.value("zero", std::int64_t{0}) == config.parallel.zero) {
+    ParallelConfig parallel = config.parallel;
+    parallel.state_shares = plan.value("state_shares", std::vector<std::int64_t>{});
+    parallel.auto_state_shares = false;
+    // Of another shard axis they are no guide.
+    if (rank_issues(parallel, ranks, config.train.global_batch, config.train.micro_batch).empty())
+      config.parallel = std::move(parallel);
+  }
   keep("micro_batch", config.train.micro_batch);
   keep("logits_bytes", config.memory.logits);
   if (config.parallel.auto_shares && plan.contains("shares")) {

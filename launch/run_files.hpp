@@ -18,8 +18,8 @@ std::filesystem::path checkpoint_folder(const Config& config);
 void write_run_files(const Config& config, const Choices& choices, const std::string& plan);
 
 // A run that has checkpoints goes on with what its plan.json chose where `config` says auto (parallel,
-// parallel.shares, memory.recompute, train.micro_batch, memory.logits): memory that is free today, and who is slow
-// today, must not change its bits. A plan for another number of ranks is no guide.
+// parallel.shares, parallel.state_shares, memory.recompute, train.micro_batch, memory.logits): memory that is free
+// today, and who is slow today, must not change its bits. A plan for another number of ranks is no guide.
 void keep_plan_choices(Config& config, int ranks);
 
 // Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. Rank 0 writes what it

@@ -9,6 +9,7 @@
 #include "launch/process.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/run_costs.hpp"
+#include "launch/state_choice.hpp"
 #include "parallel/overlap.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/data/token_file.hpp"
@@ -186,7 +187,7 @@ Mesh choose_mesh(const Config& config, int ranks) {
   return mesh;
 }
 
-ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
+ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
                                std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel* costs) {
   ProgramOptions o;
   o.model = config.model;
@@ -214,19 +215,31 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   }
   o.train = purpose == Purpose::Train;
   o.evaluate = purpose == Purpose::Evaluate || config.data.validation > 0 || !config.data.validation_files.empty();
-  const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
+  const std::int64_t arena = even_arena_bytes(config.parallel, o, budgets, outside_bytes);
   check_kept_values(config, o);
   std::optional<DescribedCosts> described;
   if (costs == nullptr) costs = &described.emplace(choose_cluster(config));
   o = Sizes(config, std::move(o), arena, *costs).choose();
-  return choose_message_sizes(config, std::move(o),
-                              [arena](const ProgramOptions& with) { return fits_everywhere(with, arena); });
+  o = choose_message_sizes(config, std::move(o),
+                           [arena](const ProgramOptions& with) { return fits_everywhere(with, arena); });
+  o.state_shares = choose_state_shares(config.parallel, o, budgets, outside_bytes);
+  return o;
 }
 
 std::int64_t choose_budget(const Config& config, const Place& place) {
   if (config.memory.budget) return *config.memory.budget;
   const DeviceMemory memory = make_cpu_device(1)->memory();
   return memory.free_bytes / 10 * 8 / place.local_ranks;
+}
+
+RankBudgets given_budgets(const Config& config, int ranks) {
+  const std::vector<std::int64_t>& listed = config.memory.budgets;
+  if (listed.empty()) return config.memory.budget.value_or(0);
+  const Mesh mesh = choose_mesh(config, ranks);
+  std::vector<std::int64_t> by_rank;
+  for (int rank = 0; rank < ranks; ++rank)
+    by_rank.push_back(listed[static_cast<std::size_t>(coordinates(mesh, rank).data % mesh.shards)]);
+  return RankBudgets(std::move(by_rank));
 }
 
 std::int64_t choose_host_budget(const Config& config, const Place& place, std::int64_t budget_bytes) {

@@ -6,6 +6,7 @@
 
 #include "launch/config.hpp"
 #include "launch/programs.hpp"
+#include "launch/rank_budgets.hpp"
 #include "runtime/data/dataset.hpp"
 #include "runtime/data/tokenizer.hpp"
 #include "runtime/plan/cost.hpp"
@@ -33,16 +34,20 @@ enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 
 // The programs of a run. `config` went through check_for_ranks() and complete_vocabulary(). train.micro_batch and
 // memory.logits auto: the largest divisor of a rank's share with at most 4096 tokens, and the largest chunk of logits,
-// whose plan fits `budget_bytes` minus `outside_bytes` (0: no limit), and what it offloads `host_bytes`.
+// whose plan fits `budgets` minus `outside_bytes` (0: no limit), and what it offloads `host_bytes`.
 // memory.recompute auto: nothing where that fits; otherwise what `costs` (null: the description of comm.cluster) says
 // is cheapest, and of several micro-batches the one with the shortest step. It offloads where memory.host_budget is
-// given.
-ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, std::int64_t budget_bytes,
+// given. Ranks with other budgets choose alike: sizes as if the state were shared equally (even_arena_bytes()), then
+// the shares.
+ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
                                std::int64_t outside_bytes, std::int64_t host_bytes = kNoHostLimit,
                                const CostModel* costs = nullptr);
 
-// memory.budget, or by default 80 % of the memory that is free now, shared by the ranks of this host.
+// memory.budget, of a list the least, or by default 80 % of the memory that is free now, shared by the ranks of this
+// host.
 std::int64_t choose_budget(const Config& config, const Place& place);
+// memory.budget of all ranks; 0 where it is auto. `config` went through check_for_ranks(), and has a layout.
+RankBudgets given_budgets(const Config& config, int ranks);
 // memory.host_budget, or by default 80 % of what `budget_bytes` leave of a rank's share of the free memory.
 std::int64_t choose_host_budget(const Config& config, const Place& place, std::int64_t budget_bytes);
 

@@ -67,18 +67,24 @@ double pipeline_seconds(const Stages& roles, const std::vector<std::reference_wr
   return step;
 }
 
+// Of the role that the rank is of.
+std::size_t index_of(const std::vector<RankRole>& roles, int rank) {
+  return static_cast<std::size_t>(&role_of(roles, rank) - roles.data());
+}
+
 // The step of a replica whose ranks compute as the cost model says.
 double replica_seconds(const std::vector<RankRole>& roles, const std::vector<StepClock>& clocks,
                        const LayoutMachine& machine, int replica) {
   const ProgramOptions& o = roles.front().options;
   if (roles.front().programs.schedule == nullptr)
-    return clocks.front().step_seconds(micro_batches_of(o, rank_at(o.mesh, {replica, 0, 0})));
+    return clocks[index_of(roles, rank_at(o.mesh, {replica, 0, 0}))].step_seconds(
+        micro_batches_of(o, rank_at(o.mesh, {replica, 0, 0})));
   Stages stages;
   std::vector<std::reference_wrapper<const StepClock>> clocks_of;
   for (int s = 0; s < o.mesh.pipeline; ++s) {
-    const RankRole& role = role_of(roles, rank_at(o.mesh, {replica, s, 0}));
-    stages.emplace_back(role);
-    clocks_of.emplace_back(clocks[static_cast<std::size_t>(&role - roles.data())]);
+    const std::size_t role = index_of(roles, rank_at(o.mesh, {replica, s, 0}));
+    stages.emplace_back(roles[role]);
+    clocks_of.emplace_back(clocks[role]);
   }
   return pipeline_seconds(stages, clocks_of, machine);
 }
@@ -94,11 +100,11 @@ StepPrediction predict_step(const std::vector<RankRole>& roles, const LayoutMach
     prediction.roles.push_back(rank_times(clocks.back(), micro_batches_of(role.options, role.options.rank)));
   }
   const ProgramOptions& o = roles.front().options;
-  // Replicas with as many micro-batches, as fast as the others, take as long.
-  std::map<std::int64_t, double> seconds;
+  // Replicas with as many micro-batches and the same part of the state, as fast as the others, take as long.
+  std::map<std::pair<std::int64_t, std::size_t>, double> seconds;
   for (int replica = 0; replica < o.mesh.data; ++replica) {
-    const std::int64_t share = micro_batches_of(o, rank_at(o.mesh, {replica, 0, 0}));
-    const auto [known, is_new] = seconds.try_emplace(share, 0);
+    const int rank = rank_at(o.mesh, {replica, 0, 0});
+    const auto [known, is_new] = seconds.try_emplace({micro_batches_of(o, rank), index_of(roles, rank)}, 0);
     if (is_new) known->second = replica_seconds(roles, clocks, machine, replica);
     const double slow = slowness.empty() ? 1 : slowness[static_cast<std::size_t>(replica)];
     prediction.step_s = std::max(prediction.step_s, slow * known->second);

@@ -23,6 +23,7 @@
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "launch/share_choice.hpp"
+#include "launch/state_choice.hpp"
 #include "launch/step_times.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/log.hpp"
@@ -47,7 +48,8 @@ struct Run {
   Groups groups;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Dataset> dataset;
-  std::int64_t budget = 0, outside = 0, host_budget = 0;
+  RankBudgets budgets;
+  std::int64_t outside = 0, host_budget = 0;
   double peak_gflops = 0;  // of all ranks together
   ProgramOptions options;
   std::vector<RankRole> roles;
@@ -79,18 +81,17 @@ struct Run {
     if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
     const int threads = choose_threads(config, place);
     if (purpose == Purpose::Train) peak_gflops = control.sum(measure_gemm_gflops(threads));
-    budget = choose_budget(config, place);
     outside = config.memory.reserve.value_or(outside_arena_bytes());
-    // The plan must be the same everywhere, so what was measured is: the largest of all ranks, the smallest budget.
+    // All ranks plan alike, so they know what was measured: the largest of all ranks, and the budget of each.
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
     if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
-    budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(budget)));
-    host_budget = choose_host_budget(config, place, budget);
+    budgets = config.memory.budget ? given_budgets(config, place.ranks) : measured_budgets();
+    host_budget = choose_host_budget(config, place, budgets.of(place.rank));
     host_budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(host_budget)));
-    costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budget - outside));
-    if (auto choice = choose_layout(config, place, costs->machine(), budget, outside); choice && chief())
-      fmt::print("{}", layout_text(*choice, costs->cluster(), budget - outside, false));
-    options = choose_programs(config, place, purpose, budget, outside, host_budget, &costs->costs());
+    costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budgets.least() - outside));
+    if (auto choice = choose_layout(config, place, costs->machine(), budgets.least(), outside); choice && chief())
+      fmt::print("{}", layout_text(*choice, costs->cluster(), budgets.least() - outside, false));
+    options = choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs());
     roles = rank_roles(options);
     const auto infeasible = infeasible_role(roles);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
@@ -104,8 +105,15 @@ struct Run {
     if (purpose == Purpose::Train && config.parallel.auto_shares && options.shares.empty() && shareable) share();
   }
 
+  RankBudgets measured_budgets() const {
+    const std::int64_t mine = choose_budget(config, place);
+    std::vector<std::int64_t> all(static_cast<std::size_t>(place.ranks));
+    control.gather_values(&mine, sizeof(mine), all.data());
+    return RankBudgets(std::move(all));
+  }
+
   std::optional<Infeasible> infeasible_role(const std::vector<RankRole>& all) const {
-    auto infeasible = check_budget(all, budget, outside);
+    auto infeasible = check_budget(all, budgets, outside);
     return infeasible ? infeasible : check_host_budget(all, host_budget);
   }
 
@@ -148,8 +156,8 @@ struct Run {
 
   // After the budget was checked, so that a run that does not fit measures nothing that its choices did not need.
   void predict() {
-    recompute =
-        recompute_reports(roles, costs->costs(), config.memory.recompute == RecomputeMode::Auto, budget - outside);
+    recompute = recompute_reports(roles, costs->costs(), config.memory.recompute == RecomputeMode::Auto,
+                                  even_arena_bytes(config.parallel, options, budgets, outside));
     predict_times();
     costs->keep();
   }
@@ -170,7 +178,7 @@ struct Run {
   bool traced() const { return !config.run.trace.empty(); }
   bool chief() const { return place.rank == 0; }
   PlanContext plan_context() const {
-    return {budget,      outside,     config.memory.reserve ? "memory.reserve" : "measured",
+    return {budgets,     outside,     config.memory.reserve ? "memory.reserve" : "measured",
             place.ranks, host_budget, recompute};
   }
 };
@@ -231,8 +239,8 @@ std::unique_ptr<Reporter> make_reporter(const Run& run, std::int64_t first_step)
   const double tokens = targets_per_step(run);
   const double flops = static_cast<double>(run.engine->programs().train_flops_per_micro_batch) /
                        static_cast<double>(run.options.micro_batch * run.options.sequence) * tokens;
-  return std::make_unique<Reporter>(run.config, first_step, flops, tokens, run.peak_gflops, run.budget,
-                                    StepTime{run.predicted.step_s, run.costs->text()});
+  return std::make_unique<Reporter>(run.config, first_step, flops, tokens, run.peak_gflops,
+                                    run.budgets.of(run.place.rank), StepTime{run.predicted.step_s, run.costs->text()});
 }
 
 // `before`: the sums at the end of the first of `steps` steps where there are several, else at its beginning.
@@ -240,7 +248,7 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   RankSummary s;
   const MemoryPlan& plan = run.engine->programs().plan;
   s.rank = run.place.rank;
-  s.budget_bytes = run.budget;
+  s.budget_bytes = run.budgets.of(run.place.rank);
   s.planned_bytes = plan.total_bytes;
   s.arena_high_water_bytes = run.engine->arena().high_water();
   s.peak_process_bytes = peak_rss_bytes();
@@ -323,7 +331,7 @@ void train(Config given, const MpiSession& mpi) {
     plan["parallel"] = parallel_line(config.parallel);
     if (run.shares) plan["shares_by_speed"] = shares_json(*run.shares);
     write_run_files(run.written,
-                    run_choices(config, run.options, run.budget, run.outside, run.host_budget, run.place.ranks),
+                    run_choices(config, run.options, run.budgets, run.outside, run.host_budget, run.place.ranks),
                     plan.dump(2));
   }
   run.roles.clear();  // the graphs of all stages

@@ -88,7 +88,7 @@ void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& opt
   for (const Moment& m : names) {
     Value v;
     v.name = std::string(m.value);
-    v.spec = {{layout.elements / layout.shards}, graph[graph.find("parameters")].spec.dtype};
+    v.spec = {{shard_elements(layout, options.shard_rank)}, graph[graph.find("parameters")].spec.dtype};
     v.persistent = true;
     v.memory = MemoryClass::Optimizer;
     graph.named[v.name] = graph.add_value(v);
@@ -98,8 +98,8 @@ void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& opt
     const auto part = [&](std::string_view buffer) { return unit_part(graph, layout, buffer, u, options.shard_rank); };
     std::vector<ValueId> moments;
     for (const Moment& m : names) moments.push_back(part(m.value));
-    const std::int64_t length = unit.elements / layout.shards;
-    const std::int64_t decays = std::clamp<std::int64_t>(unit.decay_elements - options.shard_rank * length, 0, length);
+    const ElementRange mine = shard_range(layout, unit, options.shard_rank);
+    const std::int64_t decays = std::clamp<std::int64_t>(unit.decay_elements - mine.first, 0, mine.count);
     add_step(graph, unit, options.optimizer, decays, part("gradients"), part("parameters"), norm, moments);
   }
 }

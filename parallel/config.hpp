@@ -30,6 +30,9 @@ struct ParallelConfig {
   // Micro-batches of each replica in a step; empty: even, or `auto`, by the speed that is measured at the start.
   bool auto_shares = false;
   std::vector<std::int64_t> shares;
+  // Of what ZeRO divides, by rank of the shard axis: weights; empty: even, or `auto`, by the memory that is free.
+  bool auto_state_shares = false;
+  std::vector<std::int64_t> state_shares;
   std::int64_t chunks() const { return schedule == PipelineSchedule::Interleaved ? interleave : 1; }
   bool operator==(const ParallelConfig&) const = default;
 };

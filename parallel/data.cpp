@@ -11,8 +11,13 @@ namespace {
 constexpr std::uint8_t kBeginningVariants =
     static_cast<std::uint8_t>(Variant::First) | static_cast<std::uint8_t>(Variant::Only);
 
+// The shards of a unit, for the collectives between them and the whole.
+DimAttrs over_shards(const DataParallel& data, const Unit& unit) {
+  return {"shard", data.shards, 0, unit.cuts, data.shard_rank};
+}
+
 Node gather(const Graph& graph, const DataParallel& data, const Unit& unit, ValueId shard, ValueId whole) {
-  return communication_node<AllGather>(graph, {"shard", data.shards, 0}, Phase::Forward,
+  return communication_node<AllGather>(graph, over_shards(data, unit), Phase::Forward,
                                        {{AllGather::kX, shard}, {AllGather::kY, whole}}, "gather." + unit.name,
                                        unit.layer, kEveryVariant);
 }
@@ -169,13 +174,12 @@ void reduce_loss(Graph& graph, const DataParallel& data, std::int64_t scratch_by
 void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::size_t u, ValueId whole,
                  std::int64_t scratch_bytes, std::size_t ready, Inserts& inserts) {
   const Unit& unit = layout.units[u];
-  const std::int64_t length = unit.elements / data.shards;
-  const ValueId in_place =
-      range_of(graph, whole, data.shard_rank * length, length, fmt::format("grad.{}.mine", unit.name));
+  const ElementRange mine = shard_range(layout, unit, data.shard_rank);
+  const ValueId in_place = range_of(graph, whole, mine.first, mine.count, fmt::format("grad.{}.mine", unit.name));
   const ValueId shard = data.zero == 1 ? in_place : unit_part(graph, layout, "gradients", u, data.shard_rank);
   const auto scatter = [&](ValueId to, std::uint8_t when) {
     inserts.push_back({ready, false,
-                       communication_node<ReduceScatter>(graph, {"shard", data.shards, 0}, Phase::Forward,
+                       communication_node<ReduceScatter>(graph, over_shards(data, unit), Phase::Forward,
                                                          {{ReduceScatter::kX, whole}, {ReduceScatter::kY, to}},
                                                          "reduce." + unit.name, unit.layer, when)});
   };
@@ -342,8 +346,8 @@ std::vector<ReadyItem> ready_items(const Graph& graph, const std::vector<Gradien
 
 void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
   const bool sharded = data.zero == 3;
-  const ValueId flat =
-      flat_buffer(graph, "parameters", MemoryClass::Parameters, layout.elements / (sharded ? data.shards : 1));
+  const ValueId flat = flat_buffer(graph, "parameters", MemoryClass::Parameters,
+                                   sharded ? shard_elements(layout, data.shard_rank) : layout.elements);
   for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
     const ValueId value = graph.parameters[p].value;
     if (sharded) {
@@ -357,8 +361,8 @@ void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel
 
 void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::int64_t scratch_bytes) {
   const bool sharded = data.zero >= 2;
-  const ValueId flat =
-      flat_buffer(graph, "gradients", MemoryClass::Gradients, layout.elements / (sharded ? data.shards : 1));
+  const ValueId flat = flat_buffer(graph, "gradients", MemoryClass::Gradients,
+                                   sharded ? shard_elements(layout, data.shard_rank) : layout.elements);
   std::vector<ValueId> whole;
   if (sharded) {
     whole = transient_gradients(graph, layout);
@@ -410,9 +414,8 @@ void gather_updated(Graph& graph, const FlatLayout& layout, const DataParallel& 
     mine[u] = unit_part(graph, layout, "parameters", u, data.shard_rank);
     for (std::size_t n = graph.update_begin; n < graph.nodes.size(); ++n) {
       for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
-        const bool here =
-            a.writes && graph.root(a.value) == flat && graph.offset_in_root(a.value) == graph.offset_in_root(mine[u]);
-        if (here) updated[u] = n;
+        // By name: where shards are empty, several begin at one place.
+        if (a.writes && graph.root(a.value) == flat && graph[a.value].name == graph[mine[u]].name) updated[u] = n;
       });
     }
   }

@@ -30,19 +30,29 @@ ConfigNode write_stages(const ParallelConfig& parallel) {
   return ConfigNode::list(std::move(items));
 }
 
-void read_shares(ParallelConfig& parallel, const ConfigNode& node, const KeyScope& scope) {
-  parallel.shares.clear();
-  parallel.auto_shares = node.is_word("auto");
-  if (parallel.auto_shares || node.is_word("even") || !expect_list(node, scope)) return;
-  if (node.items.empty()) scope.fault(node, "the list is empty");
-  for (const ConfigNode& item : node.items) read_value(item, at_least(1), scope, parallel.shares.emplace_back());
-}
-
-ConfigNode write_shares(const ParallelConfig& parallel) {
-  if (parallel.shares.empty()) return ConfigNode::scalar(parallel.auto_shares ? "auto" : "even");
-  std::vector<ConfigNode> items;
-  for (const std::int64_t share : parallel.shares) items.push_back(write_value(share));
-  return ConfigNode::list(std::move(items));
+// How ranks share something: even, auto or a number for each.
+Key<ParallelConfig> shares_key(std::string name, bool ParallelConfig::*automatic,
+                               std::vector<std::int64_t> ParallelConfig::*listed, std::string unit,
+                               std::string meaning) {
+  return {std::move(name),
+          "even | auto | list of integers",
+          std::move(unit),
+          ">= 1",
+          std::move(meaning),
+          [=](ParallelConfig& parallel, const ConfigNode& node, const KeyScope& scope) {
+            std::vector<std::int64_t>& shares = parallel.*listed;
+            shares.clear();
+            parallel.*automatic = node.is_word("auto");
+            if (parallel.*automatic || node.is_word("even") || !expect_list(node, scope)) return;
+            if (node.items.empty()) scope.fault(node, "the list is empty");
+            for (const ConfigNode& item : node.items) read_value(item, at_least(1), scope, shares.emplace_back());
+          },
+          [=](const ParallelConfig& parallel) {
+            if ((parallel.*listed).empty()) return ConfigNode::scalar(parallel.*automatic ? "auto" : "even");
+            std::vector<ConfigNode> items;
+            for (const std::int64_t share : parallel.*listed) items.push_back(write_value(share));
+            return ConfigNode::list(std::move(items));
+          }};
 }
 
 }  // namespace
@@ -68,8 +78,11 @@ KeyTable<ParallelConfig> parallel_keys() {
                   "pieces of the model on each stage, with schedule: interleaved"),
               {"stages", "auto | list of integers", "layers", ">= 1",
                "of each piece of a pipeline, in the order of the model; auto: cut by cost", read_stages, write_stages},
-              {"shares", "even | auto | list of integers", "micro-batches", ">= 1",
-               "of each replica in a step; auto: by its speed, measured at the start", read_shares, write_shares},
+              shares_key("shares", &C::auto_shares, &C::shares, "micro-batches",
+                         "of each replica in a step; auto: by its speed, measured at the start"),
+              shares_key("state_shares", &C::auto_state_shares, &C::state_shares, "weights",
+                         "of what zero divides, of each rank of the shard axis; auto: by the memory that its "
+                         "memory.budget leaves free"),
           },
       .word = read_word,
       .as_word = [](const C& parallel) { return std::string(parallel.automatic ? "auto" : ""); }};

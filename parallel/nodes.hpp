@@ -22,7 +22,7 @@ void insert_nodes(Graph& graph, Inserts inserts);
 // For every value the last node that writes it or a part of it; 0 where none does.
 std::vector<std::size_t> last_writes(const Graph& graph);
 
-// A node of the communication stream.
+// A node of the communication stream; the values are as the op declares them.
 template <class Op>
 Node communication_node(const Graph& graph, typename Op::Attrs attrs, Phase phase,
                         std::initializer_list<SlotInput> slots, std::string label, int layer, std::uint8_t when) {
@@ -37,6 +37,12 @@ Node communication_node(const Graph& graph, typename Op::Attrs attrs, Phase phas
   for (const SlotInput& s : slots) {
     node.value[static_cast<std::size_t>(s.slot)] = s.value;
     node.specs.set(s.slot, graph[s.value].spec);
+  }
+  SlotSpecs declared = node.specs;
+  Op::infer(std::get<op_id<Op>>(node.attrs), declared);
+  for (const SlotInput& s : slots) {
+    require(declared[s.slot] == node.specs[s.slot], ErrorKind::Internal, "'{}': '{}' is {} where {} takes {}",
+            node.label, graph[s.value].name, to_string(node.specs[s.slot]), Op::name, to_string(declared[s.slot]));
   }
   return node;
 }

@@ -107,6 +107,9 @@ Issues layout_issues(const ParallelConfig& p, const ModelConfig& model, std::int
   if (p.shard && *p.shard > 1 && p.zero.value_or(0) == 0) {
     issues.push_back({"parallel.shard", "nothing is divided with zero: 0", {"parallel.zero"}});
   }
+  if ((p.auto_state_shares || !p.state_shares.empty()) && p.zero.value_or(0) == 0) {
+    issues.push_back({"parallel.state_shares", "nothing is divided with zero: 0", {"parallel.zero"}});
+  }
   if (p.sequence.value_or(false) && p.tensor == 1) {
     issues.push_back({"parallel.sequence", "sequence parallelism needs tensor > 1", {"parallel.tensor"}});
   }
@@ -141,6 +144,12 @@ Issues rank_issues(const ParallelConfig& p, int ranks, std::int64_t global_batch
   if (p.shard && data % *p.shard != 0) {
     issues.push_back(
         {"parallel.shard", fmt::format("data {} is not divisible by shard {}", data, *p.shard), {"parallel.data"}});
+  }
+  if (const std::int64_t shards = p.shard.value_or(data);
+      !p.state_shares.empty() && std::ssize(p.state_shares) != shards) {
+    issues.push_back({"parallel.state_shares",
+                      fmt::format("{} numbers for {} ranks of the shard axis", p.state_shares.size(), shards),
+                      {"parallel.shard", "parallel.data"}});
   }
   if (p.shares.empty()) {
     check_even_shares(data, global_batch, micro_batch, issues);

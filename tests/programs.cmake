@@ -81,7 +81,7 @@ add_executable(mpi_meshes ${CMAKE_CURRENT_SOURCE_DIR}/parallel/mpi_meshes.cpp)
 target_link_libraries(mpi_meshes PRIVATE plimsoll_test_support)
 function(plimsoll_mesh_test label ranks)
   string(JOIN "_" name ${ARGN})
-  string(REPLACE "=" "" name "${name}")
+  string(REGEX REPLACE "[=,]" "" name "${name}")
   plimsoll_program_test(mpi_meshes.${ranks}_ranks.${name} COMMAND ${mpirun} ${ranks} $<TARGET_FILE:mpi_meshes> ${ARGN}
     LABELS mpi ${label} TIMEOUT 120 SERIAL)
 endfunction()
@@ -94,6 +94,7 @@ plimsoll_mesh_test(unit 4 gpt2 data=2 pipeline=2 zero=1 schedule=zb-h1)
 plimsoll_mesh_test(unit 4 gpt2 data=2 pipeline=2 zero=3 schedule=1f1b)
 plimsoll_mesh_test(unit 4 gpt2 pipeline=2 tensor=2 schedule=1f1b)
 plimsoll_mesh_test(unit 3 llama tensor=3 sequence)
+plimsoll_mesh_test(unit 3 gpt2 data=3 zero=3 state=1,5,2)
 plimsoll_mesh_test(slow 2 llama data=2 zero=1)
 plimsoll_mesh_test(slow 2 llama data=2 zero=3)
 plimsoll_mesh_test(slow 2 llama pipeline=2 schedule=zb-h1)
@@ -131,6 +132,12 @@ foreach(case IN ITEMS lists auto slow)
     LABELS mpi ${label} TIMEOUT 300 SERIAL)
 endforeach()
 set_tests_properties(shares_run.slow PROPERTIES SKIP_RETURN_CODE 77)
+
+# Ranks with other budgets and other parts of what ZeRO divides.
+plimsoll_program_test(state_run
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/state_run.py $<TARGET_FILE:plimsoll>
+    ${CMAKE_CURRENT_BINARY_DIR}/state_run -- ${mpirun} 2
+  LABELS mpi unit TIMEOUT 180 SERIAL)
 
 # Communication beside compute, seen in the traces of two ranks over a slow link; where one can be made.
 plimsoll_program_test(overlap_run

@@ -72,6 +72,7 @@ std::vector<CollectiveCall> collectives(const Graph& graph) {
             call.axis = attrs.axis;
             call.ranks = attrs.ranks;
           }
+          if constexpr (requires { attrs.cuts; }) call.cuts = attrs.cuts;
         },
         node.attrs);
     if (call.ranks > 1) calls.push_back(std::move(call));

@@ -27,7 +27,12 @@ struct CollectiveCall {
   Graph::Section section = Graph::Section::Forward;
   std::uint8_t when = kEveryVariant;
   std::size_t node = 0;  // of the graph
+  RankCuts cuts = {};    // of the elements over the ranks, for reduce_scatter and all_gather
   std::int64_t bytes() const { return elements * dtype_bytes(dtype); }
+  // A call is over when the rank is done that has most of them: it takes as long as one of so many in equal parts.
+  std::int64_t paced_bytes() const {
+    return cuts.empty() ? bytes() : ranks * largest_range(elements, ranks, cuts) * dtype_bytes(dtype);
+  }
 };
 
 // In the order of the nodes, which is that of every stream. Of all axes: those of one axis are in the order in which

@@ -5,12 +5,14 @@
 
 namespace plimsoll {
 
-// Of n ranks, `rank` owns elements [m·rank/n, m·(rank + 1)/n) of m: m/n where n divides m.
+// Of n ranks, `rank` owns the elements of m that range_of_rank() says: m/n where n divides m and nobody cut them
+// otherwise.
 //   reduce_scatter  m − own              (n − 1)/n · m      all but its own, each to its owner
 //   all_gather      (n − 1) · own        (n − 1)/n · m      its own, to all others
 //   all_reduce      the sum of both    2 (n − 1)/n · m
-constexpr std::int64_t sent_elements(CollectiveKind kind, std::int64_t elements, int ranks, int rank) {
-  const std::int64_t own = elements * (rank + 1) / ranks - elements * rank / ranks;
+inline std::int64_t sent_elements(CollectiveKind kind, std::int64_t elements, int ranks, int rank,
+                                  const RankCuts& cuts = {}) {
+  const std::int64_t own = range_of_rank(elements, rank, ranks, cuts).count;
   const std::int64_t scattered = elements - own, gathered = (ranks - 1) * own;
   switch (kind) {
     case CollectiveKind::ReduceScatter: return scattered;
@@ -19,7 +21,7 @@ constexpr std::int64_t sent_elements(CollectiveKind kind, std::int64_t elements,
   }
 }
 inline std::int64_t sent_bytes(const CollectiveCall& call, int rank) {
-  return sent_elements(call.kind, call.elements, call.ranks, rank) * dtype_bytes(call.dtype);
+  return sent_elements(call.kind, call.elements, call.ranks, rank, call.cuts) * dtype_bytes(call.dtype);
 }
 
 }  // namespace plimsoll

@@ -153,7 +153,8 @@ void classify_memory(Graph& graph);
 std::int64_t count_flops(const Graph& graph, std::initializer_list<Phase> phases);
 
 // Checks structure: shapes match the declarations, every read follows a write, persistent memory only where declared,
-// parts of a value inside it, host memory only for copies. Returns the first violation, naming node and value.
+// parts of a value inside it, nothing empty but flat buffers (a rank may have no shard of a unit), host memory only for
+// copies. Returns the first violation, naming node and value.
 std::optional<std::string> verify(const Graph& graph);
 
 std::string dump_text(const Graph& graph);      // a line per node

@@ -10,7 +10,8 @@ std::string node_name(const Graph& graph, std::size_t n) {
 
 std::optional<std::string> check_values(const Graph& graph) {
   for (const Value& v : graph.values) {
-    if (v.spec.elements() <= 0) return fmt::format("value '{}' is empty: {}", v.name, to_string(v.spec));
+    if (v.spec.elements() < (v.spec.shape.rank() == 1 ? 0 : 1))
+      return fmt::format("value '{}' is empty: {}", v.name, to_string(v.spec));
     if (v.base == kNoValue) continue;
     const Value& base = graph[v.base];
     if (v.byte_offset < 0 || v.byte_offset + v.spec.bytes() > base.spec.bytes()) {

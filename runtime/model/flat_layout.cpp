@@ -1,6 +1,8 @@
 #include "runtime/model/flat_layout.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 namespace plimsoll {
 namespace {
@@ -39,9 +41,23 @@ std::string unit_name(const Graph& graph, std::size_t p, bool first) {
   return alone(graph, graph.parameters[p]) ? "embedding" : before ? "positions" : "head";
 }
 
+// Each part to the nearest line; equal shares of what their number divides are equal parts.
+RankCuts cuts_of(std::int64_t elements, std::int64_t line, std::span<const std::int64_t> shares) {
+  const auto all = static_cast<double>(std::accumulate(shares.begin(), shares.end(), std::int64_t{0}));
+  RankCuts cuts{0};
+  std::int64_t before = 0;
+  for (const std::int64_t share : shares) {
+    before += share;
+    cuts.push_back(std::llround(static_cast<double>(elements / line) * (static_cast<double>(before) / all)) * line);
+  }
+  return cuts;
+}
+
 }  // namespace
 
-FlatLayout flat_layout(const Graph& graph, int shards) {
+FlatLayout flat_layout(const Graph& graph, int shards, std::span<const std::int64_t> shares) {
+  require(shares.empty() || std::ssize(shares) == shards, ErrorKind::Internal, "{} shares for {} shards", shares.size(),
+          shards);
   FlatLayout layout;
   layout.shards = shards;
   layout.offset.resize(graph.parameters.size());
@@ -67,22 +83,43 @@ FlatLayout flat_layout(const Graph& graph, int shards) {
     }
     unit.name = unit_name(graph, members[static_cast<std::size_t>(u)].back(), u + 1 == units);
     unit.elements = round_up(unit.elements, line * shards);
+    if (!shares.empty()) unit.cuts = cuts_of(unit.elements, line, shares);
     layout.elements += unit.elements;
     layout.units.push_back(std::move(unit));
   }
   return layout;
 }
 
+ElementRange shard_range(const FlatLayout& layout, const Unit& unit, int rank) {
+  return range_of_rank(unit.elements, rank, layout.shards, unit.cuts);
+}
+
+namespace {
+
+// Of all units before one.
+std::int64_t elements_before(const FlatLayout& layout, std::size_t unit, int rank) {
+  std::int64_t elements = 0;
+  for (std::size_t u = 0; u < unit; ++u) elements += shard_range(layout, layout.units[u], rank).count;
+  return elements;
+}
+
+}  // namespace
+
+std::int64_t shard_elements(const FlatLayout& layout, int rank) {
+  return elements_before(layout, layout.units.size(), rank);
+}
+
 ValueId unit_part(Graph& graph, const FlatLayout& layout, std::string_view buffer, std::size_t unit, int shard_rank) {
   const ValueId flat = graph.find(buffer);
   const Unit& u = layout.units[unit];
-  const std::int64_t length = u.elements / layout.shards;
+  const ElementRange mine = shard_range(layout, u, shard_rank);
   const bool whole = graph[flat].spec.elements() == layout.elements;
   Value part = graph[flat];
   part.name = fmt::format("{}.{}.mine", buffer, u.name);
-  part.spec = {{length}, graph[flat].spec.dtype};
+  part.spec = {{mine.count}, graph[flat].spec.dtype};
   part.base = flat;
-  part.byte_offset = (whole ? u.offset + shard_rank * length : u.offset / layout.shards) * dtype_bytes(part.spec.dtype);
+  part.byte_offset =
+      (whole ? u.offset + mine.first : elements_before(layout, unit, shard_rank)) * dtype_bytes(part.spec.dtype);
   part.layer = u.layer;
   return graph.add_value(std::move(part));
 }
@@ -107,10 +144,13 @@ void for_each_run(const Graph& graph, const FlatLayout& layout, const std::funct
 
 void for_each_shard_range(const FlatLayout& layout, int rank, std::int64_t first, std::int64_t count,
                           const std::function<void(const ShardRange&)>& visit) {
+  std::int64_t before = 0;
   for (const Unit& unit : layout.units) {
-    const std::int64_t length = unit.elements / layout.shards, begin = unit.offset + rank * length;
-    const std::int64_t from = std::max(first, begin), to = std::min(first + count, begin + length);
-    if (from < to) visit({from, unit.offset / layout.shards + (from - begin), to - from});
+    const ElementRange mine = shard_range(layout, unit, rank);
+    const std::int64_t begin = unit.offset + mine.first;
+    const std::int64_t from = std::max(first, begin), to = std::min(first + count, begin + mine.count);
+    if (from < to) visit({from, before + (from - begin), to - from});
+    before += mine.count;
   }
 }
 

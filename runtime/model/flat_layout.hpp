@@ -3,8 +3,10 @@
 // elements of which checkpoint tensor they are.
 
 #include <functional>
+#include <span>
 
 #include "runtime/graph/graph.hpp"
+#include "runtime/tensor/rank_cuts.hpp"
 
 namespace plimsoll {
 
@@ -15,10 +17,12 @@ struct Unit {
   int layer = -1;
   std::int64_t offset = 0, elements = 0;  // with padding
   std::int64_t decay_elements = 0;        // the first ones decay
+  RankCuts cuts;                          // of the elements, over the shards; empty: equal
 };
 
 // Units in the order in which backward finishes them: the reverse of the model. Each has as many elements as can be cut
-// into `shards` parts on cache lines; parameters begin on cache lines.
+// into `shards` equal parts on cache lines, whatever its parts are, so that shares move no parameter; parameters begin
+// on cache lines.
 struct FlatLayout {
   std::int64_t elements = 0;
   int shards = 1;
@@ -26,7 +30,13 @@ struct FlatLayout {
   std::vector<std::int64_t> offset;  // by parameter of Graph::parameters
   std::vector<int> unit;             // by parameter
 };
-FlatLayout flat_layout(const Graph& graph, int shards = 1);
+// `shares`: weights of the shards, not negative and not all zero; a shard has that share of every unit to half a cache
+// line at either end, and so perhaps nothing of a small one. Empty: equal.
+FlatLayout flat_layout(const Graph& graph, int shards = 1, std::span<const std::int64_t> shares = {});
+
+// Elements of a unit that are in shard `rank`, from the beginning of the unit; and of all units together.
+ElementRange shard_range(const FlatLayout& layout, const Unit& unit, int rank);
+std::int64_t shard_elements(const FlatLayout& layout, int rank);
 
 // This rank's shard of a unit in the flat buffer `buffer` (of Graph::named), which holds all of every unit, or this
 // shard of every unit; a new value.

@@ -1,5 +1,7 @@
 #include "runtime/ops/collective.hpp"
 
+#include <algorithm>
+
 namespace plimsoll {
 
 std::vector<Sample<AllReduce::Attrs>> AllReduce::samples() { return {make_sample(Attrs{"data", 2}, {{kX, {37}}})}; }
@@ -47,7 +49,16 @@ void AlongDim<sums>::infer(const Attrs& a, SlotSpecs& s) {
   TensorSpec y = s[kX];
   require(a.ranks >= 1 && a.dim >= 0 && a.dim < y.shape.rank() && is_floating(y.dtype), ErrorKind::Internal,
           "{}: x is {}, dim {}, {} ranks", what, to_string(y), a.dim, a.ranks);
-  if (sums == Phase::Forward) {
+  if (!a.cuts.empty()) {
+    const bool cut = a.dim == 0 && std::ssize(a.cuts) == a.ranks + 1 && a.cuts.front() == 0 &&
+                     std::is_sorted(a.cuts.begin(), a.cuts.end()) && a.rank >= 0 && a.rank < a.ranks;
+    require(cut, ErrorKind::Internal, "{}: dim {}, {} cuts for {} ranks, of which this is {}", what, a.dim,
+            a.cuts.size(), a.ranks, a.rank);
+    const std::int64_t all = a.cuts.back(), mine = range_of_rank(all, a.rank, a.ranks, a.cuts).count;
+    require(y.shape[0] == (sums == Phase::Forward ? all : mine), ErrorKind::Internal,
+            "{}: x is {}, but rank {} has {} of {}", what, to_string(y), a.rank, mine, all);
+    y.shape[0] = sums == Phase::Forward ? mine : all;
+  } else if (sums == Phase::Forward) {
     require(y.shape[a.dim] % a.ranks == 0, ErrorKind::Internal, "{}: dim {} of {} is not a multiple of {} ranks", what,
             a.dim, to_string(y), a.ranks);
     y.shape[a.dim] /= a.ranks;

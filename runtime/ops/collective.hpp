@@ -1,5 +1,6 @@
 #pragma once
 #include "runtime/ops/op.hpp"
+#include "runtime/tensor/rank_cuts.hpp"
 
 namespace plimsoll {
 
@@ -72,6 +73,9 @@ struct DimAttrs {
   std::string axis = "tensor";
   int ranks = 1;  // size of the axis
   int dim = 0;    // of the tensor, from 0
+  // Where parts differ, which only those of dim 0 may: those of `ranks`, of which `rank` has this one's. Empty: equal.
+  RankCuts cuts = {};
+  int rank = 0;
 };
 
 // A tensor as blocks: its part on one rank is [outer, block] of [outer, ranks, block], where outer are the dims before
@@ -99,11 +103,12 @@ struct AlongDim : OpDefaults {
   static std::vector<Sample<Attrs>> samples();
 };
 
-// y [.., ranks · n, ..] = the x [.., n, ..] of all ranks in rank order.
+// y [.., ranks · n, ..] = the x [.., n, ..] of all ranks in rank order; with parts of any size n_r, y [Σ n_r, ..] of x
+// [n_rank, ..].
 struct AllGather : AlongDim<Phase::InputGrad> {
   static constexpr std::string_view name = "all_gather";
 };
-// y [.., n, ..] = this rank's part of Σ_ranks x [.., ranks · n, ..].
+// y [.., n, ..] = this rank's part of Σ_ranks x [.., ranks · n, ..]; sizes as above.
 struct ReduceScatter : AlongDim<Phase::Forward> {
   static constexpr std::string_view name = "reduce_scatter";
 };

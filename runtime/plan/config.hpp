@@ -26,7 +26,8 @@ struct LayerRecompute {
 };
 
 struct MemoryConfig {
-  std::optional<std::int64_t> budget;  // nullopt: auto, a share of the memory measured free
+  std::optional<std::int64_t> budget;  // nullopt: auto, a share of the memory measured free; of a list the least
+  std::vector<std::int64_t> budgets;   // by rank of the shard axis, where ranks have other ones
   RecomputeMode recompute = RecomputeMode::Auto;
   // One per layer; empty: `recompute` says it for all. With Auto: what an earlier start of the run chose.
   std::vector<LayerRecompute> recompute_layers;

@@ -93,7 +93,7 @@ void play_nodes(const Graph& graph, const CostModel& costs, const std::function<
   std::array<double, kStreamKinds> free_at{};
   std::vector<double> wire(graph.nodes.size(), 0);
   for (const CollectiveCall& call : collectives(graph))
-    wire[call.node] += costs.collective_seconds(call.kind, call.bytes(), call.ranks, strides(call.axis));
+    wire[call.node] += costs.collective_seconds(call.kind, call.paced_bytes(), call.ranks, strides(call.axis));
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const Node& node = graph.nodes[n];
     const Graph::Section where = graph.section(n);

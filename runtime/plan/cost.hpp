@@ -22,7 +22,7 @@ class CostModel {
   virtual ~CostModel() = default;
   // Of a node on the compute stream, or of a copy; 0 for one that only communicates.
   virtual double node_seconds(const Graph& graph, const Node& node) const = 0;
-  // Of a collective over `ranks` ranks that are `stride` apart; `bytes` as CollectiveCall::bytes().
+  // Of a collective over `ranks` ranks that are `stride` apart; `bytes` as CollectiveCall::paced_bytes().
   virtual double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const = 0;
   // Of one pass over memory.
   virtual double memory_seconds(std::int64_t bytes) const = 0;

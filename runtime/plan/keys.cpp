@@ -1,5 +1,7 @@
 // The keys of the memory and the plan section.
 
+#include <algorithm>
+
 #include "runtime/core/keys.hpp"
 #include "runtime/plan/config.hpp"
 
@@ -58,13 +60,41 @@ ConfigNode write_recompute(const MemoryConfig& memory) {
   return ConfigNode::list(std::move(items));
 }
 
+// One size for all ranks, or a list.
+void read_budget(MemoryConfig& memory, const ConfigNode& node, const KeyScope& scope) {
+  memory.budgets.clear();
+  if (node.kind != ConfigNode::Kind::List) {
+    read_bytes(node, above(0), scope, memory.budget);
+    return;
+  }
+  memory.budget.reset();
+  if (node.items.empty()) scope.fault(node, "the list is empty");
+  for (const ConfigNode& item : node.items) {
+    std::optional<std::int64_t> bytes;
+    if (!read_bytes(item, above(0), scope, bytes)) continue;
+    if (!bytes) scope.fault(item, "an entry of the list is a size");
+    memory.budgets.push_back(bytes.value_or(0));
+    memory.budget = std::min(memory.budget.value_or(memory.budgets.back()), memory.budgets.back());
+  }
+}
+
+ConfigNode write_budget(const MemoryConfig& memory) {
+  if (memory.budgets.empty()) return write_bytes(memory.budget);
+  std::vector<ConfigNode> items;
+  for (const std::int64_t bytes : memory.budgets) items.push_back(write_bytes(bytes));
+  return ConfigNode::list(std::move(items));
+}
+
 }  // namespace
 
 KeyTable<MemoryConfig> memory_keys() {
   using C = MemoryConfig;
   return {
       .keys = {
-          bytes_key("budget", &C::budget, above(0), "most memory of a rank; auto: a share of what is free at start"),
+          {"budget", "auto | size | list of sizes", "bytes", above(0).text(),
+           "most memory of a rank; auto: a share of what is free on it at start, a list: of each rank of the shard "
+           "axis",
+           read_budget, write_budget},
           {"recompute", type_name(std::type_identity<RecomputeMode>{}) + " | list per layer", "", "",
            "activations made again in backward instead of kept; full: all but the input of a layer, selective: the "
            "attention core, offload: they wait in host memory, a layer's {keep: [values], offload: [values]}: all "

@@ -27,7 +27,7 @@ StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrid
       axis_(graph.nodes.size()) {
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) own_[n] = costs.node_seconds(graph, graph.nodes[n]);
   for (const CollectiveCall& call : collectives(graph)) {
-    wire_[call.node] += costs.collective_seconds(call.kind, call.bytes(), call.ranks, strides(call.axis));
+    wire_[call.node] += costs.collective_seconds(call.kind, call.paced_bytes(), call.ranks, strides(call.axis));
     axis_[call.node] = call.axis;
   }
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {

@@ -79,6 +79,34 @@ std::string check_moves(const Group& g, std::int64_t n) {
   return faults + token.compare("send and receive", [&](std::int64_t i) { return suite_value<T>(0, i); });
 }
 
+// Parts of n, 2n and no elements, with the scratch that its own part asks of a rank.
+template <class T>
+std::string check_uneven(const Group& g, std::int64_t n) {
+  const int ranks = g.size(), rank = g.rank();
+  RankCuts cuts{0};
+  for (int r = 0; r < ranks; ++r) cuts.push_back(cuts.back() + (r + 1) % 3 * n);
+  const ElementRange mine = range_of_rank(cuts.back(), rank, ranks, cuts);
+  const std::int64_t element = dtype_bytes(suite_dtype<T>());
+  constexpr std::byte kGuard{77};
+  std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(ranks, mine.count * element)) + 1);
+  scratch.back() = kGuard;
+  Guarded<T> whole(cuts.back()), part(mine.count), all(cuts.back()), in_place(cuts.back());
+  whole.fill(rank);
+  std::int64_t before = g.bytes_sent();
+  g.reduce_scatter(whole.view(), part.view(), ReduceOp::Sum, scratch.data(), "", cuts);
+  std::string faults = compare_bytes(g, "uneven reduce_scatter", before, (ranks - 1) * cuts.back() * element);
+  const auto reduced = [&](std::int64_t i) { return suite_reduced<T>(ranks, i, ReduceOp::Sum); };
+  faults += part.compare("uneven reduce_scatter", [&](std::int64_t i) { return reduced(mine.first + i); });
+  if (scratch.back() != kGuard) faults += "uneven reduce_scatter wrote behind its scratch\n";
+  before = g.bytes_sent();
+  g.all_gather(part.view(), all.view(), "", cuts);
+  faults += compare_bytes(g, "uneven all_gather", before, (ranks - 1) * cuts.back() * element);
+  faults += all.compare("uneven all_gather", reduced);
+  std::copy_n(part.all.begin(), mine.count, in_place.all.begin() + mine.first);
+  g.all_gather(in_place.view(mine.first, mine.count), in_place.view(), "", cuts);
+  return faults + in_place.compare("uneven all_gather in place", reduced);
+}
+
 inline std::string check_host_values(const Group& g) {
   std::string faults;
   const int ranks = g.size();
@@ -118,6 +146,7 @@ std::string check_dtype(const Group& g) {
   for (const std::int64_t n : {std::int64_t{0}, std::int64_t{1}, std::int64_t{g.size() - 1}, std::int64_t{600001}}) {
     faults += check_reductions<T>(g, n);
     faults += check_moves<T>(g, std::min<std::int64_t>(n, 70001));
+    faults += check_uneven<T>(g, std::min<std::int64_t>(n, 70001));
   }
   return faults;
 }

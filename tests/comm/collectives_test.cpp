@@ -102,6 +102,19 @@ TEST(FakeTransport, RecordsAndMovesNothing) {
   EXPECT_EQ(fake->calls()[2].sent_bytes, 3 * 8);
   EXPECT_EQ(fake->calls()[2].received_bytes, 3 * 8);
   EXPECT_EQ(group.bytes_sent(), 3 * 32 + 3 * 8);
+  const RankCuts cuts{0, 1, 4, 4, 8};  // of which this rank has three
+  group.all_gather(x.view(1, 3), x.view(), "", cuts);
+  EXPECT_EQ(fake->calls()[3].sent_bytes, 3 * 12);
+  EXPECT_EQ(fake->calls()[3].received_bytes, 4 + 16);
+}
+
+TEST(Collectives, PartsThatAreNotThoseOfTheCutsAreRefused) {
+  const Group group("data", std::make_shared<FakeTransport>(1, 4));
+  Guarded<float> x(8);
+  EXPECT_THROW(group.all_gather(x.view(2, 3), x.view()), Error);
+  EXPECT_THROW(group.all_gather(x.view(1, 2), x.view(), "", {0, 1, 4, 4, 8}), Error);
+  EXPECT_THROW(group.all_gather(x.view(1, 3), x.view(), "", {0, 1, 4, 8}), Error);
+  EXPECT_THROW(group.reduce_scatter(x.view(), x.view(1, 3), ReduceOp::Sum, nullptr, "", {0, 1, 4, 4, 7}), Error);
 }
 
 }  // namespace

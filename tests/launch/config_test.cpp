@@ -77,37 +77,69 @@ TEST(Config, ReadsTheExample) {
 
 // People type these names and programs read them: they may grow, never change.
 TEST(Config, KeyNamesAreFrozen) {
-  const char* frozen[] = {"model.preset",      "model.from",
-                          "model.family",      "model.layers",
-                          "model.hidden",      "model.heads",
-                          "model.kv_heads",    "model.head_dim",
-                          "model.ffn",         "model.vocabulary",
-                          "model.positions",   "model.activation",
-                          "model.bias",        "model.tied",
-                          "model.norm_eps",    "model.rope.theta",
-                          "model.dropout",     "data.train",
-                          "data.validation",   "data.sequence",
-                          "train.steps",       "train.global_batch",
-                          "train.micro_batch", "optimizer.name",
-                          "optimizer.lr",      "optimizer.betas",
-                          "optimizer.eps",     "optimizer.weight_decay",
-                          "optimizer.clip",    "schedule.name",
-                          "schedule.warmup",   "schedule.min_lr",
-                          "parallel.data",     "parallel.pipeline",
-                          "parallel.tensor",   "parallel.zero",
-                          "parallel.shard",    "parallel.sequence",
-                          "parallel.schedule", "parallel.interleave",
-                          "parallel.stages",   "parallel.tensor_chunks",
-                          "comm.overlap",      "memory.budget",
-                          "memory.logits",     "memory.recompute",
-                          "memory.reserve",    "comm.transport",
-                          "comm.bucket",       "comm.deadline",
-                          "precision",         "device",
-                          "run.dir",           "run.seed",
-                          "run.log_every",     "run.eval_every",
-                          "run.save_every",    "run.keep",
-                          "plan.profile",      "parallel.shares",
-                          "comm.prefetch",     "comm.hierarchical"};
+  const char* frozen[] = {"model.preset",
+                          "model.from",
+                          "model.family",
+                          "model.layers",
+                          "model.hidden",
+                          "model.heads",
+                          "model.kv_heads",
+                          "model.head_dim",
+                          "model.ffn",
+                          "model.vocabulary",
+                          "model.positions",
+                          "model.activation",
+                          "model.bias",
+                          "model.tied",
+                          "model.norm_eps",
+                          "model.rope.theta",
+                          "model.dropout",
+                          "data.train",
+                          "data.validation",
+                          "data.sequence",
+                          "train.steps",
+                          "train.global_batch",
+                          "train.micro_batch",
+                          "optimizer.name",
+                          "optimizer.lr",
+                          "optimizer.betas",
+                          "optimizer.eps",
+                          "optimizer.weight_decay",
+                          "optimizer.clip",
+                          "schedule.name",
+                          "schedule.warmup",
+                          "schedule.min_lr",
+                          "parallel.data",
+                          "parallel.pipeline",
+                          "parallel.tensor",
+                          "parallel.zero",
+                          "parallel.shard",
+                          "parallel.sequence",
+                          "parallel.schedule",
+                          "parallel.interleave",
+                          "parallel.stages",
+                          "parallel.tensor_chunks",
+                          "comm.overlap",
+                          "memory.budget",
+                          "memory.logits",
+                          "memory.recompute",
+                          "memory.reserve",
+                          "comm.transport",
+                          "comm.bucket",
+                          "comm.deadline",
+                          "precision",
+                          "device",
+                          "run.dir",
+                          "run.seed",
+                          "run.log_every",
+                          "run.eval_every",
+                          "run.save_every",
+                          "run.keep",
+                          "plan.profile",
+                          "parallel.shares",
+                          "comm.prefetch",
+                          "comm.hierarchical",
+                          "parallel.state_shares"};
   std::set<std::string> names;
   const std::string text = describe_keys(false);
   for (const auto& row : nlohmann::json::parse(describe_keys(true))) {
@@ -147,6 +179,9 @@ TEST(Config, WordsAreFrozen) {
       {"memory", "{budget: auto}"},
       {"parallel", "{shares: even}"},
       {"parallel", "{shares: auto}"},
+      {"parallel", "{zero: 1, state_shares: even}"},
+      {"parallel", "{zero: 1, state_shares: auto}"},
+      {"memory", "{budget: [1 GiB, 2 GiB]}"},
   };
   for (const auto& [key, value] : words)
     EXPECT_EQ(faults(kData + key + ": " + value + "\n"), "") << key << ": " << value;
@@ -297,6 +332,24 @@ TEST(Config, RanksMustFitTheMesh) {
   const Config self = parse_config(kData + "comm: {transport: self}\n", "f");
   EXPECT_EQ(rank_faults(self, 1), "");
   EXPECT_EQ(rank_faults(self, 2), "f:2:19: comm.transport: self is for one rank, but 2 were started");
+}
+
+TEST(Config, SharesOfTheStateAndBudgetsAreThoseOfTheShardAxis) {
+  const auto with = [](const std::string& parallel, const std::string& budget) {
+    return parse_config(kData + "parallel: {" + parallel + "}\nmemory: {budget: " + budget + "}\n", "f");
+  };
+  EXPECT_EQ(rank_faults(with("zero: 2, state_shares: [1, 3]", "[1 GiB, 512 MiB]"), 2), "");
+  EXPECT_EQ(rank_faults(with("zero: 1, state_shares: [1, 3], shard: 2, tensor: 2", "[1 GiB, 2 GiB]"), 8), "");
+  EXPECT_EQ(rank_faults(with("zero: 3, state_shares: auto", "auto"), 4), "");
+  EXPECT_EQ(rank_faults(with("zero: 3, state_shares: even", "[1, 2]"), 2), "");
+  EXPECT_EQ(rank_faults(with("zero: 1, state_shares: [1, 3]", "auto"), 4),
+            "f:2:35: parallel.state_shares: 2 numbers for 4 ranks of the shard axis");
+  EXPECT_EQ(rank_faults(with("zero: 1, shard: 2", "[1, 2, 3]"), 4),
+            "f:3:18: memory.budget: 3 sizes for 2 ranks of the shard axis");
+  const Config c = with("zero: 1, state_shares: [2, 5]", "[3 GiB, 2 GiB]");
+  EXPECT_EQ(c.memory.budget, std::int64_t{2} << 30) << "the least";
+  EXPECT_EQ(c.memory.budgets, (std::vector<std::int64_t>{std::int64_t{3} << 30, std::int64_t{2} << 30}));
+  EXPECT_TRUE(same_values(parse_config(dump_config(c), "again"), c)) << dump_config(c);
 }
 
 TEST(Config, SharesAreThoseOfTheReplicasAndMakeTheBatch) {

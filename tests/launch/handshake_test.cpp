@@ -186,6 +186,24 @@ TEST(Handshake, NamesWhatDiffersInThePlan) {
             "1 on rank 1");
 }
 
+TEST(Handshake, SharesOfTheStateAreComparedAndRanksMayDiffer) {
+  for (const Mesh& mesh : {Mesh{.data = 4, .shards = 2}, Mesh{.data = 2, .tensor = 2, .shards = 2}}) {
+    for (const int zero : {1, 2, 3}) {
+      const auto fault_with = [&](const std::vector<std::int64_t>& odd) {
+        return fault_of(4, [&](const Group& group) {
+          ProgramOptions o = options_of(mesh, group.rank(), zero);
+          o.state_shares = group.rank() == 3 ? odd : std::vector<std::int64_t>{2, 7};
+          agree(group, build_programs(o), o);
+        });
+      };
+      EXPECT_EQ(fault_with({2, 7}), "");
+      EXPECT_EQ(fault_with({3, 7}),
+                "the ranks do not agree about the plan: rank(s) 3 differ from 3 of 4: parallel.state_shares is 2, 7 on "
+                "rank 0 and 3, 7 on rank 3");
+    }
+  }
+}
+
 TEST(Handshake, SharesAreComparedAndReplicasMayDiffer) {
   const Mesh mesh{.data = 2, .pipeline = 2};
   const auto fault_with = [&](const std::vector<std::int64_t>& odd) {

@@ -180,6 +180,29 @@ TEST(RankRoles, UnevenSharesAreRolesOfTheirOwn) {
   EXPECT_EQ(rank_roles(o).size(), 1U) << "without a pipeline their plans are alike";
 }
 
+TEST(RankRoles, PartsOfTheStateAreRolesOfTheirOwn) {
+  for (const Mesh& mesh : {Mesh{.data = 4, .shards = 2}, Mesh{.data = 2, .pipeline = 2, .shards = 2},
+                           Mesh{.data = 2, .tensor = 2, .shards = 2}}) {
+    for (const int zero : {1, 3}) {
+      ProgramOptions o = options_of(ModelFamily::Gpt2, mesh, zero);
+      o.state_shares = {4, 4};
+      EXPECT_EQ(rank_roles(o).size(), static_cast<std::size_t>(mesh.pipeline)) << "equal";
+      o.state_shares = {1, 4};
+      const std::vector<RankRole> roles = rank_roles(o);
+      ASSERT_EQ(roles.size(), static_cast<std::size_t>(2 * mesh.pipeline));
+      EXPECT_EQ(roles[1].name, mesh.pipeline == 1 ? "shard 1" : "stage 0, shard 1");
+      for (int rank = 0; rank < mesh.ranks(); ++rank) {
+        ProgramOptions mine = o;
+        mine.rank = rank;
+        const MemoryPlan plan = build_programs(mine).plan, &role = role_of(roles, rank).programs.plan;
+        EXPECT_EQ(plan.total_bytes, role.total_bytes) << "rank " << rank;
+        EXPECT_EQ(plan.class_bytes, role.class_bytes) << "rank " << rank;
+      }
+      EXPECT_TRUE(largest_role(roles).name.ends_with("shard 1")) << largest_role(roles).name;
+    }
+  }
+}
+
 TEST(RankRoles, Ranges) {
   EXPECT_EQ(rank_ranges({0}), "0");
   EXPECT_EQ(rank_ranges({0, 1, 2, 5, 7, 8}), "0-2, 5, 7-8");

@@ -1,8 +1,9 @@
-// mpirun -n N mpi_meshes gpt2|llama [data=D] [pipeline=P] [tensor=T] [zero=Z] [shards=S] [schedule=…] [sequence]: a
-// mesh of processes trains as one rank does, in fp32 and fp64, and with the same bits when it does so again. Every rank
-// compares what it sees; one that differs makes the exit code 1.
+// mpirun -n N mpi_meshes gpt2|llama [data=D] [pipeline=P] [tensor=T] [zero=Z] [shards=S] [schedule=…] [sequence]
+// [state=A,B,…]: a mesh of processes trains as one rank does, in fp32 and fp64, and with the same bits when it does so
+// again. Every rank compares what it sees; one that differs makes the exit code 1.
 
 #include <cstdio>
+#include <sstream>
 #include <string_view>
 
 #include "launch/bootstrap.hpp"
@@ -43,6 +44,9 @@ Arguments read(int argc, char** argv) {
       a.family = key == "gpt2" ? ModelFamily::Gpt2 : ModelFamily::Llama;
     } else if (key == "sequence") {
       a.layout.sequence = true;
+    } else if (key == "state") {
+      std::istringstream shares{std::string(value)};
+      for (std::string share; std::getline(shares, share, ',');) a.layout.state_shares.push_back(std::stoll(share));
     } else if (key == "schedule") {
       a.layout.schedule = schedule_of(value);
     } else {

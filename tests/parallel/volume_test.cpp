@@ -25,6 +25,7 @@ ProgramOptions on_layout(ProgramOptions o, const Layout& layout) {
   o.zero = layout.zero;
   o.sequence_parallel = layout.sequence;
   o.tensor_chunks = layout.tensor_chunks;
+  o.state_shares = layout.state_shares;
   return o;
 }
 
@@ -69,6 +70,11 @@ TEST(Volume, FormulasOfTheCollectives) {
     EXPECT_EQ(all, (kind == CollectiveKind::AllReduce ? 2 : 1) * 3 * 11) << "what does not divide, over all ranks";
     EXPECT_EQ(sent_elements(kind, 11, 1, 0), 0);
   }
+  const RankCuts cuts{0, 7, 7, 12};
+  EXPECT_EQ(sent_elements(CollectiveKind::ReduceScatter, 12, 3, 0, cuts), 5);
+  EXPECT_EQ(sent_elements(CollectiveKind::AllGather, 12, 3, 0, cuts), 14);
+  EXPECT_EQ(sent_elements(CollectiveKind::ReduceScatter, 12, 3, 1, cuts), 12) << "it has nothing of the sum";
+  EXPECT_EQ(sent_elements(CollectiveKind::AllGather, 12, 3, 1, cuts), 0);
 }
 
 TEST(Volume, TransportsCountWhatTheProgramsList) {
@@ -82,6 +88,9 @@ TEST(Volume, TransportsCountWhatTheProgramsList) {
                                       {{.data = 4, .shards = 2}, 2},
                                       {{.data = 2, .shards = 2}, 3},
                                       {{.data = 4, .shards = 2}, 3},
+                                      {.mesh = {.data = 2, .shards = 2}, .zero = 1, .state_shares = {3, 1}},
+                                      {.mesh = {.data = 4, .shards = 4}, .zero = 2, .state_shares = {1, 9, 2, 4}},
+                                      {.mesh = {.data = 4, .shards = 2}, .zero = 3, .state_shares = {5, 2}},
                                       {{.tensor = 2}, 0, false},
                                       {{.tensor = 4, .kv_copies = copies}, 0, true},
                                       {{.data = 2, .tensor = 2}, 0, true},

@@ -10,14 +10,15 @@
 namespace plimsoll::test {
 
 std::string name_of(const Layout& l) {
-  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}{}{}", l.mesh.data, l.mesh.pipeline,
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}{}{}{}", l.mesh.data, l.mesh.pipeline,
                      l.mesh.tensor, l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks,
                      l.stages.empty() ? "" : fmt::format("_cut{}", fmt::join(l.stages, "_")),
                      l.tensor_chunks > 1 ? fmt::format("_in{}", l.tensor_chunks) : "",
                      l.shares.empty() ? "" : fmt::format("_shares{}", fmt::join(l.shares, "_")),
                      l.hierarchical    ? "_hierarchical"
                      : l.prefetch != 1 ? fmt::format("_ahead{}", l.prefetch)
-                                       : "");
+                                       : "",
+                     l.state_shares.empty() ? "" : fmt::format("_state{}", fmt::join(l.state_shares, "_")));
 }
 
 std::vector<Layout> every_schedule(Layout layout, std::int64_t layers) {
@@ -96,6 +97,7 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   o.tensor_chunks = layout.tensor_chunks;
   o.hierarchical = layout.hierarchical;
   o.prefetch = layout.prefetch;
+  o.state_shares = layout.state_shares;
   set_shares(o, layout.shares, rows / layout.mesh.data / o.micro_batch);
   EngineOptions options;
   options.poison = poison;

@@ -20,6 +20,7 @@ struct Layout {
   std::vector<std::int64_t> shares = {};  // micro-batches of each replica; empty: even
   bool hierarchical = false;              // over the shards of the mesh first
   int prefetch = 1;
+  std::vector<std::int64_t> state_shares = {};  // by rank of the shard axis; empty: even
 };
 std::string name_of(const Layout& layout);
 // The schedules of a pipeline that cut so many layers, interleaved with two pieces on a stage.

@@ -139,6 +139,19 @@ TEST(Cost, CollectivesTakeTheirRoundsAndTheBytesOfTheFormulas) {
   EXPECT_EQ(costs.collective_seconds(CollectiveKind::AllReduce, m, 1, 1), 0);
 }
 
+// All ranks wait for the one that has most.
+TEST(Cost, UnevenPartsTakeAsLongAsTheLargest) {
+  CollectiveCall call;
+  call.ranks = 4;
+  call.kind = CollectiveKind::AllGather;
+  call.elements = 4096;
+  EXPECT_EQ(call.paced_bytes(), call.bytes());
+  call.cuts = {0, 1024, 2048, 3072, 4096};
+  EXPECT_EQ(call.paced_bytes(), call.bytes());
+  call.cuts = {0, 512, 3072, 3072, 4096};
+  EXPECT_EQ(call.paced_bytes(), 4 * 2560 * 4);
+}
+
 TEST(Cost, APrecisionWithoutARateIsRefused) {
   ClusterDescription c = simple_cluster();
   c.device.matmul.fp32 = 0;
