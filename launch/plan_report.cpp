@@ -222,11 +222,13 @@ nlohmann::json buckets_json(const GradientBuckets& buckets) {
 // Bytes by class, a column for each role, a few at a time.
 std::string memory_text(std::span<const RankRole> roles, const PlanContext& context) {
   std::string out = fmt::format("{:<22}", "memory per rank");
-  for (const RankRole& role : roles) out += fmt::format("{:>16}", roles.size() == 1 ? "bytes" : role.name);
+  std::size_t width = 16;
+  for (const RankRole& role : roles) width = std::max(width, role.name.size() + 2);
+  for (const RankRole& role : roles) out += fmt::format("{:>{}}", roles.size() == 1 ? "bytes" : role.name, width);
   out += "\n";
   const auto role_row = [&](std::string_view name, const auto& bytes_of) {
     out += fmt::format("  {:<20}", name);
-    for (const RankRole& role : roles) out += fmt::format("{:>16}", format_count(bytes_of(role)));
+    for (const RankRole& role : roles) out += fmt::format("{:>{}}", format_count(bytes_of(role)), width);
     if (roles.size() == 1) out += fmt::format("{:>14}", format_bytes(bytes_of(roles.front())));
     out += "\n";
   };

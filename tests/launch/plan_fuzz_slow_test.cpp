@@ -90,10 +90,10 @@ struct Answer {
   std::optional<Infeasible> no;
 };
 
-Answer plan_with(const Case& c, std::int64_t budget) {
+Answer plan_with(const Case& c, const RankBudgets& budgets) {
   const Place place{0, c.ranks, 0, c.ranks};
-  Answer answer{rank_roles(choose_programs(c.config, place, Purpose::Train, budget, kOutside)), {}};
-  answer.no = check_budget(answer.roles, budget, kOutside);
+  Answer answer{rank_roles(choose_programs(c.config, place, Purpose::Train, budgets, kOutside)), {}};
+  answer.no = check_budget(answer.roles, budgets, kOutside);
   return answer;
 }
 
@@ -105,9 +105,9 @@ void expect_a_true_bound(const Case& c, const Infeasible& no, std::int64_t budge
   EXPECT_EQ(less.no->needed_bytes, no.needed_bytes);
 }
 
-void expect_a_plan_that_holds(const Answer& answer, std::int64_t budget) {
+void expect_a_plan_that_holds(const Answer& answer, const RankBudgets& budgets) {
   for (const RankRole& role : answer.roles) {
-    EXPECT_LE(role.programs.plan.total_bytes + kOutside, budget) << role.name;
+    EXPECT_LE(role.programs.plan.total_bytes + kOutside, budgets.least_of(role.ranks)) << role.name;
     EXPECT_EQ(check_memory(role.programs.list(), role.programs.plan), std::nullopt) << role.name;
   }
 }
@@ -120,7 +120,8 @@ void expect_a_run_as_planned(const Case& c, const Answer& answer) {
                             .schedule = o.schedule,
                             .chunks = o.chunks,
                             .stages = o.stage_layers,
-                            .tensor_chunks = o.tensor_chunks};
+                            .tensor_chunks = o.tensor_chunks,
+                            .state_shares = o.state_shares};
   const RunResult run = train_on(layout, o, c.config.train.global_batch, 1);
   EXPECT_EQ(run.high_water, run.planned);
   for (std::size_t r = 0; r < run.planned.size(); ++r)
@@ -155,6 +156,43 @@ TEST_P(PlanFuzz, APlanThatHoldsOrATrueBound) {
   EXPECT_GT(infeasible, kCasesPerGroup / 20);
   EXPECT_LT(infeasible, kCasesPerGroup - kCasesPerGroup / 20);
   EXPECT_GT(ran, 5);
+}
+
+// With half of what ranks miss of what they need in the budgets of the others, or twice as much: a rank that has less
+// is given less of the state, and whatever fits with equal parts fits.
+TEST_P(PlanFuzz, UnevenBudgetsHoldWhateverFitsWithEqualParts) {
+  constexpr int kUnevenCases = kCasesPerGroup / 5;
+  int cases = 0, only_uneven = 0, ran = 0;
+  for (std::uint64_t seed = 0; cases < kUnevenCases; ++seed) {
+    Draw draw(static_cast<std::uint64_t>(GetParam()) * 1'000'000 + 500'000 + seed);
+    std::optional<Case> c = random_case(draw);
+    if (!c || c->config.parallel.zero == 0 || c->config.parallel.data == 1) continue;
+    SCOPED_TRACE(fmt::format("group {}, seed {}:\n{}", GetParam(), seed, dump_config(c->config)));
+    ++cases;
+    const Answer unlimited = plan_with(*c, 0);
+    const RankRole& role = largest_role(unlimited.roles);
+    const Mesh mesh = role.options.mesh;
+    const std::int64_t needed = role.programs.plan.total_bytes + kOutside;
+    const auto part = static_cast<double>(divided_state(role.options).bytes) / mesh.shards;
+    const auto missing = static_cast<std::int64_t>(draw.share() * part);
+    const auto more = static_cast<std::int64_t>(draw.of({0.5, 2.0}) * static_cast<double>(missing));
+    const auto poor = draw.to(mesh.shards);
+    std::vector<std::int64_t> by_rank;
+    for (int rank = 0; rank < c->ranks; ++rank)
+      by_rank.push_back(needed + (coordinates(mesh, rank).data % mesh.shards == poor ? -missing : more));
+    const RankBudgets budgets(by_rank);
+    const bool fits_even = !plan_with(*c, budgets).no;
+    c->config.parallel.auto_state_shares = true;
+    const Answer answer = plan_with(*c, budgets);
+    EXPECT_TRUE(!fits_even || !answer.no);
+    if (!answer.no) {
+      expect_a_plan_that_holds(answer, budgets);
+      if (c->ranks <= 4 && ran++ < 5) expect_a_run_as_planned(*c, answer);
+    }
+    only_uneven += !fits_even && !answer.no ? 1 : 0;
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(only_uneven, kUnevenCases / 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Groups, PlanFuzz, testing::Range(0, kGroups));

@@ -117,6 +117,10 @@ def main():
         only_uneven_fits(zero, losses)
     go_on("even", ["parallel.zero=3", "parallel.state_shares=[1, 6]"], losses)
     go_on("auto3", ["parallel.zero=2"], losses)
+    # Every rank measures its own, and where ranks are alike this changes nothing.
+    _, measured = train("measured", ["parallel.zero=2", "parallel.state_shares=auto"])
+    if measured != losses:
+        sys.exit(f"measured budgets: {measured}, {losses} with even shares")
     refusals()
     print(f"{len(losses)} losses of even and uneven shares")
 
