@@ -84,11 +84,16 @@ void scatter(const KernelArgs& a) {
   group_of(a).reduce_scatter(in, ends.to, ReduceOp::Sum, a.workspace + reorder, a.label, attrs.cuts);
 }
 
+void gather_units(const KernelArgs& a) {
+  group_of(a).all_gather(a.value[GatherUnits::kX], a.value[GatherUnits::kY], a.attrs<GatherUnits>().parts, a.label);
+}
+
 }  // namespace
 
 void add_collective_kernels(KernelTable& table) {
   for (const DType dtype : {DType::f32, DType::f64}) {
     table.add<AllReduce>(Phase::Reduce, dtype, all_reduce);
+    table.add<GatherUnits>(Phase::Forward, dtype, gather_units);
     table.add<CopyTo>(Phase::Forward, dtype, copy_over<CopyTo, Phase::Forward>);
     table.add<CopyTo>(Phase::InputGrad, dtype, sum_over<CopyTo, Phase::InputGrad>);
     table.add<ReduceFrom>(Phase::Forward, dtype, sum_over<ReduceFrom, Phase::Forward>);

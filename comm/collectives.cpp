@@ -116,10 +116,9 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
 }
 
 // Every rank's share of `x` to all ranks.
-void gather_shares(Transport& t, View x, const RankCuts& cuts) {
+void add_shares(const Transport& t, View x, const RankCuts& cuts, MessageList& sends, MessageList& receives) {
   const int size = t.size(), rank = t.rank();
   const std::int64_t element = dtype_bytes(x.spec.dtype), n = x.spec.elements();
-  MessageList sends(size), receives(size);
   const ElementRange mine = range_of_rank(n, rank, size, cuts);
   for (int step = 1; step < size; ++step) {
     const int to = (rank + step) % size, from = (rank - step + size) % size;
@@ -127,6 +126,11 @@ void gather_shares(Transport& t, View x, const RankCuts& cuts) {
     if (mine.count > 0) sends.add({to, at(x, mine.first), mine.count * element});
     if (theirs.count > 0) receives.add({from, at(x, theirs.first), theirs.count * element});
   }
+}
+
+void gather_shares(Transport& t, View x, const RankCuts& cuts) {
+  MessageList sends(t.size()), receives(t.size());
+  add_shares(t, x, cuts, sends, receives);
   t.start(0, sends.list(), receives.list());
   t.finish(0);
 }
@@ -178,6 +182,35 @@ void Group::all_gather(View in, View out, const char* label, const RankCuts& cut
   if (size() == 1) return;
   const Watchdog::Call call(watch_.get(), "all_gather", label, out.spec.bytes());
   gather_shares(*transport_, out, cuts);
+}
+
+void Group::all_gather(View in, View out, std::span<const GatheredPart> parts, const char* label) const {
+  const std::int64_t element = dtype_bytes(in.spec.dtype);
+  std::int64_t mine = 0, all = 0;  // elements of the parts before
+  for (const GatheredPart& part : parts) {
+    const ElementRange range = range_of_rank(part.elements, rank(), size(), part.cuts);
+    if (mine + range.count > in.spec.elements() || all + part.elements > out.spec.elements())
+      fail(ErrorKind::Internal, "all_gather: {} parts are more than {} and {}", parts.size(), to_string(in.spec),
+           to_string(out.spec));
+    std::memcpy(at(out, all + range.first), at(in, mine), static_cast<std::size_t>(range.count * element));
+    mine += range.count;
+    all += part.elements;
+  }
+  if (mine != in.spec.elements() || all != out.spec.elements())
+    fail(ErrorKind::Internal, "all_gather: {} parts are less than {} and {}", parts.size(), to_string(in.spec),
+         to_string(out.spec));
+  if (size() == 1) return;
+  const Watchdog::Call call(watch_.get(), "all_gather", label, out.spec.bytes());
+  // As many at a time as lists of messages have room for without being allocated.
+  const auto together = static_cast<std::size_t>(std::max(1, kMaxRanksOnStack / size()));
+  all = 0;
+  for (std::size_t p = 0; p < parts.size();) {
+    MessageList sends(size()), receives(size());
+    const std::size_t end = std::min(parts.size(), p + together);
+    for (; p < end; all += parts[p++].elements)
+      add_shares(*transport_, {at(out, all), {{parts[p].elements}, in.spec.dtype}}, parts[p].cuts, sends, receives);
+    exchange(*transport_, sends.list(), receives.list());
+  }
 }
 
 void Group::broadcast(View x, int root) const {

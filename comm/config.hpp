@@ -29,13 +29,17 @@ constexpr std::array<EnumName, 3> enum_names(HierarchicalSums) {
           named(HierarchicalSums::Off, "off")};
 }
 
+inline constexpr std::int64_t kMostPipelineChunks = 64;
+
 struct CommConfig {
   TransportName transport = TransportName::Auto;
   std::optional<std::int64_t> bucket;    // bytes of gradients sent together; nullopt: auto
-  std::optional<std::int64_t> prefetch;  // uses that a gather of ZeRO-3 begins ahead; nullopt: auto
+  std::optional<std::int64_t> prefetch;  // gathers that one of ZeRO-3 begins ahead; nullopt: auto
+  std::optional<std::int64_t> gather;    // bytes of parameters that ZeRO-3 gathers together; nullopt: auto
   HierarchicalSums hierarchical = HierarchicalSums::Auto;
-  std::optional<std::int64_t> node_ranks;  // of `hierarchical` on: what the plan of a resumed run has. No key
-  bool overlap = true;                     // false: compute waits for every collective
+  std::optional<std::int64_t> node_ranks;           // of `hierarchical` on: what the plan of a resumed run has. No key
+  std::optional<std::int64_t> pipeline_chunks = 1;  // of a stage's output, on their way one by one; nullopt: auto
+  bool overlap = true;                              // false: compute waits for every collective
   CollectiveSource collectives = CollectiveSource::Auto;
   std::optional<double> deadline;  // seconds; nullopt: auto
   std::string cluster;             // a file of configs/clusters; empty: auto, a CPU core per rank

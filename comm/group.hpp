@@ -4,6 +4,7 @@
 // asynchronous.
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "comm/transport.hpp"
@@ -38,6 +39,9 @@ class Group : public Reducer {
   // out = the `in` of all ranks in rank order: out / size each, or what `cuts` says of the elements of out. `in` may
   // lie at its place in `out`.
   void all_gather(View in, View out, const char* label = "", const RankCuts& cuts = {}) const;
+  // The same of several tensors at once, the messages of all of them under way together: `in` has what this rank has of
+  // each, one after another, `out` the first of them whole, then the second, ….
+  void all_gather(View in, View out, std::span<const GatheredPart> parts, const char* label = "") const;
   void broadcast(View x, int root) const;
   // One thread may send while another one receives. `awaited`, where there is one: false as long as this rank does
   // other things meanwhile; the watchdog does not count that time.

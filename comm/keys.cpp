@@ -10,16 +10,25 @@ KeyTable<CommConfig> comm_keys() {
   return {
       .keys = {
           key("transport", &C::transport, "what carries collectives; fake records them and moves nothing"),
-          bytes_key("bucket", &C::bucket, above(0),
-                    "gradients sent together, without zero; auto: what is done first over the links of comm.cluster, "
-                    "or 25 MiB "
-                    "where that names none"),
+          bytes_key(
+              "bucket", &C::bucket, above(0),
+              "gradients sent together, without zero; auto: what is done first over the links of comm.cluster or, "
+              "where it names none, those that plan.profile measured; 25 MiB where it has none either"),
           key("prefetch", &C::prefetch, between(0, 64), "1",
-              "parameters of zero: 3 are gathered as many uses ahead; auto: what is fastest over the links of "
-              "comm.cluster within the budget, at least 1, or 1 where that names none"),
+              "parameters of zero: 3 are gathered as many uses ahead (those that are gathered together count as one); "
+              "auto: what is fastest over the links of comm.cluster or plan.profile within the budget, at least 1; 1 "
+              "where neither has any"),
+          bytes_key(
+              "gather", &C::gather, at_least(0),
+              "parameters of zero: 3 whose uses follow one another (layers) are gathered together up to so much, 0: "
+              "each unit by itself; auto: what is fastest over the links of comm.cluster or plan.profile within "
+              "the budget, 0 where neither has any"),
           key("hierarchical", &C::hierarchical,
               "without zero, gradients are summed inside the nodes of comm.cluster before they are summed over nodes; "
               "auto: where that is faster over its links"),
+          key("pipeline_chunks", &C::pipeline_chunks, between(1, static_cast<double>(kMostPipelineChunks)), "1",
+              "rows of the product that a stage ends with are cut into as many, and sent while the next are made; "
+              "auto: what is fastest over the links of comm.cluster, or 1 where that names none"),
           key("overlap", &C::overlap,
               "collectives run beside compute; false: one after the other, to see what that is worth"),
           key("collectives", &C::collectives, "who implements collectives over mpi: this program or the MPI library"),

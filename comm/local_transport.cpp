@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -28,16 +29,14 @@ class LocalTransport : public Transport {
  public:
   LocalTransport(std::shared_ptr<Exchange> shared, int rank, int size)
       : shared_(std::move(shared)), rank_(rank), size_(size) {
-    for (auto& slot : pending_) {
-      slot.taken = std::make_unique<bool[]>(static_cast<std::size_t>(size));
-      slot.receives.reserve(static_cast<std::size_t>(size));
-    }
+    for (auto& slot : pending_) slot.make_room(static_cast<std::size_t>(size));
   }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
   void start(int slot, std::span<const Message> sends, std::span<const Message> receives) override {
     Pending& p = pending_[slot];
+    p.make_room(std::max(sends.size(), receives.size()));
     p.receives.assign(receives.begin(), receives.end());
     p.sends = sends.size();
     {
@@ -73,7 +72,14 @@ class LocalTransport : public Transport {
   struct Pending {
     std::vector<Message> receives;
     std::unique_ptr<bool[]> taken;
-    std::size_t sends = 0;
+    std::size_t sends = 0, room = 0;
+    // Between exchanges, when nobody looks at `taken`.
+    void make_room(std::size_t messages) {
+      if (messages <= room) return;
+      room = messages;
+      taken = std::make_unique<bool[]>(room);
+      receives.reserve(room);
+    }
   };
 
   std::vector<Exchange::Offer>& queue(int from, int to) {

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include "launch/layout_choice.hpp"
+#include "launch/plan_report.hpp"
 #include "launch/recompute_report.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/text.hpp"
@@ -35,10 +36,14 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
           {"memory.host_budget", format_bytes(host_budget)},
           {"comm.transport", alone ? "self" : "mpi"},
           {"comm.bucket", options.zero > 0 ? "none: a layer at a time"
-                          : options.costs  ? "by the links of comm.cluster"
+                          : options.costs  ? link_source_text(options.links)
                                            : format_bytes(kFixedBucketBytes)},
           {"comm.prefetch", options.zero == 3 ? std::to_string(options.prefetch) : "none"},
+          {"comm.gather", options.zero != 3           ? "none"
+                          : options.gather_bytes == 0 ? "each unit by itself"
+                                                      : format_bytes(options.gather_bytes)},
           {"comm.hierarchical", sums},
+          {"comm.pipeline_chunks", std::to_string(options.pipeline_chunks)},
           {"comm.cluster", "a CPU core per rank"},
           {"comm.collectives", alone ? "none" : "own"},
           {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},

@@ -185,7 +185,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   const RunCosts costs(config, place, nullptr, 0);
   const std::optional<LayoutChoice> layouts = plan_layouts(config, place, costs, context);
   const ProgramOptions options = choose_programs(config, place, Purpose::Train, context.budget_bytes,
-                                                 context.outside_bytes, host_bytes, &costs.costs());
+                                                 context.outside_bytes, host_bytes, &costs.costs(), costs.profile());
   const std::vector<RankRole> roles = rank_roles(options);
   context.recompute =
       recompute_reports(roles, costs.costs(), config.memory.recompute == RecomputeMode::Auto,

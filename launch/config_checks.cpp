@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "parallel/overlap.hpp"
+#include "parallel/pipeline.hpp"
 #include "parallel/rules.hpp"
 
 namespace plimsoll {
@@ -118,8 +119,26 @@ void check_parallel(const Config& config, Issues& issues) {
                       "zero reduces and gathers the units of the model (a layer each), not buckets",
                       {"parallel.zero"}});
   }
+  const bool other_shares = config.parallel.auto_state_shares || !config.parallel.state_shares.empty();
+  if (config.parallel.auto_shard && (other_shares || !config.memory.budgets.empty()))
+    issues.push_back({"parallel.shard",
+                      "auto divides evenly: all or a number with state_shares and with a list of budgets",
+                      {"parallel.state_shares", "memory.budget"}});
   if (config.comm.prefetch && !config.parallel.automatic && config.parallel.zero.value_or(0) != 3)
     issues.push_back({"comm.prefetch", "parameters are gathered with zero: 3 only", {"parallel.zero"}});
+  if (config.comm.gather.value_or(0) > 0 && !config.parallel.automatic && config.parallel.zero.value_or(0) != 3)
+    issues.push_back({"comm.gather", "parameters are gathered with zero: 3 only", {"parallel.zero"}});
+  if (config.comm.pipeline_chunks.value_or(1) > 1 && config.parallel.automatic) {
+    issues.push_back(
+        {"comm.pipeline_chunks", "stages may have a tensor axis: 1 or auto with parallel: auto", {"parallel"}});
+  } else if (config.comm.pipeline_chunks.value_or(1) > 1) {
+    const std::int64_t rows = config.train.micro_batch.value_or(0) * config.data.sequence;
+    if (config.parallel.pipeline == 1)
+      issues.push_back({"comm.pipeline_chunks", "has no effect with pipeline: 1", {"parallel.pipeline"}});
+    else if (auto fault =
+                 pipeline_chunks_fault(config.model, config.parallel.tensor, rows, *config.comm.pipeline_chunks))
+      issues.push_back({"comm.pipeline_chunks", *fault, {"parallel.tensor", "model.dropout", "train.micro_batch"}});
+  }
   if (config.comm.hierarchical == HierarchicalSums::On) {
     if (config.parallel.zero.value_or(0) > 0)
       issues.push_back({"comm.hierarchical", "with zero, sums go over parallel.shard first", {"parallel.zero"}});

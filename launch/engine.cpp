@@ -118,6 +118,11 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   if (programs_.schedule) {
     links_ = std::make_unique<StageLinks>(*executors_.at(programs_.names.front()), context, options.groups, programs_);
     mark_actions(options.profile);
+    for (std::size_t c = 0; programs_.has("train") && c < programs_.graph("train").pieces.size(); ++c) {
+      const Graph& train = programs_.graph("train");
+      output_parts_.push_back(train.pieces[c].output == kNoValue ? std::vector<std::size_t>{}
+                                                                 : output_parts(train, static_cast<int>(c)));
+    }
   }
   for (const auto& graph : programs_.graphs) {
     for (const Node& node : graph->nodes) {

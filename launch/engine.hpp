@@ -128,6 +128,7 @@ class Engine {
   std::map<std::string, std::vector<LocalRun>, std::less<>> local_;       // by region; made when first asked for
   std::map<std::string, std::unique_ptr<OwnedRuns>, std::less<>> owned_;  // likewise
   std::unique_ptr<StageLinks> links_;                                     // null: no pipeline
+  std::vector<std::vector<std::size_t>> output_parts_;                    // of "train", by chunk: output_parts()
   std::vector<KeptBatch> batches_;
   // Where there is a profile: when the actions of the schedule began and ended on the compute stream.
   struct ActionMark {

@@ -110,7 +110,7 @@ void Engine::run_action(std::size_t index, Variant variant) {
   const KeptBatch& batch = batches_[static_cast<std::size_t>(action.micro_batch)];
   const PieceEnds& ends = train.graph().pieces[static_cast<std::size_t>(action.chunk)];
   // A collective of the last action may wait for a stage that waits for what this one sends after it.
-  const RunPart part{action.chunk, action.slot, half_of(action.kind), false};
+  RunPart part{action.chunk, action.slot, half_of(action.kind), false};
   const bool forward = action.kind == ActionKind::Forward;
   train.join();
   compute_->synchronize();  // the device no longer reads what the host writes now
@@ -124,6 +124,22 @@ void Engine::run_action(std::size_t index, Variant variant) {
   if (!marks_.empty())
     compute_->launch({[](void* m) { static_cast<ActionMark*>(m)->begin_ns = Profile::now_ns(); }, &marks_[index]});
   if (talks && in != kNoValue) links_->take(kind, train.view(in, action.slot));
+  // Each part of an output leaves when it is made.
+  struct Leaving {
+    StageLinks* links;
+    View from;
+    std::span<const std::size_t> parts;
+  } leaving{links_.get(), {}, {}};
+  if (forward && out != kNoValue) {
+    leaving.from = train.view(out, action.slot);
+    leaving.parts = output_parts_[static_cast<std::size_t>(action.chunk)];
+    part.context = &leaving;
+    part.launched = [](void* context, std::size_t node) {
+      auto& l = *static_cast<Leaving*>(context);
+      for (; !l.parts.empty() && l.parts.front() == node; l.parts = l.parts.subspan(1))
+        l.links->put_part(MessageKind::Output, l.from);
+    };
+  }
   train.run(forward ? Graph::Section::Forward : Graph::Section::Backward, variant, part);
   if (!marks_.empty()) {
     compute_->launch({[](void* m) {
@@ -132,7 +148,7 @@ void Engine::run_action(std::size_t index, Variant variant) {
                       },
                       &marks_[index]});
   }
-  if (talks && out != kNoValue) links_->put(kind, train.view(out, action.slot));
+  if (talks && !forward && out != kNoValue) links_->put(kind, train.view(out, action.slot));
 }
 
 StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t applied_updates) {

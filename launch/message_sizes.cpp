@@ -1,10 +1,13 @@
 #include "launch/message_sizes.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include "launch/run_costs.hpp"
+#include "launch/step_times.hpp"
 #include "parallel/overlap.hpp"
+#include "parallel/pipeline.hpp"
 #include "runtime/plan/shard_sizes.hpp"
 #include "runtime/plan/step_time.hpp"
 
@@ -13,14 +16,6 @@ namespace {
 
 // Numbers that are less than a billionth apart are those of the same program.
 constexpr double kFaster = 1 - 1e-9;
-
-// The line through what messages up to `bytes` take.
-LinkLine line_of(const MessageSeconds& seconds, std::int64_t bytes) {
-  std::vector<LinkSample> samples;
-  for (std::int64_t size = 1024; samples.empty() || size < 2 * bytes; size *= 2)
-    samples.push_back({size, std::max(seconds(size), 1e-12)});
-  return LinkTable(std::move(samples)).fit();
-}
 
 std::vector<std::int64_t> allowed_chunks(const ProgramOptions& o) {
   std::vector<std::int64_t> allowed;
@@ -83,6 +78,25 @@ Graph finished_graph(const ProgramOptions& o) {
 
 }  // namespace
 
+LinkLine line_of(const MessageSeconds& seconds, std::int64_t bytes) {
+  std::vector<LinkSample> samples;
+  for (std::int64_t size = 1024; samples.empty() || size < 2 * bytes; size *= 2)
+    samples.push_back({size, std::max(seconds(size), 1e-12)});
+  return LinkTable(std::move(samples)).fit();
+}
+
+bool covers_collectives(const ProfiledCosts& measured, const Config& config, const ProgramOptions& o) {
+  using enum LinkOperation;
+  std::set<LinkOperation> sized;
+  const bool chunks = o.mesh.tensor > 1 && config.parallel.tensor_chunks != 1;
+  const bool gathers = o.zero == 3 && o.mesh.shards > 1;
+  if (gathers || (chunks && o.sequence_parallel)) sized.insert({AllGather, ReduceScatter});
+  if (chunks && !o.sequence_parallel) sized.insert(AllReduce);
+  if (o.mesh.data > 1 && (o.zero == 0 || (gathers && o.mesh.shards < o.mesh.data))) sized.insert(AllReduce);
+  return o.train && o.links == LinkSource::None && !sized.empty() &&
+         std::all_of(sized.begin(), sized.end(), [&](LinkOperation op) { return measured.measures(op); });
+}
+
 bool sums_by_nodes(const ProgramOptions& o) {
   return o.hierarchical && o.zero == 0 && o.mesh.shards > 1 && o.mesh.shards < o.mesh.data;
 }
@@ -127,7 +141,9 @@ GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const 
 
 namespace {
 
-struct PrefetchProblem {
+// The uses of a graph whose parameters are not placed yet, joined as `o` says, and what a gather takes. Without
+// `o.costs` no use takes any time.
+struct GatherProblem {
   GatherSections sections;
   MessageSeconds seconds;
 };
@@ -139,7 +155,9 @@ double pace_of(const FlatLayout& layout) {
   return static_cast<double>(most * layout.shards) / static_cast<double>(layout.elements);
 }
 
-PrefetchProblem prefetch_problem(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
+GatherProblem gather_problem(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
+  const auto nothing = [](std::int64_t) { return 0.0; };
+  if (!o.costs) return {gathered_uses(graph, layout, std::vector<double>(graph.nodes.size(), 0), nothing), nothing};
   const Variant variant = o.micro_batches > 1 ? Variant::Middle : Variant::Only;
   const int shards = o.mesh.shards, replicas = o.mesh.data / shards;
   const int near = axis_stride(o.mesh, "shard"), far = axis_stride(o.mesh, "replica");
@@ -157,32 +175,115 @@ PrefetchProblem prefetch_problem(const ProgramOptions& o, const Graph& graph, co
           }};
 }
 
+GatherSections joined(const GatherProblem& problem, std::int64_t most_bytes, bool by_links) {
+  GatherSections sections = problem.sections;
+  if (most_bytes > 0) join_gathers(sections, most_bytes, by_links ? problem.seconds : nullptr);
+  return sections;
+}
+
+bool gathers_units(const ProgramOptions& o) { return o.zero == 3 && o.mesh.shards > 1; }
+
 }  // namespace
 
+std::vector<std::size_t> size_gathers(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
+  if (!gathers_units(o) || o.gather_bytes == 0) return {};
+  return gather_ends(joined(gather_problem(o, graph, layout), o.gather_bytes, o.gather_by_links));
+}
+
 GatherAhead time_gathers(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
+  const GatherProblem problem = gather_problem(o, graph, layout);
+  const GatherSections sections = joined(problem, o.gather_bytes, o.gather_by_links);
   GatherAhead gathers;
   gathers.distance = o.prefetch;
+  gathers.most_bytes = o.gather_bytes;
+  gathers.gathers = gather_ends(sections).size();
+  gathers.uses = gather_ends(problem.sections).size();
   if (!o.costs) return gathers;
-  const PrefetchProblem problem = prefetch_problem(o, graph, layout);
-  gathers.chosen = time_prefetch(problem.sections, problem.seconds, o.prefetch);
-  gathers.usual = time_prefetch(problem.sections, problem.seconds, 1);
-  gathers.against = choose_prefetch(problem.sections, problem.seconds, 0, kMostPrefetch);
+  gathers.chosen = time_prefetch(sections, problem.seconds, o.prefetch);
+  gathers.usual = time_prefetch(sections, problem.seconds, 1);
+  gathers.apart = time_prefetch(problem.sections, problem.seconds, o.prefetch);
+  gathers.against = choose_prefetch(sections, problem.seconds, 0, kMostPrefetch);
   return gathers;
 }
 
-int choose_prefetch_distance(const ProgramOptions& options, const FitsEverywhere& fits) {
-  if (!options.train || !options.costs || options.zero != 3 || options.mesh.shards == 1) return 1;
-  const Graph graph = finished_graph(options);
-  const PrefetchProblem problem =
-      prefetch_problem(options, graph, flat_layout(graph, options.mesh.shards, options.state_shares));
-  for (int most = kMostPrefetch; most > 1;) {
-    ProgramOptions with = options;
-    with.prefetch = choose_prefetch(problem.sections, problem.seconds, 0, most).best.distance;
-    if (with.prefetch <= 1) break;
-    if (fits(with)) return with.prefetch;
-    most = with.prefetch - 1;
+namespace {
+
+// A way to gather, of all stages: what it takes on the slowest, and the most that it has gathered at once on any.
+struct Gathering {
+  std::int64_t most_bytes = 0;
+  int distance = 1;
+  double seconds = 0;
+  std::int64_t buffer_bytes = 0;
+};
+
+Gathering time_gathering(const std::vector<GatherProblem>& stages, std::int64_t most_bytes, bool by_links,
+                         int distance) {
+  Gathering g{most_bytes, distance, 0, 0};
+  for (const GatherProblem& stage : stages) {
+    const Prefetch time = time_prefetch(joined(stage, most_bytes, by_links), stage.seconds, distance);
+    g.seconds = std::max(g.seconds, time.end_s);
+    g.buffer_bytes = std::max(g.buffer_bytes, time.buffer_bytes);
   }
-  return 1;
+  return g;
+}
+
+// Half of everything that a section uses, a quarter, …, down to the smallest unit.
+std::vector<std::int64_t> gather_limits(const std::vector<GatherProblem>& stages) {
+  std::int64_t most = 0, least = std::numeric_limits<std::int64_t>::max();
+  for (const GatherProblem& stage : stages) {
+    for (const std::vector<GatherUse>& uses : stage.sections) {
+      std::int64_t all = 0;
+      for (const GatherUse& use : uses) {
+        all += use.bytes;
+        least = std::min(least, use.bytes);
+      }
+      most = std::max(most, all);
+    }
+  }
+  std::vector<std::int64_t> limits;
+  for (std::int64_t bytes = most; bytes > least; bytes /= 2) limits.push_back(bytes);
+  return limits;
+}
+
+}  // namespace
+
+ProgramOptions choose_gathering(ProgramOptions options, const GatherKeys& keys, const FitsEverywhere& fits) {
+  options.prefetch = keys.distance.value_or(1);
+  options.gather_bytes = keys.bytes.value_or(0);
+  options.gather_by_links = false;
+  if (!options.train || !options.costs || !gathers_units(options) || (keys.distance && keys.bytes)) return options;
+  std::vector<GatherProblem> stages;
+  for (const int stage : distinct_stages(options)) {
+    const ProgramOptions at = at_stage(options, stage);
+    const Graph graph = finished_graph(at);
+    stages.push_back(gather_problem(at, graph, flat_layout(graph, options.mesh.shards, options.state_shares)));
+  }
+  std::vector<std::int64_t> limits{options.gather_bytes};
+  if (!keys.bytes) {
+    const std::vector<std::int64_t> more = gather_limits(stages);
+    limits.insert(limits.end(), more.begin(), more.end());
+  }
+  std::vector<Gathering> all;
+  for (const std::int64_t limit : limits) {
+    for (int distance = 1; distance <= (keys.distance ? 1 : kMostPrefetch); ++distance)
+      all.push_back(time_gathering(stages, limit, !keys.bytes, keys.distance.value_or(distance)));
+  }
+  const Gathering usual = all.front();
+  std::stable_sort(all.begin(), all.end(),
+                   [](const Gathering& a, const Gathering& b) { return a.buffer_bytes < b.buffer_bytes; });
+  // What is faster than all that takes less memory, from the fastest on; as usual was planned before.
+  std::vector<Gathering> worth_it{usual};
+  for (const Gathering& g : all) {
+    if (g.seconds < worth_it.back().seconds * kFaster) worth_it.push_back(g);
+  }
+  for (; worth_it.size() > 1; worth_it.pop_back()) {
+    ProgramOptions with = options;
+    with.prefetch = worth_it.back().distance;
+    with.gather_bytes = worth_it.back().most_bytes;
+    with.gather_by_links = !keys.bytes && with.gather_bytes > 0;
+    if (fits(with)) return with;
+  }
+  return options;
 }
 
 bool choose_hierarchical(const ProgramOptions& options, const FitsEverywhere& fits) {
@@ -252,11 +353,57 @@ int choose_tensor_chunks(const ProgramOptions& options, const FitsEverywhere& fi
   return 1;
 }
 
+std::optional<PieceChoice> choose_pipeline_chunks(const Config& config, const ProgramOptions& options,
+                                                  const FitsEverywhere& fits) {
+  // The profile measures no messages between two ranks.
+  if (!options.train || options.links != LinkSource::Cluster || options.mesh.pipeline == 1) return std::nullopt;
+  const std::int64_t rows = options.micro_batch * options.sequence;
+  std::vector<std::int64_t> allowed;
+  for (std::int64_t parts = 1; parts <= kMostPipelineChunks; ++parts) {
+    if (!pipeline_chunks_fault(options.model, options.mesh.tensor, rows, parts)) allowed.push_back(parts);
+  }
+  const LayoutMachine machine{choose_cluster(config), options.costs.get()};
+  const LinkDescription& link = link_of(machine.cluster, options.mesh.pipeline, axis_stride(options.mesh, "pipeline"));
+  const LinkLine line{link.latency_s, link.bytes_per_s};
+  std::set<std::int64_t> candidates;
+  for (const int stage : distinct_stages(options)) {
+    const Graph graph = rewritten_graph(at_stage(options, stage)).graph;
+    for (int chunk = 0; chunk < options.chunks && allowed.size() > 1; ++chunk) {
+      const auto nodes = output_product(graph, chunk);
+      if (!nodes) continue;
+      const double compute = options.costs->node_seconds(graph, graph.nodes[nodes->first]) +
+                             options.costs->node_seconds(graph, graph.nodes[nodes->second]);
+      const std::int64_t bytes = graph[graph.pieces[static_cast<std::size_t>(chunk)].output].spec.bytes();
+      candidates.insert(choose_overlap_pieces(
+                            compute, 2 * options.costs->memory_seconds(0), bytes, line,
+                            [&](std::int64_t part) { return line.seconds(static_cast<double>(part)); }, allowed)
+                            .pieces);
+    }
+  }
+  const auto step_with = [&](std::int64_t parts) {
+    ProgramOptions with = options;
+    with.pipeline_chunks = static_cast<int>(parts);
+    return fits(with) ? predict_step(rank_roles(with), machine).step_s : std::numeric_limits<double>::infinity();
+  };
+  PieceChoice choice;
+  choice.seconds = choice.whole_s = predict_step(rank_roles(options), machine).step_s;
+  for (const std::int64_t parts : candidates) {
+    const double seconds = parts == 1 ? choice.whole_s : step_with(parts);
+    if (seconds < choice.seconds * kFaster) choice = {parts, seconds, choice.whole_s};
+  }
+  return choice;
+}
+
 ProgramOptions choose_message_sizes(const Config& config, ProgramOptions options, const FitsEverywhere& fits) {
   if (!config.parallel.tensor_chunks) options.tensor_chunks = choose_tensor_chunks(options, fits);
   options = with_sums(config, options, fits);
-  options.prefetch = static_cast<int>(config.comm.prefetch.value_or(1));
-  if (!config.comm.prefetch) options.prefetch = choose_prefetch_distance(options, fits);
+  GatherKeys keys{config.comm.gather, {}};
+  if (config.comm.prefetch) keys.distance = static_cast<int>(*config.comm.prefetch);
+  options = choose_gathering(std::move(options), keys, fits);
+  if (!config.comm.pipeline_chunks) {
+    options.pipeline_choice = choose_pipeline_chunks(config, options, fits);
+    if (options.pipeline_choice) options.pipeline_chunks = static_cast<int>(options.pipeline_choice->pieces);
+  }
   return options;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "parallel/overlap.hpp"
+#include "parallel/pipeline.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/core/text.hpp"
 
@@ -99,6 +100,7 @@ std::optional<std::int64_t> arena_bytes(const ProgramOptions& o, int replica) {
 }
 
 bool allowed(const ProgramOptions& o) {
+  if (pipeline_chunks_fault(o.model, o.mesh.tensor, o.micro_batch * o.sequence, o.pipeline_chunks)) return false;
   if (o.mesh.tensor == 1) return true;
   return !tensor_parallel_fault(o.model, o.sequence, {o.mesh.tensor, 0, o.sequence_parallel}) &&
          !tensor_chunks_fault(o.micro_batch, o.sequence, o.sequence_parallel, o.tensor_chunks);

@@ -20,6 +20,7 @@ struct StageLinks::Letter {
   std::string label;
   const Group* group = nullptr;
   int peer = 0;  // in the group
+  int part = 0;  // of the message
   bool sends = false;
   std::atomic<bool> awaited = false;  // this rank can do nothing else
   Profile* profile = nullptr;
@@ -36,12 +37,13 @@ struct StageLinks::Letter {
   }
 };
 
-// One direction to or from one neighbour. Message i of a list lies in buffer i mod kMessageBuffers.
+// One direction to or from one neighbour. Part i of a list lies in buffer i mod (kMessageBuffers · parts).
 struct StageLinks::Channel {
   MessageKind kind;
   bool sends;
   const Group* group;
-  std::array<Buffer, kMessageBuffers> buffers;
+  std::size_t parts;                                             // of a message
+  std::vector<Buffer> buffers;                                   // of a part each
   std::map<std::string, std::deque<Letter>, std::less<>> lists;  // by program
   std::deque<Letter>* now = nullptr;
   std::size_t begun = 0, done = 0;  // of the list `now`; begun: of receives only
@@ -105,11 +107,13 @@ std::unique_ptr<StageLinks::Channel> StageLinks::open(const Executor& buffers, c
   channel->kind = kind;
   channel->sends = sends;
   channel->group = group;
+  channel->parts = kind == MessageKind::Output ? static_cast<std::size_t>(buffers.graph().message_parts) : 1;
+  channel->buffers = std::vector<Buffer>(static_cast<std::size_t>(kMessageBuffers) * channel->parts);
   channel->stream = context.device->make_stream(StreamKind::Communication);
   const View all = buffers.view(buffer);
   for (std::size_t i = 0; i < channel->buffers.size(); ++i) {
     Buffer& b = channel->buffers[i];
-    b.memory.spec = {{all.spec.elements() / kMessageBuffers}, all.spec.dtype};
+    b.memory.spec = {{all.spec.elements() / std::ssize(channel->buffers)}, all.spec.dtype};
     b.memory.data = all.as<std::byte>() + static_cast<std::int64_t>(i) * b.memory.spec.bytes();
     b.copy = copy_;
     b.copy_args.value = b.copied.data();
@@ -126,11 +130,11 @@ void StageLinks::list(Channel& channel, const ExecutorContext& context, const st
   std::deque<Letter>& letters = channel.lists[program];
   for (const StageMessage& m : messages) {
     if (m.kind != channel.kind || m.sends != channel.sends) continue;
-    Letter& letter =
-        letters.emplace_back(&channel.buffers[letters.size() % static_cast<std::size_t>(kMessageBuffers)], to_text(m));
+    Letter& letter = letters.emplace_back(&channel.buffers[letters.size() % channel.buffers.size()], to_text(m));
     letter.group = channel.group;
     letter.peer = m.peer;
     letter.sends = m.sends;
+    letter.part = m.part;
     letter.profile = context.profile;
     if (context.profile != nullptr) letter.row = context.profile->add_row(profile_row(program, m));
   }
@@ -165,7 +169,7 @@ void StageLinks::launch(Channel& channel, Letter& letter) {
 }
 
 void StageLinks::receive_ahead(Channel& channel) {
-  while (channel.begun < channel.now->size() && channel.begun - channel.done < kMessageBuffers) {
+  while (channel.begun < channel.now->size() && channel.begun - channel.done < channel.buffers.size()) {
     Letter& letter = (*channel.now)[channel.begun++];
     channel.stream->wait(*letter.buffer->empty);
     launch(channel, letter);
@@ -175,24 +179,33 @@ void StageLinks::receive_ahead(Channel& channel) {
 
 void StageLinks::await(MessageKind kind) {
   Channel& channel = *in_[index(kind)];
-  Letter& letter = (*channel.now)[channel.done];
-  letter.awaited = true;
-  compute_->wait(*letter.buffer->full);
+  for (std::size_t i = channel.done; i < channel.done + channel.parts; ++i) {
+    Letter& letter = (*channel.now)[i];
+    letter.awaited = true;
+    compute_->wait(*letter.buffer->full);
+  }
 }
 
 void StageLinks::take(MessageKind kind, const View& to) {
   await(kind);
   Channel& channel = *in_[index(kind)];
-  Buffer& b = *(*channel.now)[channel.done++].buffer;
-  copy(b, b.memory, to);
-  compute_->record(*b.empty);
+  for (std::size_t i = 0; i < channel.parts; ++i) {
+    Buffer& b = *(*channel.now)[channel.done++].buffer;
+    copy(b, b.memory, {to.as<std::byte>() + static_cast<std::int64_t>(i) * b.memory.spec.bytes(), b.memory.spec});
+    compute_->record(*b.empty);
+  }
   receive_ahead(channel);
 }
 
 void StageLinks::put(MessageKind kind, const View& from) {
+  for (std::size_t i = 0; i < out_[index(kind)]->parts; ++i) put_part(kind, from);
+}
+
+void StageLinks::put_part(MessageKind kind, const View& whole) {
   Channel& channel = *out_[index(kind)];
   Letter& letter = (*channel.now)[channel.done++];
   Buffer& b = *letter.buffer;
+  const View from{whole.as<std::byte>() + letter.part * b.memory.spec.bytes(), b.memory.spec};
   if (b.last != nullptr) b.last->awaited = true;
   compute_->wait(*b.empty);
   copy(b, from, b.memory);

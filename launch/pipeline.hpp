@@ -1,7 +1,7 @@
 #pragma once
 // The messages of a pipeline's stage: what it receives is on its way while it computes, and so is what it sends. Four
 // streams carry them, for outputs and for gradients, in and out; each has kMessageBuffers buffers of the plan, from and
-// to which the compute stream copies.
+// to which the compute stream copies. A message in parts has as many buffers for each.
 
 #include <array>
 #include <map>
@@ -30,11 +30,12 @@ class StageLinks {
   // The messages of `program` follow: of one step of training, or of one micro-batch through another program. As many
   // as there are buffers for are received ahead.
   void begin(std::string_view program);
-  // On the compute stream, in the order of the list: waits for the next message; takes it to `to`; sends a message from
-  // `from`.
+  // On the compute stream, in the order of the list: waits for all of the next message; takes it to `to`; sends a
+  // message from `from`, or its next part.
   void await(MessageKind kind);
   void take(MessageKind kind, const View& to);
   void put(MessageKind kind, const View& from);
+  void put_part(MessageKind kind, const View& from);
   // Blocks until all messages have been sent.
   void finish();
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "launch/shard_choice.hpp"
 #include "launch/state_choice.hpp"
 #include "runtime/core/text.hpp"
 
@@ -140,28 +141,43 @@ std::string buckets_text(const RankRole& role) {
   return out + "\n";
 }
 
-// How far ahead ZeRO-3 gathers, and what that is predicted to gain; empty where nothing is gathered.
+// Whose links say how much is sent at once; empty where nothing is sized.
+std::string links_text(const RankRole& role) {
+  const bool sized = role.programs.buckets || role.programs.gathers || role.options.links != LinkSource::None;
+  if (role.options.mesh.ranks() == 1 || !sized) return "";
+  return fmt::format("messages are sized {}\n", link_source_text(role.options.links));
+}
+
+// How far ahead ZeRO-3 gathers, what together, and what that is predicted to gain; empty where nothing is gathered.
 std::string gathers_text(const RankRole& role) {
   if (!role.programs.gathers) return "";
   const GatherAhead& gathers = *role.programs.gathers;
   std::string out = fmt::format("{}: parameters gathered {} use(s) ahead", role.name, gathers.distance);
+  if (gathers.gathers < gathers.uses)
+    out += fmt::format(", those of {} uses in {} gathers of at most {}", gathers.uses, gathers.gathers,
+                       format_bytes(gathers.most_bytes));
   if (!gathers.chosen) return out + "\n";
   const auto beside = [&](const Prefetch& other) {
     return fmt::format("{:.3g} ms ({:+.3g})", other.exposed_s * 1e3, (other.end_s - gathers.chosen->end_s) * 1e3);
   };
-  return out + fmt::format(
-                   ", predicted to keep a micro-batch waiting for {:.3g} ms; not ahead: {}, 1 ahead: {}, best "
-                   "({} ahead): {}\n",
-                   gathers.chosen->exposed_s * 1e3, beside(gathers.against->none), beside(*gathers.usual),
-                   gathers.against->best.distance, beside(gathers.against->best));
+  out += fmt::format(
+      ", predicted to keep a micro-batch waiting for {:.3g} ms; not ahead: {}, 1 ahead: {}, best ({} ahead): {}",
+      gathers.chosen->exposed_s * 1e3, beside(gathers.against->none), beside(*gathers.usual),
+      gathers.against->best.distance, beside(gathers.against->best));
+  if (gathers.gathers < gathers.uses) out += fmt::format(", each unit by itself: {}", beside(*gathers.apart));
+  return out + "\n";
 }
 
 nlohmann::json gathers_json(const GatherAhead& gathers) {
-  nlohmann::json json{{"distance", gathers.distance}};
+  nlohmann::json json{{"distance", gathers.distance},
+                      {"most_bytes", gathers.most_bytes},
+                      {"gathers", gathers.gathers},
+                      {"uses", gathers.uses}};
   if (!gathers.chosen) return json;
   json["exposed_ms"] = gathers.chosen->exposed_s * 1e3;
   for (const auto& [name, other] : {std::pair<const char*, const Prefetch*>{"none", &gathers.against->none},
                                     {"usual", &*gathers.usual},
+                                    {"apart", &*gathers.apart},
                                     {"best", &gathers.against->best}}) {
     json[name] = {{"distance", other->distance},
                   {"exposed_ms", other->exposed_s * 1e3},
@@ -199,6 +215,24 @@ std::int64_t message_bytes(const RankRole& role) {
     }
   }
   return 0;
+}
+
+std::string messages_text(const ProgramOptions& o, std::int64_t bytes) {
+  std::string out = fmt::format("messages between stages: {}, ", format_bytes(bytes));
+  out += o.pipeline_chunks > 1 ? fmt::format("outputs in {} parts", o.pipeline_chunks) : "each in one piece";
+  if (!o.pipeline_choice) return out + "\n";
+  return out + fmt::format(", predicted {:.4g} ms for a step; whole: {:.4g} ms ({:+.3g})\n",
+                           o.pipeline_choice->seconds * 1e3, o.pipeline_choice->whole_s * 1e3,
+                           o.pipeline_choice->gain_s() * 1e3);
+}
+
+nlohmann::json messages_json(const ProgramOptions& o, std::int64_t bytes) {
+  nlohmann::json json{{"bytes", bytes}, {"pieces", o.pipeline_chunks}};
+  if (o.pipeline_choice) {
+    json["step_ms"] = o.pipeline_choice->seconds * 1e3;
+    json["gain_ms"] = o.pipeline_choice->gain_s() * 1e3;
+  }
+  return json;
 }
 
 nlohmann::json buckets_json(const GradientBuckets& buckets) {
@@ -322,6 +356,15 @@ nlohmann::json role_json(const RankRole& role, const PlanContext& context, const
 
 }  // namespace
 
+std::string link_source_text(LinkSource links) {
+  switch (links) {
+    case LinkSource::Cluster: return "by the links of comm.cluster";
+    case LinkSource::Profile: return "by the links that the kernel profile measured";
+    case LinkSource::None: break;
+  }
+  return "as usual: neither comm.cluster nor a kernel profile says what links are like";
+}
+
 std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& context, const RankRole* peak) {
   constexpr std::size_t kMostColumns = 6;
   const RankRole &first = roles.front(), &largest = largest_role(roles);
@@ -336,10 +379,8 @@ std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& con
   for (const RankRole& role : roles)
     out += recompute_text(role, report_of(roles, role, context)) + chunks_text(role) + buckets_text(role) +
            gathers_text(role);
-  // A message in pieces gains only where it passes through ranks in between (runtime/plan/shard_sizes.hpp).
-  if (const std::int64_t bytes = message_bytes(first); bytes > 0)
-    out +=
-        fmt::format("messages between stages: {}, each in one piece, as they go over one hop\n", format_bytes(bytes));
+  out += links_text(first) + shard_choice_text(o);
+  if (const std::int64_t bytes = message_bytes(first); bytes > 0) out += messages_text(o, bytes);
   for (std::size_t at = 0; at < roles.size(); at += kMostColumns)
     out += memory_text(std::span(roles).subspan(at, std::min(kMostColumns, roles.size() - at)), context);
   if (roles.size() > 1) out += fmt::format("{} ({}) needs most\n", largest.name, ranks_text(largest));
@@ -365,8 +406,9 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"outside_source", context.outside_source}};
   if (!o.shares.empty()) json["shares"] = o.shares;
   if (!o.state_shares.empty()) json["state_shares"] = o.state_shares;
-  if (const std::int64_t bytes = message_bytes(largest); bytes > 0)
-    json["stage_message"] = {{"bytes", bytes}, {"pieces", 1}};
+  if (o.train) json["links"] = std::array{"none", "cluster", "profile"}[static_cast<std::size_t>(o.links)];
+  if (o.shard_choice) json["shard_choice"] = shard_choice_json(*o.shard_choice);
+  if (const std::int64_t bytes = message_bytes(largest); bytes > 0) json["stage_message"] = messages_json(o, bytes);
   if (context.host_budget_bytes) json["host_budget_bytes"] = *context.host_budget_bytes;
   json.update(role_json(largest, context, report_of(roles, largest, context)));
   for (const RankRole& role : roles) {

@@ -19,6 +19,8 @@ struct PlanContext {
   std::vector<RecomputeReport> recompute = {};                   // by role; may be empty
 };
 
+// "by the links of comm.cluster": how it is decided what is sent at once.
+std::string link_source_text(LinkSource links);
 // Of every role of the run: bytes per class, total, budget and margin, and which ranks hold what. `peak`, where given:
 // everything that is live in this role where the most is live.
 std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& context, const RankRole* peak);

@@ -116,6 +116,9 @@ Graph train_graph(const ProgramOptions& o, Programs& p, bool timed) {
                        0,           scratch};
   if (o.mesh.tensor > 1) sum_split_gradients(graph, o.model, tensor_parallel(o), data.zero >= 2, scratch);
   if (p.schedule) {
+    if (auto fault = pipeline_chunks_fault(o.model, o.mesh.tensor, o.micro_batch * o.sequence, o.pipeline_chunks))
+      fail(ErrorKind::Config, "comm.pipeline_chunks: {}", *fault);
+    cut_outputs(graph, o.pipeline_chunks);
     add_message_buffers(graph, true);
     if (data.zero < 2) sum_tied_gradients(graph, o.model, pipeline_parallel(o), scratch);
     const Graph whole = build_transformer(o.model, {1, 1, Head::Hidden});
@@ -125,6 +128,7 @@ Graph train_graph(const ProgramOptions& o, Programs& p, bool timed) {
   }
   const FlatLayout layout = flat_layout(graph, data.shards, o.state_shares);
   if (data.ranks > 1 && data.zero == 0) p.buckets = size_buckets(o, graph, layout, data);
+  data.gather_ends = size_gathers(o, graph, layout);
   if (timed && data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
   place_parameters(graph, layout, data);
   place_gradients(graph, layout, data, scratch);
@@ -140,7 +144,10 @@ Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t b
                       std::int64_t cache) {
   Graph graph = forward_graph(o, p, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false, {}});
   if (cache == 0) overlap_split_linears(graph, o);
-  if (p.schedule) add_message_buffers(graph, false);
+  if (p.schedule) {
+    graph.message_parts = o.pipeline_chunks;
+    add_message_buffers(graph, false);
+  }
   const DataParallel data = data_parallel(o);
   place_parameters(graph, flat_layout(graph, data.shards, o.state_shares), data);
   return graph;

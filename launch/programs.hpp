@@ -13,6 +13,7 @@
 #include "runtime/plan/bucket_sizes.hpp"
 #include "runtime/plan/cost.hpp"
 #include "runtime/plan/memory.hpp"
+#include "runtime/plan/shard_sizes.hpp"
 
 namespace plimsoll {
 
@@ -24,6 +25,9 @@ struct HostMemory {
   bool offered = false;  // to what memory.recompute auto chooses
   bool overlap = false;  // copies have an engine of their own, and do not take the time of compute
 };
+
+// Whose links say how much is sent at once.
+enum class LinkSource : std::uint8_t { None, Cluster, Profile };
 
 struct ProgramOptions {
   ModelConfig model;  // resolved, with vocabulary
@@ -38,6 +42,8 @@ struct ProgramOptions {
   int tensor_chunks = 1;                           // of split linears, in training and evaluation
   ScheduleKind schedule = ScheduleKind::OneFOneB;  // of a pipeline
   int chunks = 1;                                  // pieces of the model on each stage
+  int pipeline_chunks = 1;                         // parts of the outputs that stages send on, …
+  std::optional<PieceChoice> pipeline_choice;      // … and what they gain in a step, where links decided
   std::vector<std::int64_t> stage_layers;          // layers of each piece; empty: cut by cost
   // Of a step and replica: of each where they differ (`shares`), and of the one that has most. What is in flight in a
   // pipeline, and so its programs, depends on them; other programs do not.
@@ -49,8 +55,14 @@ struct ProgramOptions {
   std::optional<std::int64_t> bucket_bytes;
   // Without ZeRO: buckets are summed over the shard axis first, the ranks of a node, then over the replica axis.
   bool hierarchical = false;
-  int prefetch = 1;                        // of ZeRO-3, uses ahead
-  std::shared_ptr<const CostModel> costs;  // what the machine is like; null: nobody said
+  // ZeRO-3: neighbouring units are gathered as one up to so many bytes (0: each by itself), as many as fit or,
+  // by_links, those that `costs` say are worth it; how many gathers ahead.
+  std::int64_t gather_bytes = 0;
+  bool gather_by_links = false;
+  int prefetch = 1;
+  std::shared_ptr<const CostModel> costs;        // what the machine is like; null: nobody said
+  LinkSource links = LinkSource::None;           // where they are from
+  std::optional<ShardGroupChoice> shard_choice;  // why mesh.shards, where links and memory decided
   std::int64_t logits_bytes = kLogitsBytes;
   std::vector<LayerRecompute> recompute;  // by layer of the model; empty: everything is kept
   HostMemory host;
@@ -83,9 +95,12 @@ struct GradientBuckets {
   std::optional<Buckets> flat;          // of node_ranks > 1: the same over all ranks at once
 };
 
-// ZeRO-3: how far ahead units are gathered.
+// ZeRO-3: how far ahead units are gathered, and which together.
 struct GatherAhead {
   int distance = 1;
+  std::int64_t most_bytes = 0;            // of a gather of several units; 0: there is none
+  std::size_t gathers = 0, uses = 0;      // of a micro-batch
+  std::optional<Prefetch> apart;          // each unit by itself, with ProgramOptions::costs
   std::optional<Prefetch> chosen, usual;  // what they are predicted to take, with ProgramOptions::costs; usual: 1
   std::optional<PrefetchChoice> against;  // the best, whatever memory allows, and none
 };

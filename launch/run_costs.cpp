@@ -39,7 +39,7 @@ RunCosts::RunCosts(const Config& config, const Place& place, const Group* contro
   }
   // Collectives were measured over the ranks of one host.
   const int processes = place.ranks == place.local_ranks ? place.ranks : 1;
-  profiled_ = std::make_unique<ProfiledCosts>(described_, std::move(profile), timer_.get(), processes);
+  profiled_ = std::make_shared<const ProfiledCosts>(described_, std::move(profile), timer_.get(), processes);
   costs_ = profiled_.get();
 }
 

@@ -28,6 +28,8 @@ class RunCosts {
   const CostModel& costs() const { return *costs_; }
   // Are times those of this machine?
   bool profiled() const { return profiled_ != nullptr; }
+  // Those; null where they are described.
+  const std::shared_ptr<const ProfiledCosts>& profile() const { return profiled_; }
 
   // On rank 0, writes what was measured, if anything was. A named file that cannot be written is Error(Config).
   void keep() const;
@@ -44,7 +46,7 @@ class RunCosts {
   bool named_ = false, writes_ = false;
   std::size_t known_ = 0;
   std::unique_ptr<KernelTimer> timer_;
-  std::unique_ptr<ProfiledCosts> profiled_;
+  std::shared_ptr<const ProfiledCosts> profiled_;
   const CostModel* costs_ = nullptr;
 };
 

@@ -116,9 +116,17 @@ void keep_plan_choices(Config& config, int ranks) {
         read_recompute_line(plan["recompute"]["yaml"].get<std::string>(), file.string());
     if (std::ssize(layers) == config.model.layers) config.memory.recompute_layers = std::move(layers);
   }
+  if (config.parallel.auto_shard && plan.contains("mesh")) {
+    config.parallel.auto_shard = false;
+    if (config.parallel.zero.value_or(0) > 0) config.parallel.shard = plan["mesh"]["shard"].get<std::int64_t>();
+  }
   // Products of some of the rows may round otherwise than whole ones.
   if (!config.parallel.tensor_chunks && plan.contains("mesh"))
     config.parallel.tensor_chunks = plan["mesh"].value("tensor_chunks", std::int64_t{1});
+  if (!config.comm.pipeline_chunks) {
+    const nlohmann::json message = plan.value("stage_message", nlohmann::json::object());
+    config.comm.pipeline_chunks = message.value("pieces", std::int64_t{1});
+  }
   if (plan.contains("buckets") && config.comm.hierarchical == HierarchicalSums::Auto) {
     const std::int64_t node_ranks = plan["buckets"].value("node_ranks", std::int64_t{1});
     config.comm.hierarchical = node_ranks > 1 ? HierarchicalSums::On : HierarchicalSums::Off;

@@ -1,6 +1,7 @@
 #include "launch/run_setup.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <thread>
 
@@ -9,6 +10,7 @@
 #include "launch/process.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/run_costs.hpp"
+#include "launch/shard_choice.hpp"
 #include "launch/state_choice.hpp"
 #include "parallel/overlap.hpp"
 #include "parallel/tensor.hpp"
@@ -70,7 +72,8 @@ std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t
   for (std::int64_t rows = share; rows > 0; --rows) {
     const bool fits_cache = rows == 1 || rows * config.data.sequence <= kMicroBatchTokens;
     const bool in_chunks = !tensor_chunks_fault(rows, config.data.sequence, config.parallel.sequence.value_or(false),
-                                                config.parallel.tensor_chunks.value_or(1));
+                                                config.parallel.tensor_chunks.value_or(1)) &&
+                           rows * config.data.sequence % config.comm.pipeline_chunks.value_or(1) == 0;
     const bool feeds = rows == 1 || feeds_stages(config, share / rows, share);
     if (share % rows == 0 && fits_cache && in_chunks && feeds) choices.push_back(rows);
   }
@@ -116,16 +119,17 @@ class Sizes {
     std::optional<ProgramOptions> best;
     double best_seconds = 0;
     for (const std::int64_t rows : micro_batch_choices(config_, share)) {
-      o_.micro_batch = rows;
-      set_shares(o_, config_.parallel.shares, std::max<std::int64_t>(1, share / rows));
+      use_rows(rows, share);
       o_.recompute = given;
       const bool fits = fits_with_some_logits();
+      fits_ = fits_ || fits;
       if (fits && !best) return o_;
       if (!fits && !recomputes()) continue;
       // The bytes are known to suffice or not to; this says what it costs.
       const RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_);
       o_.recompute = choice.layers;
       if (choice.fits && (!best || choice.step_seconds < best_seconds)) {
+        fits_ = true;
         best = o_;
         best_seconds = choice.step_seconds;
       }
@@ -133,8 +137,26 @@ class Sizes {
     }
     return best.value_or(o_);
   }
+  bool fits() const { return fits_; }  // what was chosen
+
+  // Before choose(). parallel.shard: auto, for the largest micro-batch and what is recomputed without need: a shard
+  // more costs less time than work that is done again. A run that does not fit over all replicas measures nothing.
+  void choose_shard_ranks(std::int64_t ranks_per_node, const std::function<const CostModel*()>& links) {
+    const std::int64_t share = (config_.train.global_batch + o_.mesh.data - 1) / o_.mesh.data;
+    use_rows(micro_batch_choices(config_, share).front(), share);
+    o_.logits_bytes = logits_choices(config_).front();
+    const auto fit = [this](const ProgramOptions& with) { return fits_everywhere(with, arena_bytes_); };
+    const CostModel* costs = fit(o_) ? links() : nullptr;
+    if (costs == nullptr) return;
+    o_.shard_choice = choose_shards(o_, *costs, ranks_per_node, fit);
+    o_.mesh.shards = o_.shard_choice->ranks;
+  }
 
  private:
+  void use_rows(std::int64_t rows, std::int64_t share) {
+    o_.micro_batch = rows;
+    set_shares(o_, config_.parallel.shares, std::max<std::int64_t>(1, share / rows));
+  }
   bool recomputes() const { return o_.train && arena_bytes_ > 0 && config_.memory.recompute == RecomputeMode::Auto; }
 
   bool fits_with_some_logits() {
@@ -149,6 +171,7 @@ class Sizes {
   ProgramOptions o_;
   std::int64_t arena_bytes_;  // 0: no limit
   const CostModel& costs_;
+  bool fits_ = false;
 };
 
 }  // namespace
@@ -188,7 +211,8 @@ Mesh choose_mesh(const Config& config, int ranks) {
 }
 
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
-                               std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel* costs) {
+                               std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel* costs,
+                               std::shared_ptr<const ProfiledCosts> measured) {
   ProgramOptions o;
   o.model = config.model;
   o.dtype = config.precision;
@@ -201,10 +225,15 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.tensor_chunks = static_cast<int>(config.parallel.tensor_chunks.value_or(1));
   o.schedule = config.parallel.schedule;
   o.chunks = static_cast<int>(config.parallel.chunks());
+  o.pipeline_chunks = static_cast<int>(config.comm.pipeline_chunks.value_or(1));
   o.stage_layers = config.parallel.stages.value_or(std::vector<std::int64_t>{});
   o.bucket_bytes = config.comm.bucket;
   o.prefetch = static_cast<int>(config.comm.prefetch.value_or(1));
-  if (!config.comm.cluster.empty()) o.costs = std::make_shared<DescribedCosts>(load_cluster(config.comm.cluster));
+  o.gather_bytes = config.comm.gather.value_or(0);
+  if (!config.comm.cluster.empty()) {
+    o.costs = std::make_shared<DescribedCosts>(load_cluster(config.comm.cluster));
+    o.links = LinkSource::Cluster;
+  }
   o.recompute = recompute_layers(config);
   // The CPU's own memory is where the rest is too, and its cores do the copies: nobody gains by that unasked.
   o.host = {host_bytes, config.memory.host_budget.has_value(), !config.comm.cluster.empty()};
@@ -219,7 +248,23 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   check_kept_values(config, o);
   std::optional<DescribedCosts> described;
   if (costs == nullptr) costs = &described.emplace(choose_cluster(config));
-  o = Sizes(config, std::move(o), arena, *costs).choose();
+  const bool divides = o.train && o.zero > 0 && o.mesh.data > 1;
+  Sizes sizes(config, std::move(o), arena, *costs);
+  if (config.parallel.auto_shard && divides) {
+    const std::int64_t on_a_node =
+        config.comm.cluster.empty() ? place.local_ranks : choose_cluster(config).devices_per_node;
+    sizes.choose_shard_ranks(on_a_node, [&]() -> const CostModel* {
+      using enum LinkOperation;
+      if (!config.comm.cluster.empty()) return costs;
+      return measured && measured->measures(AllGather) && measured->measures(ReduceScatter) ? measured.get() : nullptr;
+    });
+  }
+  o = sizes.choose();
+  // A run that does not fit measures nothing more.
+  if (measured && sizes.fits() && covers_collectives(*measured, config, o)) {
+    o.costs = std::move(measured);
+    o.links = LinkSource::Profile;
+  }
   o = choose_message_sizes(config, std::move(o),
                            [arena](const ProgramOptions& with) { return fits_everywhere(with, arena); });
   o.state_shares = choose_state_shares(config.parallel, o, budgets, outside_bytes);

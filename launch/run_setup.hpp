@@ -9,7 +9,7 @@
 #include "launch/rank_budgets.hpp"
 #include "runtime/data/dataset.hpp"
 #include "runtime/data/tokenizer.hpp"
-#include "runtime/plan/cost.hpp"
+#include "runtime/plan/kernel_profile.hpp"
 
 namespace plimsoll {
 
@@ -37,11 +37,13 @@ enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 // whose plan fits `budgets` minus `outside_bytes` (0: no limit), and what it offloads `host_bytes`.
 // memory.recompute auto: nothing where that fits; otherwise what `costs` (null: the description of comm.cluster) says
 // is cheapest, and of several micro-batches the one with the shortest step. It offloads where memory.host_budget is
-// given. Ranks with other budgets choose alike: sizes as if the state were shared equally (even_arena_bytes()), then
-// the shares.
+// given. How much is sent at once follows from the links of comm.cluster; where it names none, from `measured`, if that
+// covers the collectives of these programs and they fit; otherwise it is as usual. Ranks with other budgets choose
+// alike: sizes as if the state were shared equally (even_arena_bytes()), then the shares.
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
                                std::int64_t outside_bytes, std::int64_t host_bytes = kNoHostLimit,
-                               const CostModel* costs = nullptr);
+                               const CostModel* costs = nullptr,
+                               std::shared_ptr<const ProfiledCosts> measured = nullptr);
 
 // memory.budget, of a list the least, or by default 80 % of the memory that is free now, shared by the ranks of this
 // host.

@@ -55,11 +55,12 @@ double pipeline_seconds(const Stages& roles, const std::vector<std::reference_wr
     for (int chunk = 0; chunk < roles[s].get().options.chunks; ++chunk) {
       const StepClock::Piece middle = clock.piece_seconds(chunk, Variant::Middle),
                              end = clock.piece_seconds(chunk, Variant::Last);
-      costs.chunks.back().push_back({middle.forward_s, middle.first_half_s, middle.second_half_s});
+      costs.chunks.back().push_back({middle.forward_s, middle.first_half_s, middle.second_half_s, middle.product_s});
       last += std::max(0.0, end.first_half_s + end.second_half_s - middle.first_half_s - middle.second_half_s);
     }
     tail.push_back(last);
-    costs.links.push_back({link.latency_s, link.bytes_per_s, message_bytes(roles[s].get().programs.graph("train"))});
+    const Graph& graph = roles[s].get().programs.graph("train");
+    costs.links.push_back({link.latency_s, link.bytes_per_s, message_bytes(graph), graph.message_parts});
   }
   const Timeline timeline = simulate(*roles.front().get().programs.schedule, costs);
   double step = timeline.step_s;

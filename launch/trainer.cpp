@@ -91,7 +91,7 @@ struct Run {
     costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budgets.least() - outside));
     if (auto choice = choose_layout(config, place, costs->machine(), budgets.least(), outside); choice && chief())
       fmt::print("{}", layout_text(*choice, costs->cluster(), budgets.least() - outside, false));
-    options = choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs());
+    options = choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs(), costs->profile());
     roles = rank_roles(options);
     const auto infeasible = infeasible_role(roles);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");

@@ -20,9 +20,10 @@ struct ParallelConfig {
   std::int64_t pipeline = 1;         // stages
   std::int64_t tensor = 1;
   std::optional<std::int64_t> zero;   // 0 to 3; nullopt: auto
-  std::optional<std::int64_t> shard;  // ranks among which ZeRO divides, of the data axis; nullopt: auto, all of them
+  std::optional<std::int64_t> shard;  // ranks among which ZeRO divides, of the data axis; nullopt: all of them, …
+  bool auto_shard = false;            // … or, `auto`, as links and memory ask for
   std::optional<bool> sequence;       // sequence parallelism over the tensor axis; nullopt: auto
-  // Of a split linear and its collective, which overlap; nullopt: auto, by the links of comm.cluster.
+  // Of a split linear and its collective, which overlap; nullopt: auto, by the links of comm.cluster or plan.profile.
   std::optional<std::int64_t> tensor_chunks = 1;
   PipelineSchedule schedule = PipelineSchedule::OneFOneB;
   std::int64_t interleave = 2;                      // pieces of the model on each stage, with schedule: interleaved

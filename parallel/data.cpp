@@ -22,6 +22,17 @@ Node gather(const Graph& graph, const DataParallel& data, const Unit& unit, Valu
                                        unit.layer, kEveryVariant);
 }
 
+// Of units [first, last] of the layout, which lie side by side.
+Node gather_units(const Graph& graph, const FlatLayout& layout, const DataParallel& data, std::size_t first,
+                  std::size_t last, ValueId shards, ValueId whole) {
+  GatherUnits::Attrs attrs{"shard", data.shards, data.shard_rank, {}};
+  for (std::size_t u = first; u <= last; ++u) attrs.parts.push_back({layout.units[u].elements, layout.units[u].cuts});
+  const Unit &one = layout.units[first], &other = layout.units[last];
+  return communication_node<GatherUnits>(graph, std::move(attrs), Phase::Forward,
+                                         {{GatherUnits::kX, shards}, {GatherUnits::kY, whole}},
+                                         fmt::format("gather.{}-{}", one.name, other.name), one.layer, kEveryVariant);
+}
+
 ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, std::int64_t elements) {
   Value flat;
   flat.name = name;
@@ -101,38 +112,68 @@ std::vector<Use> parameter_uses(const Graph& graph, const FlatLayout& layout) {
   return uses;
 }
 
-// Gathers the unit of each use where one before it that runs together with it begins: as far ahead as `data` says.
+// Forward goes through the units of the flat buffer from behind, backward from the front. Do their shards lie side by
+// side, in the order in which two uses that follow each other meet them?
+bool neighbours(const Graph& graph, const Use& before, const Use& use) {
+  const bool forward = graph.section(use.first) == Graph::Section::Forward;
+  return run_together(graph, before.last, use.first) &&
+         (forward ? use.unit + 1 == before.unit : before.unit + 1 == use.unit);
+}
+
+// The slots of a use, of `unit`, see what was gathered from element `from` of `whole` on.
+void use_gathered(Graph& graph, const FlatLayout& layout, const std::vector<int>& parameter_of, const Use& use,
+                  ValueId whole, std::int64_t from, std::size_t index) {
+  for (const auto& [node, slot] : use.slots) {
+    ValueId& value = graph.nodes[node].value[slot];
+    const auto p = static_cast<std::size_t>(parameter_of[static_cast<std::size_t>(value)]);
+    Value view = graph[value];
+    view.name += fmt::format(".gathered{}", index);
+    value = graph.add_value(std::move(view));
+    lay_over(graph, value, whole, from + layout.offset[p] - layout.units[use.unit].offset);
+  }
+}
+
+// Gathers the units of each gather, uses [ends[g - 1], ends[g]), where the first use of one before it that runs
+// together with it begins: as far ahead as `data` says.
 void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
-  const ValueId shards = graph.find("parameters");
   std::vector<int> parameter_of(graph.values.size(), -1);
   for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
     parameter_of[static_cast<std::size_t>(graph.parameters[p].value)] = static_cast<int>(p);
   }
   const std::vector<Use> uses = parameter_uses(graph, layout);
+  std::vector<std::size_t> ends = data.gather_ends;
+  for (std::size_t u = 0; u < uses.size() && data.gather_ends.empty(); ++u) ends.push_back(u + 1);
+  require(uses.empty() || (!ends.empty() && ends.back() == uses.size()), ErrorKind::Internal,
+          "gathers of {} uses, the program has {}", ends.empty() ? 0 : ends.back(), uses.size());
   Inserts inserts;
-  for (std::size_t u = 0; u < uses.size(); ++u) {
-    const Use& use = uses[u];
-    const Unit& unit = layout.units[use.unit];
-    Value buffer;
-    buffer.name = fmt::format("gathered.{}.{}", unit.name, u);
-    buffer.spec = {{unit.elements}, graph[shards].spec.dtype};
-    buffer.memory = MemoryClass::Communication;
-    buffer.layer = unit.layer;
-    const ValueId whole = graph.add_value(std::move(buffer));
-    const ValueId mine = unit_part(graph, layout, "parameters", use.unit, data.shard_rank);
-    for (const auto& [node, slot] : use.slots) {
-      ValueId& value = graph.nodes[node].value[slot];
-      const auto p = static_cast<std::size_t>(parameter_of[static_cast<std::size_t>(value)]);
-      Value view = graph[value];
-      view.name += fmt::format(".gathered{}", u);
-      value = graph.add_value(std::move(view));
-      lay_over(graph, value, whole, layout.offset[p] - unit.offset);
+  std::vector<std::size_t> begins;  // first use of each gather
+  for (std::size_t g = 0; g < ends.size(); ++g) {
+    const std::size_t begin = begins.emplace_back(g == 0 ? 0 : ends[g - 1]);
+    for (std::size_t u = begin + 1; u < ends[g]; ++u) {
+      require(neighbours(graph, uses[u - 1], uses[u]), ErrorKind::Internal, "uses {} and {} are no neighbours", u - 1,
+              u);
     }
-    std::size_t at = u;
-    while (at > 0 && u - at < static_cast<std::size_t>(data.prefetch) &&
-           run_together(graph, uses[at - 1].first, use.first))
+    const auto [first, last] = std::minmax(uses[begin].unit, uses[ends[g] - 1].unit);
+    const Unit &one = layout.units[first], &other = layout.units[last];
+    Value buffer;
+    buffer.name = fmt::format("gathered.{}.{}", one.name, g);
+    buffer.spec = {{other.offset + other.elements - one.offset}, graph[graph.find("parameters")].spec.dtype};
+    buffer.memory = MemoryClass::Communication;
+    buffer.layer = one.layer;
+    const ValueId whole = graph.add_value(std::move(buffer));
+    for (std::size_t u = begin; u < ends[g]; ++u)
+      use_gathered(graph, layout, parameter_of, uses[u], whole, layout.units[uses[u].unit].offset - one.offset, u);
+    const ValueId mine = unit_part(graph, layout, "parameters", first, data.shard_rank);
+    for (std::size_t u = first + 1; u <= last; ++u)
+      graph[mine].spec.shape = {graph[mine].spec.elements() +
+                                shard_range(layout, layout.units[u], data.shard_rank).count};
+    std::size_t at = g;
+    while (at > 0 && g - at < static_cast<std::size_t>(data.prefetch) &&
+           run_together(graph, uses[begins[at - 1]].first, uses[begin].first))
       --at;
-    inserts.push_back({uses[at].first, true, gather(graph, data, unit, mine, whole)});
+    inserts.push_back({uses[begins[at]].first, true,
+                       first == last ? gather(graph, data, one, mine, whole)
+                                     : gather_units(graph, layout, data, first, last, mine, whole)});
   }
   insert_nodes(graph, std::move(inserts));
 }
@@ -292,7 +333,9 @@ GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const
     while (end < graph.nodes.size() && run_together(graph, end, uses[u].first) &&
            (u + 1 == uses.size() || end < uses[u + 1].first))
       ++end;
+    const bool joins = !sections.back().empty() && neighbours(graph, uses[u - 1], uses[u]);
     GatherUse& use = sections.back().emplace_back();
+    use.joins = joins;
     use.compute_s = reached[end] - reached[uses[u].first];
     use.bytes = layout.units[uses[u].unit].elements * element;
     for (std::size_t unit = 0; unit < layout.units.size() && section == Graph::Section::Backward; ++unit) {

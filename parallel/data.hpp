@@ -22,7 +22,9 @@ struct DataParallel {
   // Without ZeRO: neighbours on a node, which sum a bucket among themselves, each a share of it, before the shares are
   // summed over nodes; then all have all of it. Divides `ranks` and the elements of a cache line. 1: over all at once.
   int node_ranks = 1, node_rank = 0;
-  // ZeRO-3: a gather may begin with the use so many before its own.
+  // ZeRO-3: which uses in gathered_uses() are gathered as one (gather_ends(); none: each by itself), and how many
+  // gathers ahead that begins.
+  std::vector<std::size_t> gather_ends;
   int prefetch = 1;
   int replicas() const { return ranks / shards; }
 };
@@ -31,7 +33,8 @@ struct DataParallel {
 // "gradients" and the moments hold this rank's shard of every unit where ZeRO divides them, else all units.
 
 // Parameters into their flat buffer. ZeRO-3: every unit is gathered before it is used, in forward and again in
-// backward, DataParallel::prefetch uses ahead, into a buffer that lives from there to the end of the use.
+// backward, by itself or with neighbours, DataParallel::prefetch gathers ahead, into a buffer that lives from there to
+// the end of its last use.
 void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data);
 
 // Gradients into their flat buffer, and their sums over ranks, on the communication stream as backward finishes them:

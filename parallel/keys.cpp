@@ -30,6 +30,18 @@ ConfigNode write_stages(const ParallelConfig& parallel) {
   return ConfigNode::list(std::move(items));
 }
 
+void read_shard(ParallelConfig& parallel, const ConfigNode& node, const KeyScope& scope) {
+  parallel.shard.reset();
+  parallel.auto_shard = node.is_word("auto");
+  if (parallel.auto_shard || node.is_word("all")) return;
+  read_value(node, between(1, kMostRanks), scope, parallel.shard.emplace());
+}
+
+ConfigNode write_shard(const ParallelConfig& parallel) {
+  if (parallel.shard) return write_value(*parallel.shard);
+  return ConfigNode::scalar(parallel.auto_shard ? "auto" : "all");
+}
+
 // How ranks share something: even, auto or a number for each.
 Key<ParallelConfig> shares_key(std::string name, bool ParallelConfig::*automatic,
                                std::vector<std::int64_t> ParallelConfig::*listed, std::string unit,
@@ -67,12 +79,15 @@ KeyTable<ParallelConfig> parallel_keys() {
               key("tensor", &C::tensor, between(1, kMostRanks), "ranks", "ranks that share each layer"),
               key("zero", &C::zero, between(0, 3), "1",
                   "sharded over replicas: 1 optimizer state, 2 and gradients, 3 and parameters"),
-              key("shard", &C::shard, between(1, kMostRanks), "ranks",
-                  "replicas among which zero divides, neighbours on a node; auto: all"),
+              {"shard", "all | auto | integer", "ranks", between(1, kMostRanks).text(),
+               "replicas among which zero divides, neighbours on a node; auto: as many as leave messages large enough "
+               "for the links of comm.cluster or plan.profile, more where memory needs it, all where neither has any",
+               read_shard, write_shard},
               key("sequence", &C::sequence, "sequence parallelism over the tensor axis"),
               key("tensor_chunks", &C::tensor_chunks, between(1, static_cast<double>(kMostTensorChunks)), "1",
                   "rows of a split linear are cut into as many; the collective of one overlaps the product of the "
-                  "next; auto: what is fastest over the links of comm.cluster, or 1 where that names none"),
+                  "next; auto: what is fastest over the links of comm.cluster or plan.profile, or 1 where neither has "
+                  "any"),
               key("schedule", &C::schedule, "order of the micro-batches in a pipeline"),
               key("interleave", &C::interleave, between(2, kMostRanks), "1",
                   "pieces of the model on each stage, with schedule: interleaved"),

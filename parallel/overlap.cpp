@@ -1,7 +1,8 @@
 #include "parallel/overlap.hpp"
 
 #include <map>
-#include <tuple>
+
+#include "parallel/row_chunks.hpp"
 
 namespace plimsoll {
 namespace {
@@ -73,7 +74,7 @@ std::vector<Pair> pairs_of(const Graph& graph) {
 
 class Overlapper {
  public:
-  Overlapper(Graph& graph, int chunks) : graph_(graph), chunks_(chunks) {
+  Overlapper(Graph& graph, int chunks) : graph_(graph), chunks_(chunks), rows_(graph, chunks) {
     last_access_.assign(graph.values.size(), 0);
     for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
       for_each_access(graph, graph.nodes[n],
@@ -114,8 +115,10 @@ class Overlapper {
       return;
     }
     lay_sum_over_product(collective, pair);
-    const auto put_product = [&](int i) { graph_.nodes.push_back(chunk_of(product, pair.what.by_rank, i)); };
-    const auto put_collective = [&](int i) { graph_.nodes.push_back(chunk_of(collective, pair.what.by_rank, i)); };
+    const auto put_product = [&](int i) { graph_.nodes.push_back(rows_.chunk_of(product, pair.what.by_rank, i)); };
+    const auto put_collective = [&](int i) {
+      graph_.nodes.push_back(rows_.chunk_of(collective, pair.what.by_rank, i));
+    };
     if (!pair.what.sums) put_collective(0);
     for (int i = 0; i < chunks_; ++i) {
       if (!pair.what.sums && i + 1 < chunks_) put_collective(i + 1);
@@ -135,46 +138,10 @@ class Overlapper {
     last_access_[index(root)] = last_access_[index(pair.what.to)];
   }
 
-  Node chunk_of(const Node& whole, bool of_sequences, int i) {
-    Node node = whole;
-    node.label += fmt::format(" {}/{}", i + 1, chunks_);
-    const auto slots = op_info(node.op).slots;
-    for (std::size_t s = 0; s < slots.size(); ++s) {
-      if (slots[s].role == Role::Param || !node.specs.has(static_cast<int>(s))) continue;
-      node.specs.set(static_cast<int>(s), spec_of(whole.specs[static_cast<int>(s)], of_sequences));
-      for (ValueId* v : {&node.value[s], &node.grad[s]}) {
-        if (*v != kNoValue) *v = rows_of(*v, of_sequences, i);
-      }
-    }
-    return node;
-  }
-
-  TensorSpec spec_of(TensorSpec spec, bool of_sequences) const {
-    const std::int64_t rows = of_sequences ? spec.shape[0] : spec.rows();
-    require(rows % chunks_ == 0, ErrorKind::Internal, "{} in {} chunks", to_string(spec), chunks_);
-    if (of_sequences) {
-      spec.shape[0] = rows / chunks_;
-    } else {
-      spec.shape = {rows / chunks_, spec.last()};
-    }
-    return spec;
-  }
-
-  ValueId rows_of(ValueId whole, bool of_sequences, int i) {
-    ValueId& id = parts_.try_emplace({whole, of_sequences, i}, kNoValue).first->second;
-    if (id != kNoValue) return id;
-    Value part = graph_[whole];
-    part.spec = spec_of(part.spec, of_sequences);
-    part.name += fmt::format(".{}", i);
-    part.base = whole;
-    part.byte_offset = i * part.spec.bytes();
-    return id = graph_.add_value(std::move(part));
-  }
-
   Graph& graph_;
   int chunks_;
+  RowChunks rows_;
   std::vector<std::size_t> last_access_;  // by root
-  std::map<std::tuple<ValueId, bool, int>, ValueId> parts_;
 };
 
 }  // namespace

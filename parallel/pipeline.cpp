@@ -1,7 +1,9 @@
 #include "parallel/pipeline.hpp"
 
 #include <algorithm>
+#include <map>
 
+#include "parallel/row_chunks.hpp"
 #include "runtime/plan/stages.hpp"
 
 namespace plimsoll {
@@ -77,6 +79,59 @@ void add_message_buffers(Graph& graph, bool training) {
     add("pipeline.receive.gradient", piece.output);
     add("pipeline.send.gradient", piece.input);
   }
+}
+
+std::optional<std::pair<std::size_t, std::size_t>> output_product(const Graph& graph, int chunk) {
+  const ValueId output = graph.pieces[static_cast<std::size_t>(chunk)].output;
+  if (output == kNoValue) return std::nullopt;
+  const auto maker = [&](ValueId value, OpId op, std::size_t slot) {
+    const auto found = std::find_if(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
+      return node.op == op && node.phase == Phase::Forward && !node.again && node.value[slot] == value;
+    });
+    require(found != graph.nodes.end(), ErrorKind::Internal, "'{}' is not made by {}", graph[value].name,
+            op_info(op).name);
+    return static_cast<std::size_t>(found - graph.nodes.begin());
+  };
+  const std::size_t sum = maker(output, op_id<Add>, Add::kY);
+  return std::pair(maker(graph.nodes[sum].value[Add::kB], op_id<Linear>, Linear::kY), sum);
+}
+
+void cut_outputs(Graph& graph, int parts) {
+  graph.message_parts = parts;
+  if (parts == 1) return;
+  RowChunks rows(graph, parts);
+  std::map<std::size_t, std::size_t> sum_of;  // by product
+  for (int chunk = 0; chunk < static_cast<int>(graph.pieces.size()); ++chunk) {
+    if (const auto nodes = output_product(graph, chunk)) sum_of[nodes->first] = nodes->second;
+  }
+  std::vector<Node> nodes;
+  std::swap(nodes, graph.nodes);
+  const std::size_t backward = graph.backward_begin, update = graph.update_begin;
+  std::vector<bool> gone(nodes.size(), false);
+  for (std::size_t n = 0; n <= nodes.size(); ++n) {
+    if (n == backward) graph.backward_begin = graph.nodes.size();
+    if (n == update) graph.update_begin = graph.nodes.size();
+    if (n == nodes.size()) break;
+    const auto cut = sum_of.find(n);
+    if (cut == sum_of.end()) {
+      if (!gone[n]) graph.nodes.push_back(std::move(nodes[n]));
+      continue;
+    }
+    gone[cut->second] = true;
+    for (int i = 0; i < parts; ++i) {
+      graph.nodes.push_back(rows.chunk_of(nodes[n], false, i));
+      graph.nodes.push_back(rows.chunk_of(nodes[cut->second], false, i));
+    }
+  }
+}
+
+std::optional<std::string> pipeline_chunks_fault(const ModelConfig& model, std::int64_t tensor, std::int64_t rows,
+                                                 std::int64_t parts) {
+  if (parts == 1) return std::nullopt;
+  if (tensor > 1) return "a stage that is split over the tensor axis ends with a sum over ranks: 1 with tensor";
+  if (model.dropout > 0) return "a stage ends with dropout, which is not cut into rows: 1 with model.dropout";
+  if (rows % parts != 0) return fmt::format("{} parts do not divide the {} tokens of a micro-batch", parts, rows);
+  return std::nullopt;
 }
 
 void keep_inputs_in_slots(Graph& graph) {

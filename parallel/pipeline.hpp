@@ -31,6 +31,15 @@ std::vector<ModelPart> stage_parts(const ModelConfig& model, std::span<const int
 // needs.
 inline constexpr std::int64_t kMessageBuffers = 2;
 void add_message_buffers(Graph& graph, bool training);
+// After add_backward(): outputs go to the next piece in so many parts of rows, and the product and the sum that a piece
+// ends with are cut into as many, so that a part is under way while the next is made. Gradients stay whole: the norm
+// that they end with sums over all rows. Error(Internal) where rows do not divide, and where a piece ends otherwise.
+void cut_outputs(Graph& graph, int parts);
+// Why the outputs of [micro_batch, sequence] tokens cannot be cut into so many parts; nullopt when they can.
+std::optional<std::string> pipeline_chunks_fault(const ModelConfig& model, std::int64_t tensor, std::int64_t rows,
+                                                 std::int64_t parts);
+// The nodes that cut_outputs() cuts, of a graph before it: the product, then the sum. nullopt: the piece sends nothing.
+std::optional<std::pair<std::size_t, std::size_t>> output_product(const Graph& graph, int chunk);
 // After build_transformer(), where several micro-batches are in flight: tokens and targets lie in their slots.
 void keep_inputs_in_slots(Graph& graph);
 

@@ -19,6 +19,7 @@ std::optional<Call> call_of(const Node& node) {
   if (node.op == op_id<ReduceFrom> && forward) return Call{CollectiveKind::AllReduce, ReduceFrom::kY};
   if (node.op == op_id<AllGather>)
     return Call{forward ? CollectiveKind::AllGather : CollectiveKind::ReduceScatter, AllGather::whole};
+  if (node.op == op_id<GatherUnits>) return Call{CollectiveKind::AllGather, GatherUnits::kY};
   if (node.op == op_id<ReduceScatter>)
     return Call{forward ? CollectiveKind::ReduceScatter : CollectiveKind::AllGather, ReduceScatter::whole};
   return std::nullopt;
@@ -43,6 +44,17 @@ void add_loss_calls(const Node& node, CollectiveCall call, std::vector<Collectiv
       calls.push_back(call);
     }
   }
+}
+
+// What ranks have of several tensors together; empty where they have equal parts of each.
+RankCuts joined_cuts(const std::vector<GatheredPart>& parts, int ranks) {
+  if (std::all_of(parts.begin(), parts.end(), [](const GatheredPart& part) { return part.cuts.empty(); })) return {};
+  RankCuts cuts{0};
+  for (int r = 0; r < ranks; ++r) {
+    cuts.push_back(cuts.back());
+    for (const GatheredPart& part : parts) cuts.back() += range_of_rank(part.elements, r, ranks, part.cuts).count;
+  }
+  return cuts;
 }
 
 }  // namespace
@@ -73,6 +85,7 @@ std::vector<CollectiveCall> collectives(const Graph& graph) {
             call.ranks = attrs.ranks;
           }
           if constexpr (requires { attrs.cuts; }) call.cuts = attrs.cuts;
+          if constexpr (requires { attrs.parts; }) call.cuts = joined_cuts(attrs.parts, attrs.ranks);
         },
         node.attrs);
     if (call.ranks > 1) calls.push_back(std::move(call));

@@ -289,6 +289,7 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
                       &launch});
     if (b.done != nullptr) b.stream->record(*b.done);
     if (alone) take_turns(*b.stream, *context_.compute);
+    if (part.launched != nullptr) part.launched(part.context, n);
   }
   if (part.join) join();
 }

@@ -46,6 +46,9 @@ struct RunPart {
   int slot = 0;  // of the chunk
   Half half = Half::Both;
   bool join = true;  // false: the caller calls join() before anything else runs
+  // Called when a node was launched, so that more can be launched right behind it; may be null.
+  void (*launched)(void* context, std::size_t node) = nullptr;
+  void* context = nullptr;
 };
 
 class Executor {

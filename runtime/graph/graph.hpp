@@ -91,6 +91,7 @@ struct Graph {
   std::vector<Parameter> parameters;                  // in model order
   std::map<std::string, ValueId, std::less<>> named;  // "tokens", "targets", "loss", "logits", "gradients" …
   std::vector<PieceEnds> pieces;                      // by chunk; empty: the whole model
+  int message_parts = 1;  // of each output that goes to the next piece; one is sent as soon as its rows are made
 
   enum class Section : std::uint8_t { Forward, Backward, Update };
   Section section(std::size_t node) const {

@@ -32,6 +32,24 @@ std::vector<Sample<AxisAttrs>> SumOverRanks<sums>::samples() {
 template struct SumOverRanks<Phase::Forward>;
 template struct SumOverRanks<Phase::InputGrad>;
 
+void GatherUnits::infer(const Attrs& a, SlotSpecs& s) {
+  std::int64_t mine = 0, all = 0;
+  for (const GatheredPart& part : a.parts) {
+    mine += range_of_rank(part.elements, a.rank, a.ranks, part.cuts).count;
+    all += part.elements;
+  }
+  require(a.ranks >= 1 && s[kX].shape.rank() == 1 && s[kX].elements() == mine && is_floating(s[kX].dtype),
+          ErrorKind::Internal, "gather_units: x is {}, of {} parts rank {} of {} has {} elements", to_string(s[kX]),
+          a.parts.size(), a.rank, a.ranks, mine);
+  s.set(kY, {{all}, s[kX].dtype});
+}
+
+std::vector<Sample<GatherUnits::Attrs>> GatherUnits::samples() {
+  return {make_sample(Attrs{"shard", 2, 0, {{6, {}}, {8, {}}}}, {{kX, {7}}}),
+          make_sample(Attrs{"shard", 2, 1, {{6, {}}, {8, {0, 7, 8}}}}, {{kX, {4}}}),
+          make_sample(Attrs{"shard", 1, 0, {{5, {}}}}, {{kX, {5}}})};
+}
+
 RankBlocks rank_blocks(const TensorSpec& part, int dim) {
   RankBlocks b;
   for (int d = 0; d < dim; ++d) b.outer *= part.shape[d];

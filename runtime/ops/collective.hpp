@@ -108,6 +108,25 @@ struct AlongDim : OpDefaults {
 struct AllGather : AlongDim<Phase::InputGrad> {
   static constexpr std::string_view name = "all_gather";
 };
+// Several tensors at once, of which x has this rank's parts one after another: y = the first of them whole, then the
+// second, …. One collective: the messages of all are under way together. Put into graphs after autodiff.
+struct GatherUnits : OpDefaults {
+  struct Attrs {
+    std::string axis = "shard";
+    int ranks = 1;                    // size of the axis
+    int rank = 0;                     // in it
+    std::vector<GatheredPart> parts;  // the tensors
+  };
+  static constexpr std::string_view name = "gather_units";
+  static constexpr bool update_only = true;
+  static constexpr bool collective = true;
+  enum : int { kX, kY };
+  static constexpr std::array slots{Slot{"x", Role::Input}, Slot{"y", Role::Output}};
+  static void infer(const Attrs& a, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs&, Phase) { return 0; }
+  static std::vector<Sample<Attrs>> samples();
+};
+
 // y [.., n, ..] = this rank's part of Σ_ranks x [.., ranks · n, ..]; sizes as above.
 struct ReduceScatter : AlongDim<Phase::Forward> {
   static constexpr std::string_view name = "reduce_scatter";

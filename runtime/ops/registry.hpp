@@ -22,7 +22,7 @@ struct TypeList {};
 using OpList =
     TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm, HeadNorm, Activate,
              SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy, AllReduce, CopyTo, ReduceFrom,
-             AllGather, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd, Clear, ToHost, FromHost>;
+             AllGather, GatherUnits, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd, Clear, ToHost, FromHost>;
 
 template <class List>
 struct AttrsOf;

@@ -20,6 +20,7 @@ class Cuts {
       std::int64_t bytes = 0;
       for (std::size_t j = i + 1; j <= n_; ++j) {
         const ReadyItem& item = problem.items[j - 1];
+        if (j > i + 1 && !item.joins) break;
         bytes += item.bytes;
         bucket.ready_s = std::max(bucket.ready_s, item.ready_s);
         const bool fits = problem.most_bytes == 0 || bytes <= problem.most_bytes || j == i + 1;
@@ -82,27 +83,45 @@ std::vector<std::size_t> largest_buckets(const Cuts& cuts, double end_s) {
   return ends;
 }
 
+// Uses [begin, end) that are gathered as one.
+struct Gather {
+  std::size_t begin, end;
+  std::int64_t bytes;
+};
+std::vector<Gather> gathers_of(const std::vector<GatherUse>& uses) {
+  std::vector<Gather> gathers;
+  for (std::size_t u = 0; u < uses.size(); ++u) {
+    if (u == 0 || !uses[u].joined) gathers.push_back({u, u, 0});
+    gathers.back().end = u + 1;
+    gathers.back().bytes += uses[u].bytes;
+  }
+  return gathers;
+}
+
 Prefetch time_section(const std::vector<GatherUse>& uses, const MessageSeconds& seconds, int distance) {
   const auto ahead = static_cast<std::size_t>(distance);
+  const std::vector<Gather> gathers = gathers_of(uses);
   Prefetch prefetch;
-  std::vector<double> arrived(uses.size(), 0);
+  std::vector<double> arrived(gathers.size(), 0);
   std::size_t next = 0;
   double link = 0, compute = 0;
-  // Gathers the uses before `end` that were not yet, from `allowed` on.
+  // Makes the gathers before `end` that were not made yet, from `allowed` on.
   const auto gather = [&](std::size_t end, double allowed) {
-    for (; next < std::min(end, uses.size()); ++next)
-      arrived[next] = link = std::max(link, allowed) + seconds(uses[next].bytes);
+    for (; next < std::min(end, gathers.size()); ++next)
+      arrived[next] = link = std::max(link, allowed) + seconds(gathers[next].bytes);
   };
   gather(ahead, 0);
-  for (std::size_t u = 0; u < uses.size(); ++u) {
-    if (ahead == 0) gather(u + 1, prefetch.end_s);
-    const double begin = std::max(prefetch.end_s, arrived[u]);
-    gather(u + 1 + ahead, begin);
-    prefetch.end_s = begin + uses[u].compute_s;
-    compute += uses[u].compute_s;
-    if (uses[u].after_s > 0) link = std::max(link, prefetch.end_s) + uses[u].after_s;
+  for (std::size_t g = 0; g < gathers.size(); ++g) {
+    if (ahead == 0) gather(g + 1, prefetch.end_s);
+    prefetch.end_s = std::max(prefetch.end_s, arrived[g]);
+    gather(g + 1 + ahead, prefetch.end_s);
+    for (std::size_t u = gathers[g].begin; u < gathers[g].end; ++u) {
+      prefetch.end_s += uses[u].compute_s;
+      compute += uses[u].compute_s;
+      if (uses[u].after_s > 0) link = std::max(link, prefetch.end_s) + uses[u].after_s;
+    }
     std::int64_t live = 0;
-    for (std::size_t v = u; v < uses.size() && v <= u + ahead; ++v) live += uses[v].bytes;
+    for (std::size_t v = g; v < gathers.size() && v <= g + ahead; ++v) live += gathers[v].bytes;
     prefetch.buffer_bytes = std::max(prefetch.buffer_bytes, live);
   }
   prefetch.end_s = std::max(prefetch.end_s, link);
@@ -135,7 +154,7 @@ std::vector<std::size_t> fixed_buckets(std::span<const ReadyItem> items, std::in
   std::vector<std::size_t> ends;
   std::int64_t filled = 0;
   for (std::size_t i = 0; i < items.size(); ++i) {
-    if (i > 0 && filled + items[i].bytes > bytes) {
+    if (i > 0 && (!items[i].joins || filled + items[i].bytes > bytes)) {
       ends.push_back(i);
       filled = 0;
     }
@@ -158,7 +177,8 @@ BucketChoice choose_gathers(std::span<const NeededItem> items, std::int64_t most
   require(!items.empty(), ErrorKind::Internal, "gathers of no items");
   const double last = items.back().need_s;
   BucketProblem reversed{{}, last, most_bytes, seconds};
-  for (std::size_t i = items.size(); i-- > 0;) reversed.items.push_back({last - items[i].need_s, items[i].bytes});
+  for (std::size_t i = items.size(); i-- > 0;)
+    reversed.items.push_back({last - items[i].need_s, items[i].bytes, i + 1 == items.size() || items[i + 1].joins});
   BucketChoice choice = choose_buckets(reversed);
   for (Buckets* buckets : {&choice.best, &choice.fixed, &choice.one}) {
     std::vector<std::size_t> ends;
@@ -167,6 +187,38 @@ BucketChoice choose_gathers(std::span<const NeededItem> items, std::int64_t most
     buckets->ends = std::move(ends);
   }
   return choice;
+}
+
+void join_gathers(GatherSections& sections, std::int64_t most_bytes, const MessageSeconds& seconds) {
+  for (std::vector<GatherUse>& uses : sections) {
+    std::vector<std::size_t> ends;
+    if (seconds) {
+      std::vector<NeededItem> items;
+      double now = 0;
+      for (const GatherUse& use : uses) {
+        items.push_back({now, use.bytes, use.joins});
+        now += use.compute_s;
+      }
+      ends = choose_gathers(items, most_bytes, seconds).best.ends;
+    } else {
+      std::vector<ReadyItem> items;
+      for (const GatherUse& use : uses) items.push_back({0, use.bytes, use.joins});
+      ends = fixed_buckets(items, most_bytes);
+    }
+    for (GatherUse& use : uses) use.joined = true;
+    uses.front().joined = false;
+    for (std::size_t k = 0; k + 1 < ends.size(); ++k) uses[ends[k]].joined = false;
+  }
+}
+
+std::vector<std::size_t> gather_ends(const GatherSections& sections) {
+  std::vector<std::size_t> ends;
+  std::size_t before = 0;
+  for (const std::vector<GatherUse>& uses : sections) {
+    for (const Gather& gather : gathers_of(uses)) ends.push_back(before + gather.end);
+    before += uses.size();
+  }
+  return ends;
 }
 
 Prefetch time_prefetch(const GatherSections& sections, const MessageSeconds& seconds, int distance) {

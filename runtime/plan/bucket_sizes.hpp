@@ -21,6 +21,7 @@ inline constexpr std::int64_t kFixedBucketBytes = std::int64_t{25} << 20;
 struct ReadyItem {
   double ready_s = 0;
   std::int64_t bytes = 0;
+  bool joins = true;  // may be sent with the item before it
 };
 
 struct BucketProblem {
@@ -42,7 +43,7 @@ struct Buckets {
 // in their order.
 Buckets time_buckets(const BucketProblem& problem, std::vector<std::size_t> ends);
 
-// Buckets of as many items as `bytes` allow, at least one each.
+// Buckets of as many items as `bytes` and ReadyItem::joins allow, at least one each.
 std::vector<std::size_t> fixed_buckets(std::span<const ReadyItem> items, std::int64_t bytes);
 
 struct BucketChoice {
@@ -51,7 +52,8 @@ struct BucketChoice {
   double gain_over_one_s() const { return one.end_s - best.end_s; }
 };
 
-// The buckets that have arrived first: the least F[n] of all 2^(n-1) cuts, exactly, in O(n²). Of the cuts that are done
+// The buckets that have arrived first: the least F[n] of all 2^(n-1) cuts (of those that join what may be joined),
+// exactly, in O(n²). Of the cuts that are done
 // by then (to a billionth), each bucket from the first on takes as many items as it can: large ones as long as compute
 // hides them, small ones at the end.
 BucketChoice choose_buckets(const BucketProblem& problem);
@@ -60,6 +62,7 @@ BucketChoice choose_buckets(const BucketProblem& problem);
 struct NeededItem {
   double need_s = 0;  // when compute would begin to use it if it never waited; rising
   std::int64_t bytes = 0;
+  bool joins = true;  // may be gathered with the item before it
 };
 
 // Which items to gather together where a gather may begin as early as it must: choose_buckets() with time reversed, for
@@ -71,19 +74,27 @@ BucketChoice choose_gathers(std::span<const NeededItem> items, std::int64_t most
 struct GatherUse {
   double compute_s = 0;
   std::int64_t bytes = 0;
-  double after_s = 0;  // of the link, behind the use: what it made is sent before any gather that begins later
+  double after_s = 0;   // of the link, behind the use: what it made is sent before any gather that begins later
+  bool joins = false;   // may be gathered with the use before it: what they use lies side by side
+  bool joined = false;  // is; then the buffer of both lives from the gather to the end of the last use
 };
 // Uses of which each section begins when all of the one before has ended.
 using GatherSections = std::vector<std::vector<GatherUse>>;
 
+// Joins uses into gathers of at most `most_bytes` (one use may be larger): with `seconds`, in each section as
+// choose_gathers() says, by when compute comes to them if it never waits; else (null) as many as fit.
+void join_gathers(GatherSections& sections, std::int64_t most_bytes, const MessageSeconds& seconds);
+// The ends of the gathers among all uses, one section after the other.
+std::vector<std::size_t> gather_ends(const GatherSections& sections);
+
 struct Prefetch {
-  int distance = 0;               // a gather may begin with the use so many before its own; 0: with its own
-  double end_s = 0;               // of all uses, and of what is sent behind them
-  double exposed_s = 0;           // of that, compute waits
+  int distance = 0;      // gathers ahead: one may begin with the first use of the one so many before; 0: with its own
+  double end_s = 0;      // of all uses, and of what is sent behind them
+  double exposed_s = 0;  // of that, compute waits
   std::int64_t buffer_bytes = 0;  // the most that is gathered at once
 };
 
-// Messages go one after the other, uses too; a use begins when its gather has ended.
+// Messages go one after the other, uses too; a use begins when its gather has ended. Joined ones are one message.
 Prefetch time_prefetch(const GatherSections& sections, const MessageSeconds& seconds, int distance);
 
 struct PrefetchChoice {

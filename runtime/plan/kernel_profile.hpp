@@ -65,6 +65,8 @@ class ProfiledCosts : public CostModel {
   double node_seconds(const Graph& graph, const Node& node) const override;
   double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override;
   double memory_seconds(std::int64_t bytes) const override;
+  // Is this collective measured, over all processes? Measures it first where there is a timer.
+  bool measures(LinkOperation operation) const { return processes_ > 1 && link(operation) != nullptr; }
 
   const KernelProfile& profile() const { return profile_; }
   bool grew() const { return grew_; }  // by measurements

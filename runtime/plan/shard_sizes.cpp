@@ -71,21 +71,19 @@ std::int64_t efficient_bytes(const LinkLine& line, double efficiency) {
   return std::llround(efficiency / (1 - efficiency) * line.latency_s * line.bytes_per_s);
 }
 
-std::int64_t shard_bytes(const LinkLine& line, double efficiency, std::int64_t most_bytes) {
-  return std::min(efficient_bytes(line, efficiency), most_bytes);
-}
-
-PieceChoice choose_message_pieces(std::int64_t bytes, int hops, const LinkLine& line, const MessageSeconds& seconds) {
-  require(bytes > 0 && hops >= 1, ErrorKind::Internal, "{} bytes through {} hops", bytes, hops);
-  std::vector<std::int64_t> pieces;
-  if (hops > 1) {
-    const double m = static_cast<double>(bytes);
-    const double best = std::sqrt(line.latency_s * line.bytes_per_s * m / (hops - 1));
-    for (const double c : {best / 2, best, best * 2})
-      pieces.push_back(std::clamp<std::int64_t>(std::llround(m / std::max(c, 1.0)), 1, bytes));
+ShardGroupChoice choose_shard_group(std::vector<ShardGroup> groups, std::int64_t unit_bytes,
+                                    const std::function<bool(int ranks)>& fits) {
+  require(!groups.empty(), ErrorKind::Internal, "no group of ranks");
+  ShardGroupChoice choice{groups.back().ranks, groups.front().ranks, unit_bytes, std::move(groups)};
+  for (const ShardGroup& group : choice.groups) {
+    if (unit_bytes >= group.least_bytes) choice.by_links = group.ranks;
   }
-  return fastest(std::move(pieces),
-                 [&](std::int64_t k) { return static_cast<double>(k + hops - 1) * seconds(part_of(bytes, k)); });
+  for (const ShardGroup& group : choice.groups) {
+    if (group.ranks < choice.by_links || !fits(group.ranks)) continue;
+    choice.ranks = group.ranks;
+    break;
+  }
+  return choice;
 }
 
 PieceChoice choose_overlap_pieces(double compute_s, double overhead_s, std::int64_t bytes, const LinkLine& line,

@@ -4,6 +4,7 @@
 // A link is T(m) = α + m/B (LinkLine: latency and bandwidth).
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -16,8 +17,25 @@ namespace plimsoll {
 // The smallest message that uses the share `efficiency`, in [0, 1), of the bandwidth: (m/B) / (α + m/B) >= η from
 // m = η/(1-η)·αB on. For 90 % that is nine times the product of bandwidth and latency.
 std::int64_t efficient_bytes(const LinkLine& line, double efficiency);
-// A shard is not cut smaller than that, and not larger than what memory allows.
-std::int64_t shard_bytes(const LinkLine& line, double efficiency, std::int64_t most_bytes);
+
+// Neighbours among which state may be divided, and the least unit that keeps the bandwidth of their link when it is
+// scattered and gathered in shards (efficient_bytes(); 0: any).
+struct ShardGroup {
+  int ranks = 1;
+  std::int64_t least_bytes = 0;
+};
+
+struct ShardGroupChoice {
+  int ranks = 1;
+  int by_links = 1;             // what links ask for; fewer than `ranks`: memory needs more
+  std::int64_t unit_bytes = 0;  // of the state that is divided
+  std::vector<ShardGroup> groups;
+};
+
+// clamp(what links ask for, memory): the largest group whose shards of a unit are no smaller than what keeps the
+// bandwidth, or the smallest larger one that fits; where none fits, the largest. `groups`: at least one, rising.
+ShardGroupChoice choose_shard_group(std::vector<ShardGroup> groups, std::int64_t unit_bytes,
+                                    const std::function<bool(int ranks)>& fits);
 
 struct PieceChoice {
   std::int64_t pieces = 1;
@@ -25,11 +43,6 @@ struct PieceChoice {
   double whole_s = 0;  // in one
   double gain_s() const { return whole_s - seconds; }
 };
-
-// A message that goes through `hops` ranks or links in k pieces of m/k bytes, one behind the other, takes
-// (k + hops - 1)·T(m/k). With T a line that is least at pieces of c* = √(αBm/(hops-1)) bytes. Looked at, with
-// `seconds`: pieces of about c*/2, c* and 2c*, and the whole message.
-PieceChoice choose_message_pieces(std::int64_t bytes, int hops, const LinkLine& line, const MessageSeconds& seconds);
 
 // Work of Tc seconds and a message of m bytes that are both cut into k pieces; the message of a piece goes beside the
 // work on the next one, and every piece of work costs `overhead_s` more:

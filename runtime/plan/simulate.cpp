@@ -23,8 +23,8 @@ void check_costs(const Schedule& schedule, const PipelineCosts& costs) {
     }
   }
   for (const PipelineLink& l : costs.links) {
-    require(l.latency_s >= 0 && l.bytes_per_s > 0 && l.message_bytes >= 0, ErrorKind::Internal,
-            "simulate: a link of negative latency or bytes, or without bandwidth");
+    require(l.latency_s >= 0 && l.bytes_per_s > 0 && l.message_bytes >= 0 && l.parts > 0, ErrorKind::Internal,
+            "simulate: a link of negative latency or bytes, or without bandwidth or parts");
   }
 }
 
@@ -55,7 +55,9 @@ class Clock {
     const double end = start + duration(costs_.chunks[stage][action.chunk], action.kind);
     free_s_[stage] = end;
     if (const auto to = sends_to(schedule_, stage, action)) {
-      arrival_s_[message(*to, action)] = transfer(stage, to->stage, action.kind == ActionKind::Forward, end);
+      const bool forward = action.kind == ActionKind::Forward;
+      const double product = forward ? costs_.chunks[stage][action.chunk].product_s : 0;
+      arrival_s_[message(*to, action)] = transfer(stage, to->stage, forward, end, product);
     }
     return {action, start, end};
   }
@@ -67,12 +69,16 @@ class Clock {
     return static_cast<std::size_t>(piece * 2 + direction) * schedule_.micro_batches + action.micro_batch;
   }
 
-  // When a message that is ready at `ready_s` has arrived.
-  double transfer(int from, int to, bool forward, double ready_s) {
+  // When a message that is ready at `ready_s`, by parts in the last `product_s` before, has arrived.
+  double transfer(int from, int to, bool forward, double ready_s, double product_s) {
     if (costs_.links.empty() || from == to) return ready_s;
     const PipelineLink& link = costs_.links[forward ? from : to];
     double& free_s = link_free_s_[from][forward ? 0 : 1];
-    free_s = std::max(free_s, ready_s) + link.message_bytes / link.bytes_per_s;
+    const int parts = forward ? link.parts : 1;
+    for (int left = parts - 1; left >= 0; --left) {
+      free_s = std::max(free_s, ready_s - product_s * left / parts) + link.message_bytes / parts / link.bytes_per_s;
+      if (left > 0) free_s += link.latency_s;
+    }
     return free_s + link.latency_s;
   }
 
@@ -87,7 +93,7 @@ class Clock {
 
 PipelineCosts uniform_costs(const Schedule& schedule, const ChunkCost& stage, const PipelineLink& link) {
   const double v = schedule.chunks;
-  const ChunkCost chunk{stage.forward_s / v, stage.input_grad_s / v, stage.weight_grad_s / v};
+  const ChunkCost chunk{stage.forward_s / v, stage.input_grad_s / v, stage.weight_grad_s / v, stage.product_s};
   return {std::vector(schedule.stages, std::vector(schedule.chunks, chunk)), std::vector(schedule.stages, link)};
 }
 

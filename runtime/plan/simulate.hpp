@@ -15,6 +15,7 @@ struct ChunkCost {
   double forward_s;
   double input_grad_s;
   double weight_grad_s;
+  double product_s = 0;  // of forward_s: what its output ends with, cut into PipelineLink::parts
 };
 
 // From a stage to its neighbour, and as fast back at the same time; a message arrives latency_s after its last byte
@@ -23,6 +24,9 @@ struct PipelineLink {
   double latency_s = 0;
   double bytes_per_s = std::numeric_limits<double>::infinity();
   double message_bytes = 0;  // an activation, or its gradient
+  // Of an activation: a part leaves as soon as its share of ChunkCost::product_s is done. One follows the other when
+  // that has arrived.
+  int parts = 1;
 };
 
 struct PipelineCosts {

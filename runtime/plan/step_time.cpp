@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/exec/messages.hpp"
+
 namespace plimsoll {
 namespace {
 
@@ -93,6 +95,11 @@ StepClock::Piece StepClock::piece_seconds(int chunk, Variant variant) const {
   Piece piece;
   play(state, Graph::Section::Forward, variant, chunk, Half::Both);
   piece.forward_s = state.now();
+  if (graph_.message_parts > 1 && graph_.pieces[static_cast<std::size_t>(chunk)].output != kNoValue) {
+    const std::vector<std::size_t> made = output_parts(graph_, chunk);
+    // The product of the first part stands before its sum.
+    for (std::size_t n = made.front() - 1; n <= made.back(); ++n) piece.product_s += own_[n];
+  }
   play(state, Graph::Section::Backward, variant, chunk, Half::First);
   piece.first_half_s = state.now() - piece.forward_s;
   play(state, Graph::Section::Backward, variant, chunk, Half::Second);

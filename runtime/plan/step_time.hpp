@@ -25,6 +25,7 @@ class StepClock {
   // Of a piece of a pipeline, one micro-batch; backward in its halves, of which the second is what may run later.
   struct Piece {
     double forward_s = 0, first_half_s = 0, second_half_s = 0;
+    double product_s = 0;  // of forward: what makes the output, where that is cut (Graph::message_parts)
   };
   Piece piece_seconds(int chunk, Variant variant) const;
   double update_seconds() const;

@@ -22,6 +22,12 @@ inline ElementRange range_of_rank(std::int64_t n, int rank, int ranks, const Ran
   return {first, (cuts.empty() ? n * (rank + 1) / ranks : cuts[r + 1]) - first};
 }
 
+// One of several tensors that are gathered together.
+struct GatheredPart {
+  std::int64_t elements = 0;
+  RankCuts cuts = {};
+};
+
 // The most that any of them has.
 inline std::int64_t largest_range(std::int64_t n, int ranks, const RankCuts& cuts = {}) {
   if (cuts.empty()) return (n + ranks - 1) / ranks;

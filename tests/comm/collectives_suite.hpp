@@ -46,6 +46,41 @@ std::string check_reductions(const Group& g, std::int64_t n) {
   return faults;
 }
 
+// Tensors of several sizes in one gather, more of them than fit one exchange, with equal parts and with others; each as
+// if it were gathered alone.
+template <class T>
+std::string check_parts(const Group& g, std::int64_t n) {
+  std::string faults;
+  const int ranks = g.size();
+  std::vector<GatheredPart> parts{{n * ranks}, {ranks}, {n}};
+  parts[2].cuts.assign(static_cast<std::size_t>(ranks + 1), n);  // the first rank has all of it
+  parts[2].cuts[0] = 0;
+  parts.insert(parts.end(), 20, {3 * ranks, {}});
+  std::int64_t mine = 0, all = 0;
+  for (const GatheredPart& part : parts) {
+    mine += range_of_rank(part.elements, g.rank(), ranks, part.cuts).count;
+    all += part.elements;
+  }
+  Guarded<T> in(mine), out(all);
+  in.fill(g.rank());
+  const std::int64_t before = g.bytes_sent();
+  g.all_gather(in.view(), out.view(), parts);
+  faults += compare_bytes(g, "all_gather of parts", before, (ranks - 1) * out.view().spec.bytes());
+  return faults + out.compare("all_gather of parts", [&](std::int64_t i) {
+    std::vector<std::int64_t> first(static_cast<std::size_t>(ranks), 0);  // of the tensor, in what each rank has
+    for (const GatheredPart& part : parts) {
+      for (int r = 0; r < ranks; ++r) {
+        const ElementRange range = range_of_rank(part.elements, r, ranks, part.cuts);
+        if (i < part.elements && i >= range.first && i < range.first + range.count)
+          return suite_value<T>(r, first[static_cast<std::size_t>(r)] + i - range.first);
+        first[static_cast<std::size_t>(r)] += range.count;
+      }
+      i -= part.elements;
+    }
+    return T{};
+  });
+}
+
 template <class T>
 std::string check_moves(const Group& g, std::int64_t n) {
   std::string faults;
@@ -60,6 +95,7 @@ std::string check_moves(const Group& g, std::int64_t n) {
   std::copy_n(mine.all.begin(), n, in_place.all.begin() + n * rank);
   g.all_gather(in_place.view(n * rank, n), in_place.view());
   faults += in_place.compare("all_gather in place", gathered);
+  faults += check_parts<T>(g, n);
   for (int root = 0; root < ranks; ++root) {
     Guarded<T> x(n);
     x.fill(rank);

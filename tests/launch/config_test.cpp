@@ -139,7 +139,9 @@ TEST(Config, KeyNamesAreFrozen) {
                           "parallel.shares",
                           "comm.prefetch",
                           "comm.hierarchical",
-                          "parallel.state_shares"};
+                          "parallel.state_shares",
+                          "comm.gather",
+                          "comm.pipeline_chunks"};
   std::set<std::string> names;
   const std::string text = describe_keys(false);
   for (const auto& row : nlohmann::json::parse(describe_keys(true))) {

@@ -110,10 +110,14 @@ ProgramOptions sharded_options(const ClusterDescription& cluster) {
   return o;
 }
 
+int choose_distance(const ProgramOptions& o, const FitsEverywhere& fits) {
+  return choose_gathering(o, {.bytes = 0}, fits).prefetch;
+}
+
 // Layers differ from the embedding and the head, so one use ahead need not be enough.
 TEST(PrefetchDistance, IsTheBestThatFits) {
   const ProgramOptions o = sharded_options(cluster_of(1e-4, 3e6));
-  const int best = choose_prefetch_distance(o, always);
+  const int best = choose_distance(o, always);
   const Programs programs = build_programs(o);
   ASSERT_TRUE(programs.gathers && programs.gathers->against);
   EXPECT_EQ(programs.gathers->against->best.distance, best);
@@ -129,19 +133,79 @@ TEST(PrefetchDistance, IsTheBestThatFits) {
   const auto within = [](std::int64_t bytes) {
     return [bytes](const ProgramOptions& with) { return build_programs(with).plan.total_bytes <= bytes; };
   };
-  EXPECT_EQ(choose_prefetch_distance(o, within(arena(best))), best);
-  EXPECT_LT(choose_prefetch_distance(o, within(arena(best) - 1)), best);
-  EXPECT_EQ(choose_prefetch_distance(o, within(arena(1))), 1);
+  EXPECT_EQ(choose_distance(o, within(arena(best))), best);
+  EXPECT_LT(choose_distance(o, within(arena(best) - 1)), best);
+  EXPECT_EQ(choose_distance(o, within(arena(1))), 1);
 }
 
 TEST(PrefetchDistance, IsOneWhereMoreGainsNothing) {
-  EXPECT_EQ(choose_prefetch_distance(sharded_options(cluster_of(0, 1e15)), always), 1) << "gathers take no time";
+  EXPECT_EQ(choose_distance(sharded_options(cluster_of(0, 1e15)), always), 1) << "gathers take no time";
   ProgramOptions o = sharded_options(cluster_of(1e-4, 3e6));
   o.costs = nullptr;
-  EXPECT_EQ(choose_prefetch_distance(o, always), 1);
+  EXPECT_EQ(choose_distance(o, always), 1);
   o = sharded_options(cluster_of(1e-4, 3e6));
   o.zero = 2;
-  EXPECT_EQ(choose_prefetch_distance(o, always), 1);
+  EXPECT_EQ(choose_distance(o, always), 1);
+}
+
+// Messages of which each costs more than the work on a layer.
+const ClusterDescription kLatent = cluster_of(2e-2, 1e9);
+
+double gather_seconds(const ProgramOptions& o) { return build_programs(o).gathers->chosen->end_s; }
+
+TEST(JoinedGathers, AreChosenWhereLatencyCosts) {
+  const ProgramOptions o = sharded_options(kLatent);
+  const ProgramOptions chosen = choose_gathering(o, {}, always);
+  EXPECT_GT(chosen.gather_bytes, 0);
+  EXPECT_TRUE(chosen.gather_by_links);
+  const Programs programs = build_programs(chosen);
+  EXPECT_LT(programs.gathers->gathers, programs.gathers->uses);
+  EXPECT_LT(programs.gathers->chosen->end_s, programs.gathers->apart->end_s);
+  // No other limit and distance, of all bytes that make a difference, is faster by more than what halving leaves out.
+  double best = gather_seconds(chosen);
+  for (std::int64_t bytes = 20000; bytes <= 320000; bytes += 20000) {
+    ProgramOptions other = chosen;
+    for (other.prefetch = 1; other.prefetch <= kMostPrefetch; ++other.prefetch) {
+      other.gather_bytes = bytes;
+      best = std::min(best, gather_seconds(other));
+    }
+  }
+  EXPECT_LE(gather_seconds(chosen), 1.05 * best);
+  for (const ClusterDescription& cluster : {cluster_of(0, 1e15), cluster_of(0, 3e6)})
+    EXPECT_EQ(choose_gathering(sharded_options(cluster), {}, always).gather_bytes, 0) << "no latency, nothing to save";
+  EXPECT_EQ(choose_gathering(o, {.bytes = 20000}, always).gather_bytes, 20000) << "as asked";
+  EXPECT_EQ(choose_gathering(o, {.distance = 2}, always).prefetch, 2);
+}
+
+TEST(JoinedGathers, FitTheBudget) {
+  const ProgramOptions o = sharded_options(kLatent);
+  const auto arena = [](const ProgramOptions& with) { return build_programs(with).plan.total_bytes; };
+  const auto chosen_within = [&](std::int64_t bytes) {
+    return choose_gathering(o, {}, [&](const ProgramOptions& with) { return arena(with) <= bytes; });
+  };
+  const std::int64_t most = arena(choose_gathering(o, {}, always)), least = arena(o);
+  ASSERT_GT(most, least);
+  double last = 0;
+  for (const std::int64_t budget : {most, most - 1, (most + least) / 2, least}) {
+    const ProgramOptions chosen = chosen_within(budget);
+    EXPECT_LE(arena(chosen), budget);
+    EXPECT_GE(gather_seconds(chosen), last) << "less memory is never faster";
+    last = gather_seconds(chosen);
+  }
+  EXPECT_EQ(arena(chosen_within(most)), most);
+}
+
+// Stages have different layers; ranks must not choose differently.
+TEST(JoinedGathers, AreTheSameOnAllRanks) {
+  ProgramOptions o = sharded_options(kLatent);
+  o.mesh.pipeline = 2;
+  o.stage_layers = {5, 1};
+  const ProgramOptions chosen = choose_gathering(o, {}, always);
+  EXPECT_GT(chosen.gather_bytes, 0);
+  for (o.rank = 1; o.rank < o.mesh.ranks(); ++o.rank) {
+    const ProgramOptions other = choose_gathering(o, {}, always);
+    EXPECT_EQ(std::pair(other.gather_bytes, other.prefetch), std::pair(chosen.gather_bytes, chosen.prefetch));
+  }
 }
 
 // Two ranks on a node, links between nodes a hundred times slower than inside.
@@ -191,6 +255,23 @@ TEST(HierarchicalSums, NodesHoldDivisorsOfTheReplicas) {
   EXPECT_EQ(node_replicas({.data = 3}, 2, DType::f32), 1);
 }
 
+// Collectives as a kernel profile of two processes has them: lines of this latency and bandwidth.
+std::shared_ptr<const ProfiledCosts> measured_links(const ClusterDescription& cluster, int processes = 2) {
+  static const DescribedCosts described(cluster);  // of nodes: those of the first caller
+  KernelProfile profile;
+  for (const LinkOperation operation :
+       {LinkOperation::ReduceScatter, LinkOperation::AllGather, LinkOperation::AllReduce}) {
+    MeasuredLink& link = profile.links.emplace_back();
+    link.operation = operation;
+    link.ranks = processes;
+    for (std::int64_t bytes = 1024; bytes <= 1 << 20; bytes *= 2) {
+      link.bytes.push_back(bytes);
+      link.seconds.push_back(cluster.inside.latency_s + static_cast<double>(bytes) / cluster.inside.bytes_per_s);
+    }
+  }
+  return std::make_shared<const ProfiledCosts>(described, std::move(profile), nullptr, processes);
+}
+
 class AutomaticRun : public testing::Test {
  protected:
   AutomaticRun() {
@@ -204,8 +285,10 @@ class AutomaticRun : public testing::Test {
     check_for_ranks(c, ranks);
     return c;
   }
-  static ProgramOptions options(const Config& config, int rank = 0) {
-    return choose_programs(config, {rank, 2, rank, 2}, Purpose::Train, 0, 0);
+  static ProgramOptions options(const Config& config, int rank = 0,
+                                std::shared_ptr<const ProfiledCosts> measured = nullptr) {
+    return choose_programs(config, {rank, 2, rank, 2}, Purpose::Train, 0, 0, kNoHostLimit, nullptr,
+                           std::move(measured));
   }
   TempFolder folder_;
 };
@@ -244,6 +327,26 @@ TEST_F(AutomaticRun, PrefetchFollowsTheClusterAndTheBudget) {
   EXPECT_GT(json["usual"]["gain_ms"].get<double>(), 0);
   EXPECT_NE(plan_text(roles, {0, 0, "", 2}, nullptr).find(fmt::format("gathered {} use(s) ahead", o.prefetch)),
             std::string::npos);
+}
+
+TEST_F(AutomaticRun, JoinedGathersFollowTheClusterAndAreReported) {
+  write("cluster.yaml", write_cluster(kLatent, "# of a test\n"));
+  const auto sharded = [&](const std::string& more) {
+    return options(config({"parallel.zero=3", "model.layers=6", more}));
+  };
+  const ProgramOptions o = sharded("comm.gather=auto");
+  EXPECT_GT(o.gather_bytes, 0);
+  EXPECT_EQ(sharded("comm.gather=0").gather_bytes, 0);
+  const ProgramOptions fixed = sharded("comm.gather=64KiB");
+  EXPECT_EQ(fixed.gather_bytes, 65536);
+  EXPECT_FALSE(fixed.gather_by_links);
+  EXPECT_EQ(options(config({"parallel.zero=3"}, false)).gather_bytes, 0) << "nobody knows the links";
+  const std::vector<RankRole> roles = rank_roles(o);
+  const nlohmann::json json = plan_json(roles, {0, 0, "", 2})["gathers"];
+  EXPECT_EQ(json["most_bytes"], o.gather_bytes);
+  EXPECT_LT(json["gathers"], json["uses"]);
+  EXPECT_GT(json["apart"]["gain_ms"].get<double>(), 0);
+  EXPECT_NE(plan_text(roles, {0, 0, "", 2}, nullptr).find("each unit by itself: "), std::string::npos);
 }
 
 TEST_F(AutomaticRun, HierarchicalSumsAreReportedAndKept) {
@@ -287,6 +390,32 @@ TEST_F(AutomaticRun, HierarchicalSumsAreReportedAndKept) {
   }
 }
 
+TEST_F(AutomaticRun, OutputsOfStagesGoInPartsWhereThatIsFaster) {
+  write("cluster.yaml", write_cluster(cluster_of(1e-6, 4e6), "# of a test\n"));
+  const auto staged = [&](const std::string& parts) {
+    return options(config({"parallel.pipeline=2", "train.micro_batch=1", "comm.pipeline_chunks=" + parts}));
+  };
+  EXPECT_EQ(options(config({"parallel.pipeline=2"})).pipeline_chunks, 1) << "the default";
+  EXPECT_EQ(staged("4").pipeline_chunks, 4);
+  const ProgramOptions o = staged("auto");
+  EXPECT_GT(o.pipeline_chunks, 1);
+  ASSERT_TRUE(o.pipeline_choice);
+  EXPECT_GT(o.pipeline_choice->gain_s(), 0);
+  const std::vector<RankRole> roles = rank_roles(o);
+  const nlohmann::json json = plan_json(roles, {0, 0, "", 2})["stage_message"];
+  EXPECT_EQ(json["pieces"], o.pipeline_chunks);
+  EXPECT_GT(json["gain_ms"].get<double>(), 0);
+  EXPECT_NE(plan_text(roles, {0, 0, "", 2}, nullptr).find(fmt::format("outputs in {} parts", o.pipeline_chunks)),
+            std::string::npos);
+  write("cluster.yaml", write_cluster(cluster_of(1, 1e12), "# slow\n"));
+  EXPECT_EQ(staged("auto").pipeline_chunks, 1) << "each message costs a second";
+  Config c = config({"parallel.pipeline=2", "train.micro_batch=1", "comm.pipeline_chunks=auto"});
+  std::filesystem::create_directories(folder_ / "run/checkpoints");
+  write("run/plan.json", plan_json(roles, {0, 0, "", 2}).dump());
+  keep_plan_choices(c, 2);
+  EXPECT_EQ(options(c).pipeline_chunks, o.pipeline_chunks) << "a resumed run goes on with them";
+}
+
 TEST(StageMessages, AreOnePieceInTheReport) {
   ProgramOptions o = tiny_options(ModelFamily::Gpt2);
   o.mesh.pipeline = 2;
@@ -295,6 +424,64 @@ TEST(StageMessages, AreOnePieceInTheReport) {
   const std::int64_t bytes = o.micro_batch * o.sequence * o.model.hidden * 4;
   EXPECT_EQ(plan_json(roles, {0, 0, "", 2})["stage_message"], (nlohmann::json{{"bytes", bytes}, {"pieces", 1}}));
   EXPECT_NE(plan_text(roles, {0, 0, "", 2}, nullptr).find("each in one piece"), std::string::npos);
+}
+
+// Without a description the links are those that the profile measured, on all ranks alike.
+TEST_F(AutomaticRun, LinksOfTheProfileServeWhereNoClusterIsNamed) {
+  const auto slow = measured_links(cluster_of(1, 1e12)), fast = measured_links(cluster_of(0, 1e8)),
+             balanced = measured_links(cluster_of(1e-4, 6e5));
+  const Config data = config({"model.layers=6"}, false);
+  const auto buckets = [&](const std::shared_ptr<const ProfiledCosts>& links, int rank) {
+    const ProgramOptions o = options(data, rank, links);
+    EXPECT_EQ(o.links, LinkSource::Profile);
+    return *build_programs(o).buckets;
+  };
+  EXPECT_EQ(buckets(slow, 0).bytes.size(), 1U);
+  EXPECT_GT(buckets(fast, 0).bytes.size(), 1U);
+  EXPECT_EQ(buckets(fast, 0).bytes, buckets(fast, 1).bytes);
+  const ProgramOptions fixed = options(data);
+  EXPECT_EQ(fixed.links, LinkSource::None);
+  EXPECT_EQ(build_programs(fixed).plan.total_bytes, build_programs(options(data, 0, fast)).plan.total_bytes);
+  const Config sharded = config({"parallel.zero=3", "model.layers=6", "comm.gather=0"}, false);
+  EXPECT_GT(options(sharded, 0, balanced).prefetch, 1);
+  EXPECT_EQ(options(sharded).prefetch, 1);
+  const Config split = config({"parallel.tensor=2", "parallel.sequence=false", "parallel.tensor_chunks=auto"}, false);
+  EXPECT_GT(options(split, 0, measured_links(kBalanced)).tensor_chunks, 1);
+  EXPECT_EQ(options(split, 0, slow).tensor_chunks, 1);
+  EXPECT_EQ(options(config({}), 0, slow).links, LinkSource::Cluster) << "what is named goes first";
+}
+
+TEST_F(AutomaticRun, ProfilesThatDoNotCoverTheRunChangeNothing) {
+  const auto links = measured_links(cluster_of(0, 1e8));
+  const DescribedCosts described{ClusterDescription{}};
+  const Config data = config({"model.layers=6"}, false);
+  EXPECT_EQ(options(data, 0, std::make_shared<const ProfiledCosts>(described, KernelProfile{}, nullptr, 2)).links,
+            LinkSource::None)
+      << "it has no collective";
+  EXPECT_EQ(options(data, 0, std::make_shared<const ProfiledCosts>(described, links->profile(), nullptr)).links,
+            LinkSource::None)
+      << "the ranks are on several hosts";
+  EXPECT_EQ(options(config({"parallel.zero=1"}, false), 0, links).links, LinkSource::None) << "units are not sized";
+  EXPECT_EQ(options(config({"parallel.tensor=2"}, false), 0, links).links, LinkSource::None) << "nor are one chunk";
+  const std::int64_t needed = build_programs(options(data)).plan.total_bytes;
+  const auto within = [&](std::int64_t bytes) {
+    return choose_programs(data, {0, 2, 0, 2}, Purpose::Train, bytes, 0, kNoHostLimit, nullptr, links).links;
+  };
+  EXPECT_EQ(within(needed), LinkSource::Profile);
+  EXPECT_EQ(within(1000), LinkSource::None) << "a run that does not fit";
+}
+
+TEST_F(AutomaticRun, ThePlanSaysWhoseLinksItTook) {
+  const Config data = config({"model.layers=6"}, false);
+  const auto say = [&](const ProgramOptions& o, const char* name, const char* words) {
+    const std::vector<RankRole> roles = rank_roles(o);
+    EXPECT_EQ(plan_json(roles, {0, 0, "", 2})["links"], name);
+    EXPECT_NE(plan_text(roles, {0, 0, "", 2}, nullptr).find(words), std::string::npos) << words;
+  };
+  say(options(data), "none", "messages are sized as usual");
+  say(options(data, 0, measured_links(kBalanced)), "profile",
+      "messages are sized by the links that the kernel profile");
+  say(options(config({"model.layers=6"})), "cluster", "messages are sized by the links of comm.cluster");
 }
 
 // Links that are measured anew must not change the bits of a run.

@@ -1,5 +1,8 @@
 // Pipelines: every schedule trains as one rank, with the bits of every other schedule, in the memory that was planned.
 
+#include "parallel/pipeline.hpp"
+
+#include "runtime/exec/messages.hpp"
 #include "tests/support/equivalence.hpp"
 
 namespace plimsoll {
@@ -179,6 +182,65 @@ TEST(PipelineWithOthers, EvaluatesAsOneRank) {
   };
   const double one = evaluate({});
   for (const Layout& layout : every_schedule({{.pipeline = 2}}, 4)) EXPECT_NEAR(evaluate(layout), one, 1e-10 * one);
+}
+
+// Outputs go in parts of rows, each behind the product of its rows; the rows are those of whole products here.
+TEST(PipelineParts, GiveTheBitsOfWholeMessages) {
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    ProgramOptions o = equivalence_options(family, DType::f64, 1);
+    o.model.layers = 4;
+    for (const Mesh& mesh : {Mesh{.pipeline = 2}, Mesh{.data = 2, .pipeline = 2, .shards = 2}}) {
+      for (Layout layout : every_schedule({.mesh = mesh, .zero = mesh.data > 1 ? 3 : 0}, o.model.layers)) {
+        const RunResult whole = train_on(layout, o, kRows, kSteps);
+        for (const int parts : {2, 3, 12}) {
+          layout.pipeline_chunks = parts;
+          SCOPED_TRACE(name_of(layout));
+          const RunResult run = train_on(layout, o, kRows, kSteps, parts == 3);
+          expect_same_bits(run, whole);
+          EXPECT_EQ(run.high_water, run.planned);
+          EXPECT_EQ(run.sent, whole.sent);
+          EXPECT_EQ(run.allocations, 0);
+        }
+      }
+    }
+  }
+}
+
+// Each part is listed, and leaves when its rows are made: behind its sum, before the product of the next rows.
+TEST(PipelineParts, LeaveWhenTheirRowsAreMade) {
+  ProgramOptions o = equivalence_options(ModelFamily::Llama, DType::f32, 1);
+  o.mesh.pipeline = 2;
+  o.micro_batches = 3;
+  o.pipeline_chunks = 4;
+  const Programs programs = build_programs(o);
+  const Graph& graph = programs.graph("train");
+  const std::vector<std::size_t> made = output_parts(graph, 0);
+  ASSERT_EQ(made.size(), 4U);
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    EXPECT_EQ(graph.nodes[made[i]].op, op_id<Add>);
+    EXPECT_EQ(graph.nodes[made[i] - 1].op, op_id<Linear>);
+    EXPECT_EQ(made[i], made[0] + 2 * i);
+  }
+  std::int64_t outputs = 0, bytes = 0;
+  for (const StageMessage& m : stage_messages(graph, *programs.schedule, 0, true)) {
+    EXPECT_EQ(m.parts, m.kind == MessageKind::Output ? 4 : 1);
+    if (m.kind != MessageKind::Output) continue;
+    EXPECT_EQ(m.part, outputs++ % 4);
+    bytes += m.bytes();
+  }
+  EXPECT_EQ(outputs, 3 * 4);
+  EXPECT_EQ(bytes, 3 * o.micro_batch * o.sequence * o.model.hidden * 4);
+}
+
+TEST(PipelineParts, ThatCannotBeCutAreFaults) {
+  const ModelConfig model = equivalence_options(ModelFamily::Gpt2, DType::f32, 1).model;
+  EXPECT_EQ(pipeline_chunks_fault(model, 1, 12, 4), std::nullopt);
+  EXPECT_EQ(pipeline_chunks_fault(model, 2, 12, 1), std::nullopt);
+  EXPECT_NE(pipeline_chunks_fault(model, 1, 12, 5)->find("do not divide"), std::string::npos);
+  EXPECT_NE(pipeline_chunks_fault(model, 2, 12, 4)->find("tensor"), std::string::npos);
+  ModelConfig dropped = model;
+  dropped.dropout = 0.1;
+  EXPECT_NE(pipeline_chunks_fault(dropped, 1, 12, 4)->find("dropout"), std::string::npos);
 }
 
 }  // namespace

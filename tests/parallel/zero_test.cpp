@@ -126,5 +126,69 @@ TEST(Prefetch, GathersStandWhereTheDistanceSays) {
   }
 }
 
+std::int64_t gathers_of(const ProgramOptions& o, OpId op) {
+  const Programs programs = build_programs(o);
+  const auto& nodes = programs.graph("train").nodes;
+  return std::count_if(nodes.begin(), nodes.end(), [op](const Node& node) { return node.op == op; });
+}
+
+// Units are gathered with their neighbours: the same shards, sums and norms.
+TEST(JoinedGathers, GiveTheBitsOfUnits) {
+  for (const auto& [family, mesh] : {std::pair{ModelFamily::Llama, Mesh{.data = 2, .shards = 2}},
+                                     {ModelFamily::Gpt2, Mesh{.data = 4, .shards = 4}},
+                                     {ModelFamily::Gpt2, Mesh{.data = 4, .shards = 2}},
+                                     {ModelFamily::Llama, Mesh{.data = 2, .tensor = 2, .shards = 2}},
+                                     {ModelFamily::Gpt2, Mesh{.data = 2, .pipeline = 2, .shards = 2}}}) {
+    ProgramOptions o = equivalence_options(family, DType::f32, 1);
+    o.model.layers = 5;
+    for (const bool remade : {false, true}) {
+      if (remade) o.recompute.assign(5, {RecomputeMode::Full, {}});
+      Layout layout{.mesh = mesh, .zero = 3, .sequence = mesh.tensor > 1};
+      SCOPED_TRACE(name_of(layout));
+      const RunResult units = train_on(layout, o, kRows, kSteps);
+      for (const std::int64_t bytes : {std::int64_t{1}, std::int64_t{80000}, std::int64_t{1} << 30}) {
+        layout.gather_bytes = bytes;
+        layout.prefetch = bytes == 80000 ? 2 : 1;
+        SCOPED_TRACE(name_of(layout));
+        const RunResult run = train_on(layout, o, kRows, kSteps, bytes == 80000);
+        expect_same_bits(run, units);
+        EXPECT_EQ(run.high_water, run.planned);
+        EXPECT_EQ(run.sent, units.sent);
+        EXPECT_EQ(run.allocations, 0);
+        EXPECT_GE(run.planned.front(), units.planned.front() + (bytes > 80000 ? 1 : 0));
+      }
+    }
+  }
+}
+
+// Shares of the state that differ are gathered by their own counts; a rank may have nothing of a small unit.
+TEST(JoinedGathers, WithUnevenSharesOfTheState) {
+  ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
+  o.model.layers = 5;
+  Layout layout{.mesh = {.data = 4, .shards = 4}, .zero = 3, .state_shares = {1, 60, 3, 7}};
+  const RunResult units = train_on(layout, o, kRows, kSteps);
+  layout.gather_bytes = std::int64_t{1} << 30;
+  const RunResult run = train_on(layout, o, kRows, kSteps, true);
+  expect_same_bits(run, units);
+  EXPECT_EQ(run.high_water, run.planned);
+  EXPECT_EQ(run.sent, units.sent);
+}
+
+// Neighbours up to so many bytes, in forward and in backward; a tied embedding is gathered once more behind the layers.
+TEST(JoinedGathers, AreAsManyAsTheBytesSay) {
+  ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
+  o.model.layers = 6;
+  o.mesh = {.data = 2, .shards = 2};
+  o.zero = 3;
+  const std::int64_t apart = gathers_of(o, op_id<AllGather>);
+  EXPECT_EQ(apart, (1 + 6 + 1) + (1 + 1 + 6)) << "embedding, layers, norm; the tied head with the loss, norm, layers";
+  EXPECT_EQ(gathers_of(o, op_id<GatherUnits>), 0);
+  o.gather_bytes = std::int64_t{1} << 30;
+  EXPECT_EQ(gathers_of(o, op_id<GatherUnits>), 2) << "one in each section";
+  EXPECT_EQ(gathers_of(o, op_id<AllGather>), 1) << "of the embedding where it is the head";
+  o.gather_bytes = 1;
+  EXPECT_EQ(gathers_of(o, op_id<AllGather>), apart);
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A probe under the launcher, and what reads its file: plan --cluster, and a run whose buckets are sized by it.
+"""A probe under the launcher, and what reads its file: plan --cluster, and runs whose buckets, gathers and shards are
+sized by it; and a run that takes the links from its kernel profile.
     probe_run.py PLIMSOLL FOLDER -- LAUNCHER…"""
 import json
 import shutil
@@ -21,7 +22,7 @@ def run(*command, code=0):
     return done.stdout + done.stderr
 
 
-def train(name, *overrides):
+def train(name, *overrides, links="none"):
     config = folder / "run.yaml"
     config.write_text(
         "model: {family: gpt2, layers: 4, hidden: 64, heads: 4, vocabulary: 257, positions: 64, dropout: 0}\n"
@@ -31,7 +32,8 @@ def train(name, *overrides):
     sets = [word for o in overrides for word in ("--set", o)]
     run(*launcher, plimsoll, "train", config, *sets)
     plan = json.loads((folder / name / "plan.json").read_text())
-    return plan["buckets"], [json.loads(line)["loss"] for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    assert plan["links"] == links, plan["links"]
+    return plan, [json.loads(line)["loss"] for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
 
 
 told = run(*launcher, plimsoll, "probe", "--largest", "256KiB", "--out", cluster)
@@ -42,21 +44,45 @@ assert text.count("  - {axis: data, ") == 4 and "262144" in text, text
 assert "inside a host" in text or "inside hosts" in text, "what was not measured is said"
 
 run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "data")
-fixed, losses = train("fixed")
+plan, losses = train("fixed", "plan.profile=off")
+fixed = plan["buckets"]
 assert len(fixed["bytes"]) == 1 and "exposed_ms" not in fixed, fixed
-sized, sized_losses = train("sized", f"comm.cluster={cluster}")
+plan, sized_losses = train("sized", f"comm.cluster={cluster}", links="cluster")
+sized = plan["buckets"]
 assert sum(sized["bytes"]) == sum(fixed["bytes"]) and sized["best"]["gain_ms"] == 0, sized
 assert sized_losses == losses, "buckets change no bit"
 planned = json.loads(run(plimsoll, "plan", folder / "run.yaml", "--ranks", "2", "--cluster", cluster, "--json"))
 assert planned["buckets"]["bytes"] == sized["bytes"], "plan says what a run does"
 
+# Without a description: the links that the profile measures; `plan` and a second run take them from its file.
+profile = f"plan.profile={folder}/kernels.json"
+plan, here_losses = train("here", profile, links="profile")
+here, again = plan["buckets"], train("again", profile, links="profile")[0]["buckets"]
+assert here["best"]["gain_ms"] == 0 and here_losses == losses and again["bytes"] == here["bytes"], (here, again)
+planned = json.loads(run(plimsoll, "plan", folder / "run.yaml", "--ranks", "2", "--set", profile, "--json"))
+assert planned["links"] == "profile" and planned["buckets"]["bytes"] == here["bytes"], planned["buckets"]
+
 # A link on which a message costs more than all of them together: one bucket; and a file with a fault names its place.
 slow = text[:text.index("\nmeasured:")] + ("\nmeasured:\n  - {axis: data, operation: all_reduce, ranks: 2, stride: 1, "
                                          "bytes: [1024, 2048, 1048576], seconds: [1, 1.001, 1.002]}\n")
 (folder / "slow.yaml").write_text(slow)
-one, slow_losses = train("slow", f"comm.cluster={folder}/slow.yaml")
+plan, slow_losses = train("slow", f"comm.cluster={folder}/slow.yaml", links="cluster")
+one = plan["buckets"]
 assert len(one["bytes"]) == 1 and one["exposed_ms"] > 900 and slow_losses == losses, one
 (folder / "wrong.yaml").write_text(slow.replace("seconds: [1, ", "seconds: [0, "))
 said = run(plimsoll, "plan", folder / "run.yaml", "--cluster", folder / "wrong.yaml", code=78)
 assert f"wrong.yaml:{slow.count(chr(10))}:" in said and "measured[0].seconds" in said, said
+
+# ZeRO over such a link: gathers of several units, and shards of which each rank keeps a whole set.
+(folder / "latent.yaml").write_text(text[:text.index("\nmeasured:")] + "\nmeasured:\n" + "".join(
+    f"  - {{axis: data, operation: {operation}, ranks: 2, stride: 1, bytes: [1024, 1048576], seconds: [0.5, 0.501]}}\n"
+    for operation in ("all_reduce", "all_gather", "reduce_scatter")))
+latent = f"comm.cluster={folder}/latent.yaml"
+units, unit_losses = train("units", "parallel.zero=3", "comm.gather=0", "plan.profile=off")
+joined, joined_losses = train("joined", "parallel.zero=3", latent, links="cluster")
+assert units["gathers"]["gathers"] == units["gathers"]["uses"] > joined["gathers"]["gathers"], joined["gathers"]
+assert joined["gathers"]["apart"]["gain_ms"] > 900 and joined_losses == unit_losses, joined["gathers"]
+whole, whole_losses = train("whole", "parallel.zero=1", "parallel.shard=auto", latent, links="cluster")
+assert whole["mesh"]["shard"] == 1 and whole["shard_choice"]["by_links"] == 1, whole["mesh"]
+assert all(abs(a - b) < 1e-5 for a, b in zip(whole_losses, losses)), (whole_losses, losses)
 print("probe_run: good")

@@ -18,7 +18,9 @@ std::string name_of(const Layout& l) {
                      l.hierarchical    ? "_hierarchical"
                      : l.prefetch != 1 ? fmt::format("_ahead{}", l.prefetch)
                                        : "",
-                     l.state_shares.empty() ? "" : fmt::format("_state{}", fmt::join(l.state_shares, "_")));
+                     (l.state_shares.empty() ? "" : fmt::format("_state{}", fmt::join(l.state_shares, "_"))) +
+                         (l.gather_bytes > 0 ? fmt::format("_gather{}", l.gather_bytes) : "") +
+                         (l.pipeline_chunks > 1 ? fmt::format("_parts{}", l.pipeline_chunks) : ""));
 }
 
 std::vector<Layout> every_schedule(Layout layout, std::int64_t layers) {
@@ -98,6 +100,8 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   o.hierarchical = layout.hierarchical;
   o.prefetch = layout.prefetch;
   o.state_shares = layout.state_shares;
+  o.gather_bytes = layout.gather_bytes;
+  o.pipeline_chunks = layout.pipeline_chunks;
   set_shares(o, layout.shares, rows / layout.mesh.data / o.micro_batch);
   EngineOptions options;
   options.poison = poison;

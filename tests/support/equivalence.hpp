@@ -21,6 +21,8 @@ struct Layout {
   bool hierarchical = false;              // over the shards of the mesh first
   int prefetch = 1;
   std::vector<std::int64_t> state_shares = {};  // by rank of the shard axis; empty: even
+  std::int64_t gather_bytes = 0;
+  int pipeline_chunks = 1;
 };
 std::string name_of(const Layout& layout);
 // The schedules of a pipeline that cut so many layers, interleaved with two pieces on a stage.

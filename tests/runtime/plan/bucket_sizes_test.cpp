@@ -156,7 +156,9 @@ double brute_force_gathers(std::span<const NeededItem> items, const MessageSecon
     std::int64_t bytes = 0;
     for (std::size_t i = n; i-- > 0;) {
       bytes += items[i].bytes;
-      if (i > 0 && ((mask >> (i - 1)) & 1U) == 0) continue;
+      const bool cut = i == 0 || ((mask >> (i - 1)) & 1U) == 1;
+      if (!cut && !items[i].joins) begins = -1e300;  // not allowed: never the least
+      if (!cut) continue;
       begins = std::min(begins, items[i].need_s) - seconds(bytes);
       bytes = 0;
     }
@@ -174,7 +176,7 @@ TEST(Gathers, TheChoiceIsTheBestOfAllCuts) {
       std::vector<NeededItem> items;
       double now = 0;
       for (std::size_t i = 0; i < n; ++i) {
-        items.push_back({now, bytes(random)});
+        items.push_back({now, bytes(random), round < 3 || bytes(random) > 1000});
         now += step(random);
       }
       const MessageSeconds seconds = over_random_table(random);
@@ -191,6 +193,50 @@ TEST(Gathers, GroupsAreInTheOrderOfUse) {
   EXPECT_EQ(choice.best.ends.front(), 1U);
   EXPECT_EQ(choice.best.ends.back(), 3U);
   EXPECT_DOUBLE_EQ(choice.best.exposed_s, 7) << "11 s for the two behind, 6 for the first, 10 of them hidden";
+}
+
+// Of one section; the third use lies elsewhere than the second.
+const std::vector<GatherUse> kFiveUses{{10, 5}, {10, 5, 0, true}, {10, 5}, {10, 5, 0, true}, {10, 5, 0, true}};
+
+TEST(JoinedGathers, FollowTheBytesAndTheNeighbours) {
+  GatherSections sections{kFiveUses, kFiveUses};
+  EXPECT_EQ(gather_ends(sections), (std::vector<std::size_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+  join_gathers(sections, 10, nullptr);
+  EXPECT_EQ(gather_ends(sections), (std::vector<std::size_t>{2, 4, 5, 7, 9, 10}));
+  join_gathers(sections, 100, nullptr);
+  EXPECT_EQ(gather_ends(sections), (std::vector<std::size_t>{2, 5, 7, 10}));
+  join_gathers(sections, 9, nullptr);
+  EXPECT_EQ(gather_ends(sections), (std::vector<std::size_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+}
+
+// A message costs as much as 100 bytes: all that may be joined is; without latency each use is by itself.
+TEST(JoinedGathers, FollowTheLinks) {
+  GatherSections sections{kFiveUses};
+  join_gathers(sections, 1000, over({100, 1}));
+  EXPECT_EQ(gather_ends(sections), (std::vector<std::size_t>{2, 5}));
+  join_gathers(sections, 14, over({100, 1}));
+  for (const GatherUse& use : sections.front()) EXPECT_TRUE(use.joins || !use.joined);
+  EXPECT_EQ(gather_ends(sections).size(), 3U) << "at most two together";
+  join_gathers(sections, 1, over({100, 1}));
+  EXPECT_EQ(gather_ends(sections).size(), 5U);
+}
+
+// T = 1 + m. The gather of both is there before the first begins; a sum behind the first goes before the next gather.
+TEST(JoinedGathers, AreOneMessageOnTheClock) {
+  GatherSections sections{{{10, 5}, {10, 5, 0, true}, {10, 5}}};
+  const MessageSeconds seconds = over({1, 1});
+  const Prefetch apart = time_prefetch(sections, seconds, 0);
+  join_gathers(sections, 10, nullptr);
+  const Prefetch none = time_prefetch(sections, seconds, 0), one = time_prefetch(sections, seconds, 1);
+  EXPECT_DOUBLE_EQ(apart.end_s, 3 * 16);
+  EXPECT_DOUBLE_EQ(none.end_s, 11 + 20 + 6 + 10);
+  EXPECT_EQ(none.buffer_bytes, 10);
+  EXPECT_DOUBLE_EQ(one.end_s, 11 + 30) << "the third is gathered beside the first";
+  EXPECT_EQ(one.buffer_bytes, 15);
+  sections.front().front().after_s = 4;
+  EXPECT_DOUBLE_EQ(time_prefetch(sections, seconds, 0).end_s, 11 + 20 + 6 + 10) << "beside the second use";
+  sections.front().front().after_s = 14;
+  EXPECT_DOUBLE_EQ(time_prefetch(sections, seconds, 0).end_s, 11 + 10 + 14 + 6 + 10) << "the link is busy for 4 s more";
 }
 
 TEST(Prefetch, HidesGathersBehindTheUsesBefore) {

@@ -28,27 +28,29 @@ TEST(EfficientBytes, IsWhereTheShareOfTheBandwidthIsReached) {
   EXPECT_THROW(efficient_bytes(line, 1), Error);
 }
 
-TEST(EfficientBytes, MemoryIsTheLimit) {
-  EXPECT_EQ(shard_bytes({100e-6, 1e9}, 0.9, 2000000), 900000);
-  EXPECT_EQ(shard_bytes({100e-6, 1e9}, 0.9, 4096), 4096);
+// Each further rank asks for larger units.
+const std::vector<ShardGroup> kGroups{{1, 0}, {2, 1000}, {4, 5000}, {8, 20000}};
+
+TEST(ShardGroups, AreAsLargeAsTheLinksAllow) {
+  const auto any = [](int) { return true; };
+  for (const auto& [unit, ranks] :
+       {std::pair{std::int64_t{1}, 1}, {999, 1}, {1000, 2}, {4999, 2}, {5000, 4}, {19999, 4}, {20000, 8}, {90000, 8}}) {
+    const ShardGroupChoice choice = choose_shard_group(kGroups, unit, any);
+    EXPECT_EQ(choice.ranks, ranks) << unit;
+    EXPECT_EQ(choice.by_links, ranks) << unit;
+    EXPECT_EQ(choice.unit_bytes, unit);
+  }
+  // Links of a large group may be better than those of a small one.
+  EXPECT_EQ(choose_shard_group({{1, 0}, {2, 9000}, {4, 5000}}, 6000, any).ranks, 4);
 }
 
-TEST(MessagePieces, NearTheOptimumOfTheFormula) {
-  const LinkLine line{1e-3, 1e8};
-  const std::int64_t bytes = 10 << 20;
-  for (const int hops : {2, 5, 9}) {
-    const PieceChoice choice = choose_message_pieces(bytes, hops, line, over(line));
-    const auto seconds = [&](std::int64_t k) {
-      return static_cast<double>(k + hops - 1) * line.seconds(static_cast<double>((bytes + k - 1) / k));
-    };
-    double least = 1e300;
-    for (std::int64_t k = 1; k <= 2000; ++k) least = std::min(least, seconds(k));
-    EXPECT_LE(choice.seconds, 1.01 * least) << hops;
-    EXPECT_DOUBLE_EQ(choice.seconds, seconds(choice.pieces));
-    EXPECT_DOUBLE_EQ(choice.whole_s, seconds(1));
-    EXPECT_GT(choice.gain_s(), 0);
+TEST(ShardGroups, AreLargerWhereMemoryNeedsIt) {
+  for (const int least : {1, 2, 4, 8, 16}) {
+    const ShardGroupChoice choice = choose_shard_group(kGroups, 1500, [&](int ranks) { return ranks >= least; });
+    EXPECT_EQ(choice.by_links, 2);
+    EXPECT_EQ(choice.ranks, least == 16 ? 8 : std::max(2, least)) << "where nothing fits, all of them";
   }
-  EXPECT_EQ(choose_message_pieces(bytes, 1, line, over(line)).pieces, 1) << "one hop: nothing to overlap with";
+  EXPECT_THROW(choose_shard_group({}, 1, [](int) { return true; }), Error);
 }
 
 TEST(OverlapPieces, TheBestOfTheThreeAndOfTheWhole) {
