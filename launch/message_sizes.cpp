@@ -16,6 +16,8 @@ namespace {
 
 // Numbers that are less than a billionth apart are those of the same program.
 constexpr double kFaster = 1 - 1e-9;
+// Joined gathers take memory, which less than a thousandth of a micro-batch is not worth.
+constexpr double kWorthJoining = 1 - 1e-3;
 
 std::vector<std::int64_t> allowed_chunks(const ProgramOptions& o) {
   std::vector<std::int64_t> allowed;
@@ -274,7 +276,8 @@ ProgramOptions choose_gathering(ProgramOptions options, const GatherKeys& keys, 
   // What is faster than all that takes less memory, from the fastest on; as usual was planned before.
   std::vector<Gathering> worth_it{usual};
   for (const Gathering& g : all) {
-    if (g.seconds < worth_it.back().seconds * kFaster) worth_it.push_back(g);
+    const double gain = g.most_bytes > usual.most_bytes ? kWorthJoining : kFaster;
+    if (g.seconds < worth_it.back().seconds * gain) worth_it.push_back(g);
   }
   for (; worth_it.size() > 1; worth_it.pop_back()) {
     ProgramOptions with = options;

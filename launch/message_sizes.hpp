@@ -42,8 +42,8 @@ std::vector<std::size_t> size_gathers(const ProgramOptions& options, const Graph
 GatherAhead time_gathers(const ProgramOptions& options, const Graph& graph, const FlatLayout& layout);
 
 // comm.gather and comm.prefetch, nullopt: auto. `options` with the fastest joins and distance (at least 1, at most
-// kMostPrefetch) on the slowest stage that fit; of several the one with the smallest buffers. Without `options.costs`:
-// units by themselves, one ahead.
+// kMostPrefetch) on the slowest stage that fit; of several the one with the smallest buffers; joins only where they
+// save a thousandth. Without `options.costs`: units by themselves, one ahead.
 struct GatherKeys {
   std::optional<std::int64_t> bytes = std::nullopt;
   std::optional<int> distance = std::nullopt;

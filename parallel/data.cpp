@@ -22,7 +22,7 @@ Node gather(const Graph& graph, const DataParallel& data, const Unit& unit, Valu
                                        unit.layer, kEveryVariant);
 }
 
-// Of units [first, last] of the layout, which lie side by side.
+// Of units [first, last] of the layout, which lie side by side; of no layer in particular.
 Node gather_units(const Graph& graph, const FlatLayout& layout, const DataParallel& data, std::size_t first,
                   std::size_t last, ValueId shards, ValueId whole) {
   GatherUnits::Attrs attrs{"shard", data.shards, data.shard_rank, {}};
@@ -30,7 +30,7 @@ Node gather_units(const Graph& graph, const FlatLayout& layout, const DataParall
   const Unit &one = layout.units[first], &other = layout.units[last];
   return communication_node<GatherUnits>(graph, std::move(attrs), Phase::Forward,
                                          {{GatherUnits::kX, shards}, {GatherUnits::kY, whole}},
-                                         fmt::format("gather.{}-{}", one.name, other.name), one.layer, kEveryVariant);
+                                         fmt::format("gather.{}-{}", one.name, other.name), -1, kEveryVariant);
 }
 
 ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, std::int64_t elements) {
@@ -159,7 +159,7 @@ void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& dat
     buffer.name = fmt::format("gathered.{}.{}", one.name, g);
     buffer.spec = {{other.offset + other.elements - one.offset}, graph[graph.find("parameters")].spec.dtype};
     buffer.memory = MemoryClass::Communication;
-    buffer.layer = one.layer;
+    buffer.layer = first == last ? one.layer : -1;
     const ValueId whole = graph.add_value(std::move(buffer));
     for (std::size_t u = begin; u < ends[g]; ++u)
       use_gathered(graph, layout, parameter_of, uses[u], whole, layout.units[uses[u].unit].offset - one.offset, u);
