@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """pipeline_run.py CASE PLIMSOLL FOLDER -- LAUNCHER…: two stages as a user meets them, beside one rank. Cases:
-schedules   every schedule and a cut by list: the losses of one rank, each other's bits, the arena as planned, messages in the traces
+schedules   every schedule, a cut by list and outputs in parts: the losses of one rank, each other's bits, the arena as planned, messages in the traces
 plans       `plan` and `train` agree to the byte on every rank, and on a budget that one stage does not keep
 checkpoint  a run goes on from its checkpoint bitwise, on other meshes within 1e-6; another mesh evaluates and generates from it"""
 
@@ -105,6 +105,7 @@ def schedules():
         check_trace(schedule)
         check_plan(schedule, 2, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
     runs["cut"] = train("cut", ["parallel.pipeline=2", "parallel.stages=[1, 3]"])
+    runs["parts"] = train("parts", ["parallel.pipeline=2", "comm.pipeline_chunks=4"])
     runs["poison"] = train("poison", ["parallel.pipeline=2", "run.poison=true"])
     for name, got in runs.items():
         expect_near(name, got, one, 1e-5)
