@@ -6,9 +6,10 @@ checkpoint  a run goes on from its checkpoint bitwise, on other meshes within 1e
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from training_runs import Runs, call, expect_near, run, sets
 
 CONFIG = """
 model: {{family: gpt2, layers: 4, hidden: 48, heads: 4, positions: 64}}
@@ -24,56 +25,9 @@ MESHES = {"one": [], "stages": ["parallel.pipeline=2"], "replicas": ["parallel.d
           "tensor": ["parallel.tensor=2"]}
 
 
-def run(*command):
-    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
-    if done.returncode != 0:
-        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def sets(settings):
-    return [part for s in settings for part in ("--set", s)]
-
-
-def lines(name, key):
-    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [row[key] for row in rows if key in row]
-
-
 def train(name, settings, start=None):
-    """Losses and validation losses of the run directory `name`, trained over two ranks unless the mesh is that of one."""
-    start = start or (launcher if settings else [])
-    run(*start, plimsoll, "train", folder / "run.yaml", *sets([f"run.dir={folder / name}", *settings]))
-    for rank in json.loads((folder / name / "summary.json").read_text())["ranks"]:
-        if rank["planned_bytes"] != rank["arena_high_water_bytes"] or rank["allocations_after_first_step"] != 0:
-            sys.exit(f"{name}: {rank}")
-    return lines(name, "loss"), lines(name, "validation_loss")
-
-
-def expect_near(name, got, want, tolerance):
-    for mine, theirs in zip(got[0] + got[1], want[0] + want[1], strict=True):
-        if abs(mine - theirs) > tolerance * theirs:
-            sys.exit(f"{name}: {got}, expected {want} within {tolerance}")
-
-
-def planned(ranks, settings):
-    """By rank, what `plan` says that each holds."""
-    report = json.loads(run(plimsoll, "plan", folder / "run.yaml", "--ranks", ranks, "--json", *sets(settings)))
-    return {rank: role for role in report["roles"] for rank in role["ranks"]}
-
-
-def check_plan(name, ranks, settings):
-    """`plan` and `train` agree to the byte on every rank, and so does plan.json."""
-    by_rank = planned(ranks, settings)
-    written = {rank: role for role in json.loads((folder / name / "plan.json").read_text())["roles"] for rank in role["ranks"]}
-    summary = json.loads((folder / name / "summary.json").read_text())["ranks"]
-    if [r["rank"] for r in summary] != list(range(ranks)) or sorted(by_rank) != list(range(ranks)) or sorted(written) != sorted(by_rank):
-        sys.exit(f"{name}: ranks {summary}, planned {sorted(by_rank)}")
-    for trained in summary:
-        for role in (by_rank[trained["rank"]], written[trained["rank"]]):
-            classes = {c: trained[c] for c in role["class_bytes"]}
-            if role["planned_bytes"] != trained["planned_bytes"] or role["class_bytes"] != classes:
-                sys.exit(f"{name}: planned {role['planned_bytes']}, {role['class_bytes']}, trained with {trained}")
+    """Over two ranks unless the mesh is that of one."""
+    return runs.train(name, settings, start or (launcher if settings else []))
 
 
 def check_trace(settings):
@@ -98,23 +52,23 @@ def check_trace(settings):
 
 def schedules():
     one = train("one", [])
-    runs = {}
+    by_name = {}
     for schedule in ["gpipe", "1f1b", "zb-h1", "interleaved"]:
-        runs[schedule] = train(schedule, ["parallel.pipeline=2", f"parallel.schedule={schedule}",
+        by_name[schedule] = train(schedule, ["parallel.pipeline=2", f"parallel.schedule={schedule}",
                                           f"run.trace={folder / schedule}.trace"])
         check_trace(schedule)
-        check_plan(schedule, 2, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
-    runs["cut"] = train("cut", ["parallel.pipeline=2", "parallel.stages=[1, 3]"])
-    runs["parts"] = train("parts", ["parallel.pipeline=2", "comm.pipeline_chunks=4"])
-    runs["poison"] = train("poison", ["parallel.pipeline=2", "run.poison=true"])
-    for name, got in runs.items():
+        runs.check_plan(schedule, 2, ["parallel.pipeline=2", f"parallel.schedule={schedule}"])
+    by_name["cut"] = train("cut", ["parallel.pipeline=2", "parallel.stages=[1, 3]"])
+    by_name["parts"] = train("parts", ["parallel.pipeline=2", "comm.pipeline_chunks=4"])
+    by_name["poison"] = train("poison", ["parallel.pipeline=2", "run.poison=true"])
+    for name, got in by_name.items():
         expect_near(name, got, one, 1e-5)
-        if got != runs["gpipe"]:
-            sys.exit(f"other bits: {name} {got}, gpipe {runs['gpipe']}")
-    layers = [json.loads((folder / name / "summary.json").read_text())["ranks"][0]["planned_bytes"] for name in ["1f1b", "cut"]]
+        if got != by_name["gpipe"]:
+            sys.exit(f"other bits: {name} {got}, gpipe {by_name['gpipe']}")
+    layers = [runs.read(name, "summary.json")["ranks"][0]["planned_bytes"] for name in ["1f1b", "cut"]]
     if layers[0] <= layers[1]:
         sys.exit(f"bytes of a first stage of two layers and of one: {layers}")
-    print(f"{len(one[0])} losses of {', '.join(runs)} are those of one rank")
+    print(f"{len(one)} losses of {', '.join(by_name)} are those of one rank")
 
 
 def plans():
@@ -123,7 +77,7 @@ def plans():
                            "two_by_two": ["parallel.pipeline=2", "parallel.zero=1"],
                            "tensor": ["parallel.pipeline=2", "parallel.tensor=2", "model.vocabulary=53"]}.items():
         train(name, settings, four)
-        check_plan(name, 4, settings)
+        runs.check_plan(name, 4, settings)
     check_budget()
     check_recompute()
     print("plan and train agree on every rank of four")
@@ -133,15 +87,15 @@ def check_budget():
     """A budget that some stages keep and one does not: refused by `plan` and `train` alike, with the stage's name."""
     settings = ["parallel.pipeline=2", "parallel.stages=[1,3]", "memory.reserve=1000", "train.micro_batch=2", "memory.logits=64KiB",
                 "memory.recompute=none"]
-    by_rank = planned(2, settings)
+    by_rank = runs.planned(2, settings)
     needs = [by_rank[rank]["needed_bytes"] for rank in range(2)]
     if needs[0] == needs[1]:
         sys.exit(f"the stages need the same: {needs}")
     most = needs.index(max(needs))
-    tight = [a for s in [*settings, f"memory.budget={max(needs) - 1}", f"run.dir={folder}/tight"] for a in ("--set", s)]
-    for command in ([plimsoll, "plan", folder / "run.yaml", "--ranks", 2, *tight],
-                    [*launcher, plimsoll, "train", folder / "run.yaml", *tight]):
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=100)
+    tight = sets([*settings, f"memory.budget={max(needs) - 1}", f"run.dir={folder}/tight"])
+    for command in ([plimsoll, "plan", runs.config, "--ranks", 2, *tight],
+                    [*launcher, plimsoll, "train", runs.config, *tight]):
+        done = call(*command)
         if done.returncode != 71 or f"stage {most} (rank {most}): the run needs" not in done.stderr:
             sys.exit(f"{command}: exit code {done.returncode}\n{done.stderr}")
 
@@ -149,14 +103,14 @@ def check_budget():
 def check_recompute():
     """memory.recompute: auto under a budget that stages keep only by it: the bits of a run that keeps everything, and what `plan` says."""
     settings = ["parallel.pipeline=2", "memory.reserve=1000", "train.micro_batch=2"]
-    roles = planned(2, settings)
+    roles = runs.planned(2, settings)
     largest = max(roles.values(), key=lambda role: role["needed_bytes"])
     budget = largest["needed_bytes"] - largest["class_bytes"]["activations"] // 2
     tight = [*settings, f"memory.budget={budget}"]
     if train("recomputed", tight) != train("kept", settings):
         sys.exit("recomputation changed the bits of a pipeline")
-    check_plan("recomputed", 2, tight)
-    plan = json.loads((folder / "recomputed" / "plan.json").read_text())
+    runs.check_plan("recomputed", 2, tight)
+    plan = runs.read("recomputed", "plan.json")
     if plan["needed_bytes"] > budget or not plan["recompute"]["layers"] or "planner" not in plan["recompute"]:
         sys.exit(f"budget {budget}, planned {plan['needed_bytes']}: {plan['recompute']}")
 
@@ -176,7 +130,7 @@ def checkpoint():
     for mesh, settings in MESHES.items():
         start = launcher if settings else []
         config = sets([f"run.dir={folder / 'stages'}", *settings])
-        evaluation = json.loads(run(*start, plimsoll, "eval", folder / "run.yaml", *config, "--json"))
+        evaluation = json.loads(run(*start, plimsoll, "eval", runs.config, *config, "--json"))
         losses[mesh] = evaluation["validation_loss"]
         targets.add(evaluation["targets"])
     if any(abs(loss - losses["one"]) > 1e-6 * losses["one"] for loss in losses.values()):
@@ -205,13 +159,5 @@ def continue_on(first, then, want):
             sys.exit(f"{name}: another {file}")
 
 
-def main():
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "text.txt").write_text("the ship is loaded to the line and no deeper\n" * 400)
-    run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "text", "--tokenizer", "char")
-    (folder / "run.yaml").write_text(CONFIG.format(folder))
-    {"schedules": schedules, "plans": plans, "checkpoint": checkpoint}[case]()
-
-
-main()
+runs = Runs(plimsoll, folder, CONFIG)
+{"schedules": schedules, "plans": plans, "checkpoint": checkpoint}[case]()

@@ -6,9 +6,10 @@ slow    of two ranks one shares its core: it gets less, and steps are shorter by
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from training_runs import Runs, call, expect_near, sets
 
 CONFIG = """
 model: {{family: gpt2, layers: 4, hidden: 48, heads: 4, positions: 64, dropout: 0.1}}
@@ -22,50 +23,8 @@ STEPS = 8
 case, plimsoll, scripts, folder, launcher = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), sys.argv[6:]
 
 
-def call(*command):
-    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
-
-
-def run(*command):
-    done = call(*command)
-    if done.returncode != 0:
-        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def sets(settings):
-    return [part for s in settings for part in ("--set", s)]
-
-
-def plan_of(name):
-    return json.loads((folder / name / "plan.json").read_text())
-
-
 def train(name, ranks, settings):
-    """Losses and validation losses of the run directory `name`."""
-    start = [*launcher, ranks] if ranks > 1 else []
-    run(*start, plimsoll, "train", folder / "run.yaml", *sets([f"run.dir={folder / name}", *settings]))
-    for rank in json.loads((folder / name / "summary.json").read_text())["ranks"]:
-        if rank["planned_bytes"] != rank["arena_high_water_bytes"] or rank["allocations_after_first_step"] != 0:
-            sys.exit(f"{name}: {rank}")
-    rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [row[key] for key in ("loss", "validation_loss") for row in rows if key in row]
-
-
-def expect_near(name, got, want):
-    for mine, theirs in zip(got, want, strict=True):
-        if abs(mine - theirs) > 1e-5 * theirs:
-            sys.exit(f"{name}: {got}, expected {want}")
-
-
-def check_plan(name, ranks, settings):
-    """`plan` says of every rank what it used."""
-    report = json.loads(run(plimsoll, "plan", folder / "run.yaml", "--ranks", ranks, "--json", *sets(settings)))
-    planned = {rank: role["planned_bytes"] for role in report["roles"] for rank in role["ranks"]}
-    used = {r["rank"]: r["planned_bytes"] for r in json.loads((folder / name / "summary.json").read_text())["ranks"]}
-    if planned != used:
-        sys.exit(f"{name}: planned {planned}, used {used}")
-    return planned
+    return runs.train(name, settings, [*launcher, ranks] if ranks > 1 else [])
 
 
 def lists():
@@ -74,7 +33,7 @@ def lists():
              "stages": (4, ["parallel.pipeline=2", "parallel.schedule=gpipe", "parallel.shares=[4, 12]"])}
     for name, (ranks, settings) in cases.items():
         expect_near(name, train(name, ranks, settings), one)
-        planned = check_plan(name, ranks, settings)
+        planned = runs.check_plan(name, ranks, settings)
         if name == "stages" and planned[0] >= planned[1]:
             sys.exit(f"4 and 12 micro-batches in flight need {planned}")
     # The micro-batch follows from the list; the validation split is shared evenly, also where that leaves a part of one.
@@ -85,7 +44,7 @@ def lists():
     expect_near("validation", train("validation", 2, ["parallel.zero=3", *settings]), train("whole_split", 1, settings))
     for settings, text in {("parallel.shares=auto", "parallel.zero=2"): "0 or 1 with uneven shares",
                            ("parallel.shares=[5, 12]",): "17 micro-batches of 1 are 17 sequences"}.items():
-        done = call(*launcher, 2, plimsoll, "train", folder / "run.yaml", *sets([f"run.dir={folder}/refused", *settings]))
+        done = call(*launcher, 2, plimsoll, "train", runs.config, *sets([f"run.dir={folder}/refused", *settings]))
         if done.returncode != 78 or "parallel.shares: " not in done.stderr or text not in done.stderr:
             sys.exit(f"{settings}: exit code {done.returncode}\n{done.stderr}")
     print(f"{', '.join(cases)}: {len(one)} losses of one rank")
@@ -94,7 +53,7 @@ def lists():
 def auto():
     for name, ranks, more in [("flat", 2, ["parallel.zero=1"]), ("stages", 4, ["parallel.pipeline=2"])]:
         got = train(name, ranks, ["parallel.shares=auto", *more])
-        plan = plan_of(name)
+        plan = runs.read(name, "plan.json")
         speed = plan["shares_by_speed"]
         if sum(plan["shares"]) != 16 or len(speed["micro_batch_ms"]) != 2 or min(speed["micro_batch_ms"]) <= 0 or speed["gain_ms"] < 0:
             sys.exit(f"{name}: shares {plan['shares']}: {speed}")
@@ -113,12 +72,13 @@ def go_on(name, ranks, more, want):
         shutil.copytree(folder / name, folder / there)
         shutil.rmtree(folder / there / "checkpoints" / f"step_{STEPS:08d}")
         if shares:
-            plan = plan_of(there)
+            plan = runs.read(there, "plan.json")
             plan["shares"] = shares
             (folder / there / "plan.json").write_text(json.dumps(plan))
         got = train(there, ranks, ["parallel.shares=auto", *more])
-        if plan_of(there)["shares"] != (shares or plan_of(name)["shares"]):
-            sys.exit(f"{there}: {plan_of(there)['shares']}")
+        kept = runs.read(there, "plan.json")["shares"]
+        if kept != (shares or runs.read(name, "plan.json")["shares"]):
+            sys.exit(f"{there}: {kept}")
         if not shares and got != want:
             sys.exit(f"{there}: {got}, without the break {want}")
         expect_near(there, got, want)
@@ -141,13 +101,5 @@ def slow():
     sys.exit(f"of the predicted gain of a rank on half a core at least {bench_shares.TARGET} were to be had: {rows}")
 
 
-def main():
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "text.txt").write_text("the ship is loaded to the line and no deeper\n" * 400)
-    run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "text", "--tokenizer", "char")
-    (folder / "run.yaml").write_text(CONFIG.format(folder))
-    {"lists": lists, "auto": auto, "slow": slow}[case]()
-
-
-main()
+runs = Runs(plimsoll, folder, CONFIG)
+{"lists": lists, "auto": auto, "slow": slow}[case]()
