@@ -131,6 +131,8 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   probe->add_option("--set", a.probe.config.overrides, "override a key of the configuration")->allow_extra_args(false);
   probe->add_option("--out", a.probe.out, "cluster file to write; default: to the standard output")->type_name("FILE");
   probe->add_option("--largest", a.probe.largest, "largest message; sizes double from 1 KiB")->capture_default_str();
+  probe->add_flag("--check", a.probe.check, "measure sizes between again and say how far off the table is")
+      ->needs("--out");
   CLI::App* graph = verb("graph", "the step program of a configuration");
   add_config(graph, a.config);
   graph->add_option("--program", a.graph.program, "train | evaluate | logits | prefill | decode")

@@ -50,6 +50,17 @@ std::string comment_of(const ClusterDescription& cluster, const Mesh& mesh, cons
   return guess.empty() ? comment : comment + fmt::format("# {}.\n", guess);
 }
 
+// Sizes that lie between those of the table, from where bandwidth counts.
+constexpr std::int64_t kLeastChecked = std::int64_t{3} << 19;
+
+void tell_errors(const LinkErrors& errors) {
+  for (const auto& [link, error] : errors.tables) {
+    fmt::print("{:<9}{:<15}{} sizes from {} on, measured again: median error {:.1f} %\n", link.axis,
+               to_text(link.operation), link.bytes.size(), format_bytes(link.bytes.front()), 100 * error);
+  }
+  fmt::print("all of them: median error {:.1f} %\n", 100 * errors.median);
+}
+
 }  // namespace
 
 int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
@@ -58,6 +69,8 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
   require(largest && *largest >= options.least_bytes, ErrorKind::Usage, "--largest '{}': is not a size of at least {}",
           a.largest, format_bytes(options.least_bytes));
   options.largest_bytes = *largest;
+  require(!a.check || *largest >= kLeastChecked, ErrorKind::Usage, "--check with --largest '{}': needs at least {}",
+          a.largest, format_bytes(kLeastChecked));
   const Place place{mpi.rank(), mpi.size(), mpi.local_rank(), mpi.local_size()};
   const Config config = probed_config(a.config, place.ranks);
   const Mesh mesh = probed_mesh(a, config, place.ranks);
@@ -74,6 +87,11 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
     if (tells) fmt::print("{}\n", to_text(link));
     std::fflush(stdout);
   });
+  if (a.check) {
+    options.least_bytes = kLeastChecked;
+    const std::vector<MeasuredLink> again = measure_links(control, mesh, groups, options);
+    if (tells) tell_errors(link_errors(cluster.measured, again));
+  }
   const std::string guess = fit_links(cluster, mesh, hosts_of(control));
   if (place.rank != 0) return 0;
   const std::string text = write_cluster(cluster, comment_of(cluster, mesh, guess));

@@ -49,6 +49,7 @@ struct ProbeArguments {
   ConfigArguments config;  // without a path: every rank is a replica
   std::string out;         // empty: the standard output
   std::string largest = "64 MiB";
+  bool check = false;  // measure again, at other sizes, and compare
 };
 
 int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::string& run_dir);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -186,6 +187,25 @@ std::string fit_links(ClusterDescription& cluster, const Mesh& mesh, const std::
   }
   cluster.inside = cluster.between;
   return "no group was inside a host: `inside` is what was measured between hosts";
+}
+
+LinkErrors link_errors(const std::vector<MeasuredLink>& links, const std::vector<MeasuredLink>& later) {
+  LinkErrors errors;
+  std::vector<double> all;
+  for (const MeasuredLink& link : later) {
+    const auto known = std::find_if(links.begin(), links.end(), [&](const MeasuredLink& l) {
+      return l.operation == link.operation && l.ranks == link.ranks && l.stride == link.stride;
+    });
+    if (known == links.end()) continue;
+    const LinkTable table = known->table();
+    std::vector<double> here;
+    for (std::size_t i = 0; i < link.bytes.size(); ++i)
+      here.push_back(std::abs(table.seconds(static_cast<double>(link.bytes[i])) / link.seconds[i] - 1));
+    all.insert(all.end(), here.begin(), here.end());
+    errors.tables.emplace_back(link, median(std::move(here)));
+  }
+  if (!all.empty()) errors.median = median(std::move(all));
+  return errors;
 }
 
 std::string to_text(const MeasuredLink& link) {

@@ -28,6 +28,15 @@ DeviceDescription measure_device(const Group& control, int threads, int local_ra
 // other kind. Returns what has to be said about it; empty where both were measured.
 std::string fit_links(ClusterDescription& cluster, const Mesh& mesh, const std::vector<std::uint64_t>& hosts);
 
+// How far measured links are from what was measured later at other sizes: by table, the medians of |predicted/measured
+// - 1| over its sizes, and over the sizes of all tables. Tables are matched by operation, ranks and stride; none
+// without both.
+struct LinkErrors {
+  std::vector<std::pair<MeasuredLink, double>> tables;  // of the later ones
+  double median = 0;
+};
+LinkErrors link_errors(const std::vector<MeasuredLink>& links, const std::vector<MeasuredLink>& later);
+
 // A line for people: "data: all_reduce over 2 ranks: …".
 std::string to_text(const MeasuredLink& link);
 

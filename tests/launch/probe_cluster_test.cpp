@@ -47,6 +47,19 @@ TEST(ProbeCluster, EveryAxisAndOperationOnceAndAlikeOnAllRanks) {
   EXPECT_EQ(found, expected);
 }
 
+TEST(ProbeCluster, ErrorsOfTablesAreThoseOfTheirPredictions) {
+  const MeasuredLink table{"data", LinkOperation::AllReduce, 2, 1, {1 << 20, 1 << 22}, {1e-3, 4e-3}};
+  const MeasuredLink later{"data", LinkOperation::AllReduce, 2, 1, {1 << 21, 1 << 22, 1 << 23}, {2e-3, 5e-3, 4e-3}};
+  MeasuredLink other = later;
+  other.ranks = 3;
+  const LinkErrors errors = link_errors({table}, {other, later});
+  ASSERT_EQ(errors.tables.size(), 1U);
+  EXPECT_EQ(errors.tables.front().first, later);
+  EXPECT_NEAR(errors.tables.front().second, 0.2, 1e-9);  // of 0, 20 and 100 %
+  EXPECT_NEAR(errors.median, 0.2, 1e-9);
+  EXPECT_EQ(link_errors({other}, {later}).median, 0);
+}
+
 // Of three stages the middle one is not in the embedding group, and still has its table.
 TEST(ProbeCluster, RanksOutsideOfAGroupHaveItsTable) {
   const auto all = measured_on({.pipeline = 3});

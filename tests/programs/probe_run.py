@@ -43,6 +43,10 @@ text = cluster.read_text()
 assert text.count("  - {axis: data, ") == 4 and "262144" in text, text
 assert "inside a host" in text or "inside hosts" in text, "what was not measured is said"
 
+said = run(*launcher, plimsoll, "probe", "--largest", "2MiB", "--check", "--out", folder / "checked.yaml")
+assert said.count("measured again: median error") == 4 and "all of them: median error" in said, said
+assert "needs at least" in run(*launcher, plimsoll, "probe", "--largest", "1MiB", "--check", "--out", folder / "none.yaml", code=64)
+
 run(plimsoll, "data", "prepare", folder / "text.txt", "--out", folder / "data")
 plan, losses = train("fixed", "plan.profile=off")
 fixed = plan["buckets"]
