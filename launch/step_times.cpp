@@ -25,7 +25,7 @@ AxisStrides strides_of(const Mesh& mesh, int rank) {
 
 RankTimes rank_times(const StepClock& clock, std::int64_t micro_batches) {
   const StepClock::Work work = clock.work(micro_batches);
-  RankTimes times{work.forward_s, work.backward_s, work.update_s, {}};
+  RankTimes times{work.forward_s, work.backward_s, work.update_s, work.recompute_s, {}};
   for (const auto& [axis, seconds] : work.collective_s) times.collective_s[axis_index(axis)] += seconds;
   return times;
 }
@@ -127,6 +127,7 @@ RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>
     if (row.track != "compute") continue;
     if (row.section == "forward") times.forward_s += each;
     if (row.section == "backward") times.backward_s += each;
+    if (row.again) times.recompute_s += each;
     if (row.section == "update") times.update_s += seconds;
   }
   return times;

@@ -14,6 +14,7 @@ namespace plimsoll {
 // those on the communication stream, all of a step, by mesh axis; where measured, with the waiting for other ranks.
 struct RankTimes {
   double forward_s = 0, backward_s = 0, update_s = 0;
+  double recompute_s = 0;  // of backward_s
   std::array<double, kMeshAxes.size()> collective_s{};
 };
 

@@ -15,6 +15,7 @@ namespace {
 nlohmann::ordered_json times_json(const RankTimes& t) {
   nlohmann::ordered_json json{{"forward", t.forward_s * 1e3},
                               {"backward", t.backward_s * 1e3},
+                              {"recompute", t.recompute_s * 1e3},
                               {"update", t.update_s * 1e3},
                               {"collectives", nlohmann::ordered_json::object()}};
   for (std::size_t a = 0; a < kMeshAxes.size(); ++a) {
@@ -118,6 +119,7 @@ std::string times_report(const RunSummary& summary) {
     const std::string rank = summary.ranks.size() > 1 ? fmt::format("rank {} ", r.rank) : "";
     row(rank + "forward", r.predicted.forward_s, r.measured.forward_s);
     row(rank + "backward", r.predicted.backward_s, r.measured.backward_s);
+    row(rank + "of it again", r.predicted.recompute_s, r.measured.recompute_s);
     row(rank + "update", r.predicted.update_s, r.measured.update_s);
     for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
       row(fmt::format("{}{} collectives", rank, kMeshAxes[a]), r.predicted.collective_s[a], r.measured.collective_s[a]);

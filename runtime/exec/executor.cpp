@@ -104,6 +104,7 @@ void Executor::add_profile_rows(const std::string& program) {
     row.label = node.label;
     row.section = sections[static_cast<std::size_t>(graph_.section(n))];
     row.layer = node.layer;
+    row.again = node.again;
     row.flops = op.flops(node.attrs, node.specs, node.phase);
     row.track = stream_name(node.stream);
     row.axis = axis[n];

@@ -14,6 +14,7 @@ struct ProfileRow {
   std::string program, op, phase, label;
   std::string section;  // of the program: "forward", "backward", "update"; empty: no node
   int layer = -1;
+  bool again = false;  // recomputation
   std::int64_t flops = 0;
   std::string track = "compute";  // of the trace: spans of one track do not overlap
   // Of what communicates (bytes also of what is copied to or from the host); and of a pipeline. Empty, 0, -1: not.

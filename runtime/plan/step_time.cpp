@@ -125,10 +125,12 @@ StepClock::Work StepClock::work(std::int64_t micro_batches) const {
       (section == Graph::Section::Forward    ? forward
        : section == Graph::Section::Backward ? backward
                                              : work.update_s) += runs * (own_[n] + wire_[n]);
+      if (graph_.nodes[n].again) work.recompute_s += runs * (own_[n] + wire_[n]);
     }
   }
   work.forward_s = forward / static_cast<double>(micro_batches);
   work.backward_s = backward / static_cast<double>(micro_batches);
+  work.recompute_s /= static_cast<double>(micro_batches);
   return work;
 }
 

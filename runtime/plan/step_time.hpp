@@ -34,6 +34,7 @@ class StepClock {
   // collectives within them take), kernels of the update.
   struct Work {
     double forward_s = 0, backward_s = 0, update_s = 0;
+    double recompute_s = 0;                      // of backward_s
     std::map<std::string, double> collective_s;  // on the communication stream, in a step; by axis
   };
   Work work(std::int64_t micro_batches) const;

@@ -50,12 +50,26 @@ TEST(StepTime, OneRankAddsUpItsKernels) {
     EXPECT_DOUBLE_EQ(work.forward_s, counts.forward);
     EXPECT_DOUBLE_EQ(work.backward_s, counts.backward);
     EXPECT_DOUBLE_EQ(work.update_s, counts.update);
+    EXPECT_EQ(work.recompute_s, 0);
     EXPECT_TRUE(work.collective_s.empty());
   }
   EXPECT_DOUBLE_EQ(clock.update_seconds(), counts.update);
   const StepClock::Piece piece = clock.piece_seconds(0, Variant::Middle);
   EXPECT_DOUBLE_EQ(piece.forward_s, counts.forward);
   EXPECT_DOUBLE_EQ(piece.first_half_s + piece.second_half_s, counts.backward);
+}
+
+TEST(StepTime, WhatIsMadeAgainIsPartOfBackward) {
+  ProgramOptions o = tiny_options(ModelFamily::Gpt2);
+  const Programs kept = build_programs(o);
+  o.recompute.assign(static_cast<std::size_t>(o.model.layers), {RecomputeMode::Full, {}});
+  const Programs again = build_programs(o);
+  const auto nodes = std::count_if(again.graph("train").nodes.begin(), again.graph("train").nodes.end(),
+                                   [](const Node& node) { return node.again; });
+  ASSERT_GT(nodes, 4);
+  const StepClock::Work work = StepClock(again.graph("train"), PlainCosts(0), next_to).work(3);
+  EXPECT_DOUBLE_EQ(work.recompute_s, static_cast<double>(nodes));
+  EXPECT_DOUBLE_EQ(work.backward_s - work.recompute_s, Counts(kept.graph("train")).backward);
 }
 
 // Replicas sum their gradients in the last micro-batch: free where it is fast, and where it is slow all that the step
