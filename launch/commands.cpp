@@ -184,12 +184,12 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   const std::int64_t host_bytes = config.memory.host_budget.value_or(kNoHostLimit);
   const RunCosts costs(config, place, nullptr, 0);
   const std::optional<LayoutChoice> layouts = plan_layouts(config, place, costs, context);
+  std::optional<RecomputeChoice> recompute;
   const ProgramOptions options = choose_programs(config, place, Purpose::Train, context.budget_bytes,
-                                                 context.outside_bytes, host_bytes, &costs.costs(), costs.profile());
+                                                 context.outside_bytes, host_bytes, &costs.costs(), costs.profile(),
+                                                 &recompute);
   const std::vector<RankRole> roles = rank_roles(options);
-  context.recompute =
-      recompute_reports(roles, costs.costs(), config.memory.recompute == RecomputeMode::Auto,
-                        even_arena_bytes(config.parallel, options, context.budget_bytes, context.outside_bytes));
+  context.recompute = recompute_reports(roles, costs.costs(), recompute);
   for (const RankRole& role : roles) {
     const auto bad = plan.verify ? check_memory(role.programs.list(), role.programs.plan) : std::nullopt;
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));

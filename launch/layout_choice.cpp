@@ -66,6 +66,7 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.micro_batch = config.train.micro_batch;
   p.optimizer = config.optimizer;
   if (config.comm.bucket) p.bucket_bytes = *config.comm.bucket;
+  if (config.comm.prefetch) p.least_prefetch = static_cast<int>(*config.comm.prefetch);
   if (config.memory.logits) p.logits_bytes = *config.memory.logits;
   p.ranks = ranks;
   p.budget_bytes = arena_bytes;
@@ -74,6 +75,7 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.most_zero = config.comm.bucket || config.comm.hierarchical == HierarchicalSums::On ? 0 : 3;
   const RecomputeMode mode = recompute_mode(config.memory);
   p.rewrite_at_need = mode == RecomputeMode::Auto;
+  p.offload = config.memory.host_budget.has_value();
   const bool unlimited = p.rewrite_at_need && arena_bytes == 0 && config.memory.recompute_layers.empty();
   if (mode != RecomputeMode::None && !unlimited) {
     p.rewrite = [mode](Graph& graph) {
@@ -118,11 +120,7 @@ LayoutChoice predict_layout(const Config& config, const Place& place, const Layo
   const Layout layout = layout_of(options);
   choice.best.push_back({layout, estimates.estimate(layout), largest_rank(options, *machine.costs)});
   LayoutEstimate& estimate = choice.best.front().estimate;
-  if (estimates.problem().rewrite_at_need) {
-    estimate.recompute_s = choice.best.front().exact->recompute_s;
-    estimate.mfu *= estimate.step_s / (estimate.step_s + estimate.recompute_s);
-    estimate.step_s += estimate.recompute_s;
-  }
+  if (estimates.problem().rewrite_at_need) estimate.set_recompute(choice.best.front().exact->recompute_s);
   return choice;
 }
 
@@ -137,15 +135,39 @@ ExactMemory exact_memory(const Config& config, const Place& place, const Layout&
   return exact;
 }
 
+namespace {
+
+// What the search for the recomputation of one stage says of a step; nullopt: nothing fits.
+std::optional<double> stage_recompute_s(const Config& config, const Place& place, const Layout& layout, int stage,
+                                        const CostModel& costs, std::int64_t budget_bytes, std::int64_t outside_bytes) {
+  Config with = config;
+  use_layout(with, layout);
+  with.memory.recompute = RecomputeMode::None;
+  const ProgramOptions kept =
+      choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), &costs);
+  const StageChoice choice = choose_stage_recompute(kept, stage, costs, budget_bytes - outside_bytes);
+  if (choice.arena_bytes > budget_bytes - outside_bytes) return std::nullopt;
+  return static_cast<double>(kept.micro_batches + kept.mesh.pipeline - 1) * choice.plan.seconds;
+}
+
+}  // namespace
+
 std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
                                           std::int64_t budget_bytes, std::int64_t outside_bytes) {
   if (!config.parallel.automatic) return std::nullopt;
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
   Place first = place;
   first.rank = 0;
-  LayoutChoice choice = choose_layout(layout_problem(config, place.ranks, arena), machine, [&](const Layout& layout) {
+  ExactLayouts exact;
+  exact.plan = [&](const Layout& layout) {
     return exact_memory(config, first, layout, *machine.costs, budget_bytes, outside_bytes);
-  });
+  };
+  if (arena > 0 && config.memory.recompute == RecomputeMode::Auto && config.memory.recompute_layers.empty()) {
+    exact.recompute_s = [&](const Layout& layout, int stage) {
+      return stage_recompute_s(config, first, layout, stage, *machine.costs, budget_bytes, outside_bytes);
+    };
+  }
+  LayoutChoice choice = choose_layout(layout_problem(config, place.ranks, arena), machine, exact);
   require(!choice.best.empty() || choice.least_memory, ErrorKind::Config,
           "{}: no layout of {} ranks can run this model and batch: {}", key_place(config, "parallel"), place.ranks,
           choice.examples.empty() ? "" : choice.examples.front().second);

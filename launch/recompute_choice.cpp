@@ -11,15 +11,17 @@
 namespace plimsoll {
 namespace {
 
-// Budgets of the planner that are told apart, from the least that anything fits into to keeping everything.
-constexpr std::int64_t kSteps = 512;
+// Budgets of the planner that are told apart: so many in the budget of the arena, or from the least that anything fits
+// into to keeping everything, whichever is less.
+constexpr std::int64_t kSteps = 256;
 constexpr std::int64_t kShareSteps = 32;  // with shares of host memory
+constexpr std::int64_t kCertain = 8;      // an eighth of that away, a guess is as good as a plan
 // Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
 constexpr std::int64_t kProbes = 16;
 // Of one answer of the planner, which is asked several times, for every layout that may be the best: so many labels of
 // all layers together. What is lost is in the gap that the report shows.
 RecomputeLimits limits_of(const RecomputeStage& stage) {
-  return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000};
+  return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000, 0.01};
 }
 
 // The bytes of a rank's plan, and of what it offloads.
@@ -117,12 +119,10 @@ class BudgetSearch {
       if (step == 0 || probe >= high) return found_;
       low = probe;
     }
-    // The same budgets of the planner are tried whatever the budget of the arena is: a larger one then goes at least as
-    // far up, although the bytes of plans do not quite rise with the planner's budget.
-    for (const std::int64_t width = std::max<std::int64_t>(1, (high - low) / steps); high - low > width;) {
-      const std::int64_t middle = low + (high - low) / 2;
-      (attempt(middle) ? low : high) = middle;
-    }
+    const std::int64_t unit = std::min(high - low, budget_), width = std::max<std::int64_t>(1, unit / steps);
+    narrow(low, high, width, unit / kCertain);
+    // Guided wrongly, it ends where nothing was found.
+    if (!found_.fits || found_.model_bytes < guessed_) narrow(low, high, width, high);
     return found_;
   }
 
@@ -133,6 +133,20 @@ class BudgetSearch {
   }
 
  private:
+  // The same budgets of the planner are tried whatever the budget of the arena is: a larger one then goes at least as
+  // far up, although the bytes of plans do not quite rise with the planner's budget. What lies beside the planner's
+  // model is about the same in all plans: where the last one says that the next is further than `certain` from the
+  // budget, nothing is planned for it.
+  void narrow(std::int64_t low, std::int64_t high, std::int64_t width, std::int64_t certain) {
+    guessed_ = 0;
+    while (high - low > width) {
+      const std::int64_t middle = low + (high - low) / 2, spare = budget_ - (middle + beside_);
+      if (spare > certain) guessed_ = middle;
+      const bool fits = spare > certain || (spare >= -certain && attempt(middle));
+      (fits ? low : high) = middle;
+    }
+  }
+
   std::int64_t least_budget() {
     const RecomputeAnswer none = planner_->plan(0);
     return std::holds_alternative<RecomputeInfeasible>(none) ? std::get<RecomputeInfeasible>(none).needed_bytes : 0;
@@ -160,6 +174,7 @@ class BudgetSearch {
     if (plan.seconds >= incumbent_seconds_) return true;
     const PlannedBytes bytes = bytes_.of(layer_recompute(graph_, plan));
     const bool fits = bytes.arena <= budget_;
+    beside_ = bytes.arena - plan.peak_bytes;
     const bool first = found_.plan.layers.empty();
     const bool better = fits ? !found_.fits || plan.seconds < found_.plan.seconds
                              : !found_.fits && (first || bytes.arena < found_.bytes.arena);
@@ -174,6 +189,8 @@ class BudgetSearch {
   std::int64_t budget_;
   double incumbent_seconds_;
   std::shared_ptr<KnownAnswers> planner_;
+  std::int64_t beside_ = 0;   // of the last byte plan, what lies beside the planner's model
+  std::int64_t guessed_ = 0;  // the largest budget of the planner that was taken to fit
   Found found_;
 };
 
@@ -191,10 +208,11 @@ class StageSearch {
   bool run() {
     BytePlans bytes(there_, choice_.graph.layers, budget_);
     const bool fits = search(bytes);
+    if (fits) return true;
     std::vector<LayerRecompute> chosen;
     if (!choice_.plan.layers.empty()) chosen = layer_recompute(choice_.graph, choice_.plan);
     choice_.arena_bytes = bytes.best_of(chosen).arena;
-    return fits;
+    return false;
   }
 
   StageChoice&& take() { return std::move(choice_); }
@@ -293,6 +311,13 @@ GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
 }
 
 std::int64_t planned_bytes(const ProgramOptions& options) { return plan_of(options).total_bytes; }
+
+StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
+                                   std::int64_t arena_bytes) {
+  StageSearch search(at_stage(options, stage), costs, arena_bytes);
+  search.run();
+  return search.take();
+}
 
 RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes) {
   RecomputeChoice result;

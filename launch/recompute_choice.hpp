@@ -25,7 +25,7 @@ struct StageChoice {
   GraphStage graph;
   RecomputePlan plan;            // empty layers: nothing is recomputed
   std::int64_t model_bytes = 0;  // the planner's budget that it answered
-  std::int64_t arena_bytes = 0;  // of the byte plan of the stage
+  std::int64_t arena_bytes = 0;  // of a byte plan of the stage: of the best one, or of any within the budget
   std::int64_t host_bytes = 0;   // and of its host arena
   double seconds = 0;            // of a micro-batch: forward, backward, what is recomputed and waited for
 };
@@ -41,6 +41,10 @@ struct RecomputeChoice {
 
 // `options.recompute` is what is chosen: it does not count. `arena_bytes`: budget of the arena.
 RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes);
+
+// The same for one stage by itself.
+StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
+                                   std::int64_t arena_bytes);
 
 // What the recompute planner sees of the stage of a rank.
 GraphStage stage_graph(const ProgramOptions& options, const CostModel& costs);

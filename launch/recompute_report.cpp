@@ -126,19 +126,11 @@ std::string planned_text(const RecomputeReport::Planned& planned, const Recomput
 
 }  // namespace
 
-std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& roles, const CostModel& costs, bool chosen,
-                                               std::int64_t arena_bytes) {
+std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& roles, const CostModel& costs,
+                                               const std::optional<RecomputeChoice>& choice) {
   const ProgramOptions& o = roles.front().options;
   if (!o.train || o.recompute.empty()) return {};
   const auto micro_batches = static_cast<double>(o.micro_batches);
-  std::optional<RecomputeChoice> choice;
-  if (chosen && arena_bytes > 0) {
-    ProgramOptions even = o;  // as they were when it was asked
-    even.state_shares.clear();
-    choice = choose_recompute(even, costs, arena_bytes);
-  }
-  // What an earlier start chose is not what the planner would answer now.
-  if (choice && choice->layers != o.recompute) choice.reset();
   std::vector<RecomputeReport> reports;
   for (const RankRole& role : roles) {
     RecomputeReport& report = reports.emplace_back();

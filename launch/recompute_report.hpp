@@ -15,7 +15,7 @@ struct RecomputeReport {
   double step_seconds = 0;
   double recompute_seconds = 0;  // of what its program makes again
   double offload_seconds = 0;    // that copies to and from host memory add to that
-  // Where the planner chose (memory.recompute: auto):
+  // Where the planner chose now (memory.recompute: auto), and not an earlier start:
   struct Planned {
     std::int64_t model_bytes = 0;  // the budget of the planner, in bytes of its memory model
     double bound_seconds = 0;      // nothing within them costs less
@@ -27,9 +27,9 @@ struct RecomputeReport {
   std::optional<Planned> planned;
 };
 
-// By role; empty where nothing is recomputed. `chosen`: by memory.recompute auto; its answer is asked for again.
-std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& roles, const CostModel& costs, bool chosen,
-                                               std::int64_t arena_bytes);
+// By role; empty where nothing is recomputed. `choice`: that the roles were made by, if there was one.
+std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& roles, const CostModel& costs,
+                                               const std::optional<RecomputeChoice>& choice);
 
 // Which layers of a role recompute what, and what it costs; empty where none does. `report` may be null.
 std::string recompute_text(const RankRole& role, const RecomputeReport* report);

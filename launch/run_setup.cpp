@@ -86,6 +86,8 @@ std::vector<std::int64_t> logits_choices(const Config& config) {
   return {kLogitsBytes, kLogitsBytes / 2, kLogitsBytes / 4, kLogitsBytes / 8};
 }
 
+constexpr std::int64_t kChunksOfLogits = 8;  // more than are ever live at once
+
 // Of each layer; empty: none of them recomputes, as far as the configuration says.
 std::vector<LayerRecompute> recompute_layers(const Config& config) {
   const MemoryConfig& memory = config.memory;
@@ -95,15 +97,26 @@ std::vector<LayerRecompute> recompute_layers(const Config& config) {
   return layers;
 }
 
-// Does every rank's plan fit? `arena_bytes` 0: no limit.
-bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes) {
-  if (arena_bytes == 0 && o.host.bytes == kNoHostLimit) return true;
-  const std::vector<int> stages = distinct_stages(o);  // they differ, and all ranks must choose alike
-  return std::all_of(stages.begin(), stages.end(), [&](int stage) {
-    const MemoryPlan plan = plan_of(at_stage(o, stage), arena_bytes);
-    return (arena_bytes == 0 || plan.total_bytes <= arena_bytes) && plan.host_bytes <= o.host.bytes;
-  });
+// What no plan of these programs can do without.
+std::int64_t least_bytes(const MemoryPlan& plan) {
+  std::int64_t live = 0;
+  for (const ProgramLayout& program : plan.programs) live = std::max(live, program.max_live_bytes);
+  return plan.persistent_bytes + live;
 }
+
+// Bytes that the first rank whose plan does not fit lacks at least; 0: all fit. `arena_bytes` 0: no limit.
+std::int64_t lacking_bytes(const ProgramOptions& o, std::int64_t arena_bytes) {
+  if (arena_bytes == 0 && o.host.bytes == kNoHostLimit) return 0;
+  for (const int stage : distinct_stages(o)) {  // they differ, and all ranks must choose alike
+    const MemoryPlan plan = plan_of(at_stage(o, stage), arena_bytes);
+    if (arena_bytes > 0 && plan.total_bytes > arena_bytes)
+      return std::max<std::int64_t>(1, least_bytes(plan) - arena_bytes);
+    if (plan.host_bytes > o.host.bytes) return plan.host_bytes - o.host.bytes;
+  }
+  return 0;
+}
+
+bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes) { return lacking_bytes(o, arena_bytes) == 0; }
 
 // Chooses train.micro_batch, memory.logits and memory.recompute where they are auto.
 class Sizes {
@@ -113,7 +126,7 @@ class Sizes {
 
   // A smaller chunk of logits costs less time than a smaller micro-batch; where micro-batches fit only if activations
   // are made again, the predicted time of the step decides. When nothing fits, the least is what is reported.
-  ProgramOptions choose() {
+  ProgramOptions choose(std::optional<RecomputeChoice>* chosen) {
     const std::int64_t share = (config_.train.global_batch + o_.mesh.data - 1) / o_.mesh.data;
     const std::vector<LayerRecompute> given = o_.recompute;
     std::optional<ProgramOptions> best;
@@ -126,13 +139,15 @@ class Sizes {
       if (fits && !best) return o_;
       if (!fits && !recomputes()) continue;
       // The bytes are known to suffice or not to; this says what it costs.
-      const RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_);
+      RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_);
       o_.recompute = choice.layers;
-      if (choice.fits && (!best || choice.step_seconds < best_seconds)) {
+      const bool better = choice.fits && (!best || choice.step_seconds < best_seconds);
+      if (better) {
         fits_ = true;
         best = o_;
         best_seconds = choice.step_seconds;
       }
+      if (chosen != nullptr && (better || !best)) *chosen = std::move(choice);
       if (fits) break;
     }
     return best.value_or(o_);
@@ -160,10 +175,15 @@ class Sizes {
   bool recomputes() const { return o_.train && arena_bytes_ > 0 && config_.memory.recompute == RecomputeMode::Auto; }
 
   bool fits_with_some_logits() {
-    for (const std::int64_t logits_bytes : logits_choices(config_)) {
+    const std::vector<std::int64_t> choices = logits_choices(config_);
+    for (const std::int64_t logits_bytes : choices) {
       o_.logits_bytes = logits_bytes;
-      if (fits_everywhere(o_, arena_bytes_)) return true;
+      const std::int64_t lacking = lacking_bytes(o_, arena_bytes_);
+      if (lacking == 0) return true;
+      // No smaller chunk saves that much: of logits, their gradient and what a kernel needs there are a few.
+      if (lacking > kChunksOfLogits * logits_bytes) break;
     }
+    o_.logits_bytes = choices.back();
     return false;
   }
 
@@ -212,7 +232,8 @@ Mesh choose_mesh(const Config& config, int ranks) {
 
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
                                std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel* costs,
-                               std::shared_ptr<const ProfiledCosts> measured) {
+                               std::shared_ptr<const ProfiledCosts> measured,
+                               std::optional<RecomputeChoice>* recompute) {
   ProgramOptions o;
   o.model = config.model;
   o.dtype = config.precision;
@@ -259,7 +280,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
       return measured && measured->measures(AllGather) && measured->measures(ReduceScatter) ? measured.get() : nullptr;
     });
   }
-  o = sizes.choose();
+  o = sizes.choose(recompute);
   // A run that does not fit measures nothing more.
   if (measured && sizes.fits() && covers_collectives(*measured, config, o)) {
     o.costs = std::move(measured);

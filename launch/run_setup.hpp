@@ -7,6 +7,7 @@
 #include "launch/config.hpp"
 #include "launch/programs.hpp"
 #include "launch/rank_budgets.hpp"
+#include "launch/recompute_choice.hpp"
 #include "runtime/data/dataset.hpp"
 #include "runtime/data/tokenizer.hpp"
 #include "runtime/plan/kernel_profile.hpp"
@@ -39,11 +40,13 @@ enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 // is cheapest, and of several micro-batches the one with the shortest step. It offloads where memory.host_budget is
 // given. How much is sent at once follows from the links of comm.cluster; where it names none, from `measured`, if that
 // covers the collectives of these programs and they fit; otherwise it is as usual. Ranks with other budgets choose
-// alike: sizes as if the state were shared equally (even_arena_bytes()), then the shares.
+// alike: sizes as if the state were shared equally (even_arena_bytes()), then the shares. `recompute`, if it is not
+// null, has the choice of recomputation then, and is left alone where none was made.
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
                                std::int64_t outside_bytes, std::int64_t host_bytes = kNoHostLimit,
                                const CostModel* costs = nullptr,
-                               std::shared_ptr<const ProfiledCosts> measured = nullptr);
+                               std::shared_ptr<const ProfiledCosts> measured = nullptr,
+                               std::optional<RecomputeChoice>* recompute = nullptr);
 
 // memory.budget, of a list the least, or by default 80 % of the memory that is free now, shared by the ranks of this
 // host.

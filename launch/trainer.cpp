@@ -56,8 +56,9 @@ struct Run {
   std::unique_ptr<RunCosts> costs;
   StepPrediction predicted;
   RankTimes predicted_here;
-  std::vector<RecomputeReport> recompute;  // by role
-  std::optional<ShareChoice> shares;       // where this start chose them
+  std::optional<RecomputeChoice> recompute_choice;  // where this start made it
+  std::vector<RecomputeReport> recompute;           // by role
+  std::optional<ShareChoice> shares;                // where this start chose them
   std::unique_ptr<Profile> profile;
   std::unique_ptr<Engine> engine;
   std::array<std::int64_t, kMeshAxes.size()> sent_in_steps{};
@@ -91,7 +92,8 @@ struct Run {
     costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budgets.least() - outside));
     if (auto choice = choose_layout(config, place, costs->machine(), budgets.least(), outside); choice && chief())
       fmt::print("{}", layout_text(*choice, costs->cluster(), budgets.least() - outside, false));
-    options = choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs(), costs->profile());
+    options = choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs(), costs->profile(),
+                              &recompute_choice);
     roles = rank_roles(options);
     const auto infeasible = infeasible_role(roles);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
@@ -156,8 +158,7 @@ struct Run {
 
   // After the budget was checked, so that a run that does not fit measures nothing that its choices did not need.
   void predict() {
-    recompute = recompute_reports(roles, costs->costs(), config.memory.recompute == RecomputeMode::Auto,
-                                  even_arena_bytes(config.parallel, options, budgets, outside));
+    recompute = recompute_reports(roles, costs->costs(), recompute_choice);
     predict_times();
     costs->keep();
   }

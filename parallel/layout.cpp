@@ -85,8 +85,6 @@ class Enumerator {
     costs_.cut_stages(l);
     const int near = static_cast<int>(cluster_.devices_per_node) / l.mesh.tensor;
     for (l.zero = 0; l.zero <= (l.mesh.data > 1 ? problem_.most_zero : 0); ++l.zero) {
-      // Its estimates know no stage that sums or gathers in every micro-batch.
-      if (l.mesh.pipeline > 1 && l.zero > 1) break;
       l.mesh.shards = l.mesh.data;
       keep(l);
       if (l.zero == 0 || near < 2 || near >= l.mesh.data || l.mesh.data % near != 0) continue;
@@ -113,9 +111,9 @@ class Enumerator {
   std::vector<Layout> layouts_;
 };
 
-// A layout on its way: with a bound of its time, then with its estimate, then (where that adds to it) with what its
-// plan does to fit.
-enum class Known : std::uint8_t { Bound, Estimate, Plan };
+// A layout on its way: with a bound of its time, then with its estimate, then (where that adds to it) with what the
+// plan of a stage, and then that of all of them, does to fit.
+enum class Known : std::uint8_t { Bound, Estimate, Stage, Plan };
 struct Entry {
   double seconds;
   std::int64_t bytes;  // equally fast: the smaller one
@@ -128,7 +126,7 @@ struct Entry {
 
 class Search {
  public:
-  Search(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayout& exact)
+  Search(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayouts& exact)
       : costs_(problem, machine), cluster_(machine.cluster), exact_(exact) {}
 
   LayoutChoice run(std::size_t most) {
@@ -137,13 +135,13 @@ class Search {
     while (!queue_.empty() && choice_.best.size() < most && choice_.planned < kMostPlans) {
       const Entry top = queue_.top();
       queue_.pop();
-      if (top.known == Known::Plan) {
-        choice_.best.push_back(std::move(planned_.at(top.index)));
-      } else if (top.known == Known::Estimate) {
-        decide(top);
-      } else {
-        const LayoutEstimate& e = estimates_[top.index] = costs_.estimate(layouts_[top.index]);
-        queue_.push({e.step_s, top.bytes, top.index, Known::Estimate});
+      switch (top.known) {
+        case Known::Bound: estimate(top); break;
+        case Known::Estimate:
+          if (!plan_stage(top)) decide(top);
+          break;
+        case Known::Stage: decide(top); break;
+        case Known::Plan: choice_.best.push_back(std::move(planned_.at(top.index))); break;
       }
     }
     if (!queue_.empty())
@@ -168,20 +166,33 @@ class Search {
     }
   }
 
+  void estimate(const Entry& entry) {
+    const LayoutEstimate& e = estimates_[entry.index] = costs_.estimate(layouts_[entry.index]);
+    queue_.push({e.step_s, entry.bytes, entry.index, Known::Estimate});
+  }
+
+  // Does the stage that recomputes most, one of several, say more than the estimate did?
+  bool plan_stage(const Entry& entry) {
+    LayoutEstimate& e = estimates_[entry.index];
+    if (!exact_.recompute_s || e.recompute_s == 0 || layouts_[entry.index].mesh.pipeline == 1) return false;
+    const std::optional<double> seconds = exact_.recompute_s(layouts_[entry.index], e.recompute_stage);
+    if (!seconds || *seconds <= e.recompute_s) return false;
+    e.set_recompute(*seconds);
+    queue_.push({e.step_s, entry.bytes, entry.index, Known::Stage});
+    return true;
+  }
+
   void decide(const Entry& entry) {
     const std::size_t i = entry.index;
     RankedLayout ranked{layouts_[i], estimates_[i], std::nullopt};
-    if (exact_) {
+    if (exact_.plan) {
       ++choice_.planned;
-      ranked.exact = exact_(ranked.layout);
+      ranked.exact = exact_.plan(ranked.layout);
     }
     if (!ranked.exact || budget() == 0 || ranked.exact->arena_bytes <= budget()) {
-      if (ranked.exact && ranked.exact->recompute_s > 0) {
-        LayoutEstimate& e = ranked.estimate;
-        e.recompute_s = ranked.exact->recompute_s;
-        e.mfu *= e.step_s / (e.step_s + e.recompute_s);
-        e.step_s += e.recompute_s;
-        queue_.push({e.step_s, entry.bytes, i, Known::Plan});
+      if (ranked.exact) ranked.estimate.set_recompute(ranked.exact->recompute_s);
+      if (ranked.estimate.step_s > entry.seconds) {
+        queue_.push({ranked.estimate.step_s, entry.bytes, i, Known::Plan});
         planned_.emplace(i, std::move(ranked));
       } else {
         choice_.best.push_back(std::move(ranked));
@@ -200,9 +211,9 @@ class Search {
 
   void find_least() {
     RankedLayout least{layouts_[least_], costs_.estimate(layouts_[least_]), std::nullopt};
-    if (exact_) {
+    if (exact_.plan) {
       ++choice_.planned;
-      least.exact = exact_(least.layout);
+      least.exact = exact_.plan(least.layout);
     }
     if (!choice_.least_memory || (least.exact && least.exact->arena_bytes < choice_.least_memory->exact->arena_bytes))
       choice_.least_memory = std::move(least);
@@ -210,7 +221,7 @@ class Search {
 
   LayoutCosts costs_;
   const ClusterDescription& cluster_;
-  const ExactLayout& exact_;
+  const ExactLayouts& exact_;
   LayoutChoice choice_;
   std::vector<Layout> layouts_;
   std::map<std::size_t, LayoutEstimate> estimates_;
@@ -250,7 +261,7 @@ std::vector<Layout> enumerate_layouts(LayoutCosts& costs, const ClusterDescripti
   return Enumerator(costs, cluster, choice).all();
 }
 
-LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayout& exact,
+LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayouts& exact,
                            std::size_t most) {
   require(problem.ranks <= machine.cluster.devices_per_node * machine.cluster.nodes.value_or(problem.ranks),
           ErrorKind::Config, "{} ranks are more than the {} nodes of {} devices of the cluster", problem.ranks,

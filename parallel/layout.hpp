@@ -32,6 +32,7 @@ struct LayoutProblem {
   OptimizerConfig optimizer;
   std::int64_t bucket_bytes = std::int64_t{25} << 20;  // of gradients, without ZeRO
   std::int64_t logits_bytes = kLogitsBytes;
+  int least_prefetch = 1;  // of ZeRO-3, uses ahead
   int ranks = 1;
   std::int64_t budget_bytes = 0;   // of a rank's arena; 0: no limit
   bool reduction_scratch = false;  // sums over ranks need memory, as on the CPU
@@ -42,6 +43,7 @@ struct LayoutProblem {
   // It is the most that the exact plan of a layout may do in order to fit: it counts for the bound of memory and not
   // for the time, to which the exact plan adds (ExactMemory::recompute_s).
   bool rewrite_at_need = false;
+  bool offload = false;  // and values may wait in host memory instead
 };
 
 // Rates are those of `costs`; nodes and links those of `cluster`.
@@ -70,9 +72,17 @@ struct LayoutEstimate {
   double bubble = 0;                    // idle share of the pipeline
   double exposed_s = 0;                 // communication that nothing hides, of step_s
   double update_s = 0;                  // optimizer, of step_s
-  double recompute_s = 0;               // of step_s, where the exact plan says so
+  double recompute_s = 0;               // of step_s, where memory.recompute: auto needs it; see LayoutCosts::estimate
+  int recompute_stage = 0;              // which needs that
   double mfu = 0;                       // model FLOPs per second of all ranks / peak of the data sheet
   std::int64_t memory_bound_bytes = 0;  // no plan of the largest rank has fewer
+  // What recomputation takes is known better.
+  void set_recompute(double seconds) {
+    const double before = step_s;
+    step_s += seconds - recompute_s;
+    mfu *= before / step_s;
+    recompute_s = seconds;
+  }
 };
 
 // What the plan of a layout takes on the rank that has most.
@@ -81,7 +91,14 @@ struct ExactMemory {
   ClassBytes class_bytes{};
   double recompute_s = 0;  // what it does to fit adds so much to a step
 };
-using ExactLayout = std::function<ExactMemory(const Layout&)>;
+
+// Who plans layouts exactly.
+struct ExactLayouts {
+  std::function<ExactMemory(const Layout&)> plan;  // empty: nobody; then the bound stands for the memory
+  // What the plan of one stage adds to a step in order to fit: at most ExactMemory::recompute_s, and asked first, since
+  // it takes the time of one stage. nullopt: it does not fit. Empty: nobody.
+  std::function<std::optional<double>(const Layout&, int stage)> recompute_s;
+};
 
 struct RankedLayout {
   Layout layout;
@@ -107,6 +124,7 @@ class LayoutCosts {
   void cut_stages(Layout& layout);
   std::int64_t memory_bound_bytes(const Layout& layout);
   double time_bound_s(const Layout& layout);  // at most estimate().step_s
+  // With rewrite_at_need, recompute_s is the least that any exact plan within the budget adds.
   LayoutEstimate estimate(const Layout& layout);
   const LayoutProblem& problem() const;
 
@@ -118,8 +136,7 @@ class LayoutCosts {
 // Every layout that the rules allow, stages cut; `fallen` counts the others by reason.
 std::vector<Layout> enumerate_layouts(LayoutCosts& costs, const ClusterDescription& cluster, LayoutChoice& choice);
 
-// Without `exact`, the bound stands for the memory of the plan.
-LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayout& exact,
+LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayouts& exact,
                            std::size_t most = 5);
 
 }  // namespace plimsoll

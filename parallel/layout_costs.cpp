@@ -4,26 +4,12 @@
 #include <numeric>
 
 #include "optim/update.hpp"
-#include "parallel/layout_pieces.hpp"
+#include "parallel/layout_memory.hpp"
 #include "runtime/plan/simulate.hpp"
 #include "runtime/plan/stages.hpp"
 
 namespace plimsoll {
 namespace {
-
-// A pipeline is played with at most this many micro-batches per stage; from there on each adds the time of the slowest
-// stage.
-constexpr std::int64_t kPlayedPerStage = 3;
-
-// Per parameter, in a rank that holds all of it. Below fp32: gradients, moments and a master copy in fp32.
-struct StateBytes {
-  std::int64_t weight, gradient, optimizer;
-};
-StateBytes state_bytes(DType dtype, const OptimizerConfig& optimizer) {
-  const std::int64_t own = dtype_bytes(dtype), full = std::max<std::int64_t>(4, own);
-  const auto moments = static_cast<std::int64_t>(optimizer_moments(optimizer).size());
-  return {own, full, full * moments + (own < 4 ? 4 : 0)};
-}
 
 // Messages that follow each other on one stream, each ready at a time: when the last is done.
 struct Queue {
@@ -51,37 +37,18 @@ struct LayoutCosts::Impl {
   LayoutMachine machine;
   PieceProfiles pieces;
   std::map<std::tuple<int, bool, int>, std::vector<std::int64_t>> cuts;
-  std::map<std::tuple<ScheduleKind, int, std::int64_t, int>, Schedule> schedules;
 
   Impl(LayoutProblem p, LayoutMachine m)
       : problem(std::move(p)), machine(std::move(m)), pieces(problem, *machine.costs) {}
 
   const CostModel& costs() const { return *machine.costs; }
 
-  PieceKind kind(const Layout& l, bool embedding, bool head) const {
-    return {l.mesh.tensor, l.sequence_parallel, l.micro_batch, l.mesh.pipeline > 1, embedding, head};
-  }
-  PieceProfile piece(const Layout& l, int stage, int chunk) {
-    if (l.mesh.pipeline == 1) return pieces.of(kind(l, true, true), problem.model.layers);
-    const auto index = static_cast<std::size_t>(piece_index(l.mesh.pipeline, stage, chunk));
-    return pieces.of(kind(l, index == 0, index + 1 == l.stage_layers.size()), l.stage_layers[index]);
-  }
-  const Schedule& schedule(const Layout& l) {
-    const std::int64_t played = std::min(l.micro_batches, kPlayedPerStage * l.mesh.pipeline);
-    const std::tuple key{l.schedule, l.mesh.pipeline, played, l.chunks};
-    auto found = schedules.find(key);
-    if (found == schedules.end()) {
-      found =
-          schedules.emplace(key, make_schedule(l.schedule, l.mesh.pipeline, static_cast<int>(played), l.chunks)).first;
-    }
-    return found->second;
-  }
-
   double reduce_s(const Layout& l, std::int64_t elements) const;
   double gather_s(const Layout& l, std::int64_t elements) const;
   StageTimes stage(const Layout& l, int stage);
   void add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers, StageTimes& t) const;
-  void add_sharded_steps(const Layout& l, const PieceProfile& p, StageTimes& t) const;
+  void add_sharded_steps(const Layout& l, const PieceProfile& p, std::int64_t layers, ChunkCost& c,
+                         StageTimes& t) const;
   void add_update(const Layout& l, const std::vector<PieceProfile>& profiles, StageTimes& t) const;
   LayoutEstimate play(const Layout& l, const std::vector<StageTimes>& stages);
 };
@@ -128,20 +95,20 @@ void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, s
   t.tail_s = std::max(0.0, queue.free_s - backward);
 }
 
-// ZeRO 2 and 3 communicate in every micro-batch, each unit beside the work on the one before.
-void LayoutCosts::Impl::add_sharded_steps(const Layout& l, const PieceProfile& p, StageTimes& t) const {
-  const auto layers = static_cast<double>(problem.model.layers);
-  const std::int64_t unit = p.layer_elements / problem.model.layers;
-  const bool gathers = l.zero == 3;
-  const double gather = gathers ? gather_s(l, unit) : 0;
-  const double gather_embedding = gathers ? gather_s(l, p.embedding_elements) : 0;
-  const double gather_head = gathers && p.head_elements > 0 ? gather_s(l, p.head_elements) : 0;
-  ChunkCost& c = t.chunks.front();
+// ZeRO 2 and 3 communicate in every micro-batch, each unit of a piece beside the work on the one before.
+void LayoutCosts::Impl::add_sharded_steps(const Layout& l, const PieceProfile& p, std::int64_t count, ChunkCost& c,
+                                          StageTimes& t) const {
+  const auto layers = static_cast<double>(count);
+  const std::int64_t unit = p.layer_elements / count;
+  const auto gather_of = [&](std::int64_t elements) { return l.zero == 3 && elements > 0 ? gather_s(l, elements) : 0; };
+  const auto reduce_of = [&](std::int64_t elements) { return elements > 0 ? reduce_s(l, elements) : 0; };
+  const double gather = gather_of(unit), gather_embedding = gather_of(p.embedding_elements);
+  const double gather_head = gather_of(p.head_elements);
   const double forward = c.forward_s / layers, backward = (c.input_grad_s + c.weight_grad_s) / layers;
   const double made_forward =
       gather_embedding + gather + (layers - 1) * std::max(forward, gather) + std::max(forward, gather_head);
-  const double reduce = reduce_s(l, unit), reduce_embedding = reduce_s(l, p.embedding_elements);
-  const double reduce_head = p.head_elements > 0 ? reduce_s(l, p.head_elements) : 0;
+  const double reduce = reduce_of(unit), reduce_embedding = reduce_of(p.embedding_elements);
+  const double reduce_head = reduce_of(p.head_elements);
   const double made_backward = gather_head + gather + std::max(backward, reduce_head) +
                                (layers - 1) * std::max(backward, reduce + gather) + reduce + reduce_embedding;
   t.exposed_s += made_forward + made_backward - c.forward_s - c.input_grad_s - c.weight_grad_s;
@@ -170,18 +137,13 @@ StageTimes LayoutCosts::Impl::stage(const Layout& l, int stage) {
   StageTimes t;
   std::vector<PieceProfile> profiles;
   for (int chunk = 0; chunk < l.chunks; ++chunk) {
-    const PieceProfile& p = profiles.emplace_back(piece(l, stage, chunk));
+    const PieceProfile& p = profiles.emplace_back(pieces.of(l, stage, chunk));
     const double weight = std::min(p.times.weight_grad_s, p.times.backward_s);
     t.chunks.push_back({p.times.forward_s, p.times.backward_s - weight, weight});
     t.exposed_s += p.times.exposed_forward_s + p.times.exposed_backward_s;
+    if (l.mesh.data > 1 && l.zero >= 2) add_sharded_steps(l, p, pieces.layers(l, stage, chunk), t.chunks.back(), t);
   }
-  if (l.mesh.data > 1 && l.zero >= 2) add_sharded_steps(l, profiles.front(), t);
-  if (l.mesh.data > 1 && l.zero < 2) {
-    const std::int64_t layers =
-        l.mesh.pipeline == 1 ? problem.model.layers : l.stage_layers[static_cast<std::size_t>(stage)];
-    PieceProfile all = profiles.front();
-    add_reductions(l, all, layers, t);
-  }
+  if (l.mesh.data > 1 && l.zero < 2) add_reductions(l, profiles.front(), pieces.layers(l, stage, 0), t);
   add_update(l, profiles, t);
   return t;
 }
@@ -197,7 +159,7 @@ LayoutEstimate LayoutCosts::Impl::play(const Layout& l, const std::vector<StageT
   double compute = count * stages[slowest].all_s();
   std::vector<double> slack(stages.size(), 0);
   if (l.mesh.pipeline > 1) {
-    const Schedule& played = schedule(l);
+    const Schedule& played = pieces.schedule(l);
     PipelineCosts costs;
     const int stride = l.mesh.tensor * l.mesh.data;
     const LinkDescription& link = link_of(machine.cluster, l.mesh.pipeline, stride);
@@ -240,7 +202,7 @@ void LayoutCosts::cut_stages(Layout& l) {
   auto found = impl_->cuts.find(key);
   if (found == impl_->cuts.end()) {
     // With one sequence: the shares of the layers hardly depend on how many there are.
-    PieceKind kind = impl_->kind(l, false, false);
+    PieceKind kind = piece_kind(l, false, false);
     kind.micro_batch = 1;
     const auto seconds = [&](bool embedding, bool head, std::int64_t layers) {
       kind.embedding = embedding;
@@ -261,36 +223,20 @@ void LayoutCosts::cut_stages(Layout& l) {
 }
 
 std::int64_t LayoutCosts::memory_bound_bytes(const Layout& l) {
-  const LayoutProblem& o = problem();
-  const StateBytes state = state_bytes(o.dtype, o.optimizer);
-  const std::int64_t scratch = o.reduction_scratch ? reduce_scratch_bytes(l.mesh.longest_axis()) : 0;
   std::int64_t most = 0;
-  for (int s = 0; s < l.mesh.pipeline; ++s) {
-    std::int64_t elements = 0, staging = 0, kept = 0;
-    for (int c = 0; c < l.chunks; ++c) {
-      const PieceProfile p = impl_->piece(l, s, c);
-      const int slots =
-          l.mesh.pipeline == 1 ? 1 : impl_->schedule(l).slots[static_cast<std::size_t>(s)][static_cast<std::size_t>(c)];
-      elements += p.elements();
-      staging = std::max(staging, p.staging_bytes);
-      kept += slots * p.kept_bytes;
-    }
-    const auto share = [&](int from) { return elements / (l.zero >= from ? l.mesh.shards : 1); };
-    most = std::max(most, share(3) * state.weight + share(2) * state.gradient + share(1) * state.optimizer + staging +
-                              kept + scratch);
-  }
+  for (int s = 0; s < l.mesh.pipeline; ++s) most = std::max(most, bound_stage_bytes(impl_->pieces, l, s).bytes());
   return most;
 }
 
 double LayoutCosts::time_bound_s(const Layout& l) {
   // A stage cannot begin before the first micro-batch came through those before it, works without a pause at best, and
-  // the last gradient goes back through them.
+  // the last gradient goes back through them, beside which a stage may still have weight gradients to make.
   double before = 0, most = 0, update = 0, gather = 0;
   for (int s = 0; s < l.mesh.pipeline; ++s) {
     const StageTimes t = impl_->stage(l, s);
     const double first_tail = s == 0 ? t.tail_s : 0;
     most = std::max(most, before + static_cast<double>(l.micro_batches) * t.all_s() + first_tail);
-    before += t.forward_s() + t.chunks.front().input_grad_s;
+    before += t.forward_s() + (l.schedule == ScheduleKind::ZbH1 ? 0 : t.chunks.front().input_grad_s);
     update = std::max(update, t.update_s);
     gather = std::max(gather, t.gather_s);
   }
@@ -305,6 +251,7 @@ LayoutEstimate LayoutCosts::estimate(const Layout& l) {
   const double peak = impl_->machine.cluster.device.peak.of(problem().dtype);
   const double flops = impl_->pieces.model_flops_per_sequence() * static_cast<double>(problem().global_batch);
   if (peak > 0) e.mfu = flops / e.step_s / peak / static_cast<double>(l.mesh.ranks());
+  add_recompute_bound(impl_->pieces, l, e);
   return e;
 }
 

@@ -29,6 +29,19 @@ std::vector<RecomputeItem> hull(std::vector<RecomputeItem> items) {
   return corners;
 }
 
+// Of every item that covers the layer, its part of one of its layers; rounded down.
+std::vector<RecomputeItem> shares_of(const RecomputeItems& items, int layer) {
+  std::vector<RecomputeItem> shares;
+  const int layers = static_cast<int>(items.at.size());
+  for (int first = 0; first <= layer; ++first) {
+    for (const RecomputeItem& item : items.at[first]) {
+      if (first + item.span > layer && first + item.span <= layers)
+        shares.push_back({1, item.saved_bytes / item.span, item.peak_bytes, item.ps / item.span, item.source});
+    }
+  }
+  return shares;
+}
+
 struct Begin {
   int layer, item;
 };
@@ -73,13 +86,10 @@ void keep_one_per_bin(std::vector<Label>& labels, int bins, Crowded crowded) {
 }  // namespace
 
 SuffixBound::SuffixBound(const RecomputeItems& items) : suffix_(items.at.size() + 1) {
-  for (const auto& at : items.at) {
-    if (std::any_of(at.begin(), at.end(), [](const RecomputeItem& item) { return item.span > 1; })) return;
-  }
   std::vector<Slope> slopes;
   const auto flatter = [](const Slope& a, const Slope& b) { return a.ps * b.bytes < b.ps * a.bytes; };
   for (int i = static_cast<int>(items.at.size()) - 1; i >= 0; --i) {
-    const std::vector<RecomputeItem> corners = hull(items.at[i]);
+    const std::vector<RecomputeItem> corners = hull(shares_of(items, i));
     suffix_[i].saved = suffix_[i + 1].saved + corners[0].saved_bytes;
     suffix_[i].ps = suffix_[i + 1].ps + corners[0].ps;
     const std::size_t before = slopes.size();
@@ -96,21 +106,23 @@ SuffixBound::SuffixBound(const RecomputeItems& items) : suffix_(items.at.size() 
   }
 }
 
-void SuffixBound::prune(std::vector<Label>& labels, int layer, std::int64_t cap, std::int64_t incumbent_ps) const {
+std::int64_t SuffixBound::least_ps(int layer, std::int64_t bytes) const {
   const Suffix& s = suffix_[layer];
-  std::size_t at = 0;
+  const auto less = static_cast<double>(s.saved - bytes);
+  if (less <= 0) return s.ps;
+  const auto end = std::lower_bound(s.bytes.begin(), s.bytes.end(), less);
+  if (end == s.bytes.end()) return kUnreachable;
+  const auto at = static_cast<std::size_t>(end - s.bytes.begin());
+  const double before = at == 0 ? 0 : s.bytes[at - 1], ps = at == 0 ? 0 : s.costs[at - 1];
+  const double least = ps + (s.costs[at] - ps) * (less - before) / (s.bytes[at] - before);
+  // Rounding of the doubles must not raise the bound.
+  return s.ps + static_cast<std::int64_t>(std::floor(least * (1 - 1e-12)));
+}
+
+void SuffixBound::prune(std::vector<Label>& labels, int layer, std::int64_t cap, std::int64_t incumbent_ps) const {
   std::erase_if(labels, [&](const Label& label) {
-    const auto less = static_cast<double>(label.saved_bytes + s.saved - cap);
-    double least = 0;
-    if (less > 0 && !s.bytes.empty()) {
-      while (at < s.bytes.size() && s.bytes[at] < less) ++at;
-      if (at == s.bytes.size()) return true;
-      const double bytes = at == 0 ? 0 : s.bytes[at - 1], ps = at == 0 ? 0 : s.costs[at - 1];
-      least = ps + (s.costs[at] - ps) * (less - bytes) / (s.bytes[at] - bytes);
-    }
-    // Rounding of the doubles must not raise the bound.
-    const auto bound = static_cast<std::int64_t>(std::floor(least * (1 - 1e-12)));
-    return label.ps + s.ps + bound >= incumbent_ps;
+    const std::int64_t least = least_ps(layer, cap - label.saved_bytes);
+    return least == kUnreachable || label.ps + least >= incumbent_ps;
   });
 }
 

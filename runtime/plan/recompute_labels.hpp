@@ -1,6 +1,8 @@
 #pragma once
 // The dynamic program of recompute_search.hpp for one room and one cap.
 
+#include <limits>
+
 #include "runtime/plan/recompute_search.hpp"
 
 namespace plimsoll {
@@ -12,10 +14,14 @@ struct RecomputeLabel {
 };
 
 // Per layer, the least cost of all layers from it on when they may save so many bytes: the linear relaxation, without
-// the peaks. Zero wherever items cover several layers.
+// the peaks. An item that covers several layers is shared out among them.
 class SuffixBound {
  public:
   explicit SuffixBound(const RecomputeItems& items);
+
+  // Of the layers from `layer` on, when they save at most `bytes`; kUnreachable where they cannot.
+  static constexpr std::int64_t kUnreachable = std::numeric_limits<std::int64_t>::max();
+  std::int64_t least_ps(int layer, std::int64_t bytes) const;
 
   // Removes from `labels` of `layer` (rising saved bytes) those that cannot end below `incumbent_ps` within `cap`.
   void prune(std::vector<RecomputeLabel>& labels, int layer, std::int64_t cap, std::int64_t incumbent_ps) const;

@@ -21,13 +21,39 @@ bool dominates(const LayerOption& a, std::int64_t a_ps, const LayerOption& b, st
          a.backward_peak_bytes <= b.backward_peak_bytes && a_ps <= b_ps;
 }
 
+// Tensors that nothing but the making of one other tensor reads, which is no larger and can be kept: to keep that one
+// instead, or as well, is never worse.
+std::vector<bool> steps_on_the_way(const LayerKind& kind, const std::vector<bool>& needed) {
+  const std::size_t count = kind.tensors.size();
+  std::vector<std::vector<std::size_t>> made(count);
+  std::vector<bool> on_the_way(count, true);
+  for (const BackwardStep& step : kind.steps) {
+    for (const int v : step.reads) on_the_way[v] = false;
+  }
+  for (std::size_t v = 0; v < count; ++v) {
+    const LayerTensor& t = kind.tensors[v];
+    for (const int u : t.made_from) made[u].push_back(v);
+    if (t.kept_with >= 0) on_the_way[v] = on_the_way[t.kept_with] = false;
+  }
+  for (std::size_t u = 0; u < count; ++u) {
+    on_the_way[u] = on_the_way[u] && kind.tensors[u].replayable && made[u].size() == 1;
+    if (!on_the_way[u]) continue;
+    const std::size_t v = made[u].front();
+    const LayerTensor& t = kind.tensors[v];
+    on_the_way[u] = needed[v] && !t.never_kept && t.bytes <= kind.tensors[u].bytes &&
+                    t.bytes_on_host() <= kind.tensors[u].bytes_on_host() &&
+                    t.offloadable >= kind.tensors[u].offloadable;
+  }
+  return on_the_way;
+}
+
 // The tensors put to choice, the largest first where not all of them can be; `complete` tells.
 std::vector<Choosable> choosable(const LayerKind& kind, const OptionSpace& space, bool& complete) {
-  const std::vector<bool> needed = backward_needs(kind);
+  const std::vector<bool> needed = backward_needs(kind), on_the_way = steps_on_the_way(kind, needed);
   std::vector<Choosable> all;
   for (int v = 0; v < static_cast<int>(kind.tensors.size()); ++v) {
     const LayerTensor& t = kind.tensors[v];
-    if (needed[v] && !t.always_kept && !t.never_kept)
+    if (needed[v] && !t.always_kept && !t.never_kept && !on_the_way[v])
       all.push_back({v, space.link != nullptr && t.offloadable && t.bytes_on_host() <= kind.host_limit_bytes ? 3 : 2});
   }
   std::stable_sort(all.begin(), all.end(), [&](const Choosable& a, const Choosable& b) {
@@ -61,12 +87,12 @@ std::vector<LayerOption> enumerate(const LayerKind& kind, const OptionSpace& spa
 }
 
 std::vector<Fate> kept(const LayerKind& kind, bool all_needed) {
-  const std::vector<bool> needed = backward_needs(kind);
+  const std::vector<bool> needed = backward_needs(kind), on_the_way = steps_on_the_way(kind, needed);
   std::vector<Fate> fates;
   for (std::size_t v = 0; v < kind.tensors.size(); ++v) {
     const LayerTensor& t = kind.tensors[v];
-    fates.push_back(t.always_kept || (needed[v] && !t.never_kept && (all_needed || !t.replayable)) ? Fate::Keep
-                                                                                                   : Fate::Drop);
+    const bool may = needed[v] && !t.never_kept && ((all_needed && !on_the_way[v]) || !t.replayable);
+    fates.push_back(t.always_kept || may ? Fate::Keep : Fate::Drop);
   }
   return fates;
 }

@@ -38,6 +38,7 @@ struct RecomputeItems {
 struct RecomputeLimits {
   int max_labels = 2048;                // per layer; beyond it, that many bins
   std::int64_t max_work = 100'000'000;  // labels times items looked at by a search; no new interval of S_tot beyond it
+  double enough = 0;  // what is proven to cost at most so much more than the best, as a share of it, is not improved
 };
 
 struct RecomputeFound {

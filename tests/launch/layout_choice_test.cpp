@@ -157,6 +157,30 @@ TEST(LayoutChoice, BoundsAreBelowThePlanAndTheEstimate) {
   EXPECT_GT(checked, 50);
 }
 
+// Before anything is planned, a layout is known to recompute for so long at least.
+TEST(LayoutChoice, RecomputationIsBoundedFromBelow) {
+  int positive = 0;
+  for (const int ranks : {1, 4}) {
+    const Grid grid(small_config({"train.global_batch=8", "data.sequence=64"}), ranks);
+    std::vector<std::int64_t> sorted;
+    for (const Layout& l : grid.layouts) sorted.push_back(grid.bytes(l));
+    std::sort(sorted.begin(), sorted.end());
+    for (const double part : {0.9, 1.3}) {  // of the least that a layout needs with everything kept
+      const auto budget = static_cast<std::int64_t>(part * static_cast<double>(sorted.front()));
+      LayoutCosts costs(layout_problem(grid.config, ranks, budget), {grid.cluster, &grid.model});
+      for (const Layout& l : grid.layouts) {
+        const ExactMemory exact = grid.exact(l, budget);
+        if (exact.arena_bytes > budget) continue;
+        const LayoutEstimate estimate = costs.estimate(l);
+        EXPECT_LE(estimate.recompute_s, exact.recompute_s * (1 + 1e-9)) << to_text(l) << ", budget " << budget;
+        EXPECT_LE(costs.time_bound_s(l), estimate.step_s * (1 + 1e-12)) << to_text(l);
+        positive += estimate.recompute_s > 0.2 * exact.recompute_s ? 1 : 0;
+      }
+    }
+  }
+  EXPECT_GT(positive, 3);
+}
+
 TEST(LayoutChoice, TheBoundIsNearThePlan) {
   Grid grid(small_config({"model.hidden=128", "model.ffn=512", "model.vocabulary=500"}), 1);
   for (const Layout& l : grid.layouts) EXPECT_GT(2 * grid.costs.memory_bound_bytes(l), grid.bytes(l)) << to_text(l);

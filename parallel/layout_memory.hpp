@@ -1,0 +1,31 @@
+#pragma once
+// Internal to the layout planner: what is known of the memory of a layout before it is planned, and what recomputation
+// must cost for it to fit. Bounds from below: no plan has fewer bytes, or recomputes for less.
+
+#include "parallel/layout_pieces.hpp"
+
+namespace plimsoll {
+
+// Bytes per parameter, in a rank that holds all of it. Below fp32: gradients, moments and a master copy in fp32.
+struct StateBytes {
+  std::int64_t weight, gradient, optimizer;
+};
+StateBytes state_bytes(DType dtype, const OptimizerConfig& optimizer);
+
+// Of a rank of one stage.
+struct StageBytes {
+  std::int64_t state = 0, staging = 0, scratch = 0;
+  std::int64_t kept = 0;     // of all micro-batches in flight
+  std::int64_t outside = 0;  // of that, outside of the layers
+  // ZeRO 2 and 3, beside what the layers before keep: gradients of a layer and of the one whose are being summed, its
+  // parameters and those that are gathered ahead.
+  std::int64_t units = 0;
+  std::int64_t bytes() const { return state + staging + scratch + kept; }
+};
+StageBytes bound_stage_bytes(PieceProfiles& pieces, const Layout& layout, int stage);
+
+// Sets recompute_s of a layout that has none, which stays 0 without rewrite_at_need or a budget, and where values may
+// wait in host memory instead.
+void add_recompute_bound(PieceProfiles& pieces, const Layout& layout, LayoutEstimate& estimate);
+
+}  // namespace plimsoll
