@@ -185,9 +185,9 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   const RunCosts costs(config, place, nullptr, 0);
   const std::optional<LayoutChoice> layouts = plan_layouts(config, place, costs, context);
   std::optional<RecomputeChoice> recompute;
-  const ProgramOptions options = choose_programs(config, place, Purpose::Train, context.budget_bytes,
-                                                 context.outside_bytes, host_bytes, &costs.costs(), costs.profile(),
-                                                 &recompute);
+  const ProgramOptions options =
+      choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes, host_bytes,
+                      &costs.costs(), costs.profile(), &recompute);
   const std::vector<RankRole> roles = rank_roles(options);
   context.recompute = recompute_reports(roles, costs.costs(), recompute);
   for (const RankRole& role : roles) {

@@ -377,7 +377,8 @@ TEST(RecomputeChoice, TheReportHasThePredictionAndTheBaselines) {
   const std::int64_t budget = none * 7 / 10;
   const DescribedCosts costs{choose_cluster(config)};
   std::optional<RecomputeChoice> choice;
-  const ProgramOptions o = choose_programs(config, {}, Purpose::Train, budget, 0, kNoHostLimit, &costs, nullptr, &choice);
+  const ProgramOptions o =
+      choose_programs(config, {}, Purpose::Train, budget, 0, kNoHostLimit, &costs, nullptr, &choice);
   const std::vector<RankRole> roles = rank_roles(o);
   PlanContext context;
   context.budget_bytes = budget;
