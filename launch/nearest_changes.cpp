@@ -45,7 +45,7 @@ void add_recomputation(const ProgramOptions& o, std::vector<Change>& changes) {
 
 // What ZeRO divides further: over the replicas that are there, or over twice as many.
 void add_replicas(const ProgramOptions& o, std::vector<Change>& changes) {
-  const int most_zero = o.mesh.pipeline > 1 || !o.shares.empty() ? 1 : 3;
+  const int most_zero = o.shares.empty() ? 3 : 1;
   const auto add = [&](int replicas, int zero) {
     const std::string ranks =
         replicas > o.mesh.data ? fmt::format(", on {} ranks", o.mesh.ranks() * replicas / o.mesh.data) : "";
@@ -74,13 +74,17 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
   const auto fills = [&](std::int64_t share) { return share % stages == 0; };
   const bool divides = o.schedule != ScheduleKind::Interleaved ||
                        (fills(o.micro_batches) && std::all_of(o.shares.begin(), o.shares.end(), fills));
-  if (!o.train || o.zero > 1 || !divides || stages * o.chunks > o.model.layers) return;
+  if (!o.train || !divides || stages * o.chunks > o.model.layers) return;
   Change& c = changes.emplace_back(
       fmt::format("{}, on {} ranks", arrow("parallel.pipeline", mesh.pipeline, stages), 2 * mesh.ranks()), o);
   c.options.mesh.pipeline = stages;
   c.options.stage_layers.clear();
-  // The first layer of a stage makes other values than one inside of it, so names do not carry over.
-  for (LayerRecompute& layer : c.options.recompute) {
+}
+
+// The first layer of a stage makes other values than one inside of it, so names do not carry over to other cuts.
+void forget_names_of_other_cuts(const std::vector<int>& cuts, ProgramOptions& o) {
+  if (o.recompute.empty() || program_cuts(o) == cuts) return;
+  for (LayerRecompute& layer : o.recompute) {
     if (layer.mode == RecomputeMode::Auto) layer = {RecomputeMode::Full, {}};
   }
 }
@@ -118,8 +122,10 @@ std::string nearest_changes(const ProgramOptions& o, std::int64_t budget_bytes, 
   if (o.train && o.optimizer.name == OptimizerName::AdamW)
     changes.emplace_back("optimizer.name adamw -> sgd", o).options.optimizer.name = OptimizerName::Sgd;
   std::vector<std::pair<std::int64_t, const Change*>> needs;
-  for (const Change& c : changes) {
+  const std::vector<int> cuts = program_cuts(o);
+  for (Change& c : changes) {
     if (!allowed(c.options)) continue;
+    forget_names_of_other_cuts(cuts, c.options);
     if (const auto bytes = arena_bytes(c.options, coordinates(o.mesh, o.rank).data))
       needs.emplace_back(*bytes + outside_bytes, &c);
   }
