@@ -172,10 +172,8 @@ class BudgetSearch {
   // Does it fit? What costs too much counts as if it did: what is cheaper takes more bytes.
   bool attempt(RecomputePlan plan, std::int64_t model_bytes) {
     if (plan.seconds >= incumbent_seconds_) return true;
-    const std::vector<LayerRecompute> chosen = layer_recompute(graph_, plan);
-    PlannedBytes bytes = bytes_.of(chosen);
+    const PlannedBytes bytes = bytes_.of(layer_recompute(graph_, plan));
     const bool fits = bytes.arena <= budget_;
-    if (!fits && !found_.fits) bytes = bytes_.best_of(chosen);  // what needs least is said to the byte
     beside_ = bytes.arena - plan.peak_bytes;
     const bool first = found_.plan.layers.empty();
     const bool better = fits ? !found_.fits || plan.seconds < found_.plan.seconds
