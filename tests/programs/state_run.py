@@ -5,9 +5,10 @@ with uneven ones, with the same bits."""
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from training_runs import call, run, sets
 
 CONFIG = """
 model: {{family: gpt2, layers: 3, hidden: 192, heads: 4, positions: 32}}
@@ -21,21 +22,6 @@ STEPS = 8
 MIB = 1 << 20
 
 plimsoll, folder, launcher = sys.argv[1], Path(sys.argv[2]), sys.argv[4:]
-
-
-def call(*command):
-    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
-
-
-def run(*command):
-    done = call(*command)
-    if done.returncode != 0:
-        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def sets(settings):
-    return [part for s in settings for part in ("--set", s)]
 
 
 def command(name, settings):
@@ -62,6 +48,8 @@ def plan_of(settings):
 
 def only_uneven_fits(zero, even_losses):
     settings = [f"parallel.zero={zero}"]
+    if zero == 3:  # sizes that follow from measured links would be smaller where there is less memory
+        settings += ["comm.prefetch=1", "comm.gather=1"]
     code, even, _ = plan_of(settings)
     if code != 0:
         sys.exit(f"plan: exit code {code}")
