@@ -116,7 +116,9 @@ void Executor::add_profile_rows(const std::string& program) {
 void Executor::bind_slot(const Node& node, int slot, const KernelArgs& common, Binding& binding) const {
   binding.first = binding.later = common;
   for (std::size_t i = 0; i < op_info(node.op).slots.size(); ++i) {
-    binding.value[i].spec = binding.grad[i].spec = node.specs[static_cast<int>(i)];
+    const TensorSpec& spec = node.specs[static_cast<int>(i)];
+    binding.value[i].spec = spec;
+    binding.grad[i].spec = gradient_spec(op_info(node.op).slots[i], spec);
     if (node.value[i] != kNoValue) binding.value[i].data = view(node.value[i], slot).data;
     if (node.grad[i] != kNoValue) binding.grad[i].data = view(node.grad[i], slot).data;
     if (node.accumulate[i] == Accumulate::Always) binding.first.accumulate |= 1U << i;

@@ -101,13 +101,13 @@ class Differentiator {
     return graph_.add_value(std::move(g));
   }
 
-  void give_parameter_gradient(Node& node, std::size_t slot) {
+  void give_parameter_gradient(Node& node, const OpInfo& op, std::size_t slot) {
     Parameter& p = graph_.parameters[static_cast<std::size_t>(parameter_of_[index(node.value[slot])])];
     node.accumulate[slot] = Accumulate::Always;
     if (p.gradient == kNoValue) {
       Value g;
       g.name = "grad." + graph_[p.value].name;
-      g.spec = graph_[p.value].spec;
+      g.spec = gradient_spec(op.slots[slot], graph_[p.value].spec);
       g.persistent = true;
       g.memory = MemoryClass::Gradients;
       g.layer = graph_[p.value].layer;
@@ -207,7 +207,7 @@ class Differentiator {
   void make_gradient(Node& node, const OpInfo& op, std::size_t i, std::vector<std::pair<ValueId, ValueId>>& late) {
     const Slot& slot = op.slots[i];
     if (node.value[i] == kNoValue || !needed_[index(node.value[i])]) return;
-    if (slot.role == Role::Param) give_parameter_gradient(node, i);
+    if (slot.role == Role::Param) give_parameter_gradient(node, op, i);
     if (slot.role != Role::Input) return;
     if (slot.same_gradient < 0) return give_input_gradient(node, op, i, late);
     const ValueId twin = node.grad[static_cast<std::size_t>(slot.same_gradient)];
@@ -242,7 +242,7 @@ class Differentiator {
         weight_grad.grad[out] = kNoValue;
         runs = true;
       } else if (slot.role == Role::Param && needed_[index(forward.value[i])]) {
-        give_parameter_gradient(weight_grad, i);
+        give_parameter_gradient(weight_grad, op, i);
       }
     }
     keep_read_values(input_grad, op);

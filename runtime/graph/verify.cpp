@@ -26,7 +26,8 @@ std::optional<std::string> check_node(const Graph& graph, std::size_t n) {
   const auto slots = op_info(node.op).slots;
   const int host_slot = node.op == op_id<ToHost> ? ToHost::kY : node.op == op_id<FromHost> ? FromHost::kX : -1;
   for (std::size_t i = 0; i < static_cast<std::size_t>(kMaxSlots); ++i) {
-    for (const ValueId id : {node.value[i], node.grad[i]}) {
+    for (const bool gradient : {false, true}) {
+      const ValueId id = gradient ? node.grad[i] : node.value[i];
       if (id == kNoValue) continue;
       if (i >= slots.size()) return fmt::format("{}: has no slot {}", node_name(graph, n), i);
       if (id < 0 || id >= static_cast<ValueId>(graph.values.size()))
@@ -35,9 +36,12 @@ std::optional<std::string> check_node(const Graph& graph, std::size_t n) {
         return fmt::format("{}: slot '{}' is '{}', which is {} host memory", node_name(graph, n), slots[i].name,
                            graph[id].name, host_slot == static_cast<int>(i) ? "not in" : "in");
       }
-      if (graph[id].spec != node.specs[static_cast<int>(i)]) {
-        return fmt::format("{}: slot '{}' is {} but value '{}' is {}", node_name(graph, n), slots[i].name,
-                           to_string(node.specs[static_cast<int>(i)]), graph[id].name, to_string(graph[id].spec));
+      const TensorSpec& declared = node.specs[static_cast<int>(i)];
+      const TensorSpec spec = gradient ? gradient_spec(slots[i], declared) : declared;
+      if (graph[id].spec != spec) {
+        return fmt::format("{}: {}slot '{}' is {} but value '{}' is {}", node_name(graph, n),
+                           gradient ? "the gradient of " : "", slots[i].name, to_string(spec), graph[id].name,
+                           to_string(graph[id].spec));
       }
     }
   }

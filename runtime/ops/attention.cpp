@@ -41,7 +41,7 @@ std::int64_t Attention::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phas
   const bool backward = phase == Phase::InputGrad;
   const std::int64_t units = qkv.shape[0] * (backward ? a.layout.kv_heads : a.layout.heads);
   const AttentionScratch scratch(a.layout, t, t, backward, a.dropout > 0);
-  return attention_threads(threads, units) * scratch.elements * dtype_bytes(qkv.dtype);
+  return attention_threads(threads, units) * scratch.elements * dtype_bytes(wide_dtype(qkv.dtype));
 }
 
 std::vector<Sample<Attention::Attrs>> Attention::samples() {
@@ -79,7 +79,8 @@ std::int64_t CachedAttention::workspace_bytes(const Attrs& a, const SlotSpecs& s
   if (phase != Phase::Forward) return 0;
   const TensorSpec& qkv = s[kQkv];
   const AttentionScratch scratch(a.layout, qkv.shape[1], s[kKeys].shape[1], false, false);
-  return attention_threads(threads, qkv.shape[0] * a.layout.kv_heads) * scratch.elements * dtype_bytes(qkv.dtype);
+  return attention_threads(threads, qkv.shape[0] * a.layout.kv_heads) * scratch.elements *
+         dtype_bytes(wide_dtype(qkv.dtype));
 }
 
 std::vector<Sample<CachedAttention::Attrs>> CachedAttention::samples() {

@@ -11,7 +11,7 @@ std::int64_t norm_flops(std::int64_t elements, Phase phase) {
 }
 
 std::int64_t partial_bytes(const TensorSpec& x, std::int64_t rows, std::int64_t columns, Phase phase) {
-  return phase == Phase::InputGrad ? norm_row_blocks(rows) * columns * dtype_bytes(x.dtype) : 0;
+  return phase == Phase::InputGrad ? norm_row_blocks(rows) * columns * dtype_bytes(wide_dtype(x.dtype)) : 0;
 }
 
 void require_vector(std::string_view op, const Slot& slot, const TensorSpec& spec, std::int64_t length, DType dtype) {

@@ -52,6 +52,19 @@ struct Slot {
 
 inline constexpr int kMaxSlots = 10;
 
+// Mixed precision, from the roles alone. Of an op that computes in bf16 or f16, Inputs, Params and Outputs and the
+// gradients of Inputs and Outputs have that dtype. In f32 are gradients of Params, which are accumulated over
+// micro-batches (Micikevicius et al. 2018), and Stats; but a Stat whose gradient lies over that of an output has the
+// dtype of the output. Arithmetic is f32, rounded once where it is stored.
+constexpr DType wide_dtype(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16 ? DType::f32 : dtype; }
+// Of a Stat of an op that computes in `compute`.
+constexpr DType stat_dtype(const Slot& slot, DType compute) { return slot.over >= 0 ? compute : wide_dtype(compute); }
+// Of the gradient of a slot whose value is `value`.
+inline TensorSpec gradient_spec(const Slot& slot, TensorSpec value) {
+  if (slot.role == Role::Param) value.dtype = wide_dtype(value.dtype);
+  return value;
+}
+
 // The specs of one node's slots, by slot index. Absent optional slots are not present.
 struct SlotSpecs {
   std::array<TensorSpec, kMaxSlots> spec;

@@ -14,6 +14,23 @@ constexpr auto again_of() -> Attrs (*)(const Attrs&) {
   }
 }
 
+DType compute_dtype(std::span<const Slot> slots, const SlotSpecs& specs) {
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const int slot = static_cast<int>(i);
+    if (slots[i].role == Role::Output || slots[i].role == Role::Stat || !specs.has(slot)) continue;
+    if (is_floating(specs[slot].dtype)) return specs[slot].dtype;
+  }
+  return DType::f32;
+}
+
+void set_stat_dtypes(std::span<const Slot> slots, SlotSpecs& specs) {
+  const DType compute = compute_dtype(slots, specs);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i].role == Role::Stat && specs.has(static_cast<int>(i)))
+      specs.spec[i].dtype = stat_dtype(slots[i], compute);
+  }
+}
+
 template <class Op>
 OpInfo make_info() {
   static_assert(Op::slots.size() <= kMaxSlots);
@@ -28,7 +45,10 @@ OpInfo make_info() {
       Op::update_only,
       Op::collective,
       Op::copies,
-      [](const Attrs& a, SlotSpecs& s) { Op::infer(std::get<id>(a), s); },
+      [](const Attrs& a, SlotSpecs& s) {
+        Op::infer(std::get<id>(a), s);
+        set_stat_dtypes(Op::slots, s);
+      },
       [](const Attrs& a, const SlotSpecs& s, Phase p) { return Op::flops(std::get<id>(a), s, p); },
       [](const Attrs& a, const SlotSpecs& s, Phase p, int threads) {
         return Op::workspace_bytes(std::get<id>(a), s, p, threads);
@@ -62,13 +82,6 @@ const OpInfo& op_info(std::string_view name) {
   fail(ErrorKind::Internal, "no op is named '{}'", name);
 }
 
-DType compute_dtype(const OpInfo& op, const SlotSpecs& specs) {
-  for (int i = 0; i < static_cast<int>(op.slots.size()); ++i) {
-    const Role role = op.slots[static_cast<std::size_t>(i)].role;
-    if (role == Role::Output || role == Role::Stat || !specs.has(i)) continue;
-    if (is_floating(specs[i].dtype)) return specs[i].dtype;
-  }
-  return DType::f32;
-}
+DType compute_dtype(const OpInfo& op, const SlotSpecs& specs) { return compute_dtype(op.slots, specs); }
 
 }  // namespace plimsoll

@@ -59,7 +59,7 @@ struct OpInfo {
   std::string_view name;
   std::span<const Slot> slots;
   bool splits_backward, terminal, inference_only, update_only, collective, copies;
-  void (*infer)(const Attrs&, SlotSpecs&);
+  void (*infer)(const Attrs&, SlotSpecs&);  // as the op's, with the dtypes that Stats have
   std::int64_t (*flops)(const Attrs&, const SlotSpecs&, Phase);
   std::int64_t (*workspace_bytes)(const Attrs&, const SlotSpecs&, Phase, int threads);
   std::vector<AnySample> (*samples)();

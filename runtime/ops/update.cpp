@@ -5,7 +5,8 @@ namespace {
 
 std::int64_t in_update(Phase phase, std::int64_t flops) { return phase == Phase::Update ? flops : 0; }
 
-// The buffers of an optimizer step: flat, of one length and one dtype, and the norm beside them.
+// The buffers of an optimizer step: flat, of one length and one dtype but the rounded parameters, and the norm beside
+// them.
 template <class Op>
 void require_flat(const SlotSpecs& s, std::int64_t decay_elements) {
   const TensorSpec& gradients = s[Op::kGradients];
@@ -17,10 +18,28 @@ void require_flat(const SlotSpecs& s, std::int64_t decay_elements) {
     require(Op::slots[i].role != Role::State || spec == gradients, ErrorKind::Internal, "{}: {} is {}, gradients is {}",
             Op::name, Op::slots[i].name, to_string(spec), to_string(gradients));
   }
+  if (s.has(Op::kRounded)) {
+    const TensorSpec& rounded = s[Op::kRounded];
+    require(rounded.shape == gradients.shape && rounded.dtype != gradients.dtype && is_floating(rounded.dtype) &&
+                wide_dtype(rounded.dtype) == gradients.dtype,
+            ErrorKind::Internal, "{}: rounded is {}, gradients is {}", Op::name, to_string(rounded),
+            to_string(gradients));
+  }
   require(s[Op::kNorm] == TensorSpec{{1}, DType::f64}, ErrorKind::Internal, "{}: norm is {}", Op::name,
           to_string(s[Op::kNorm]));
   require(decay_elements >= 0 && decay_elements <= gradients.elements(), ErrorKind::Internal,
           "{}: {} of {} elements are to decay", Op::name, decay_elements, gradients.elements());
+}
+
+// The first sample again with parameters that are rounded to bf16 and to f16; its `buffers` are f32 then.
+template <class Attrs>
+void add_rounding_samples(std::vector<Sample<Attrs>>& samples, std::initializer_list<int> buffers, int rounded) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    Sample<Attrs> sample = samples.front();
+    for (const int slot : buffers) sample.in.set(slot, {sample.in[slot].shape, DType::f32});
+    sample.in.set(rounded, {sample.in[*buffers.begin()].shape, dtype});
+    samples.push_back(std::move(sample));
+  }
 }
 
 }  // namespace
@@ -77,11 +96,13 @@ std::vector<Sample<AdamW::Attrs>> AdamW::samples() {
     return make_sample(
         a, {{kGradients, {n}}, {kNorm, {1}, DType::f64}, {kParameters, {n}}, {kFirst, {n}}, {kSecond, {n}}});
   };
-  return {
+  std::vector<Sample<Attrs>> all{
       sample({0.9, 0.95, 1e-8, 0.1, 1.0, 33}, 101),
       sample({0.9, 0.999, 1e-8, 0.0, 0.0, 0}, 7),
       sample({0.8, 0.99, 1e-6, 0.2, 0.5, 20011}, 20011),
   };
+  add_rounding_samples(all, {kGradients, kParameters, kFirst, kSecond}, kRounded);
+  return all;
 }
 
 void Sgd::infer(const Attrs& a, SlotSpecs& s) {
@@ -96,13 +117,15 @@ std::vector<Sample<Sgd::Attrs>> Sgd::samples() {
   const auto sample = [](Attrs a, std::int64_t n) {
     return make_sample(a, {{kGradients, {n}}, {kNorm, {1}, DType::f64}, {kParameters, {n}}, {kMomentum, {n}}});
   };
-  return {
+  std::vector<Sample<Attrs>> all{
       sample({0.9, 0.1, 1.0, false, 33}, 101),
       sample({0.0, 0.0, 0.0, false, 0}, 7),
       make_sample(Attrs{0.0, 0.1, 0.5, false, 33},
                   {{kGradients, {101}}, {kNorm, {1}, DType::f64}, {kParameters, {101}}}),
       sample({0.8, 0.2, 0.5, true, 10000}, 20011),
   };
+  add_rounding_samples(all, {kGradients, kParameters, kMomentum}, kRounded);
+  return all;
 }
 
 std::vector<Sample<Clear::Attrs>> Clear::samples() { return {make_sample(Attrs{37, DType::f64}, {})}; }

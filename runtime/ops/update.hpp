@@ -48,7 +48,8 @@ struct GlobalNorm : OpDefaults {
 // One AdamW step on flat buffers (Loshchilov & Hutter 2019, as PyTorch: p -= lr · weight_decay · p, then the Adam
 // step): g = gradient / loss_scale · min(1, clip / (norm + 1e-6)); nothing happens when step_outputs.found_inf is set.
 // The first decay_elements elements decay, the rest do not. clip = 0: no clipping. Learning rate and bias corrections
-// come from step_inputs.
+// come from step_inputs. Where kernels read parameters in bf16 or f16, `parameters` are the f32 master copy and
+// `rounded` what they become, to nearest even; it is written only where they are.
 struct AdamW : OpDefaults {
   struct Attrs {
     double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, clip = 0;
@@ -56,10 +57,11 @@ struct AdamW : OpDefaults {
   };
   static constexpr std::string_view name = "adamw";
   static constexpr bool update_only = true;
-  enum : int { kGradients, kNorm, kParameters, kFirst, kSecond };
+  enum : int { kGradients, kNorm, kParameters, kFirst, kSecond, kRounded };
   static constexpr std::array slots{
-      Slot{"gradients", Role::Input}, Slot{"norm", Role::Input},   Slot{"parameters", Role::State},
-      Slot{"first", Role::State},     Slot{"second", Role::State},
+      Slot{"gradients", Role::Input},  Slot{"norm", Role::Input},
+      Slot{"parameters", Role::State}, Slot{"first", Role::State},
+      Slot{"second", Role::State},     Slot{"rounded", Role::Output, Backward::Ignores, true},
   };
   static void infer(const Attrs&, SlotSpecs& s);
   static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
@@ -67,7 +69,7 @@ struct AdamW : OpDefaults {
 };
 
 // SGD with momentum as PyTorch: g += weight_decay · p; m = momentum · m + g (m starts at 0); p -= lr · m, or with
-// Nesterov p -= lr · (g + momentum · m). Clipping, scale, found_inf and decay_elements as in AdamW.
+// Nesterov p -= lr · (g + momentum · m). Clipping, scale, found_inf, decay_elements and `rounded` as in AdamW.
 struct Sgd : OpDefaults {
   struct Attrs {
     double momentum = 0.9, weight_decay = 0, clip = 0;
@@ -76,10 +78,13 @@ struct Sgd : OpDefaults {
   };
   static constexpr std::string_view name = "sgd";
   static constexpr bool update_only = true;
-  enum : int { kGradients, kNorm, kParameters, kMomentum };
+  enum : int { kGradients, kNorm, kParameters, kMomentum, kRounded };
   static constexpr std::array slots{
-      Slot{"gradients", Role::Input}, Slot{"norm", Role::Input}, Slot{"parameters", Role::State},
+      Slot{"gradients", Role::Input},
+      Slot{"norm", Role::Input},
+      Slot{"parameters", Role::State},
       Slot{"momentum", Role::State, Backward::Ignores, true},  // absent: momentum is 0
+      Slot{"rounded", Role::Output, Backward::Ignores, true},
   };
   static void infer(const Attrs&, SlotSpecs& s);
   static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);

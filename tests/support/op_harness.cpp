@@ -94,10 +94,11 @@ class Execution {
  private:
   bool wanted(int s) const { return (how_.without_grad >> s & 1U) == 0; }
   const TensorSpec& spec(int s) const { return case_.specs[s]; }
-  Memory fresh(int s) const { return std::make_shared<Guarded>(spec(s).bytes()); }
-  Memory filled(int s, const std::vector<double>& numbers) const {
-    Memory m = fresh(s);
-    m->assign(to_bytes(numbers, spec(s).dtype));
+  TensorSpec gradient(int s) const { return gradient_spec(case_.slot(s), spec(s)); }
+  static Memory fresh(const TensorSpec& spec) { return std::make_shared<Guarded>(spec.bytes()); }
+  static Memory filled(const TensorSpec& spec, const std::vector<double>& numbers) {
+    Memory m = fresh(spec);
+    m->assign(to_bytes(numbers, spec.dtype));
     return m;
   }
   static std::size_t at(int s) { return static_cast<std::size_t>(s); }
@@ -109,9 +110,9 @@ class Execution {
       if (slot.role == Role::Output || slot.role == Role::Stat) {
         const bool over = how_.in_place && slot.role == Role::Output && slot.over >= 0 && spec(slot.over) == spec(s) &&
                           case_.slot(slot.over).backward == Backward::Ignores;
-        value_[at(s)] = over ? value_[at(slot.over)] : fresh(s);
+        value_[at(s)] = over ? value_[at(slot.over)] : fresh(spec(s));
       } else {
-        value_[at(s)] = filled(s, in_.value[at(s)]);
+        value_[at(s)] = filled(spec(s), in_.value[at(s)]);
       }
     }
     std::array<View, kMaxSlots> value{}, grad{};
@@ -129,7 +130,7 @@ class Execution {
   void backward() {
     for (int s = 0; s < case_.slots(); ++s) {
       if (case_.specs.has(s) && case_.slot(s).role == Role::Output && !case_.op->terminal && wanted(s)) {
-        grad_[at(s)] = filled(s, in_.grad[at(s)]);
+        grad_[at(s)] = filled(gradient(s), in_.grad[at(s)]);
       }
     }
     for (int s = 0; s < case_.slots(); ++s) {
@@ -142,12 +143,12 @@ class Execution {
       if (over)
         grad_[at(s)] = grad_[at(slot.over)];
       else
-        grad_[at(s)] = how_.accumulate && !stat ? filled(s, in_.previous[at(s)]) : fresh(s);
+        grad_[at(s)] = how_.accumulate && !stat ? filled(gradient(s), in_.previous[at(s)]) : fresh(gradient(s));
     }
     if (case_.op->terminal) {
       for (int s = 0; s < case_.slots(); ++s) {
         if (case_.slot(s).role != Role::Output) continue;
-        value_[at(s)] = how_.accumulate ? filled(s, in_.previous[at(s)]) : fresh(s);
+        value_[at(s)] = how_.accumulate ? filled(spec(s), in_.previous[at(s)]) : fresh(spec(s));
       }
     }
     backward_phase(Phase::InputGrad);
@@ -182,10 +183,10 @@ class Execution {
       if (reads_in(slot.backward, phase) || (case_.op->terminal && slot.role == Role::Output)) {
         value[at(s)] = {value_[at(s)]->data(), spec(s)};
       } else if (how_.poison) {
-        poison.push_back(fresh(s));
+        poison.push_back(fresh(spec(s)));
         value[at(s)] = {poison.back()->data(), spec(s)};
       }
-      if (has_gradient(s, phase)) grad[at(s)] = {grad_[at(s)]->data(), spec(s)};
+      if (has_gradient(s, phase)) grad[at(s)] = {grad_[at(s)]->data(), gradient(s)};
       const bool adds =
           (gradient_goes_out(case_, s) && grad[at(s)]) || (case_.op->terminal && slot.role == Role::Output);
       if (how_.accumulate && adds) accumulate |= 1U << s;

@@ -308,6 +308,30 @@ TEST(Autodiff, LaterMicroBatchesAddToTheGradients) {
   EXPECT_EQ(thrice.gradients(), one);
 }
 
+// Gradients of parameters are f32; of everything else they have the dtype of what they are the gradient of.
+TEST(Autodiff, HalfPrecisionSumsGradientsOfParametersInSingle) {
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      ProgramOptions o = tiny_options(family);
+      o.dtype = dtype;
+      const Graph graph = tiny_training_graph(o);
+      EXPECT_EQ(verify(graph).value_or(""), "");
+      std::vector<bool> wide(graph.values.size(), false);
+      for (const Parameter& p : graph.parameters) {
+        EXPECT_EQ(graph[p.value].spec.dtype, dtype);
+        EXPECT_EQ(graph[p.gradient].spec, (TensorSpec{graph[p.value].spec.shape, DType::f32}));
+        wide[static_cast<std::size_t>(p.gradient)] = true;
+      }
+      for (const Node& node : graph.nodes) {
+        for (const ValueId gradient : node.grad) {
+          if (gradient == kNoValue || wide[static_cast<std::size_t>(gradient)]) continue;
+          EXPECT_EQ(graph[gradient].spec.dtype, dtype) << graph[gradient].name;
+        }
+      }
+    }
+  }
+}
+
 TEST(Autodiff, AGraphWithoutALossIsRefused) {
   SmallGraph g;
   g.activate(g.embed());

@@ -59,6 +59,28 @@ TEST(Registry, DeclarationsAreConsistent) {
   }
 }
 
+// Only what an op fixes itself (a cast's result, sums in f64, integers) may differ from what roles say.
+TEST(Registry, DtypesFollowFromRoles) {
+  for (const OpInfo& op : all_ops()) {
+    if (!op.differentiable() || op.id == op_id<Cast>) continue;
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+      const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
+      for (const OpCase& c : op_cases(op, dtype)) {
+        SCOPED_TRACE(c.text());
+        EXPECT_EQ(c.dtype(), dtype);
+        for (int s = 0; s < c.slots(); ++s) {
+          if (!c.specs.has(s) || !is_floating(c.specs[s].dtype)) continue;
+          const Slot& slot = c.slot(s);
+          const bool sum = op.terminal && slot.role == Role::Output;
+          const bool widened = slot.role == Role::Stat && slot.over < 0;
+          EXPECT_EQ(c.specs[s].dtype, sum ? DType::f64 : widened ? wide : dtype) << slot.name;
+          EXPECT_EQ(gradient_spec(slot, c.specs[s]).dtype, slot.role == Role::Param ? wide : c.specs[s].dtype);
+        }
+      }
+    }
+  }
+}
+
 // f(x) for the inputs or results of all ranks.
 template <class X, class F>
 void for_ranks(X& x, const F& f) {
