@@ -27,16 +27,38 @@ class Event {
   virtual void synchronize() const = 0;  // block the host until ready
 };
 
+// Bytes from one place to another: of the arena, or of allocate_host().
+struct Transfer {
+  void* to = nullptr;
+  const void* from = nullptr;
+  std::int64_t bytes = 0;
+};
+
+// What a stream was given between begin_capture() and end_capture(), to be done again as one launch.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
 class Stream {
  public:
   virtual ~Stream() = default;
   virtual void launch(Task task) = 0;
+  // Copies in the order of the stream; `transfer` and its memory outlive that.
+  virtual void copy(const Transfer& transfer);
+  // Only inside a task of this stream: after what the task has done so far.
+  virtual void fill(void* device, std::uint8_t byte, std::int64_t bytes);
   virtual void record(Event& event) = 0;
   virtual void wait(
       const Event& event) = 0;  // later tasks start after `event`; the host does not block (inline CPU streams do)
   // Blocks the host until all tasks are done. Rethrows the first exception a task threw.
   virtual void synchronize() = 0;
   virtual void* native_handle() { return nullptr; }  // cudaStream_t
+  // Tasks that are launched now are recorded and not done. False: a launch costs nothing here, there is no recording.
+  // What is recorded neither waits for an event of before nor synchronizes.
+  virtual bool begin_capture() { return false; }
+  virtual std::unique_ptr<Recording> end_capture();
+  virtual void replay(Recording& recording);
 };
 
 // True on a stream's own thread once that stream is being destroyed. A task that waits for others polls it and throws,

@@ -1,0 +1,187 @@
+#include "kernels/cuda/stream.hpp"
+
+#include "kernels/cuda/check.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/device/cpu_stream.hpp"
+
+namespace plimsoll {
+namespace {
+
+class CudaEvent final : public Event {
+ public:
+  explicit CudaEvent(int device) : hosted(make_cpu_event()) {
+    use_device(device);
+    check_cuda(cudaEventCreateWithFlags(&native, cudaEventDisableTiming), "cudaEventCreate");
+  }
+  ~CudaEvent() override { cudaEventDestroy(native); }
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  bool ready() const override {
+    if (on_thread) return hosted->ready();
+    const cudaError_t code = cudaEventQuery(native);
+    if (code != cudaErrorNotReady) check_cuda(code, "cudaEventQuery");
+    return code == cudaSuccess;
+  }
+  void synchronize() const override {
+    on_thread ? hosted->synchronize() : check_cuda(cudaEventSynchronize(native), "cudaEventSynchronize");
+  }
+
+  cudaEvent_t native = nullptr;
+  std::unique_ptr<Event> hosted;
+  bool on_thread = false;  // the last record() was on a hosted stream
+};
+
+CudaEvent& cuda_event(const Event& event) {
+  const auto* cuda = dynamic_cast<const CudaEvent*>(&event);
+  require(cuda != nullptr, ErrorKind::Internal, "a CUDA stream was given the event of another device");
+  return const_cast<CudaEvent&>(*cuda);
+}
+
+class CudaRecording final : public Recording {
+ public:
+  explicit CudaRecording(cudaGraph_t graph) {
+    const cudaError_t code = cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    check_cuda(code, "cudaGraphInstantiate");
+  }
+  ~CudaRecording() override { cudaGraphExecDestroy(executable); }
+  CudaRecording(const CudaRecording&) = delete;
+  CudaRecording& operator=(const CudaRecording&) = delete;
+
+  cudaGraphExec_t executable = nullptr;
+};
+
+// A cudaStream_t that waits for no other stream by itself.
+class Handle {
+ public:
+  Handle(int device, StreamKind kind) {
+    use_device(device);
+    int least = 0, greatest = 0;
+    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+    // What others wait for goes first: messages are short beside what computes.
+    check_cuda(
+        cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, kind == StreamKind::Compute ? least : greatest),
+        "cudaStreamCreate");
+  }
+  ~Handle() { cudaStreamDestroy(stream_); }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class NativeStream final : public Stream {
+ public:
+  NativeStream(int device, StreamKind kind) : device_(device), handle_(device, kind) {}
+
+  void launch(Task task) override {
+    use_device(device_);
+    task.run(task.argument);
+  }
+  void copy(const Transfer& t) override {
+    use_device(device_);
+    check_cuda(cudaMemcpyAsync(t.to, t.from, static_cast<std::size_t>(t.bytes), cudaMemcpyDefault, handle_.get()),
+               "cudaMemcpyAsync");
+  }
+  void fill(void* device, std::uint8_t byte, std::int64_t bytes) override {
+    check_cuda(cudaMemsetAsync(device, byte, static_cast<std::size_t>(bytes), handle_.get()), "cudaMemsetAsync");
+  }
+  void record(Event& event) override {
+    CudaEvent& cuda = cuda_event(event);
+    cuda.on_thread = false;
+    check_cuda(cudaEventRecord(cuda.native, handle_.get()), "cudaEventRecord");
+  }
+  void wait(const Event& event) override {
+    const CudaEvent& cuda = cuda_event(event);
+    if (cuda.on_thread) return cuda.synchronize();
+    check_cuda(cudaStreamWaitEvent(handle_.get(), cuda.native, 0), "cudaStreamWaitEvent");
+  }
+  void synchronize() override { check_cuda(cudaStreamSynchronize(handle_.get()), "cudaStreamSynchronize"); }
+  void* native_handle() override { return handle_.get(); }
+
+  bool begin_capture() override {
+    use_device(device_);
+    check_cuda(cudaStreamBeginCapture(handle_.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    return true;
+  }
+  std::unique_ptr<Recording> end_capture() override {
+    cudaGraph_t graph = nullptr;
+    check_cuda(cudaStreamEndCapture(handle_.get(), &graph), "cudaStreamEndCapture");
+    return std::make_unique<CudaRecording>(graph);
+  }
+  void replay(Recording& recording) override {
+    use_device(device_);
+    check_cuda(cudaGraphLaunch(static_cast<CudaRecording&>(recording).executable, handle_.get()), "cudaGraphLaunch");
+  }
+
+ private:
+  int device_;
+  Handle handle_;
+};
+
+class HostedStream final : public Stream {
+ public:
+  explicit HostedStream(int device)
+      : device_(device), handle_(device, StreamKind::Communication), thread_(make_worker_stream()) {
+    thread_->launch({[](void* s) { use_device(static_cast<HostedStream*>(s)->device_); }, this});
+  }
+
+  void launch(Task task) override {
+    thread_->launch(task);
+    thread_->launch({[](void* s) {
+                       check_cuda(cudaStreamSynchronize(static_cast<HostedStream*>(s)->handle_.get()),
+                                  "cudaStreamSynchronize");
+                     },
+                     this});
+  }
+  void fill(void* device, std::uint8_t byte, std::int64_t bytes) override {
+    check_cuda(cudaMemsetAsync(device, byte, static_cast<std::size_t>(bytes), handle_.get()), "cudaMemsetAsync");
+  }
+  void copy(const Transfer& transfer) override {
+    // A task has one argument, the transfer: so it goes over the stream of the thread.
+    launch({[](void* t) {
+              const auto* mine = static_cast<const Transfer*>(t);
+              check_cuda(cudaMemcpyAsync(mine->to, mine->from, static_cast<std::size_t>(mine->bytes), cudaMemcpyDefault,
+                                         cudaStreamPerThread),
+                         "cudaMemcpyAsync");
+              check_cuda(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize");
+            },
+            const_cast<Transfer*>(&transfer)});
+  }
+  void record(Event& event) override {
+    CudaEvent& cuda = cuda_event(event);
+    cuda.on_thread = true;
+    thread_->record(*cuda.hosted);
+  }
+  // Also where the event is recorded again before the thread gets here: it then waits for more than it must, which
+  // comes without this stream, since whoever waits for this one blocks the host.
+  void wait(const Event& event) override {
+    const CudaEvent& cuda = cuda_event(event);
+    if (cuda.on_thread) return thread_->wait(*cuda.hosted);
+    thread_->launch(
+        {[](void* e) { check_cuda(cudaEventSynchronize(static_cast<cudaEvent_t>(e)), "cudaEventSynchronize"); },
+         cuda.native});
+  }
+  void synchronize() override { thread_->synchronize(); }
+  void* native_handle() override { return handle_.get(); }
+
+ private:
+  int device_;
+  Handle handle_;
+  std::unique_ptr<Stream> thread_;  // last: it uses everything above
+};
+
+}  // namespace
+
+void use_device(int device) { check_cuda(cudaSetDevice(device), "cudaSetDevice"); }
+
+std::unique_ptr<Stream> make_native_stream(int device, StreamKind kind) {
+  return std::make_unique<NativeStream>(device, kind);
+}
+std::unique_ptr<Stream> make_hosted_stream(int device) { return std::make_unique<HostedStream>(device); }
+std::unique_ptr<Event> make_cuda_event(int device) { return std::make_unique<CudaEvent>(device); }
+
+}  // namespace plimsoll
