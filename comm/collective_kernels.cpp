@@ -91,7 +91,7 @@ void gather_units(const KernelArgs& a) {
 }  // namespace
 
 void add_collective_kernels(KernelTable& table) {
-  for (const DType dtype : {DType::f32, DType::f64}) {
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     table.add<AllReduce>(Phase::Reduce, dtype, all_reduce);
     table.add<GatherUnits>(Phase::Forward, dtype, gather_units);
     table.add<CopyTo>(Phase::Forward, dtype, copy_over<CopyTo, Phase::Forward>);

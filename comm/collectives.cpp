@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "comm/group.hpp"
 
@@ -38,12 +39,16 @@ T larger(T a, T b) {
   return a > b || a != a ? a : b;  // NOLINT(misc-redundant-expression): how to ask for NaN
 }
 
+// What elements are summed in: those of 16 bits in f32, so that a sum is rounded once.
 template <class T>
-void combine(T* __restrict sum, const T* __restrict b, std::int64_t n, ReduceOp op) {
+using Wide = std::conditional_t<sizeof(T) == 2, float, T>;
+
+template <class T>
+void combine(Wide<T>* __restrict sum, const T* __restrict b, std::int64_t n, ReduceOp op) {
   if (op == ReduceOp::Sum) {
-    for (std::int64_t i = 0; i < n; ++i) sum[i] += b[i];
+    for (std::int64_t i = 0; i < n; ++i) sum[i] += static_cast<Wide<T>>(b[i]);
   } else {
-    for (std::int64_t i = 0; i < n; ++i) sum[i] = larger(sum[i], b[i]);
+    for (std::int64_t i = 0; i < n; ++i) sum[i] = larger(sum[i], static_cast<Wide<T>>(b[i]));
   }
 }
 
@@ -52,13 +57,14 @@ template <class T, class Where>
 void combine_ranks(T* out, std::int64_t n, int size, ReduceOp op, const Where& contribution) {
   // In blocks that stay in the first-level cache: out may alias a contribution that comes late in the order.
   constexpr std::int64_t kBlock = 1024;
-  std::array<T, kBlock> sum;
+  std::array<Wide<T>, kBlock> sum;
   for (std::int64_t first = 0; first < n; first += kBlock) {
     const std::int64_t count = std::min(kBlock, n - first);
     const T* zero = reinterpret_cast<const T*>(contribution(0)) + first;
-    std::copy(zero, zero + count, sum.begin());
-    for (int r = 1; r < size; ++r) combine(sum.data(), reinterpret_cast<const T*>(contribution(r)) + first, count, op);
-    std::copy(sum.begin(), sum.begin() + count, out + first);
+    for (std::int64_t i = 0; i < count; ++i) sum[static_cast<std::size_t>(i)] = static_cast<Wide<T>>(zero[i]);
+    for (int r = 1; r < size; ++r)
+      combine<T>(sum.data(), reinterpret_cast<const T*>(contribution(r)) + first, count, op);
+    for (std::int64_t i = 0; i < count; ++i) out[first + i] = static_cast<T>(sum[static_cast<std::size_t>(i)]);
   }
 }
 
@@ -67,9 +73,11 @@ void combine_any(DType dtype, void* out, std::int64_t n, int size, ReduceOp op, 
   switch (dtype) {
     case DType::f32: return combine_ranks(static_cast<float*>(out), n, size, op, contribution);
     case DType::f64: return combine_ranks(static_cast<double*>(out), n, size, op, contribution);
+    case DType::bf16: return combine_ranks(static_cast<bf16*>(out), n, size, op, contribution);
+    case DType::f16: return combine_ranks(static_cast<f16*>(out), n, size, op, contribution);
     case DType::i32: return combine_ranks(static_cast<std::int32_t*>(out), n, size, op, contribution);
     case DType::i64: return combine_ranks(static_cast<std::int64_t*>(out), n, size, op, contribution);
-    default: fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
+    case DType::u8: fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
   }
 }
 
@@ -79,8 +87,7 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
                    const RankCuts& cuts) {
   const DType dtype = in.spec.dtype;
   // Before anything is under way: buffers must not go while peers read them.
-  require(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::i32 || dtype == DType::i64, ErrorKind::Internal,
-          "no reduction of {}", dtype_name(dtype));
+  require(dtype != DType::u8, ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
   const int size = t.size(), rank = t.rank();
   const std::int64_t element = dtype_bytes(dtype), n = in.spec.elements();
   const std::int64_t piece_elements = kPieceBytes / element;

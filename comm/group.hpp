@@ -27,10 +27,10 @@ class Group : public Reducer {
   std::int64_t bytes_sent() const { return transport_->bytes_sent(); }
 
   // x = reduction over ranks, element by element in rank order ((r0 + r1) + r2) + …: the bits depend on nothing but the
-  // values (design §9.8). f32, f64, i32, i64; the maximum of NaN and anything is NaN. `scratch`:
-  // reduce_scratch_bytes(size()), or exactly for the share of x. Pairwise exchange: each rank owns n/size elements,
-  // receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as a ring. `label`:
-  // what the watchdog calls it, here and below.
+  // values (design §9.8). All types but u8; sums of bf16 and f16 are made in f32 and rounded once; the maximum of NaN
+  // and anything is NaN. `scratch`: reduce_scratch_bytes(size()), or exactly for the share of x. Pairwise exchange:
+  // each rank owns n/size elements, receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as
+  // a ring. `label`: what the watchdog calls it, here and below.
   void all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label = "") const override;
   // out = this rank's part of the reduction of `in`: 1/size of it, or what `cuts` says. `scratch`: for the bytes of
   // out.

@@ -122,7 +122,7 @@ std::string check_uneven(const Group& g, std::int64_t n) {
   RankCuts cuts{0};
   for (int r = 0; r < ranks; ++r) cuts.push_back(cuts.back() + (r + 1) % 3 * n);
   const ElementRange mine = range_of_rank(cuts.back(), rank, ranks, cuts);
-  const std::int64_t element = dtype_bytes(suite_dtype<T>());
+  const std::int64_t element = dtype_bytes(dtype_of<T>());
   constexpr std::byte kGuard{77};
   std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(ranks, mine.count * element)) + 1);
   scratch.back() = kGuard;
@@ -160,20 +160,44 @@ inline std::string check_host_values(const Group& g) {
 }
 
 // A NaN of any rank, in whatever place of the order, is the maximum.
-inline std::string check_nan(const Group& g) {
+template <class T>
+std::string check_nan_of(const Group& g) {
   std::string faults;
   std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(g.size())));
-  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
   for (int sick = 0; sick < g.size(); ++sick) {
-    Guarded<double> x(3);
-    for (std::int64_t i = 0; i < 3; ++i) x[i] = i == 1 && g.rank() == sick ? nan : g.rank();
+    Guarded<T> x(3);
+    for (std::int64_t i = 0; i < 3; ++i)
+      x[i] = static_cast<T>(i == 1 && g.rank() == sick ? nan : static_cast<float>(g.rank()));
     g.all_reduce(x.view(), ReduceOp::Max, scratch.data());
-    const double most = g.size() - 1;
-    if (x[0] != most || !std::isnan(x[1]) || x[2] != most)
-      faults += fmt::format("all_reduce: the NaN of rank {}\n", sick);
-    if (!std::isnan(g.max(g.rank() == sick ? nan : 1.0))) faults += fmt::format("max: the NaN of rank {}\n", sick);
+    const auto found = [&](std::int64_t i) { return static_cast<float>(x[i]); };
+    const auto most = static_cast<float>(g.size() - 1);
+    if (found(0) != most || !std::isnan(found(1)) || found(2) != most)
+      faults += fmt::format("all_reduce of {}: the NaN of rank {}\n", dtype_name(dtype_of<T>()), sick);
   }
   return faults;
+}
+
+inline std::string check_nan(const Group& g) {
+  std::string faults = check_nan_of<double>(g) + check_nan_of<float>(g) + check_nan_of<bf16>(g) + check_nan_of<f16>(g);
+  for (int sick = 0; sick < g.size(); ++sick) {
+    const double mine = g.rank() == sick ? std::numeric_limits<double>::quiet_NaN() : 1.0;
+    if (!std::isnan(g.max(mine))) faults += fmt::format("max: the NaN of rank {}\n", sick);
+  }
+  return faults;
+}
+
+// Sums that would lose every further rank if they were rounded between ranks: 1 and then halves of its last place.
+template <class T>
+std::string check_rounded_once(const Group& g) {
+  const float half_of_last = dtype_of<T>() == DType::bf16 ? 0x1p-8F : 0x1p-11F;
+  Guarded<T> x(5);
+  for (std::int64_t i = 0; i < 5; ++i) x[i] = static_cast<T>(g.rank() == 0 ? 1.0F : half_of_last);
+  std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(g.size())));
+  g.all_reduce(x.view(), ReduceOp::Sum, scratch.data());
+  return x.compare("a sum that is rounded once", [&](std::int64_t) {
+    return static_cast<T>(1.0F + static_cast<float>(g.size() - 1) * half_of_last);
+  });
 }
 
 template <class T>
@@ -192,8 +216,16 @@ struct SuiteCase {
   std::string (*check)(const Group&);
 };
 inline constexpr SuiteCase kCollectiveSuite[] = {
-    {"f32", check_dtype<float>},        {"f64", check_dtype<double>},       {"i32", check_dtype<std::int32_t>},
-    {"i64", check_dtype<std::int64_t>}, {"host_values", check_host_values}, {"nan", check_nan},
+    {"f32", check_dtype<float>},
+    {"f64", check_dtype<double>},
+    {"bf16", check_dtype<bf16>},
+    {"f16", check_dtype<f16>},
+    {"i32", check_dtype<std::int32_t>},
+    {"i64", check_dtype<std::int64_t>},
+    {"rounded_once_bf16", check_rounded_once<bf16>},
+    {"rounded_once_f16", check_rounded_once<f16>},
+    {"host_values", check_host_values},
+    {"nan", check_nan},
 };
 
 }  // namespace plimsoll

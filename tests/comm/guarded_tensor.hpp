@@ -16,11 +16,14 @@
 
 namespace plimsoll {
 
+// What the suite computes in, and prints: elements of 16 bits as f32.
 template <class T>
-constexpr DType suite_dtype() {
-  if (std::is_same_v<T, float>) return DType::f32;
-  if (std::is_same_v<T, double>) return DType::f64;
-  return std::is_same_v<T, std::int32_t> ? DType::i32 : DType::i64;
+using SuiteWide = std::conditional_t<sizeof(T) == 2, float, T>;
+
+template <class T>
+bool same_bits(T a, T b) {
+  using Bits = std::array<std::byte, sizeof(T)>;
+  return std::bit_cast<Bits>(a) == std::bit_cast<Bits>(b);
 }
 
 // Rank r's element i. Floats of many magnitudes, so that another order of summation gives other bits.
@@ -30,28 +33,29 @@ T suite_value(int rank, std::int64_t i) {
   h ^= h >> 29;
   const auto integer = static_cast<std::int32_t>(h % 2000003U) - 1000001;
   if constexpr (std::is_integral_v<T>) return integer;
-  return static_cast<T>(std::ldexp(static_cast<double>(integer) / 1000001.0, static_cast<int>(h >> 60)));
+  return static_cast<T>(
+      static_cast<SuiteWide<T>>(std::ldexp(static_cast<double>(integer) / 1000001.0, static_cast<int>(h >> 60))));
 }
 
 template <class T>
 T suite_reduced(int ranks, std::int64_t i, ReduceOp op) {
-  T total = suite_value<T>(0, i);
+  auto total = static_cast<SuiteWide<T>>(suite_value<T>(0, i));
   for (int r = 1; r < ranks; ++r) {
-    const T next = suite_value<T>(r, i);
+    const auto next = static_cast<SuiteWide<T>>(suite_value<T>(r, i));
     total = op == ReduceOp::Sum ? total + next : std::max(total, next);
   }
-  return total;
+  return static_cast<T>(total);
 }
 
 // A tensor with one element behind it that nobody may touch.
 template <class T>
 struct Guarded {
-  static constexpr T kGuard = 77;
+  inline static const T kGuard{77};
   std::vector<T> all;
   explicit Guarded(std::int64_t n) : all(static_cast<std::size_t>(n) + 1, T{0}) { all.back() = kGuard; }
   std::int64_t size() const { return static_cast<std::int64_t>(all.size()) - 1; }
   T& operator[](std::int64_t i) { return all[static_cast<std::size_t>(i)]; }
-  View view(std::int64_t first, std::int64_t n) { return {all.data() + first, {{n}, suite_dtype<T>()}}; }
+  View view(std::int64_t first, std::int64_t n) { return {all.data() + first, {{n}, dtype_of<T>()}}; }
   View view() { return view(0, size()); }
   void fill(int rank, std::int64_t first = 0) {
     for (std::int64_t i = 0; i < size(); ++i) (*this)[i] = suite_value<T>(rank, first + i);
@@ -61,13 +65,12 @@ struct Guarded {
   std::string compare(const std::string& what, const Expected& expected) {
     for (std::int64_t i = 0; i < size(); ++i) {
       const T e = expected(i);
-      using Bits = std::array<std::byte, sizeof(T)>;
-      if (std::bit_cast<Bits>((*this)[i]) != std::bit_cast<Bits>(e)) {
-        return fmt::format("{} of {} {}: element {} is {}, not {}\n", what, size(), dtype_name(suite_dtype<T>()), i,
-                           (*this)[i], e);
+      if (!same_bits((*this)[i], e)) {
+        return fmt::format("{} of {} {}: element {} is {}, not {}\n", what, size(), dtype_name(dtype_of<T>()), i,
+                           static_cast<SuiteWide<T>>((*this)[i]), static_cast<SuiteWide<T>>(e));
       }
     }
-    return all.back() == kGuard ? "" : fmt::format("{} wrote behind its {} elements\n", what, size());
+    return same_bits(all.back(), kGuard) ? "" : fmt::format("{} wrote behind its {} elements\n", what, size());
   }
 };
 
