@@ -28,8 +28,8 @@ struct CudaVersions {
 };
 
 struct CudaDeviceOptions {
-  int index = 0;  // of those that are visible
-  bool tf32 = false;
+  int index = 0;      // of those that are visible
+  bool tf32 = false;  // products of f32 may round their operands to TF32
   // Communication streams run their tasks on a thread, after what they wait for has reached the device's memory: for
   // transports whose messages go through the host. Otherwise tasks launch work on native_handle().
   bool host_communication = false;
@@ -42,7 +42,7 @@ struct CudaModule {
   // The visible devices, at least one; Error(Device) says why there is none.
   std::vector<CudaDeviceInfo> (*devices)() = nullptr;
   std::unique_ptr<Device> (*make_device)(const CudaDeviceOptions& options) = nullptr;
-  KernelTable (*kernels)() = nullptr;
+  KernelTable (*kernels)(const CudaDeviceOptions& options) = nullptr;
 };
 
 // Changes with what the module and the program hand each other: a module of another build is refused.

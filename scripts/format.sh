@@ -11,5 +11,5 @@ case ${1:-} in
   *) die "unknown argument '$1' (usage: scripts/format.sh [--check])" ;;
 esac
 cd "$root"
-find runtime kernels comm optim parallel launch tests \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' \) -print0 |
+find runtime kernels comm optim parallel launch tests \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
   xargs -0 clang-format "${mode[@]}"

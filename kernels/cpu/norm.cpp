@@ -6,26 +6,10 @@
 #include "kernels/cpu/norm_rows.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/cpu/register.hpp"
+#include "kernels/norm_slots.hpp"
 
 namespace plimsoll {
 namespace {
-
-// Slots of an op by what they mean here; -1 where the op has none.
-struct NormSlots {
-  int x, residual, weight, bias, sum, y, mean, rstd;
-};
-template <class Op>
-constexpr NormSlots norm_slots() {
-  if constexpr (std::is_same_v<Op, LayerNorm>)
-    return {Op::kX, -1, Op::kWeight, Op::kBias, -1, Op::kY, Op::kMean, Op::kRstd};
-  else if constexpr (std::is_same_v<Op, RmsNorm>)
-    return {Op::kX, -1, Op::kWeight, -1, -1, Op::kY, -1, Op::kRstd};
-  else if constexpr (std::is_same_v<Op, AddLayerNorm>) {
-    return {Op::kX, Op::kResidual, Op::kWeight, Op::kBias, Op::kSum, Op::kY, Op::kMean, Op::kRstd};
-  } else {
-    return {Op::kX, Op::kResidual, Op::kWeight, -1, Op::kSum, Op::kY, -1, Op::kRstd};
-  }
-}
 
 template <class T>
 T* value_or_null(const KernelArgs& args, int slot) {
@@ -38,7 +22,7 @@ T* grad_or_null(const KernelArgs& args, int slot) {
 
 template <class Op, class T>
 void norm_forward(const KernelArgs& args) {
-  constexpr NormSlots s = norm_slots<Op>();
+  constexpr NormSlots s = slots_of_norm<Op>();
   constexpr bool kCentered = s.mean >= 0;
   const T *x = args.v<T>(s.x), *residual = value_or_null<T>(args, s.residual);
   const T *weight = args.v<T>(s.weight), *bias = value_or_null<T>(args, s.bias);
@@ -69,7 +53,7 @@ void norm_forward(const KernelArgs& args) {
 // The gradient that only passes through (dy is zero): dx = dsum.
 template <class Op, class T>
 void pass_sum_gradient(const KernelArgs& args, const T* dsum, T* dx) {
-  constexpr NormSlots s = norm_slots<Op>();
+  constexpr NormSlots s = slots_of_norm<Op>();
   if (dx != nullptr && dx != dsum) {
     parallel_elements(args.threads, args.grad[s.sum].spec.elements(), [=, &args](std::int64_t begin, std::int64_t end) {
       store_range(dx, args.accumulates(s.x), begin, end, [=](std::int64_t i) { return dsum[i]; });
@@ -83,7 +67,7 @@ void pass_sum_gradient(const KernelArgs& args, const T* dsum, T* dx) {
 
 template <class Op, class T>
 void norm_backward(const KernelArgs& args) {
-  constexpr NormSlots s = norm_slots<Op>();
+  constexpr NormSlots s = slots_of_norm<Op>();
   constexpr bool kCentered = s.mean >= 0;
   const T *dy = args.g<T>(s.y), *dsum = grad_or_null<T>(args, s.sum);
   T *dx = args.g<T>(s.x), *dweight = args.g<T>(s.weight), *dbias = grad_or_null<T>(args, s.bias);

@@ -1,5 +1,6 @@
 #include "runtime/ops/attention.hpp"
 
+#include "runtime/ops/attention_device.hpp"
 #include "runtime/ops/attention_scratch.hpp"
 
 namespace plimsoll {
@@ -11,6 +12,15 @@ void require_packed(std::string_view op, const HeadLayout& l, const TensorSpec& 
   require(qkv.shape.rank() == 3 && qkv.last() == l.packed_width() && is_floating(qkv.dtype), ErrorKind::Internal,
           "{}: qkv is {}, but {} query and {} key heads of {} are {} wide", op, to_string(qkv), l.heads, l.kv_heads,
           l.head_dim, l.packed_width());
+}
+
+// On a GPU our own kernels need nothing; those of the library, for what they take, do.
+std::int64_t device_workspace_bytes(const Attention::Attrs& a, const SlotSpecs& s, Phase phase) {
+  const TensorSpec& qkv = s[Attention::kQkv];
+  const bool half = dtype_bytes(qkv.dtype) == 2;
+  if (!half || s.has(Attention::kSegments) || a.dropout > 0 || !takes_head_dim(a.layout.head_dim)) return 0;
+  if (phase == Phase::Forward) return kFusedForwardBytes;
+  return fused_backward_bytes(qkv.shape[0], a.layout.heads, a.layout.kv_heads, qkv.shape[1], a.layout.head_dim);
 }
 
 }  // namespace
@@ -36,6 +46,7 @@ std::int64_t Attention::flops(const Attrs& a, const SlotSpecs& s, Phase phase) {
 
 std::int64_t Attention::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads) {
   if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
+  if (threads == kDeviceThreads) return device_workspace_bytes(a, s, phase);
   const TensorSpec& qkv = s[kQkv];
   const std::int64_t t = qkv.shape[1];
   const bool backward = phase == Phase::InputGrad;
@@ -87,6 +98,7 @@ std::vector<Sample<CachedAttention::Attrs>> CachedAttention::samples() {
   return {
       make_sample(Attrs{{2, 2, 4}, 0.5}, {{kQkv, {2, 3, 24}}, {kKeys, {2, 9, 8}}, {kValues, {2, 9, 8}}}),
       make_sample(Attrs{{4, 1, 7}, 0.4}, {{kQkv, {1, 1, 42}}, {kKeys, {1, 70, 7}}, {kValues, {1, 70, 7}}}),
+      make_sample(Attrs{{2, 1, 8}, 0.35}, {{kQkv, {2, 37, 32}}, {kKeys, {2, 41, 8}}, {kValues, {2, 41, 8}}}),
   };
 }
 

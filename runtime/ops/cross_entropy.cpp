@@ -24,13 +24,14 @@ std::int64_t CrossEntropy::flops(const Attrs&, const SlotSpecs& s, Phase phase) 
   return phase == Phase::InputGrad ? 3 * product : 0;
 }
 
-// [what reductions receive | logits of a chunk, each row padded to 64 bytes | with ranks, of each row its maximum, and
-// its sum and its target's logit in fp64 | its loss in fp64].
-std::int64_t CrossEntropy::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int) {
+// [what products use | what reductions receive | logits of a chunk, each row padded to 64 bytes | with ranks, of each
+// row its maximum, and its sum and its target's logit in fp64 | its loss in fp64].
+std::int64_t CrossEntropy::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads) {
   if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
   const std::int64_t row_bytes = (s[kWeight].shape[0] * dtype_bytes(s[kX].dtype) + 63) / 64 * 64;
   const std::int64_t rows = a.rows_per_chunk(s[kX].rows());
-  return reduction_bytes(a, rows) + rows * (row_bytes + (a.ranks > 1 ? 4 : 1) * std::int64_t{sizeof(double)});
+  return product_workspace_bytes(threads) + reduction_bytes(a, rows) +
+         rows * (row_bytes + (a.ranks > 1 ? 4 : 1) * std::int64_t{sizeof(double)});
 }
 
 std::int64_t CrossEntropy::reduction_bytes(const Attrs& a, std::int64_t rows) {

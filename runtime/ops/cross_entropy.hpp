@@ -35,7 +35,7 @@ struct CrossEntropy : OpDefaults {
   static void infer(const Attrs& a, SlotSpecs& s);
   static std::int64_t flops(const Attrs& a, const SlotSpecs& s, Phase phase);
   static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);
-  static std::int64_t reduction_bytes(const Attrs& a, std::int64_t rows);  // the first part of the workspace
+  static std::int64_t reduction_bytes(const Attrs& a, std::int64_t rows);  // of the workspace
   static std::vector<Sample<Attrs>> samples();
 };
 

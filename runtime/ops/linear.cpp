@@ -22,7 +22,9 @@ std::int64_t Linear::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
   return matmul_flops(s[kX].rows(), s[kWeight].shape[0], s[kWeight].shape[1]);
 }
 
-std::int64_t Linear::workspace_bytes(const Attrs&, const SlotSpecs&, Phase, int) { return 0; }
+std::int64_t Linear::workspace_bytes(const Attrs&, const SlotSpecs&, Phase, int threads) {
+  return product_workspace_bytes(threads);
+}
 
 std::vector<Sample<Linear::Attrs>> Linear::samples() {
   return {

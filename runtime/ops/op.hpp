@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/ops/step_inputs.hpp"
 #include "runtime/tensor/spec.hpp"
 
 namespace plimsoll {
@@ -96,6 +97,13 @@ Sample<Attrs> make_sample(Attrs attrs, std::initializer_list<SampleSlot> slots, 
   return s;
 }
 
+// `threads` of a kernel that runs on a GPU: none of the host's.
+inline constexpr int kDeviceThreads = 0;
+// What the library of matrix products may use there: what cuBLAS itself takes on Hopper. None on the host.
+constexpr std::int64_t product_workspace_bytes(int threads) {
+  return threads == kDeviceThreads ? std::int64_t{32} << 20 : 0;
+}
+
 // What an op has unless it says otherwise. An op derives from this and adds: Attrs, name, slots, infer() (sets the
 // specs of Output and Stat slots; an optional one only where the attributes ask for it; bad shapes are
 // Error(Internal)), flops(), samples().
@@ -111,30 +119,11 @@ struct OpDefaults {
   // whose input "x" is this op's slot `again_from` and whose other slots have this op's names, with the attributes
   // again(). It makes the same bits.
   static constexpr int again_from = -1;
-  // Scratch memory of a kernel, planned; an upper bound over backends.
+  // Scratch memory of a kernel, planned. `threads`: of the host, or kDeviceThreads for the kernels of a GPU.
   template <class A>
   static std::int64_t workspace_bytes(const A&, const SlotSpecs&, Phase, int /*threads*/) {
     return 0;
   }
-};
-
-// Host values that kernels read, in device memory, written by the host before the nodes that read them are launched.
-struct StepInputs {
-  float learning_rate = 0;
-  float bias_correction1 = 1;  // 1 - beta1^t, t counts applied updates
-  float bias_correction2 = 1;
-  float loss_scale = 1;
-  double loss_seed = 1;    // gradient of each token's loss: loss_scale / global count of valid tokens
-  std::uint64_t seed = 0;  // of the run: dropout streams are (seed, site)
-  std::uint64_t step = 0;
-  std::uint64_t first_sample = 0;  // global index of row 0 of this micro-batch, over the whole run: dropout counters
-  std::int64_t position = 0;       // position of column 0: 0 in training, the number of cached tokens when decoding
-};
-
-// Values that kernels leave for the host.
-struct StepOutputs {
-  double grad_norm = 0;        // global norm of the averaged gradients, before clipping
-  std::int64_t found_inf = 0;  // 1: the norm is not finite; updates did nothing
 };
 
 // 2·m·n·k: multiply-adds count as two.

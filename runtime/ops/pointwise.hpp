@@ -1,9 +1,8 @@
 #pragma once
+#include "runtime/ops/activation.hpp"
 #include "runtime/ops/op.hpp"
 
 namespace plimsoll {
-
-enum class Activation : std::uint8_t { None, GeluTanh, GeluErf, Silu, Relu };
 
 // y = act(x), elementwise. GELU: Hendrycks & Gimpel 2016, the tanh approximation or exact with erf.
 struct Activate : OpDefaults {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "runtime/core/rng.hpp"
+#include "tests/support/device_copies.hpp"
 #include "tests/support/local_ranks.hpp"
 
 namespace plimsoll::test {
@@ -119,10 +120,10 @@ class Execution {
     for (int s = 0; s < case_.slots(); ++s) {
       if (case_.specs.has(s)) value[at(s)] = {value_[at(s)]->data(), spec(s)};
     }
-    call(Phase::Forward, value, grad, 0);
+    call(how_.phase, value, grad, 0);
     for (int s = 0; s < case_.slots(); ++s) {
       const Role role = case_.slot(s).role;
-      if (case_.specs.has(s) && (role == Role::Output || role == Role::Stat))
+      if (case_.specs.has(s) && (role == Role::Output || role == Role::Stat || role == Role::State))
         result_.value[at(s)] = value_[at(s)]->copy();
     }
   }
@@ -201,7 +202,8 @@ class Execution {
             std::uint32_t accumulate) {
     const Kernel kernel = kernels_.find(case_.op->id, phase, case_.dtype());
     ASSERT_NE(kernel, nullptr) << case_.text() << " has no kernel for " << phase_name(phase);
-    Guarded workspace(case_.op->workspace_bytes(case_.attrs, case_.specs, phase, how_.threads));
+    const std::int64_t scratch = case_.op->workspace_bytes(case_.attrs, case_.specs, phase, how_.threads);
+    Guarded workspace(scratch);
     KernelArgs args;
     args.value = value.data();
     args.grad = grad.data();
@@ -212,7 +214,10 @@ class Execution {
     args.inputs = &step_inputs_;
     args.outputs = &step_outputs_;
     args.group = group_;
-    kernel(args);
+    if (how_.device != nullptr)
+      run_on_device(kernel, args, scratch);
+    else
+      kernel(args);
     EXPECT_TRUE(workspace.intact()) << case_.text() << " " << phase_name(phase) << " writes outside its workspace";
     for (int s = 0; s < case_.slots(); ++s) {
       for (const Memory& m : {value_[at(s)], grad_[at(s)]}) {
@@ -220,6 +225,27 @@ class Execution {
             << case_.text() << " " << phase_name(phase) << " writes outside of " << case_.slot(s).name;
       }
     }
+  }
+
+  // The same call on copies of all buffers and their guards.
+  void run_on_device(Kernel kernel, KernelArgs args, std::int64_t scratch) {
+    constexpr auto kAround = static_cast<std::int64_t>(kGuardBytes);
+    DeviceCopies copies(*how_.device);
+    std::array<View, kMaxSlots> value{}, grad{};
+    for (int s = 0; s < case_.slots(); ++s) {
+      value[at(s)] = {copies.add(args.value[s].data, args.value[s].spec.bytes(), kAround), args.value[s].spec};
+      grad[at(s)] = {copies.add(args.grad[s].data, args.grad[s].spec.bytes(), kAround), args.grad[s].spec};
+    }
+    args.value = value.data();
+    args.grad = grad.data();
+    args.workspace = static_cast<std::byte*>(copies.add(args.workspace, scratch, kAround));
+    args.inputs = static_cast<const StepInputs*>(copies.add(&step_inputs_, sizeof step_inputs_, 0));
+    args.outputs = static_cast<StepOutputs*>(copies.add(&step_outputs_, sizeof step_outputs_, 0));
+    const auto stream = how_.device->make_stream(StreamKind::Compute);
+    args.stream = stream.get();
+    kernel(args);
+    stream->synchronize();
+    copies.bring_back();
   }
 
   const KernelTable& kernels_;

@@ -46,13 +46,17 @@ struct OpRun {
   bool accumulate = false;  // every gradient, and a terminal op's outputs
   std::uint32_t without_grad = 0;  // bit s: grad[s] is nullptr
   bool backward = true;
+  Phase phase = Phase::Forward;  // the first one: ops that act on parameter buffers have another
+  // Where the kernels run, which then get copies of the buffers in its memory; null: on the host.
+  Device* device = nullptr;
 };
 
 // Bytes by slot; empty where the run made nothing.
 struct OpResult {
-  std::array<std::vector<std::byte>, kMaxSlots> value;  // Output, Stat (after forward; of a terminal op after backward)
-  std::array<std::vector<std::byte>, kMaxSlots> grad;   // outgoing
-  std::vector<OpResult> others;                         // of ranks 1, 2 …
+  std::array<std::vector<std::byte>, kMaxSlots>
+      value;  // Output, Stat, State (after forward; of a terminal op after backward)
+  std::array<std::vector<std::byte>, kMaxSlots> grad;  // outgoing
+  std::vector<OpResult> others;                        // of ranks 1, 2 …
 };
 
 // The step inputs of every run: seed 7, first_sample 3, position 2, loss_seed 0.37.

@@ -1,0 +1,200 @@
+#include "kernels/cuda/check.hpp"
+#include "kernels/cuda/device_code.cuh"
+#include "kernels/cuda/update.hpp"
+
+namespace plimsoll::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+constexpr int kVector = kPack<float>;
+
+__device__ std::int64_t blocks_of(const SegmentList& s, int segment, int block_elements) {
+  return (s.elements[segment] + block_elements - 1) / block_elements;
+}
+
+__global__ void square_partials_kernel(const __grid_constant__ SegmentList s, int block_elements,
+                                       const float* gradients, double* partials) {
+  __shared__ double shared[kWarp];
+  __shared__ int segment;
+  const std::int64_t block = s.first_block[0] + blockIdx.x;
+  if (threadIdx.x == 0) {
+    int low = 0, high = s.count - 1;  // the last segment that begins at or before the block, none of them empty
+    while (low < high) {
+      const int middle = (low + high + 1) / 2;
+      if (s.first_block[middle] <= block)
+        low = middle;
+      else
+        high = middle - 1;
+    }
+    segment = low;
+  }
+  __syncthreads();
+  const std::int64_t from = (block - s.first_block[segment]) * block_elements, rest = s.elements[segment] - from;
+  const std::int64_t n = rest < block_elements ? rest : block_elements;
+  const float* g = gradients + s.offset[segment] + from;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(g) % 16 == 0;
+  double sum = 0;
+  for (std::int64_t i = std::int64_t{threadIdx.x} * kVector; i < n; i += std::int64_t{kThreads} * kVector) {
+    const Pack<float> pack = load(g, i, n, aligned);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) sum += static_cast<double>(pack.at[j]) * static_cast<double>(pack.at[j]);
+  }
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) partials[block] = sum;
+}
+
+// A block per segment: its partial sums become their sum, left in the first of them.
+__global__ void segment_sums_kernel(const __grid_constant__ SegmentList s, int block_elements, double* partials) {
+  __shared__ double shared[kWarp];
+  double* mine = partials + s.first_block[blockIdx.x];
+  const std::int64_t n = blocks_of(s, static_cast<int>(blockIdx.x), block_elements);
+  double sum = 0;
+  for (std::int64_t i = threadIdx.x; i < n; i += kThreads) sum += mine[i];
+  __syncthreads();  // mine[0] is read
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) mine[0] = sum;
+}
+
+// A thread per segment; the first segment of a tensor adds all of them.
+__global__ void add_segments_kernel(const __grid_constant__ SegmentList s, const double* partials, double* sums) {
+  const int mine = static_cast<int>(threadIdx.x);
+  if (mine >= s.count) return;
+  const std::int64_t tensor = s.tensor[mine];
+  for (int i = 0; i < mine; ++i) {
+    if (s.tensor[i] == tensor) return;
+  }
+  double sum = sums[tensor];
+  for (int i = mine; i < s.count; ++i) {
+    if (s.tensor[i] == tensor) sum += partials[s.first_block[i]];
+  }
+  sums[tensor] = sum;
+}
+
+__global__ void global_norm_kernel(const double* sums, std::int64_t n, const StepInputs* inputs, double* norm,
+                                   StepOutputs* outputs) {
+  __shared__ double shared[kWarp];
+  double total = 0;
+  for (std::int64_t i = threadIdx.x; i < n; i += kThreads) total += sums[i];
+  total = block_sum(total, shared);
+  if (threadIdx.x != 0) return;
+  const double result = sqrt(total) / static_cast<double>(inputs->loss_scale);
+  norm[0] = result;
+  outputs->grad_norm = result;
+  outputs->found_inf = isfinite(result) ? 0 : 1;
+}
+
+// What the gradient is multiplied by: 1 / loss scale, and clipping to the norm.
+__device__ double gradient_factor(const UpdateBuffers& b, double clip) {
+  const double unscale = 1 / static_cast<double>(b.inputs->loss_scale);
+  return clip <= 0 ? unscale : unscale * fmin(1.0, clip / (b.norm[0] + 1e-6));
+}
+
+__device__ void store_rounded(const UpdateBuffers& b, std::int64_t i, float x) {
+  if (b.rounded == nullptr) return;
+  if (b.rounded_type == DType::bf16)
+    static_cast<bf16*>(b.rounded)[i] = narrow<bf16>(x);
+  else
+    static_cast<f16*>(b.rounded)[i] = narrow<f16>(x);
+}
+
+// Scalars are computed in double, by one thread of a block, and rounded once.
+struct AdamWScalars {
+  float factor, shrink, take1, keep2, take2, step, root, eps;
+};
+__device__ AdamWScalars scalars_of(const UpdateBuffers& b, const AdamWRule& rule) {
+  const double lr = b.inputs->learning_rate;
+  return {static_cast<float>(gradient_factor(b, rule.clip)),
+          static_cast<float>(1 - lr * rule.weight_decay),
+          static_cast<float>(1 - rule.beta1),
+          static_cast<float>(rule.beta2),
+          static_cast<float>(1 - rule.beta2),
+          static_cast<float>(lr / static_cast<double>(b.inputs->bias_correction1)),
+          static_cast<float>(sqrt(static_cast<double>(b.inputs->bias_correction2))),
+          static_cast<float>(rule.eps)};
+}
+
+__global__ void adamw_kernel(UpdateBuffers b, AdamWRule rule, float* first, float* second, bool aligned) {
+  if (b.outputs->found_inf != 0) return;
+  __shared__ AdamWScalars shared;
+  if (threadIdx.x == 0) shared = scalars_of(b, rule);
+  __syncthreads();
+  const AdamWScalars s = shared;
+  const std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector, n = b.elements;
+  if (at >= n) return;
+  const Pack<float> gradient = load(b.gradients, at, n, aligned);
+  Pack<float> p = load(b.parameters, at, n, aligned), m = load(first, at, n, aligned), v = load(second, at, n, aligned);
+#pragma unroll
+  for (int j = 0; j < kVector; ++j) {
+    const float g = gradient.at[j] * s.factor, keep = at + j < b.decay_elements ? s.shrink : 1.0F;
+    m.at[j] = m.at[j] + s.take1 * (g - m.at[j]);
+    v.at[j] = v.at[j] * s.keep2 + s.take2 * g * g;
+    p.at[j] = p.at[j] * keep - s.step * (m.at[j] / (sqrtf(v.at[j]) / s.root + s.eps));
+  }
+  store(first, at, n, aligned, m);
+  store(second, at, n, aligned, v);
+  store(b.parameters, at, n, aligned, p);
+  for (int j = 0; j < kVector && at + j < n; ++j) store_rounded(b, at + j, p.at[j]);
+}
+
+__global__ void sgd_kernel(UpdateBuffers b, SgdRule rule, float* momentum, bool aligned) {
+  if (b.outputs->found_inf != 0) return;
+  __shared__ float shared_factor;
+  if (threadIdx.x == 0) shared_factor = static_cast<float>(gradient_factor(b, rule.clip));
+  __syncthreads();
+  const float factor = shared_factor, keep = static_cast<float>(rule.momentum), lr = b.inputs->learning_rate;
+  const std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector, n = b.elements;
+  if (at >= n) return;
+  const Pack<float> gradient = load(b.gradients, at, n, aligned);
+  Pack<float> p = load(b.parameters, at, n, aligned), m{};
+  if (momentum != nullptr) m = load(momentum, at, n, aligned);
+#pragma unroll
+  for (int j = 0; j < kVector; ++j) {
+    const float pull = at + j < b.decay_elements ? static_cast<float>(rule.weight_decay) : 0.0F;
+    const float g = gradient.at[j] * factor + pull * p.at[j];
+    m.at[j] = momentum != nullptr ? keep * m.at[j] + g : g;
+    p.at[j] -= lr * (momentum != nullptr && rule.nesterov ? g + keep * m.at[j] : m.at[j]);
+  }
+  if (momentum != nullptr) store(momentum, at, n, aligned, m);
+  store(b.parameters, at, n, aligned, p);
+  for (int j = 0; j < kVector && at + j < n; ++j) store_rounded(b, at + j, p.at[j]);
+}
+
+}  // namespace
+
+void square_partials(cudaStream_t stream, const SegmentList& segments, std::int64_t blocks, int block_elements,
+                     const float* gradients, double* partials) {
+  square_partials_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(segments, block_elements, gradients,
+                                                                                 partials);
+  check_launch("square_sums");
+}
+
+void add_segments(cudaStream_t stream, const SegmentList& segments, int block_elements, double* partials,
+                  double* sums) {
+  segment_sums_kernel<<<static_cast<unsigned>(segments.count), kThreads, 0, stream>>>(segments, block_elements,
+                                                                                      partials);
+  check_launch("square_sums of segments");
+  add_segments_kernel<<<1, kSegmentsPerLaunch, 0, stream>>>(segments, partials, sums);
+  check_launch("square_sums of tensors");
+}
+
+void global_norm(cudaStream_t stream, const double* sums, std::int64_t n, const StepInputs* inputs, double* norm,
+                 StepOutputs* outputs) {
+  global_norm_kernel<<<1, kThreads, 0, stream>>>(sums, n, inputs, norm, outputs);
+  check_launch("global_norm");
+}
+
+void adamw(cudaStream_t stream, const UpdateBuffers& b, const AdamWRule& rule, float* first, float* second) {
+  if (b.elements == 0) return;
+  adamw_kernel<<<blocks_for(b.elements, kThreads * kVector), kThreads, 0, stream>>>(
+      b, rule, first, second, wide<float>(0, {b.gradients, b.parameters, first, second}));
+  check_launch("adamw");
+}
+
+void sgd(cudaStream_t stream, const UpdateBuffers& b, const SgdRule& rule, float* momentum) {
+  if (b.elements == 0) return;
+  sgd_kernel<<<blocks_for(b.elements, kThreads * kVector), kThreads, 0, stream>>>(
+      b, rule, momentum, wide<float>(0, {b.gradients, b.parameters, momentum}));
+  check_launch("sgd");
+}
+
+}  // namespace plimsoll::cuda

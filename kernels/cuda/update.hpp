@@ -1,0 +1,54 @@
+#pragma once
+// Norms of gradients and the optimizers, on flat buffers. Scalars of the step are read on the device. Parameters and
+// gradients are float; `rounded`, where there is one, is what parameters become in bf16 or f16.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "runtime/ops/step_inputs.hpp"
+#include "runtime/tensor/dtype.hpp"
+
+namespace plimsoll::cuda {
+
+// Segments of SquareSums that one launch takes; a kernel's arguments have a limit of 4 KB.
+inline constexpr int kSegmentsPerLaunch = 96;
+struct SegmentList {
+  int count = 0;
+  std::int64_t offset[kSegmentsPerLaunch] = {}, elements[kSegmentsPerLaunch] = {};
+  std::int64_t first_block[kSegmentsPerLaunch] = {};  // among the partial sums; those of a segment lie together
+  std::int64_t tensor[kSegmentsPerLaunch] = {};
+};
+
+// partials[block] = Σ g² of block_elements elements of a segment, in double; `blocks` of all segments of the list,
+// which begin with `first_block[0]`.
+void square_partials(cudaStream_t stream, const SegmentList& segments, std::int64_t blocks, int block_elements,
+                     const float* gradients, double* partials);
+// sums[tensor] += its segments, in their order. Overwrites partials.
+void add_segments(cudaStream_t stream, const SegmentList& segments, int block_elements, double* partials, double* sums);
+
+// norm = sqrt(Σ sums) / loss_scale, also into outputs (grad_norm, found_inf).
+void global_norm(cudaStream_t stream, const double* sums, std::int64_t n, const StepInputs* inputs, double* norm,
+                 StepOutputs* outputs);
+
+struct UpdateBuffers {
+  const float* gradients = nullptr;
+  const double* norm = nullptr;
+  float* parameters = nullptr;
+  void* rounded = nullptr;  // may be null
+  DType rounded_type = DType::bf16;
+  std::int64_t elements = 0, decay_elements = 0;  // the first ones decay
+  const StepInputs* inputs = nullptr;
+  const StepOutputs* outputs = nullptr;  // nothing happens where found_inf is set
+};
+struct AdamWRule {
+  double beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, clip = 0;
+};
+void adamw(cudaStream_t stream, const UpdateBuffers& buffers, const AdamWRule& rule, float* first, float* second);
+struct SgdRule {
+  double momentum = 0, weight_decay = 0, clip = 0;
+  bool nesterov = false;
+};
+void sgd(cudaStream_t stream, const UpdateBuffers& buffers, const SgdRule& rule, float* momentum);  // may be null
+
+}  // namespace plimsoll::cuda

@@ -1,0 +1,112 @@
+// The CUDA kernels beside those of the CPU in fp64, on every sample of every op and in every dtype that they take.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/cpu/register.hpp"
+#include "kernels/cuda_module.hpp"
+#include "tests/kernels/cuda_cases.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+class CudaKernels : public testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      device_ = cuda_module().make_device({});
+      kernels_ = cuda_module().kernels({});
+    } catch (const Error& e) {
+      GTEST_SKIP() << e.what();
+    }
+  }
+  std::unique_ptr<Device> device_;
+  KernelTable kernels_;
+};
+
+// Relative to the largest number of a tensor.
+double tolerance(DType dtype) { return dtype == DType::bf16 ? 2e-2 : dtype == DType::f16 ? 3e-3 : 1e-5; }
+
+// As a kernel of this dtype gets them.
+void round_numbers(SlotNumbers& numbers, const OpCase& c, bool gradients) {
+  for (int s = 0; s < c.slots(); ++s) {
+    std::vector<double>& n = numbers[static_cast<std::size_t>(s)];
+    if (n.empty() || !c.specs.has(s)) continue;
+    const DType dtype = gradients ? gradient_spec(c.slot(s), c.specs[s]).dtype : c.specs[s].dtype;
+    n = to_numbers(to_bytes(n, dtype), dtype);
+  }
+}
+
+void expect_close(const std::vector<double>& found, const std::vector<double>& expected, double tolerance) {
+  ASSERT_EQ(found.size(), expected.size());
+  double largest = 1e-3;
+  for (const double x : expected) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (found[i] == expected[i] || (std::isnan(found[i]) && std::isnan(expected[i]))) continue;
+    ASSERT_LE(std::fabs(found[i] - expected[i]), tolerance * largest) << "element " << i << " is " << found[i];
+  }
+}
+
+// One sample, run in fp64 on the host and in its dtype on the device.
+struct Comparison {
+  const KernelTable& kernels;
+  Device& device;
+  const OpCase &mine, &exact;
+
+  void run(OpRun how) const {
+    OpInputs in = random_inputs(mine, 11);
+    // Moments are not negative; nor are sums of squares.
+    if (mine.op->update_only)
+      for (auto& numbers : in.value)
+        for (double& x : numbers) x = std::fabs(x);
+    round_numbers(in.value, mine, false);
+    round_numbers(in.grad, mine, true);
+    round_numbers(in.previous, mine, true);
+    how.phase = first_phase(*mine.op);
+    how.backward = mine.op->differentiable();
+    const OpResult expected = run_op(cpu_kernels(), exact, in, how);
+    how.device = &device;
+    how.threads = kDeviceThreads;
+    const OpResult found = run_op(kernels, mine, in, how), again = run_op(kernels, mine, in, how);
+    for (int s = 0; s < mine.slots(); ++s) {
+      SCOPED_TRACE(mine.slot(s).name);
+      const auto at = static_cast<std::size_t>(s);
+      EXPECT_EQ(found.value[at], again.value[at]) << "differs from run to run";
+      EXPECT_EQ(found.grad[at], again.grad[at]) << "differs from run to run";
+      // What comes out in f32 of a kernel that computes in bf16 has seen bf16 on its way; an update rounds its result.
+      const DType value = mine.specs[s].dtype, exact_value = exact.specs[s].dtype, compute = mine.dtype();
+      const double most = std::max(tolerance(value), tolerance(compute));
+      expect_close(to_numbers(found.value[at], value), to_numbers(expected.value[at], exact_value), most);
+      const TensorSpec grad = gradient_spec(mine.slot(s), mine.specs[s]);
+      expect_close(to_numbers(found.grad[at], grad.dtype), to_numbers(expected.grad[at], exact_value), most);
+    }
+  }
+};
+
+void compare(const KernelTable& kernels, Device& device, DType dtype) {
+  for (const OpInfo& op : all_ops()) {
+    if (op.collective || (op.update_only && dtype != DType::f32)) continue;
+    const std::vector<OpCase> cases = device_cases(op, dtype), exact = op_cases(op, DType::f64);
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      SCOPED_TRACE(cases[i].text());
+      const Comparison comparison{kernels, device, cases[i], exact[i]};
+      comparison.run({});
+      if (!op.differentiable()) continue;
+      OpRun accumulate, in_place;
+      accumulate.accumulate = true;
+      in_place.in_place = true;
+      comparison.run(accumulate);
+      comparison.run(in_place);
+    }
+  }
+}
+
+TEST_F(CudaKernels, AgreeWithTheCpuInF32) { compare(kernels_, *device_, DType::f32); }
+TEST_F(CudaKernels, AgreeWithTheCpuInBf16) { compare(kernels_, *device_, DType::bf16); }
+TEST_F(CudaKernels, AgreeWithTheCpuInF16) { compare(kernels_, *device_, DType::f16); }
+
+}  // namespace
+}  // namespace plimsoll
