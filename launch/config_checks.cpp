@@ -193,8 +193,6 @@ Issues unsupported_values(const Config& config) {
   };
   const Row rows[] = {
       {config.device == DeviceKind::Cuda, "device", "this build computes on the CPU only"},
-      {config.precision == DType::bf16 || config.precision == DType::f16, "precision",
-       "this build computes in fp32 and fp64"},
       {zero_shares.has_value(), "parallel.shares", zero_shares ? zero_shares->c_str() : ""},
       {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},

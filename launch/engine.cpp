@@ -13,6 +13,7 @@
 #include "launch/allocation_counter.hpp"
 #include "launch/pipeline.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/tensor/convert.hpp"
 
 namespace plimsoll {
 namespace {
@@ -89,7 +90,7 @@ void require_all_used(const HuggingFaceWeights& weights, std::span<const std::st
 }  // namespace
 
 Engine::Engine(Programs programs, const EngineOptions& options)
-    : programs_(std::move(programs)), dtype_(programs_.dtype()), threads_(options.threads) {
+    : programs_(std::move(programs)), threads_(options.threads) {
   if (const auto world = options.groups.find("world"); world != options.groups.end()) world_ = world->second;
   omp_set_num_threads(options.threads);  // libraries that make their own parallel regions follow this
   device_ = make_cpu_device(options.threads);
@@ -140,12 +141,16 @@ Engine::~Engine() = default;
 
 void Engine::set_seed(std::uint64_t seed) { executors_.begin()->second->inputs().seed = seed; }
 
+void Engine::set_loss_scale(double scale) {
+  executors_.begin()->second->inputs().loss_scale = static_cast<float>(scale);
+}
+
 const std::vector<Engine::LocalRun>& Engine::local_runs(std::string_view region) {
   if (const auto found = local_.find(region); found != local_.end()) return found->second;
   const Graph& graph = *programs_.graphs.front();
   const FlatLayout& layout = programs_.layout;
   const PersistentRegion& memory = programs_.plan.region(region);
-  const std::int64_t element = dtype_bytes(dtype_);
+  const std::int64_t element = dtype_bytes(programs_.dtype_of(region));
   std::byte* base = arena_->base() + memory.offset;
   const bool whole = !programs_.divides(region);
   std::vector<LocalRun>& runs = local_[std::string(region)];
@@ -166,7 +171,7 @@ std::vector<NamedTensor> Engine::tensors(std::string_view region) {
   for (const LocalRun& run : local_runs(region)) {
     require(run.tensor_first == 0 && run.count == run.part->shape.elements(), ErrorKind::Internal,
             "this rank has only a part of '{}'", run.part->name);
-    all.push_back({run.part->name, {run.part->shape, dtype_}, run.data});
+    all.push_back({run.part->name, {run.part->shape, programs_.dtype_of(region)}, run.data});
   }
   return all;
 }
@@ -186,6 +191,7 @@ const Engine::OwnedRuns& Engine::owned_runs(std::string_view region) {
   // ZeRO-1 sums gradients in place: of each unit only this rank's shard is the sum.
   const bool shard_in_place = whole && region == "gradients" && programs_.layout.shards > 1;
   const std::byte* base = arena_->base() + programs_.plan.region(region).offset;
+  const std::int64_t element = dtype_bytes(programs_.dtype_of(region));
   for (const LocalRun& run : local_runs(region)) {
     const bool owns = whole && !shard_in_place ? programs_.owns_whole : programs_.owns_shards;
     if (!run.part->owned || !owns) continue;
@@ -194,18 +200,17 @@ const Engine::OwnedRuns& Engine::owned_runs(std::string_view region) {
       runs.push_back(run);
       continue;
     }
-    const std::int64_t flat_first = (run.data - base) / dtype_bytes(dtype_);
+    const std::int64_t flat_first = (run.data - base) / element;
     for_each_shard_range(programs_.layout, programs_.shard_rank, flat_first, run.count, [&](const ShardRange& range) {
       const std::int64_t skipped = range.flat_first - flat_first;
-      runs.push_back(
-          {run.part, run.parameter, run.tensor_first + skipped, range.count, run.data + skipped * dtype_bytes(dtype_)});
+      runs.push_back({run.part, run.parameter, run.tensor_first + skipped, range.count, run.data + skipped * element});
     });
   }
   return *(owned_[std::string(region)] = std::move(owned));
 }
 
 void Engine::gather(std::string_view region, std::size_t tensor, std::int64_t first, std::int64_t count, void* out) {
-  const std::int64_t element = dtype_bytes(dtype_);
+  const std::int64_t element = dtype_bytes(programs_.dtype_of(region));
   auto* bytes = static_cast<std::byte*>(out);
   std::memset(bytes, 0, static_cast<std::size_t>(count * element));
   for (const LocalRun& run : owned_runs(region).of[tensor]) {
@@ -217,23 +222,16 @@ void Engine::gather(std::string_view region, std::size_t tensor, std::int64_t fi
   }
   if (world_ == nullptr || world_->size() == 1) return;
   // Each element comes from one rank and is zero on all others: sums of its bytes as integers are exact.
+  require(element >= dtype_bytes(DType::i32), ErrorKind::Internal, "'{}' has elements of {} bytes", region, element);
   std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(world_->size())));
   world_->all_reduce({bytes, {{count * element / dtype_bytes(DType::i32)}, DType::i32}}, ReduceOp::Sum, scratch.data());
 }
 
 void Engine::initialise(std::uint64_t seed) {
-  const std::vector<LocalRun>& runs = local_runs("parameters");
-  const std::vector<Piece> pieces = pieces_of(runs);
-  parallel_for(static_cast<std::int64_t>(pieces.size()), threads_, [&](std::int64_t i) {
-    const Piece& piece = pieces[static_cast<std::size_t>(i)];
-    const LocalRun& run = runs[piece.run];
-    const auto draw = [&](auto zero) {
-      std::vector<decltype(zero)> host(static_cast<std::size_t>(piece.count));
-      initialise_range(*run.part, run.parameter->init, seed, run.tensor_first + piece.first, piece.count, host.data());
-      device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(),
-                              piece.count * dtype_bytes(dtype_));
-    };
-    dtype_ == DType::f64 ? draw(double{}) : draw(float{});
+  read_weights([&](const LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
+    const Initializer& init = run.parameter->init;
+    programs_.wide() == DType::f64 ? initialise_range(*run.part, init, seed, first, count, static_cast<double*>(out))
+                                   : initialise_range(*run.part, init, seed, first, count, static_cast<float*>(out));
   });
   set_seed(seed);
 }
@@ -243,25 +241,36 @@ void Engine::load(const HuggingFaceWeights& weights) {
   for (const ModelTensor& t : programs_.tensors) {
     const TensorSpec stored = weights.spec(t.name);
     require(stored.shape == t.shape, ErrorKind::BadData, "{}: tensor '{}' is {} but the model needs {}",
-            weights.folder().string(), t.name, to_string(stored), to_string(TensorSpec{t.shape, dtype_}));
+            weights.folder().string(), t.name, to_string(stored), to_string(TensorSpec{t.shape, programs_.dtype()}));
     names.push_back(t.name);
   }
   require_all_used(weights, names);
-  read("parameters", [&](const LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
-    weights.read_elements(run.part->name, first, count, dtype_, out);
+  read_weights([&](const LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
+    weights.read_elements(run.part->name, first, count, programs_.wide(), out);
   });
+}
+
+void Engine::read_weights(const ReadElements& elements) {
+  read("parameters", elements);
+  if (programs_.weights() != "parameters") read(programs_.weights(), elements);
 }
 
 void Engine::read(std::string_view region, const ReadElements& elements) {
   const std::vector<LocalRun>& runs = local_runs(region);
   const std::vector<Piece> pieces = pieces_of(runs);
+  const DType wide = programs_.wide(), stored = programs_.dtype_of(region);
+  const std::int64_t element = dtype_bytes(stored);
   parallel_for(static_cast<std::int64_t>(pieces.size()), threads_, [&](std::int64_t i) {
     const Piece& piece = pieces[static_cast<std::size_t>(i)];
     const LocalRun& run = runs[piece.run];
-    std::vector<std::byte> host(static_cast<std::size_t>(piece.count * dtype_bytes(dtype_)));
+    std::vector<std::byte> host(static_cast<std::size_t>(piece.count * dtype_bytes(wide)));
     elements(run, run.tensor_first + piece.first, piece.count, host.data());
-    device_->copy_to_device(run.data + piece.first * dtype_bytes(dtype_), host.data(),
-                            static_cast<std::int64_t>(host.size()));
+    if (stored != wide) {
+      std::vector<std::byte> rounded(static_cast<std::size_t>(piece.count * element));
+      convert_elements(wide, host.data(), stored, rounded.data(), piece.count);
+      host = std::move(rounded);
+    }
+    device_->copy_to_device(run.data + piece.first * element, host.data(), piece.count * element);
   });
 }
 

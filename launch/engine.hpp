@@ -60,10 +60,13 @@ class Engine {
   // and those that the model has no place for).
   void initialise(std::uint64_t seed);
   void load(const HuggingFaceWeights& weights);
-  // Fills a region: asks for elements [first, first + count) of the tensor of a run, from several threads.
+  // Fills a region: asks for elements [first, first + count) of the tensor of a run as programs().wide(), from several
+  // threads, and rounds them to what the region has.
   struct LocalRun;
   using ReadElements = std::function<void(const LocalRun& run, std::int64_t first, std::int64_t count, void* out)>;
   void read(std::string_view region, const ReadElements& elements);
+  // Fills the parameters and, where there are any, the master weights that they are rounded from.
+  void read_weights(const ReadElements& elements);
 
   // The micro-batches of a step: forward and backward, in the order of the schedule where there is a pipeline.
   // loss_seed = 1 / valid targets of the global batch.
@@ -76,6 +79,8 @@ class Engine {
   // the device: to time it. Nothing of it is left once a step has begun. Not with ZeRO 2 and 3, which communicate
   // there.
   void rehearse(const MicroBatch& batch);
+  // What the loss is multiplied by from the next step on; the norm and the update divide by it. 1 at first.
+  void set_loss_scale(double scale);
   // Norm, clipping and optimizer step; `applied_updates` counts the earlier ones. Waits for the device.
   StepResult update(double learning_rate, std::uint64_t step, std::int64_t applied_updates);
   // Adds a micro-batch to `sum` and `count`; in a pipeline, the last stage does.
@@ -138,7 +143,6 @@ class Engine {
   };
   std::vector<ActionMark> marks_;
   const Group* world_ = nullptr;  // null: one rank
-  DType dtype_;
   int threads_;
   std::array<double, 2> betas_{0.9, 0.999};
 };

@@ -34,7 +34,7 @@ void Engine::train_micro_batch(std::span<const std::int32_t> tokens, std::span<c
   compute_->synchronize();  // the device no longer reads the inputs of the micro-batch before
   fill_input(train, "tokens", 0, tokens);
   fill_input(train, "targets", 0, targets);
-  train.inputs().loss_seed = loss_seed;
+  train.inputs().loss_seed = loss_seed * static_cast<double>(train.inputs().loss_scale);
   train.inputs().first_sample = first_sample;
   train.run(Graph::Section::Forward);
   train.run(Graph::Section::Backward, variant);
@@ -72,7 +72,8 @@ void Engine::run_schedule(std::int64_t count, const NextMicroBatch& next, double
           schedule.micro_batches);
   const std::vector<Action>& actions = schedule.actions[static_cast<std::size_t>(programs_.stage)];
   links_->begin("train");
-  executor("train").inputs().loss_seed = loss_seed;
+  StepInputs& inputs = executor("train").inputs();
+  inputs.loss_seed = loss_seed * static_cast<double>(inputs.loss_scale);
   std::int64_t fetched = 0;
   for (std::size_t i = 0; i < actions.size(); ++i) {
     for (; fetched <= actions[i].micro_batch; ++fetched) keep_batch(static_cast<std::size_t>(fetched), next(fetched));

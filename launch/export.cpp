@@ -6,23 +6,30 @@
 #include "launch/programs.hpp"
 #include "launch/run_files.hpp"
 #include "runtime/checkpoint/file.hpp"
+#include "runtime/checkpoint/json_file.hpp"
 #include "runtime/checkpoint/safetensors_writer.hpp"
 #include "runtime/checkpoint/weights.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/model/huggingface.hpp"
+#include "runtime/ops/op.hpp"
+#include "runtime/tensor/convert.hpp"
 
 namespace plimsoll {
 namespace {
 
 namespace fs = std::filesystem;
 
-TensorSource stored_tensor(const HuggingFaceWeights& weights, const std::string& name) {
-  const TensorSpec spec = weights.spec(name);
-  return {name, spec, nullptr, [&weights, name, spec](std::int64_t offset, std::span<std::byte> out) {
-            const std::int64_t element = dtype_bytes(spec.dtype);
-            weights.read_elements(name, offset / element, static_cast<std::int64_t>(out.size()) / element, spec.dtype,
-                                  out.data());
-          }};
+// A tensor as `dtype`: rounded where it is stored in more.
+TensorSource stored_tensor(const HuggingFaceWeights& weights, const std::string& name, DType dtype) {
+  const TensorSpec stored = weights.spec(name);
+  const auto read = [&weights, name, from = stored.dtype, dtype](std::int64_t offset, std::span<std::byte> out) {
+    const std::int64_t first = offset / dtype_bytes(dtype), count = std::ssize(out) / dtype_bytes(dtype);
+    if (from == dtype) return weights.read_elements(name, first, count, dtype, out.data());
+    std::vector<std::byte> wide(static_cast<std::size_t>(count * dtype_bytes(wide_dtype(dtype))));
+    weights.read_elements(name, first, count, wide_dtype(dtype), wide.data());
+    convert_elements(wide_dtype(dtype), wide.data(), dtype, out.data(), count);
+  };
+  return {name, {stored.shape, dtype}, nullptr, read};
 }
 
 TensorSource zero_tensor(const ModelTensor& tensor, DType dtype) {
@@ -48,10 +55,11 @@ void export_run(const fs::path& from, const fs::path& to) {
   const HuggingFaceWeights weights = HuggingFaceWeights::open(folder);
   const std::vector<std::string> names = weights.parameter_names();
   require(!names.empty(), ErrorKind::BadData, "{}: holds no parameters", folder.string());
-  const DType dtype = weights.spec(names.front()).dtype;
+  const auto said = huggingface_dtype(read_json_file(folder / "config.json"));
+  const DType dtype = said.value_or(weights.spec(names.front()).dtype);
   ModelConfig model = model_from_huggingface_folder(folder);
   std::vector<TensorSource> tensors;
-  for (const std::string& name : names) tensors.push_back(stored_tensor(weights, name));
+  for (const std::string& name : names) tensors.push_back(stored_tensor(weights, name, dtype));
   if (model.family == ModelFamily::Gpt2 && !model.bias) {
     model.bias = true;
     for (const ModelTensor& tensor : model_tensors(model)) {

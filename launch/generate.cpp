@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "runtime/core/rng.hpp"
+#include "runtime/tensor/convert.hpp"
 
 namespace plimsoll {
 
@@ -97,15 +98,11 @@ std::vector<std::int32_t> generate(Engine& engine, std::vector<std::int32_t> pro
   Window window(engine);
   const View logits_view = engine.executor("decode").view("logits");
   std::vector<float> logits(static_cast<std::size_t>(logits_view.spec.elements()));
-  std::vector<double> wide(logits_view.spec.dtype == DType::f64 ? logits.size() : 0);
+  std::vector<std::byte> made(static_cast<std::size_t>(logits_view.spec.bytes()));
   for (std::int64_t i = 0; i < count; ++i) {
     window.advance(prompt);
-    if (wide.empty()) {
-      engine.device().copy_to_host(logits.data(), logits_view.data, logits_view.spec.bytes());
-    } else {
-      engine.device().copy_to_host(wide.data(), logits_view.data, logits_view.spec.bytes());
-      std::copy(wide.begin(), wide.end(), logits.begin());
-    }
+    engine.device().copy_to_host(made.data(), logits_view.data, logits_view.spec.bytes());
+    convert_elements(logits_view.spec.dtype, made.data(), DType::f32, logits.data(), std::ssize(logits));
     prompt.push_back(sample_token(logits, options, static_cast<std::uint64_t>(i)));
     if (!on_token(prompt.back())) break;
   }

@@ -56,13 +56,15 @@ template <class T>
 void fill_numbers(std::byte* data, std::int64_t count) {
   auto* to = reinterpret_cast<T*>(data);
   for (std::int64_t i = 0; i < count; ++i)
-    to[i] = static_cast<T>(0.05 + 0.4 * static_cast<double>((i * 2654435761LL) & 1023) / 1024);
+    to[i] = T(static_cast<float>(0.05 + 0.4 * static_cast<double>((i * 2654435761LL) & 1023) / 1024));
 }
 
 void fill(std::byte* data, const TensorSpec& spec, std::int64_t ids) {
   switch (spec.dtype) {
     case DType::f32: return fill_numbers<float>(data, spec.elements());
     case DType::f64: return fill_numbers<double>(data, spec.elements());
+    case DType::bf16: return fill_numbers<bf16>(data, spec.elements());
+    case DType::f16: return fill_numbers<f16>(data, spec.elements());
     case DType::i32: {
       auto* to = reinterpret_cast<std::int32_t*>(data);
       for (std::int64_t i = 0; i < spec.elements(); ++i) to[i] = static_cast<std::int32_t>((i * 2654435761LL) % ids);
@@ -84,8 +86,9 @@ std::int64_t id_count(const OpInfo& op, const SlotSpecs& specs) {
 std::int64_t node_bytes(const OpInfo& op, const Node& node, int threads) {
   std::int64_t bytes = aligned(op.workspace_bytes(node.attrs, node.specs, node.phase, threads));
   for (std::size_t s = 0; s < op.slots.size(); ++s) {
-    const std::int64_t slot = aligned(node.specs[static_cast<int>(s)].bytes());
-    bytes += (node.value[s] != kNoValue ? slot : 0) + (node.grad[s] != kNoValue ? slot : 0);
+    const TensorSpec& spec = node.specs[static_cast<int>(s)];
+    if (node.value[s] != kNoValue) bytes += aligned(spec.bytes());
+    if (node.grad[s] != kNoValue) bytes += aligned(gradient_spec(op.slots[s], spec).bytes());
   }
   return bytes;
 }
@@ -135,13 +138,13 @@ std::optional<double> KernelTimer::node_seconds(const Graph&, const Node& node) 
   const std::int64_t ids = id_count(op, node.specs);
   KernelArgs args;
   for (std::size_t s = 0; s < op.slots.size(); ++s) {
-    const TensorSpec& spec = node.specs[static_cast<int>(s)];
-    value[s].spec = grad[s].spec = spec;
+    value[s].spec = node.specs[static_cast<int>(s)];
+    grad[s].spec = gradient_spec(op.slots[s], value[s].spec);
     for (View* view :
          {node.value[s] != kNoValue ? &value[s] : nullptr, node.grad[s] != kNoValue ? &grad[s] : nullptr}) {
       if (view == nullptr) continue;
-      std::byte* data = buffer.take(spec.bytes());
-      fill(data, spec, ids);
+      std::byte* data = buffer.take(view->spec.bytes());
+      fill(data, view->spec, ids);
       view->data = data;
     }
     if (node.accumulate[s] != Accumulate::Never) args.accumulate |= 1U << s;  // as in a micro-batch after the first

@@ -135,7 +135,7 @@ GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const 
     data.bucket_ends = best_ends(*sized.against);
     sized.chosen = time_buckets(problem, data.bucket_ends);
   }
-  const std::int64_t element = dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
+  const std::int64_t element = dtype_bytes(gradient_dtype(graph));
   for (const GradientRange& bucket : join_items(items, data.bucket_ends))
     sized.bytes.push_back(bucket.elements * element);
   return sized;

@@ -36,15 +36,16 @@ void MetricsFile::write(const std::string& line) {
 }
 
 void MetricsFile::append(const StepMetrics& m) {
-  const nlohmann::ordered_json json{{"step", m.step},
-                                    {"tokens", m.tokens},
-                                    {"loss", m.loss},
-                                    {"lr", m.lr},
-                                    {"grad_norm", m.grad_norm},
-                                    {"step_ms", m.step_ms},
-                                    {"tokens_per_s", m.tokens_per_s},
-                                    {"model_gflops", m.model_gflops},
-                                    {"mfu", m.mfu}};
+  nlohmann::ordered_json json{{"step", m.step},
+                              {"tokens", m.tokens},
+                              {"loss", m.loss},
+                              {"lr", m.lr},
+                              {"grad_norm", m.grad_norm},
+                              {"step_ms", m.step_ms},
+                              {"tokens_per_s", m.tokens_per_s},
+                              {"model_gflops", m.model_gflops},
+                              {"mfu", m.mfu}};
+  if (m.loss_scale) json["loss_scale"] = *m.loss_scale;
   write(json.dump());
 }
 

@@ -114,10 +114,11 @@ bool is_flat(const PersistentRegion& r) {
 
 // What each rank of a role has of the model.
 std::string holdings_text(const RankRole& role) {
-  const std::int64_t element = dtype_bytes(role.programs.dtype());
   std::vector<std::string> holds;
   for (const PersistentRegion& r : role.programs.plan.persistent) {
-    if (is_flat(r)) holds.push_back(fmt::format("{} {}", format_count(r.bytes / element), r.name));
+    if (!is_flat(r)) continue;
+    const std::int64_t elements = r.bytes / dtype_bytes(role.programs.dtype_of(r.name));
+    holds.push_back(fmt::format("{} {}", format_count(elements), r.name));
   }
   return fmt::format("  {} ({}): each holds elements of {}\n", role.name, ranks_text(role), join(holds, ", "));
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 
 #include "comm/group.hpp"
 #include "launch/message_sizes.hpp"
@@ -215,6 +216,15 @@ bool Programs::divides(std::string_view region) const {
   return zero >= (region == "parameters" ? 3 : region == "gradients" ? 2 : 1);
 }
 
+DType Programs::dtype_of(std::string_view region) const {
+  const Graph& graph = *graphs.front();
+  return graph[graph.find(region)].spec.dtype;
+}
+
+std::string_view Programs::weights() const {
+  return graphs.front()->named.contains(kMasterWeights) ? kMasterWeights : "parameters";
+}
+
 std::vector<Program> Programs::list() const {
   std::vector<Program> all;
   for (std::size_t i = 0; i < names.size(); ++i)
@@ -258,17 +268,20 @@ DividedState divided_state(const ProgramOptions& o) {
   Programs p;
   p.cuts = program_cuts(o);
   const FlatLayout layout = flat_layout(forward_graph(o, p, train_shape(o)), data.shards);
-  const std::int64_t element = dtype_bytes(o.dtype);
-  const std::int64_t moments = o.train ? std::ssize(optimizer_moments(o.optimizer)) : 0;
-  const std::int64_t buffers = moments + (o.train && data.zero >= 2 ? 1 : 0) + (data.zero == 3 ? 1 : 0);
-  constexpr std::int64_t kLine = 64;
-  state.bytes_per_element = buffers * element;
+  const StateBytes each = state_bytes(o.dtype, o.optimizer);
+  std::vector<std::int64_t> buffers;  // bytes per element
+  if (o.train) buffers.assign(static_cast<std::size_t>(each.optimizer / each.gradient), each.gradient);
+  if (o.train && data.zero >= 2) buffers.push_back(each.gradient);
+  if (data.zero == 3) buffers.push_back(each.weight);
+  state.bytes_per_element = std::accumulate(buffers.begin(), buffers.end(), std::int64_t{0});
   state.bytes = state.bytes_per_element * layout.elements;
-  state.unit = kLine / element;
-  state.uneven_bytes = buffers * (std::ssize(layout.units) * kLine + kArenaAlignment);
+  constexpr std::int64_t kLine = 64;  // of parameters
+  state.unit = kLine / each.weight;
+  state.uneven_bytes =
+      std::ssize(layout.units) * state.unit * state.bytes_per_element + std::ssize(buffers) * kArenaAlignment;
   std::int64_t scratch = 0;  // in which a rank receives what it sums
   for (const Unit& unit : layout.units) {
-    const std::int64_t bytes = unit.elements * element;
+    const std::int64_t bytes = unit.elements * each.gradient;
     scratch = std::max(
         scratch, reduce_scratch_bytes(data.shards, bytes) - reduce_scratch_bytes(data.shards, bytes / data.shards));
   }

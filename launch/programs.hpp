@@ -145,6 +145,11 @@ struct Programs {
   // Does ZeRO divide this flat buffer? A rank may have all of one, so its size does not say.
   bool divides(std::string_view region) const;
   DType dtype() const { return (*graphs.front())[graphs.front()->parameters.front().value].spec.dtype; }
+  // Of the elements of a flat buffer; and of what is kept of the model in full, in which checkpoints are written.
+  DType dtype_of(std::string_view region) const;
+  DType wide() const { return wide_dtype(dtype()); }
+  // The flat buffer with the parameters in full: master weights, or, where there are none, "parameters".
+  std::string_view weights() const;
   MemoryPlan plan;
   std::optional<GradientBuckets> buckets;        // in training, where replicas sum gradients without ZeRO
   std::optional<GatherAhead> gathers;            // in training with ZeRO-3

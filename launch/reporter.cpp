@@ -38,6 +38,7 @@ void Reporter::step(StepMetrics m, double seconds) {
     board_.scalar("train/grad_norm", m.step, m.grad_norm);
     board_.scalar("train/tokens_per_s", m.step, m.tokens_per_s);
     board_.scalar("train/mfu", m.step, m.mfu);
+    if (m.loss_scale) board_.scalar("train/loss_scale", m.step, *m.loss_scale);
   }
   progress_.update(m, budget_bytes_);
   summary_.last = m;

@@ -34,7 +34,7 @@ std::vector<TensorSource> sources(Engine& engine, const Group& world, std::span<
                                   std::size_t region, const std::string& prefix) {
   std::vector<TensorSource> all;
   const Programs& programs = engine.programs();
-  const std::int64_t element = dtype_bytes(programs.dtype());
+  const std::int64_t element = dtype_bytes(programs.wide());
   for (std::size_t t = 0; t < programs.tensors.size(); ++t) {
     const auto produce = [&engine, &world, regions, region, t, element](std::int64_t offset, std::span<std::byte> out) {
       Request request{static_cast<std::int64_t>(region), static_cast<std::int64_t>(t), offset / element,
@@ -42,7 +42,7 @@ std::vector<TensorSource> sources(Engine& engine, const Group& world, std::span<
       world.broadcast(Request::view(request), 0);
       engine.gather(regions[region], t, request.first, request.count, out.data());
     };
-    all.push_back({prefix + programs.tensors[t].name, {programs.tensors[t].shape, programs.dtype()}, nullptr, produce});
+    all.push_back({prefix + programs.tensors[t].name, {programs.tensors[t].shape, programs.wide()}, nullptr, produce});
   }
   return all;
 }
@@ -53,21 +53,23 @@ void serve_sources(Engine& engine, const Group& world, std::span<const std::stri
   for (Request request;;) {
     world.broadcast(Request::view(request), 0);
     if (request.region < 0) return;
-    piece.resize(static_cast<std::size_t>(request.count * dtype_bytes(engine.programs().dtype())));
+    piece.resize(static_cast<std::size_t>(request.count * dtype_bytes(engine.programs().wide())));
     engine.gather(regions[static_cast<std::size_t>(request.region)], static_cast<std::size_t>(request.tensor),
                   request.first, request.count, piece.data());
   }
 }
 
-void read_tensors(Engine& engine, const SafetensorsFile& file, std::string_view region, const std::string& prefix) {
+// What fills a region with the tensors of a file.
+Engine::ReadElements reader(const Engine& engine, const SafetensorsFile& file, const std::string& prefix) {
   for (const ModelTensor& t : engine.programs().tensors) {
     const TensorSpec stored = file.spec(prefix + t.name);
     require(stored.shape == t.shape, ErrorKind::NoCheckpoint, "{}: tensor '{}' is {} but the model needs {}",
             file.path().string(), prefix + t.name, to_string(stored), to_string(TensorSpec{t.shape, stored.dtype}));
   }
-  engine.read(region, [&](const Engine::LocalRun& run, std::int64_t first, std::int64_t count, void* out) {
-    file.read_elements(prefix + run.part->name, first, count, engine.programs().dtype(), out);
-  });
+  return [&file, prefix, wide = engine.programs().wide()](const Engine::LocalRun& run, std::int64_t first,
+                                                          std::int64_t count, void* out) {
+    file.read_elements(prefix + run.part->name, first, count, wide, out);
+  };
 }
 
 // The newest checkpoint of a run directory, or the folder itself when it is one, or holds Hugging Face weights.
@@ -156,7 +158,7 @@ void keep_plan_choices(Config& config, int ranks) {
 
 std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world,
                                     const TrainingState& state) {
-  std::vector<std::string> regions{"parameters"};
+  std::vector<std::string> regions{std::string(engine.programs().weights())};
   for (const Moment& m : optimizer_moments(config.optimizer)) regions.emplace_back(m.value);
   if (world.rank() != 0) {
     serve_sources(engine, world, regions);
@@ -189,11 +191,10 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
     for (const std::string& change : compare_identity(loaded->state.identity, config, loaded->folder.string()))
       log_info("resuming with another {}", change);
   }
-  read_tensors(engine, loaded->parameters, "parameters", "");
+  engine.read_weights(reader(engine, loaded->parameters, ""));
   if (trains) {
-    for (const Moment& m : optimizer_moments(config.optimizer)) {
-      read_tensors(engine, loaded->optimizer, m.value, std::string(m.checkpoint) + ".");
-    }
+    for (const Moment& m : optimizer_moments(config.optimizer))
+      engine.read(m.value, reader(engine, loaded->optimizer, std::string(m.checkpoint) + "."));
   }
   return loaded->state;
 }

@@ -26,6 +26,9 @@ std::unique_ptr<Tokenizer> data_tokenizer(const Config& config);
 // tokenizer has more ids than the model; Error(MissingInput) when it is auto and the data are not there.
 void complete_vocabulary(Config& config, const Tokenizer* tokenizer);
 
+// Error(Config) where this build has no kernels that compute in `precision`; it can be planned for all the same.
+void check_kernels(const Config& config);
+
 int choose_threads(const Config& config, const Place& place);
 
 // The mesh of a configuration that went through check_for_ranks().

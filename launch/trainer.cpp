@@ -25,6 +25,7 @@
 #include "launch/share_choice.hpp"
 #include "launch/state_choice.hpp"
 #include "launch/step_times.hpp"
+#include "optim/loss_scale.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
@@ -73,6 +74,7 @@ struct Run {
     mpi.watchdog().set_deadline(config.comm.deadline);
     written = config;
     check_for_ranks(config, place.ranks);
+    check_kernels(config);
     if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
     tokenizer = data_tokenizer(config);
     complete_vocabulary(config, tokenizer.get());
@@ -228,6 +230,7 @@ StepResult train_step(Run& run, BatchLoader& loader, const TrainingState& state)
     return MicroBatch{batch.tokens, batch.targets, static_cast<std::uint64_t>(batch.first_sample)};
   };
   const auto before = bytes_sent(run);
+  run.engine->set_loss_scale(state.loss_scale);
   run.engine->train_micro_batches(loader.micro_batches(), next, 1.0 / targets_per_step(run));
   const double lr = learning_rate(run.config.schedule, run.config.optimizer.lr, state.step, run.config.train.steps);
   const StepResult result = run.engine->update(lr, static_cast<std::uint64_t>(state.step), state.applied_updates);
@@ -308,6 +311,7 @@ TrainingState first_state(Run& run) {
   if (!run.config.model.from.empty()) run.engine->load(HuggingFaceWeights::open(run.config.model.from));
   TrainingState state;
   state.seed = run.config.run.seed;
+  state.loss_scale = first_loss_scale(run.config.precision).scale;
   return state;
 }
 
@@ -358,8 +362,15 @@ void train(Config given, const MpiSession& mpi) {
     const StepResult result = train_step(run, loader, state);
     skipped = result.applied ? 0 : skipped + 1;
     if (reporter && skipped > 0) reporter->skipped_step(state.step + 1, skipped);
-    require(skipped <= 3, ErrorKind::Numerical, "step {}: the gradients were not finite for {} steps in a row",
-            state.step, skipped);
+    // A scale that is too large says nothing about the run, until it cannot fall any more.
+    require(skipped <= 3 || state.loss_scale > LossScale::kLeast, ErrorKind::Numerical,
+            "step {}: the gradients were not finite for {} steps in a row", state.step, skipped);
+    const double scale = state.loss_scale;
+    if (has_loss_scale(config.precision)) {
+      const LossScale next = after_step({state.loss_scale, state.loss_scale_streak}, result.applied);
+      state.loss_scale = next.scale;
+      state.loss_scale_streak = next.streak;
+    }
     state.applied_updates += result.applied ? 1 : 0;
     state.tokens += static_cast<std::int64_t>(targets_per_step(run));
     ++state.step;
@@ -371,6 +382,7 @@ void train(Config given, const MpiSession& mpi) {
       metrics.loss = result.loss();
       metrics.lr = lr;
       metrics.grad_norm = result.grad_norm;
+      if (has_loss_scale(config.precision)) metrics.loss_scale = scale;
       reporter->step(metrics, seconds_since(begin));
     }
     if (state.step == first_step + 1) {

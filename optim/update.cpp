@@ -53,21 +53,23 @@ ValueId add_norm(Graph& graph, const FlatLayout& layout, const UpdateOptions& op
 }
 
 void add_step(Graph& graph, const Unit& unit, const OptimizerConfig& o, std::int64_t decays, ValueId gradients,
-              ValueId parameters, ValueId norm, const std::vector<ValueId>& moments) {
+              ValueId parameters, ValueId rounded, ValueId norm, const std::vector<ValueId>& moments) {
   if (o.name == OptimizerName::AdamW) {
     add_node<AdamW>(graph, {o.betas[0], o.betas[1], o.eps, o.weight_decay, o.clip, decays},
                     {{AdamW::kGradients, gradients},
                      {AdamW::kNorm, norm},
                      {AdamW::kParameters, parameters},
                      {AdamW::kFirst, moments[0]},
-                     {AdamW::kSecond, moments[1]}},
+                     {AdamW::kSecond, moments[1]},
+                     {AdamW::kRounded, rounded}},
                     "adamw." + unit.name, unit.layer);
   } else {
     add_node<Sgd>(graph, {o.momentum, o.weight_decay, o.clip, false, decays},
                   {{Sgd::kGradients, gradients},
                    {Sgd::kNorm, norm},
                    {Sgd::kParameters, parameters},
-                   {Sgd::kMomentum, moments.empty() ? kNoValue : moments[0]}},
+                   {Sgd::kMomentum, moments.empty() ? kNoValue : moments[0]},
+                   {Sgd::kRounded, rounded}},
                   "sgd." + unit.name, unit.layer);
   }
   graph.nodes.back().phase = Phase::Update;
@@ -81,18 +83,28 @@ std::vector<Moment> optimizer_moments(const OptimizerConfig& optimizer) {
   return {{"optimizer.first", "exp_avg"}, {"optimizer.second", "exp_avg_sq"}};
 }
 
+StateBytes state_bytes(DType dtype, const OptimizerConfig& optimizer) {
+  const std::int64_t own = dtype_bytes(dtype), wide = dtype_bytes(wide_dtype(dtype));
+  const auto moments = static_cast<std::int64_t>(optimizer_moments(optimizer).size());
+  return {own, wide, wide * moments + (own < wide ? wide : 0)};
+}
+
 void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& options) {
   graph.update_begin = graph.nodes.size();
   const ValueId norm = add_norm(graph, layout, options);
   const std::vector<Moment> names = optimizer_moments(options.optimizer);
-  for (const Moment& m : names) {
+  const DType wide = graph[graph.find("gradients")].spec.dtype;
+  const bool rounds = graph[graph.find("parameters")].spec.dtype != wide;
+  const auto add_buffer = [&](std::string_view name) {
     Value v;
-    v.name = std::string(m.value);
-    v.spec = {{shard_elements(layout, options.shard_rank)}, graph[graph.find("parameters")].spec.dtype};
+    v.name = std::string(name);
+    v.spec = {{shard_elements(layout, options.shard_rank)}, wide};
     v.persistent = true;
     v.memory = MemoryClass::Optimizer;
     graph.named[v.name] = graph.add_value(v);
-  }
+  };
+  if (rounds) add_buffer(kMasterWeights);
+  for (const Moment& m : names) add_buffer(m.value);
   for (std::size_t u = 0; u < layout.units.size(); ++u) {
     const Unit& unit = layout.units[u];
     const auto part = [&](std::string_view buffer) { return unit_part(graph, layout, buffer, u, options.shard_rank); };
@@ -100,7 +112,9 @@ void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& opt
     for (const Moment& m : names) moments.push_back(part(m.value));
     const ElementRange mine = shard_range(layout, unit, options.shard_rank);
     const std::int64_t decays = std::clamp<std::int64_t>(unit.decay_elements - mine.first, 0, mine.count);
-    add_step(graph, unit, options.optimizer, decays, part("gradients"), part("parameters"), norm, moments);
+    const ValueId parameters = part("parameters");
+    add_step(graph, unit, options.optimizer, decays, part("gradients"), rounds ? part(kMasterWeights) : parameters,
+             rounds ? parameters : kNoValue, norm, moments);
   }
 }
 

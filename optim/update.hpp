@@ -21,8 +21,12 @@ struct UpdateOptions {
   std::int64_t scratch_bytes = 0;  // what the transport's reduction needs
 };
 
+// The f32 copy of parameters that kernels read in bf16 or f16: what the update changes, and checkpoints hold.
+inline constexpr std::string_view kMasterWeights = "optimizer.master";
+
 // Appends the update nodes; the graph is differentiated and its buffers are placed. Moments are persistent values
-// "optimizer.first" and "optimizer.second" (AdamW) or "optimizer.momentum" (SGD), laid out as this rank's shards.
+// "optimizer.first" and "optimizer.second" (AdamW) or "optimizer.momentum" (SGD), laid out as this rank's shards; so is
+// kMasterWeights where there is one. They have the dtype of the gradients.
 void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& options);
 
 // Names of the moments, in the order above, as checkpoints call them: PyTorch's "exp_avg", "exp_avg_sq",
@@ -31,5 +35,12 @@ struct Moment {
   std::string_view value, checkpoint;
 };
 std::vector<Moment> optimizer_moments(const OptimizerConfig& optimizer);
+
+// Bytes per parameter of a model that computes in `dtype`, in a rank that holds all of it; optimizer: moments and
+// master weights.
+struct StateBytes {
+  std::int64_t weight, gradient, optimizer;
+};
+StateBytes state_bytes(DType dtype, const OptimizerConfig& optimizer);
 
 }  // namespace plimsoll

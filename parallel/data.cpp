@@ -33,14 +33,16 @@ Node gather_units(const Graph& graph, const FlatLayout& layout, const DataParall
                                          fmt::format("gather.{}-{}", one.name, other.name), -1, kEveryVariant);
 }
 
-ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, std::int64_t elements) {
+ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, TensorSpec spec) {
   Value flat;
   flat.name = name;
-  flat.spec = {{elements}, graph[graph.parameters.front().value].spec.dtype};
+  flat.spec = std::move(spec);
   flat.persistent = true;
   flat.memory = memory;
   return graph.named[name] = graph.add_value(std::move(flat));
 }
+
+DType parameter_dtype(const Graph& graph) { return graph[graph.parameters.front().value].spec.dtype; }
 
 // Elements [first, first + count) of a flat value.
 ValueId range_of(Graph& graph, ValueId flat, std::int64_t first, std::int64_t count, std::string name) {
@@ -292,7 +294,7 @@ std::vector<ValueId> transient_gradients(Graph& graph, const FlatLayout& layout)
   for (const Unit& unit : layout.units) {
     Value v;
     v.name = "grad." + unit.name;
-    v.spec = {{unit.elements}, graph[graph.parameters.front().value].spec.dtype};
+    v.spec = {{unit.elements}, gradient_dtype(graph)};
     v.memory = MemoryClass::Gradients;
     v.layer = unit.layer;
     buffers.push_back(graph.add_value(std::move(v)));
@@ -314,6 +316,8 @@ std::vector<ValueId> transient_gradients(Graph& graph, const FlatLayout& layout)
 
 }  // namespace
 
+DType gradient_dtype(const Graph& graph) { return graph[graph.parameters.front().gradient].spec.dtype; }
+
 GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<double>& node_ends,
                              const std::function<double(std::int64_t)>& sum_seconds) {
   // When compute has come to a node, if it waits for no gather.
@@ -322,7 +326,7 @@ GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const
     const bool computes = graph.nodes[n].stream == StreamKind::Compute;
     reached[n + 1] = computes ? std::max(reached[n], node_ends[n]) : reached[n];
   }
-  const std::int64_t element = dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
+  const std::int64_t element = dtype_bytes(parameter_dtype(graph)), gradient = dtype_bytes(gradient_dtype(graph));
   const std::vector<Use> uses = parameter_uses(graph, layout);
   const std::vector<std::size_t> ready = gradients_ready(graph, layout);
   GatherSections sections;
@@ -340,7 +344,7 @@ GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const
     use.bytes = layout.units[uses[u].unit].elements * element;
     for (std::size_t unit = 0; unit < layout.units.size() && section == Graph::Section::Backward; ++unit) {
       if (ready[unit] >= uses[u].first && ready[unit] < end)
-        use.after_s += sum_seconds(layout.units[unit].elements * element);
+        use.after_s += sum_seconds(layout.units[unit].elements * gradient);
     }
   }
   return sections;
@@ -381,7 +385,7 @@ std::vector<GradientRange> join_items(const std::vector<GradientRange>& items, c
 
 std::vector<ReadyItem> ready_items(const Graph& graph, const std::vector<GradientRange>& items,
                                    const std::vector<double>& node_ends) {
-  const std::int64_t element = dtype_bytes(graph[graph.parameters.front().value].spec.dtype);
+  const std::int64_t element = dtype_bytes(gradient_dtype(graph));
   std::vector<ReadyItem> ready;
   for (const GradientRange& item : items) ready.push_back({node_ends[item.ready_after], item.elements * element});
   return ready;
@@ -389,8 +393,9 @@ std::vector<ReadyItem> ready_items(const Graph& graph, const std::vector<Gradien
 
 void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
   const bool sharded = data.zero == 3;
-  const ValueId flat = flat_buffer(graph, "parameters", MemoryClass::Parameters,
-                                   sharded ? shard_elements(layout, data.shard_rank) : layout.elements);
+  const ValueId flat =
+      flat_buffer(graph, "parameters", MemoryClass::Parameters,
+                  {{sharded ? shard_elements(layout, data.shard_rank) : layout.elements}, parameter_dtype(graph)});
   for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
     const ValueId value = graph.parameters[p].value;
     if (sharded) {
@@ -404,8 +409,9 @@ void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel
 
 void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::int64_t scratch_bytes) {
   const bool sharded = data.zero >= 2;
-  const ValueId flat = flat_buffer(graph, "gradients", MemoryClass::Gradients,
-                                   sharded ? shard_elements(layout, data.shard_rank) : layout.elements);
+  const ValueId flat =
+      flat_buffer(graph, "gradients", MemoryClass::Gradients,
+                  {{sharded ? shard_elements(layout, data.shard_rank) : layout.elements}, gradient_dtype(graph)});
   std::vector<ValueId> whole;
   if (sharded) {
     whole = transient_gradients(graph, layout);

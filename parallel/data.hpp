@@ -50,6 +50,9 @@ void gather_updated(Graph& graph, const FlatLayout& layout, const DataParallel& 
 GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<double>& node_ends,
                              const std::function<double(std::int64_t)>& sum_seconds);
 
+// Of the gradients of all parameters of a graph that is differentiated.
+DType gradient_dtype(const Graph& graph);
+
 // A range of the flat gradient buffer, in elements.
 struct GradientRange {
   std::int64_t offset = 0, elements = 0;

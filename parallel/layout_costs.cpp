@@ -121,8 +121,10 @@ void LayoutCosts::Impl::add_update(const Layout& l, const std::vector<PieceProfi
   const int shards = l.zero > 0 ? l.mesh.shards : 1;
   std::int64_t elements = 0;
   for (const PieceProfile& p : profiles) elements += p.elements();
-  // Gradients are read for the norm and for the update; weights and state are read and written.
-  t.update_s = costs().memory_seconds(elements / shards * 2 * (state.gradient + state.optimizer + state.weight));
+  // Gradients are read for the norm and for the update; state is read and written, and so are the weights, but where
+  // there are master weights they are only written.
+  const std::int64_t weight = (state.weight < state.gradient ? 1 : 2) * state.weight;
+  t.update_s = costs().memory_seconds(elements / shards * (2 * (state.gradient + state.optimizer) + weight));
   if (l.zero != 1 && l.zero != 2) return;
   Queue queue;
   double done = 0;

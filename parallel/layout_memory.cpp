@@ -6,12 +6,6 @@
 
 namespace plimsoll {
 
-StateBytes state_bytes(DType dtype, const OptimizerConfig& optimizer) {
-  const std::int64_t own = dtype_bytes(dtype), full = std::max<std::int64_t>(4, own);
-  const auto moments = static_cast<std::int64_t>(optimizer_moments(optimizer).size());
-  return {own, full, full * moments + (own < 4 ? 4 : 0)};
-}
-
 StageBytes bound_stage_bytes(PieceProfiles& pieces, const Layout& l, int stage) {
   const LayoutProblem& problem = pieces.problem();
   StageBytes bytes;

@@ -6,12 +6,6 @@
 
 namespace plimsoll {
 
-// Bytes per parameter, in a rank that holds all of it. Below fp32: gradients, moments and a master copy in fp32.
-struct StateBytes {
-  std::int64_t weight, gradient, optimizer;
-};
-StateBytes state_bytes(DType dtype, const OptimizerConfig& optimizer);
-
 // Of a rank of one stage.
 struct StageBytes {
   std::int64_t state = 0, staging = 0, scratch = 0;

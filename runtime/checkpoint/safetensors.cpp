@@ -1,43 +1,16 @@
 #include "runtime/checkpoint/safetensors.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "runtime/checkpoint/safetensors_header.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/tensor/convert.hpp"
 
 namespace plimsoll {
 namespace {
 
 constexpr std::int64_t kBufferElements = std::int64_t{1} << 16;
-
-template <class From, class To>
-void convert(const std::byte* from, std::int64_t count, To* to) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    From value;
-    std::memcpy(&value, from + i * static_cast<std::int64_t>(sizeof(From)), sizeof(From));
-    if constexpr (std::is_arithmetic_v<From>) {
-      to[i] = static_cast<To>(value);
-    } else {
-      to[i] = static_cast<To>(static_cast<float>(value));
-    }
-  }
-}
-
-template <class To>
-void convert_from(DType type, const std::byte* from, std::int64_t count, To* to) {
-  switch (type) {
-    case DType::f32: return convert<float>(from, count, to);
-    case DType::f64: return convert<double>(from, count, to);
-    case DType::bf16: return convert<bf16>(from, count, to);
-    case DType::f16: return convert<f16>(from, count, to);
-    case DType::i32:
-    case DType::i64:
-    case DType::u8: break;
-  }
-  fail(ErrorKind::Internal, "{} is not a floating type", dtype_name(type));
-}
 
 }  // namespace
 
@@ -86,11 +59,7 @@ void SafetensorsFile::read_elements(std::string_view name, std::int64_t first, s
   for (std::int64_t done = 0; done < count; done += kBufferElements) {
     const std::int64_t piece = std::min(kBufferElements, count - done);
     file_.read_at(buffer.data(), piece * width, begin + done * width);
-    if (type == DType::f32) {
-      convert_from(stored.dtype, buffer.data(), piece, static_cast<float*>(out) + done);
-    } else {
-      convert_from(stored.dtype, buffer.data(), piece, static_cast<double*>(out) + done);
-    }
+    convert_elements(stored.dtype, buffer.data(), type, static_cast<std::byte*>(out) + done * dtype_bytes(type), piece);
   }
 }
 

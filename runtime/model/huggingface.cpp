@@ -439,6 +439,14 @@ nlohmann::json model_to_huggingface(const ModelConfig& model, DType dtype) {
   return config;
 }
 
+std::optional<DType> huggingface_dtype(const nlohmann::json& config) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16})
+      if (config.contains(key) && config[key] == torch_name(dtype)) return dtype;
+  }
+  return std::nullopt;
+}
+
 std::vector<std::string> huggingface_gaps(const nlohmann::json& config) {
   std::vector<std::string> names;
   const auto own = config.find(kOwnKey);

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,10 +21,12 @@ ModelConfig model_from_huggingface(const nlohmann::json& config, std::string_vie
 // The same for the config.json of a folder. MissingInput when there is none, BadData when it is not JSON.
 ModelConfig model_from_huggingface_folder(const std::filesystem::path& folder);
 
-// The config.json (newer form) of a resolved model whose weights are stored as `dtype`. What transformers cannot
+// The config.json (newer form) of a resolved model whose weights are `dtype`. What transformers cannot
 // express goes into an object "plimsoll", which model_from_huggingface honours and transformers ignores: reading back
 // gives the same model, but for `preset` and `from`.
 nlohmann::json model_to_huggingface(const ModelConfig& model, DType dtype = DType::f32);
+// The floating type that `config` names for its weights; nullopt where it names none.
+std::optional<DType> huggingface_dtype(const nlohmann::json& config);
 // The fields by which transformers would compute another function than `config` means; empty: it can be exported.
 std::vector<std::string> huggingface_gaps(const nlohmann::json& config);
 

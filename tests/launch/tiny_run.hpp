@@ -9,6 +9,7 @@
 #include "runtime/core/rng.hpp"
 #include "runtime/data/token_writer.hpp"
 #include "runtime/graph/autodiff.hpp"
+#include "runtime/tensor/convert.hpp"
 #include "tests/support/temp_folder.hpp"
 
 namespace plimsoll::test {
@@ -88,10 +89,9 @@ inline StepResult tiny_step(Engine& engine, const ProgramOptions& o, std::int64_
 inline std::vector<double> region_values(Engine& engine, std::string_view region) {
   std::vector<double> all;
   for (const NamedTensor& t : engine.tensors(region)) {
-    for (std::int64_t i = 0; i < t.spec.elements(); ++i) {
-      all.push_back(t.spec.dtype == DType::f64 ? static_cast<const double*>(t.data)[i]
-                                               : static_cast<double>(static_cast<const float*>(t.data)[i]));
-    }
+    std::vector<double> values(static_cast<std::size_t>(t.spec.elements()));
+    convert_elements(t.spec.dtype, t.data, DType::f64, values.data(), t.spec.elements());
+    all.insert(all.end(), values.begin(), values.end());
   }
   return all;
 }

@@ -110,8 +110,8 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   Engine engine(build_programs(o), options);
   engine.initialise(1);
   const auto tensors = [&] {
-    return o.dtype == DType::f64 ? whole_tensors<double>(engine, "parameters")
-                                 : whole_tensors<float>(engine, "parameters");
+    const std::string_view weights = engine.programs().weights();
+    return o.dtype == DType::f64 ? whole_tensors<double>(engine, weights) : whole_tensors<float>(engine, weights);
   };
   RunResult result;
   result.dtype = o.dtype;
