@@ -29,8 +29,8 @@ ElementRange piece_of(ElementRange share, std::int64_t piece, std::int64_t piece
   return {share.first + first, std::min(piece_elements, share.count - first)};
 }
 
-std::byte* at(const View& v, std::int64_t element) {
-  return static_cast<std::byte*>(v.data) + element * dtype_bytes(v.spec.dtype);
+void move_bytes(void* to, const void* from, std::int64_t bytes) {
+  if (to != from && bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
 }
 
 // NaN wins from either side, unlike in std::max.
@@ -104,7 +104,7 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
     for (int step = 1; step < size; ++step) {
       const int to = (rank + step) % size, from = (rank - step + size) % size;
       const ElementRange theirs = piece_of(range_of_rank(n, to, size, cuts), piece, piece_elements);
-      if (theirs.count > 0) sends.add({to, at(in, theirs.first), theirs.count * element});
+      if (theirs.count > 0) sends.add({to, element_at(in, theirs.first), theirs.count * element});
       const ElementRange ours = piece_of(mine, piece, piece_elements);
       if (ours.count > 0) receives.add({from, inbox(slot, from, ours.count), ours.count * element});
     }
@@ -118,7 +118,7 @@ void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte
     const ElementRange range = piece_of(mine, piece, piece_elements);
     if (range.count == 0) continue;
     combine_any(dtype, out + (range.first - mine.first) * element, range.count, size, op,
-                [&](int r) { return r == rank ? at(in, range.first) : inbox(slot, r, range.count); });
+                [&](int r) { return r == rank ? element_at(in, range.first) : inbox(slot, r, range.count); });
   }
 }
 
@@ -130,8 +130,8 @@ void add_shares(const Transport& t, View x, const RankCuts& cuts, MessageList& s
   for (int step = 1; step < size; ++step) {
     const int to = (rank + step) % size, from = (rank - step + size) % size;
     const ElementRange theirs = range_of_rank(n, from, size, cuts);
-    if (mine.count > 0) sends.add({to, at(x, mine.first), mine.count * element});
-    if (theirs.count > 0) receives.add({from, at(x, theirs.first), theirs.count * element});
+    if (mine.count > 0) sends.add({to, element_at(x, mine.first), mine.count * element});
+    if (theirs.count > 0) receives.add({from, element_at(x, theirs.first), theirs.count * element});
   }
 }
 
@@ -161,53 +161,66 @@ void Group::check_parts(const char* what, const View& whole, const View& part, c
   fail(ErrorKind::Internal, "{}: {} is not {} of {}", what, to_string(part.spec), part_of_it, to_string(whole.spec));
 }
 
-void Group::all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label) const {
+WatchedGroup* Group::watcher(const WholeCollectives* whole) const {
+  return whole != nullptr && whole->returns_early() ? nullptr : watch_.get();
+}
+
+void Group::all_reduce(View x, ReduceOp op, std::byte* scratch, const CallSite& at) const {
   if (size() == 1) return;
-  const Watchdog::Call call(watch_.get(), "all_reduce", label, x.spec.bytes());
-  if (native_ && transport_->native_all_reduce(x, op)) return;
+  WholeCollectives* whole = transport_->whole(at);
+  const Watchdog::Call call(watcher(whole), "all_reduce", at.label, x.spec.bytes());
+  if (whole != nullptr && whole->all_reduce(x, op, at)) return;
   const std::int64_t n = x.spec.elements();
   const ElementRange mine = range_of_rank(n, rank(), size());
-  reduce_shares(*transport_, x, at(x, mine.first), op, scratch, largest_range(n, size()), {});
+  reduce_shares(*transport_, x, element_at(x, mine.first), op, scratch, largest_range(n, size()), {});
   gather_shares(*transport_, x, {});
 }
 
-void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label,
+void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const CallSite& at,
                            const RankCuts& cuts) const {
   check_parts("reduce_scatter", in, out, cuts);
-  if (size() == 1) {
-    if (out.data != in.data) std::memcpy(out.data, in.data, static_cast<std::size_t>(in.spec.bytes()));
-    return;
-  }
-  const Watchdog::Call call(watch_.get(), "reduce_scatter", label, in.spec.bytes());
+  WholeCollectives* whole = transport_->whole(at);
+  if (size() == 1 && whole == nullptr) return move_bytes(out.data, in.data, in.spec.bytes());
+  const Watchdog::Call call(watcher(whole), "reduce_scatter", at.label, in.spec.bytes());
+  if (whole != nullptr && whole->reduce_scatter(in, out, op, cuts, at)) return;
   reduce_shares(*transport_, in, static_cast<std::byte*>(out.data), op, scratch, out.spec.elements(), cuts);
 }
 
-void Group::all_gather(View in, View out, const char* label, const RankCuts& cuts) const {
+void Group::all_gather(View in, View out, const CallSite& at, const RankCuts& cuts) const {
   check_parts("all_gather", out, in, cuts);
-  std::byte* place = at(out, range_of_rank(out.spec.elements(), rank(), size(), cuts).first);
-  if (place != in.data) std::memcpy(place, in.data, static_cast<std::size_t>(in.spec.bytes()));
-  if (size() == 1) return;
-  const Watchdog::Call call(watch_.get(), "all_gather", label, out.spec.bytes());
-  gather_shares(*transport_, out, cuts);
+  WholeCollectives* whole = transport_->whole(at);
+  const Watchdog::Call call(watcher(whole), "all_gather", at.label, out.spec.bytes());
+  if (whole != nullptr && whole->all_gather(in, out, cuts, at)) return;
+  const ElementRange mine = range_of_rank(out.spec.elements(), rank(), size(), cuts);
+  move_bytes(element_at(out, mine.first), in.data, in.spec.bytes());
+  if (size() > 1) gather_shares(*transport_, out, cuts);
 }
 
-void Group::all_gather(View in, View out, std::span<const GatheredPart> parts, const char* label) const {
+void Group::check_gathered(const View& in, const View& out, std::span<const GatheredPart> parts) const {
+  std::int64_t mine = 0, all = 0;
+  for (const GatheredPart& part : parts) {
+    mine += range_of_rank(part.elements, rank(), size(), part.cuts).count;
+    all += part.elements;
+  }
+  if (mine == in.spec.elements() && all == out.spec.elements()) return;
+  fail(ErrorKind::Internal, "all_gather: {} parts are not those of {} and {}", parts.size(), to_string(in.spec),
+       to_string(out.spec));
+}
+
+void Group::all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) const {
+  check_gathered(in, out, parts);
+  WholeCollectives* whole = transport_->whole(at);
+  const Watchdog::Call call(watcher(whole), "all_gather", at.label, out.spec.bytes());
+  if (whole != nullptr && whole->all_gather(in, out, parts, at)) return;
   const std::int64_t element = dtype_bytes(in.spec.dtype);
   std::int64_t mine = 0, all = 0;  // elements of the parts before
   for (const GatheredPart& part : parts) {
     const ElementRange range = range_of_rank(part.elements, rank(), size(), part.cuts);
-    if (mine + range.count > in.spec.elements() || all + part.elements > out.spec.elements())
-      fail(ErrorKind::Internal, "all_gather: {} parts are more than {} and {}", parts.size(), to_string(in.spec),
-           to_string(out.spec));
-    std::memcpy(at(out, all + range.first), at(in, mine), static_cast<std::size_t>(range.count * element));
+    move_bytes(element_at(out, all + range.first), element_at(in, mine), range.count * element);
     mine += range.count;
     all += part.elements;
   }
-  if (mine != in.spec.elements() || all != out.spec.elements())
-    fail(ErrorKind::Internal, "all_gather: {} parts are less than {} and {}", parts.size(), to_string(in.spec),
-         to_string(out.spec));
   if (size() == 1) return;
-  const Watchdog::Call call(watch_.get(), "all_gather", label, out.spec.bytes());
   // As many at a time as lists of messages have room for without being allocated.
   const auto together = static_cast<std::size_t>(std::max(1, kMaxRanksOnStack / size()));
   all = 0;
@@ -215,7 +228,8 @@ void Group::all_gather(View in, View out, std::span<const GatheredPart> parts, c
     MessageList sends(size()), receives(size());
     const std::size_t end = std::min(parts.size(), p + together);
     for (; p < end; all += parts[p++].elements)
-      add_shares(*transport_, {at(out, all), {{parts[p].elements}, in.spec.dtype}}, parts[p].cuts, sends, receives);
+      add_shares(*transport_, {element_at(out, all), {{parts[p].elements}, in.spec.dtype}}, parts[p].cuts, sends,
+                 receives);
     exchange(*transport_, sends.list(), receives.list());
   }
 }
@@ -230,14 +244,18 @@ void Group::broadcast(View x, int root) const {
   exchange(*transport_, sends.list(), receives.list());
 }
 
-void Group::send(View x, int peer, const char* label, const std::atomic<bool>* awaited) const {
-  const Watchdog::Call call(watch_.get(), "send", label, x.spec.bytes(), peer, awaited);
+void Group::send(View x, int peer, const CallSite& at, const std::atomic<bool>* awaited) const {
+  WholeCollectives* whole = transport_->whole(at);
+  const Watchdog::Call call(watcher(whole), "send", at.label, x.spec.bytes(), peer, awaited);
+  if (whole != nullptr && whole->send(x, peer, at)) return;
   const Message m{peer, x.data, x.spec.bytes()};
   exchange(*transport_, {&m, 1}, {});
 }
 
-void Group::receive(View x, int peer, const char* label, const std::atomic<bool>* awaited) const {
-  const Watchdog::Call call(watch_.get(), "receive", label, x.spec.bytes(), peer, awaited);
+void Group::receive(View x, int peer, const CallSite& at, const std::atomic<bool>* awaited) const {
+  WholeCollectives* whole = transport_->whole(at);
+  const Watchdog::Call call(watcher(whole), "receive", at.label, x.spec.bytes(), peer, awaited);
+  if (whole != nullptr && whole->receive(x, peer, at)) return;
   const Message m{peer, x.data, x.spec.bytes()};
   transport_->start(1, {}, {&m, 1});
   transport_->finish(1);

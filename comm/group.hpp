@@ -1,7 +1,7 @@
 #pragma once
-// The ranks along a mesh axis: a small value over a transport. Every call is collective over the group and blocks its
-// thread; in a step, the executor runs them as tasks of the communication stream, which is what makes them
-// asynchronous.
+// The ranks along a mesh axis: a small value over a transport. Every call is collective over the group. On host memory
+// it blocks its thread; in a step, the executor runs them as tasks of the communication stream, which is what makes
+// them asynchronous. On the memory of a device that has a queue of its own (CallSite) it queues its work and returns.
 
 #include <memory>
 #include <span>
@@ -13,14 +13,16 @@
 
 namespace plimsoll {
 
+inline std::byte* element_at(const View& v, std::int64_t element) {
+  return v.as<std::byte>() + element * dtype_bytes(v.spec.dtype);
+}
+
 class Group : public Reducer {
  public:
   Group() = default;
-  // `native`: use the transport's own sum where it has one (comm.collectives: mpi); its order of summation is its own.
   // `watch`: who is told of calls in flight; may be null.
-  Group(std::string axis, std::shared_ptr<Transport> transport, bool native = false,
-        std::shared_ptr<WatchedGroup> watch = nullptr)
-      : axis_(std::move(axis)), transport_(std::move(transport)), watch_(std::move(watch)), native_(native) {}
+  Group(std::string axis, std::shared_ptr<Transport> transport, std::shared_ptr<WatchedGroup> watch = nullptr)
+      : axis_(std::move(axis)), transport_(std::move(transport)), watch_(std::move(watch)) {}
   const std::string& axis() const { return axis_; }
   int rank() const { return transport_->rank(); }
   int size() const { return transport_->size(); }
@@ -31,22 +33,25 @@ class Group : public Reducer {
   // and anything is NaN. `scratch`: reduce_scratch_bytes(size()), or exactly for the share of x. Pairwise exchange:
   // each rank owns n/size elements, receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as
   // a ring. `label`: what the watchdog calls it, here and below.
-  void all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label = "") const override;
+  void all_reduce(View x, ReduceOp op, std::byte* scratch, const CallSite& at = {}) const;
+  void all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label) const override {
+    all_reduce(x, op, scratch, CallSite(label));
+  }
   // out = this rank's part of the reduction of `in`: 1/size of it, or what `cuts` says. `scratch`: for the bytes of
   // out.
-  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const char* label = "",
+  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const CallSite& at = {},
                       const RankCuts& cuts = {}) const;
   // out = the `in` of all ranks in rank order: out / size each, or what `cuts` says of the elements of out. `in` may
   // lie at its place in `out`.
-  void all_gather(View in, View out, const char* label = "", const RankCuts& cuts = {}) const;
+  void all_gather(View in, View out, const CallSite& at = {}, const RankCuts& cuts = {}) const;
   // The same of several tensors at once, the messages of all of them under way together: `in` has what this rank has of
   // each, one after another, `out` the first of them whole, then the second, ….
-  void all_gather(View in, View out, std::span<const GatheredPart> parts, const char* label = "") const;
+  void all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at = {}) const;
   void broadcast(View x, int root) const;
   // One thread may send while another one receives. `awaited`, where there is one: false as long as this rank does
   // other things meanwhile; the watchdog does not count that time.
-  void send(View x, int peer, const char* label = "", const std::atomic<bool>* awaited = nullptr) const;
-  void receive(View x, int peer, const char* label = "", const std::atomic<bool>* awaited = nullptr) const;
+  void send(View x, int peer, const CallSite& at = {}, const std::atomic<bool>* awaited = nullptr) const;
+  void receive(View x, int peer, const CallSite& at = {}, const std::atomic<bool>* awaited = nullptr) const;
   void barrier() const;
 
   // Host values, for control: small and rare.
@@ -55,12 +60,14 @@ class Group : public Reducer {
   void gather_values(const void* mine, std::int64_t bytes, void* all) const;
 
  private:
+  // Who is told of a call: nobody where the transport does it.
+  WatchedGroup* watcher(const WholeCollectives* whole) const;
   void check_parts(const char* what, const View& whole, const View& part, const RankCuts& cuts) const;
+  void check_gathered(const View& in, const View& out, std::span<const GatheredPart> parts) const;
 
   std::string axis_;
   std::shared_ptr<Transport> transport_;
   std::shared_ptr<WatchedGroup> watch_;
-  bool native_ = false;
 };
 
 }  // namespace plimsoll

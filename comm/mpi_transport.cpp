@@ -1,15 +1,20 @@
 #include "comm/mpi_transport.hpp"
 
 #include <mpi.h>
+#if __has_include(<mpi-ext.h>)
+#include <mpi-ext.h>
+#endif
 #include <sched.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <thread>
 
+#include "comm/group.hpp"
 #include "runtime/device/device.hpp"
 
 namespace plimsoll {
@@ -29,13 +34,15 @@ MPI_Datatype mpi_type(DType t) {
   }
 }
 
-class MpiTransport : public Transport {
+class MpiTransport : public Transport, public WholeCollectives {
  public:
-  explicit MpiTransport(MPI_Comm communicator) : communicator_(communicator) {
+  MpiTransport(MPI_Comm communicator, bool native) : communicator_(communicator), native_(native) {
     check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check_mpi(MPI_Comm_rank(communicator_, &rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(communicator_, &size_), "MPI_Comm_size");
     for (auto& slot : requests_) slot.reserve(static_cast<std::size_t>(4 * size_));
+    counts_.resize(static_cast<std::size_t>(size_));
+    places_.resize(counts_.size());
   }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -58,23 +65,64 @@ class MpiTransport : public Transport {
 
   void finish(int slot) override { wait_for(requests_[slot]); }
 
-  // Sums only: MPI_MAX does not say what becomes of NaN. Started and tested, not called, so that it can be left like
-  // any wait.
-  bool native_all_reduce(View buffer, ReduceOp op) override {
+  WholeCollectives* whole(const CallSite&) override { return native_ ? this : nullptr; }
+
+  // Collectives are started and tested, not called, so that they can be left like any wait.
+
+  // Sums only: MPI_MAX does not say what becomes of NaN.
+  bool all_reduce(View buffer, ReduceOp op, const CallSite&) override {
     const MPI_Datatype type = mpi_type(buffer.spec.dtype);
     if (op != ReduceOp::Sum || type == MPI_DATATYPE_NULL) return false;
-    const std::int64_t element = dtype_bytes(buffer.spec.dtype);
     for (std::int64_t first = 0; first < buffer.spec.elements(); first += kMaxCount) {
       const auto count = static_cast<int>(std::min(kMaxCount, buffer.spec.elements() - first));
       MPI_Request request = MPI_REQUEST_NULL;
-      check_mpi(MPI_Iallreduce(MPI_IN_PLACE, static_cast<std::byte*>(buffer.data) + first * element, count, type,
-                               MPI_SUM, communicator_, &request),
+      check_mpi(MPI_Iallreduce(MPI_IN_PLACE, element_at(buffer, first), count, type, MPI_SUM, communicator_, &request),
                 "MPI_Iallreduce");
       wait_for({&request, 1});
     }
-    bytes_sent_ += 2 * buffer.spec.bytes() * (size_ - 1) / size_;  // what a ring sends; MPI does not say
+    const ElementRange mine = range_of_rank(buffer.spec.elements(), rank_, size_);
+    count_sent(buffer, buffer.spec.elements() - mine.count + (size_ - 1) * mine.count);
     return true;
   }
+
+  bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite&) override {
+    const MPI_Datatype type = mpi_type(in.spec.dtype);
+    if (op != ReduceOp::Sum || type == MPI_DATATYPE_NULL || !set_counts(in.spec.elements(), 1, cuts)) return false;
+    // MPI takes no result that lies in what it reads.
+    const auto bytes = static_cast<std::size_t>(out.spec.bytes());
+    const bool aside = out.data >= in.data && out.as<std::byte>() < in.as<std::byte>() + in.spec.bytes();
+    if (aside) aside_.resize(std::max(aside_.size(), bytes));
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Ireduce_scatter(in.data, aside ? aside_.data() : out.data, counts_.data(), type, MPI_SUM,
+                                  communicator_, &request),
+              "MPI_Ireduce_scatter");
+    wait_for({&request, 1});
+    if (aside) std::memcpy(out.data, aside_.data(), bytes);
+    count_sent(in, in.spec.elements() - out.spec.elements());
+    return true;
+  }
+
+  bool all_gather(View in, View out, const RankCuts& cuts, const CallSite&) override {
+    if (!fits(out)) return false;
+    gather(in, out, cuts);
+    return true;
+  }
+
+  bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite&) override {
+    if (!fits(out)) return false;
+    std::int64_t mine = 0, all = 0;  // elements of the parts before
+    for (const GatheredPart& part : parts) {
+      const std::int64_t count = range_of_rank(part.elements, rank_, size_, part.cuts).count;
+      gather({element_at(in, mine), {{count}, in.spec.dtype}}, {element_at(out, all), {{part.elements}, in.spec.dtype}},
+             part.cuts);
+      mine += count;
+      all += part.elements;
+    }
+    return true;
+  }
+
+  bool send(View, int, const CallSite&) override { return false; }  // messages are MPI's anyway
+  bool receive(View, int, const CallSite&) override { return false; }
 
  private:
   // Open MPI moves data only inside its calls, so the wait is a loop of tests; it gives the core away in between, since
@@ -95,6 +143,32 @@ class MpiTransport : public Transport {
       }
     }
   }
+  static bool fits(const View& whole) { return whole.spec.bytes() <= std::numeric_limits<int>::max(); }
+  void count_sent(const View& v, std::int64_t elements) { bytes_sent_ += elements * dtype_bytes(v.spec.dtype); }
+  // What each rank has of n elements, in units of `unit` bytes; false where that is no int.
+  bool set_counts(std::int64_t n, std::int64_t unit, const RankCuts& cuts) {
+    if (n * unit > std::numeric_limits<int>::max()) return false;
+    for (int r = 0; r < size_; ++r) {
+      const ElementRange range = range_of_rank(n, r, size_, cuts);
+      counts_[static_cast<std::size_t>(r)] = static_cast<int>(range.count * unit);
+      places_[static_cast<std::size_t>(r)] = static_cast<int>(range.first * unit);
+    }
+    return true;
+  }
+  void gather(const View& in, const View& out, const RankCuts& cuts) {
+    const std::int64_t n = out.spec.elements();
+    const ElementRange mine = range_of_rank(n, rank_, size_, cuts);
+    std::byte* place = element_at(out, mine.first);
+    if (place != in.data && mine.count > 0)
+      std::memcpy(place, in.data, static_cast<std::size_t>(mine.count * dtype_bytes(in.spec.dtype)));
+    set_counts(n, dtype_bytes(out.spec.dtype), cuts);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out.data, counts_.data(), places_.data(), MPI_BYTE,
+                              communicator_, &request),
+              "MPI_Iallgatherv");
+    wait_for({&request, 1});
+    count_sent(out, (size_ - 1) * mine.count);
+  }
   template <class Call>
   static void in_chunks(const Message& m, const Call& call) {
     for (std::int64_t first = 0; first < m.bytes; first += kMaxCount) {
@@ -110,7 +184,11 @@ class MpiTransport : public Transport {
 
   MPI_Comm communicator_ = MPI_COMM_NULL;  // until MPI_Finalize: freeing it is collective
   int rank_ = 0, size_ = 1;
+  bool native_;
   std::vector<MPI_Request> requests_[2];
+  // Of the one whole collective at a time.
+  std::vector<int> counts_, places_;
+  std::vector<std::byte> aside_;
 };
 
 }  // namespace
@@ -123,13 +201,13 @@ void check_mpi(int code, const char* what) {
   fail(ErrorKind::PeerLost, "{} failed: {}", what, std::string(text, static_cast<std::size_t>(length)));
 }
 
-std::shared_ptr<Transport> make_mpi_transport() {
+std::shared_ptr<Transport> make_mpi_transport(bool native) {
   MPI_Comm copy = MPI_COMM_NULL;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &copy), "MPI_Comm_dup");
-  return std::make_shared<MpiTransport>(copy);
+  return std::make_shared<MpiTransport>(copy, native);
 }
 
-std::shared_ptr<Transport> make_mpi_transport(std::span<const int> ranks) {
+std::shared_ptr<Transport> make_mpi_transport(std::span<const int> ranks, bool native) {
   MPI_Group world = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
   MPI_Comm communicator = MPI_COMM_NULL;
   check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &world), "MPI_Comm_group");
@@ -137,7 +215,15 @@ std::shared_ptr<Transport> make_mpi_transport(std::span<const int> ranks) {
   check_mpi(MPI_Comm_create_group(MPI_COMM_WORLD, some, kTag, &communicator), "MPI_Comm_create_group");
   check_mpi(MPI_Group_free(&some), "MPI_Group_free");
   check_mpi(MPI_Group_free(&world), "MPI_Group_free");
-  return std::make_shared<MpiTransport>(communicator);
+  return std::make_shared<MpiTransport>(communicator, native);
+}
+
+bool mpi_reaches_cuda() {
+#ifdef MPIX_CUDA_AWARE_SUPPORT
+  return MPIX_Query_cuda_support() != 0;
+#else
+  return false;
+#endif
 }
 
 }  // namespace plimsoll

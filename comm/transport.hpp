@@ -1,6 +1,7 @@
 #pragma once
 // How bytes get from rank to rank within one group. An implementation moves messages between pairs; the collectives are
-// built on that once, in comm/collectives.cpp, so that they give the same bits over every transport.
+// built on that once, in comm/collectives.cpp, so that they give the same bits over every transport. Where a library
+// has collectives of its own, or memory is not the host's, an implementation has whole collectives as well.
 
 #include <atomic>
 #include <cstdint>
@@ -8,16 +9,43 @@
 #include <span>
 #include <vector>
 
+#include "runtime/device/device.hpp"
 #include "runtime/exec/reducer.hpp"
+#include "runtime/tensor/rank_cuts.hpp"
 #include "runtime/tensor/spec.hpp"
 
 namespace plimsoll {
+
+// Where a collective is asked for. With a stream, by a task that runs on it: a transport for a device takes the tensors
+// to lie in its memory, and what is asked happens in the order of the stream. Without one they lie in host memory, and
+// it has happened on return. `label`: of the node that asks, for reports; outlives the call and what it queued.
+struct CallSite {
+  const char* label = "";
+  Stream* stream = nullptr;
+  CallSite(const char* text = "", Stream* order = nullptr) : label(text), stream(order) {}
+};
 
 // One message to or from `peer`; empty messages are not sent. Messages between a pair arrive in order.
 struct Message {
   int peer = 0;
   void* data = nullptr;  // of a send: only read
   std::int64_t bytes = 0;
+};
+
+// Whole collectives, in the place of those over messages, with their arguments (comm/group.hpp), checked. False: none
+// of this type and operation, on all ranks alike, and nothing was done; of device memory that is never the answer.
+class WholeCollectives {
+ public:
+  virtual ~WholeCollectives() = default;
+  virtual bool all_reduce(View x, ReduceOp op, const CallSite& at) = 0;
+  virtual bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite& at) = 0;
+  // `in` may lie at its place in `out`.
+  virtual bool all_gather(View in, View out, const RankCuts& cuts, const CallSite& at) = 0;
+  virtual bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) = 0;
+  virtual bool send(View x, int peer, const CallSite& at) = 0;
+  virtual bool receive(View x, int peer, const CallSite& at) = 0;
+  // True: calls return before they are done, and the watchdog is told by the transport.
+  virtual bool returns_early() const { return false; }
 };
 
 class Transport {
@@ -32,11 +60,11 @@ class Transport {
   virtual void start(int slot, std::span<const Message> sends, std::span<const Message> receives) = 0;
   virtual void finish(int slot) = 0;
 
-  // The transport's own reduction, as reference; false when it has none for this operation and type, on all ranks
-  // alike.
-  virtual bool native_all_reduce(View /*buffer*/, ReduceOp /*op*/) { return false; }
+  // Null: collectives of `at` are made of messages.
+  virtual WholeCollectives* whole(const CallSite& /*at*/) { return nullptr; }
 
-  std::int64_t bytes_sent() const { return bytes_sent_; }  // to other ranks, by all collectives
+  // To other ranks, by all collectives; of a library's own, what messages would have sent.
+  virtual std::int64_t bytes_sent() const { return bytes_sent_; }
 
  protected:
   std::atomic<std::int64_t> bytes_sent_{0};

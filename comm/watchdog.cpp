@@ -59,6 +59,25 @@ void Watchdog::start(std::function<void(const Stall&)> on_stall) {
   thread_ = std::thread([this] { run(); });
 }
 
+void Watchdog::poll_with(WatchedGroup& group, std::function<std::optional<std::string>()> poll) {
+  const std::lock_guard lock(poll_mutex_);
+  group.poll = std::move(poll);
+}
+
+std::optional<std::string> Watchdog::poll_groups() {
+  const std::lock_guard polling(poll_mutex_);
+  for (std::size_t i = 0;; ++i) {
+    WatchedGroup* group = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      if (i == groups_.size()) return std::nullopt;
+      group = groups_[i].get();
+    }
+    if (!group->poll) continue;
+    if (auto fault = group->poll()) return fault;
+  }
+}
+
 void Watchdog::set_deadline(std::optional<double> seconds) {
   const std::lock_guard lock(mutex_);
   given_ = seconds;
@@ -265,6 +284,7 @@ void Watchdog::run() {
   States states(static_cast<std::size_t>(ranks_));
   for (;;) {
     bool report = false;
+    if (const auto fault = poll_groups()) return on_stall_({*fault, false});
     {
       std::unique_lock lock(mutex_);
       if (stopping_.wait_for(lock, kTick, [&] { return stop_; })) return;

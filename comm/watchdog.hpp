@@ -31,6 +31,9 @@ struct WatchedGroup {
   std::vector<int> ranks;               // of the run, in the order of the axis
   std::int64_t calls = 0;               // collectives begun by this rank; under the watchdog's mutex
   std::int64_t sent = 0, received = 0;  // messages begun by this rank, likewise
+  // What is wrong with calls that are under way by themselves, if anything; under the watchdog's poll mutex. May be
+  // null.
+  std::function<std::optional<std::string>()> poll = nullptr;
 };
 
 class Watchdog {
@@ -52,6 +55,9 @@ class Watchdog {
   // From now on. `on_stall` is called once, on the watchdog's thread, within half a second after a call of any rank
   // became late.
   void start(std::function<void(const Stall&)> on_stall);
+  // poll() is called again and again on the watchdog's thread; its text is reported as a stall
+  // is. Null: no more, and when this returns no call of the last one is running.
+  void poll_with(WatchedGroup& group, std::function<std::optional<std::string>()> poll);
   // nullopt: from the steps' times.
   void set_deadline(std::optional<double> seconds);
   double deadline() const;  // of a call that begins now
@@ -112,10 +118,12 @@ class Watchdog {
   std::vector<int> missing_for(const RankState& mine, const States& states) const;
   Stall describe(const States& states) const;
   bool hears_nothing();
+  std::optional<std::string> poll_groups();
 
   int rank_, ranks_;
   std::unique_ptr<StallChannel> channel_;
   std::function<void(const Stall&)> on_stall_;
+  std::mutex poll_mutex_;     // held while groups are polled, before mutex_
   mutable std::mutex mutex_;  // of what follows
   std::condition_variable stopping_;
   bool stop_ = false, in_step_ = false;

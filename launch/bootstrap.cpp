@@ -58,14 +58,14 @@ MpiSession::~MpiSession() {
 }
 
 Group MpiSession::world(const std::string& axis, bool native) const {
-  if (!active_ || size_ == 1) return {axis, make_self_transport(), native};
+  if (!active_ || size_ == 1) return {axis, make_self_transport()};
   std::vector<int> all(static_cast<std::size_t>(size_));
   std::iota(all.begin(), all.end(), 0);
-  return {axis, make_mpi_transport(), native, watchdog_->watch(axis, std::move(all))};
+  return {axis, make_mpi_transport(native), watchdog_->watch(axis, std::move(all))};
 }
 
 Group MpiSession::group(const std::string& axis, const std::vector<int>& ranks, bool native) const {
-  return {axis, make_mpi_transport(ranks), native, watchdog_->watch(axis, ranks)};
+  return {axis, make_mpi_transport(ranks, native), watchdog_->watch(axis, ranks)};
 }
 
 std::vector<std::uint64_t> MpiSession::gather_failures(std::uint64_t mine, double seconds) const {

@@ -19,8 +19,9 @@ struct StageLinks::Letter {
   Buffer* buffer;
   std::string label;
   const Group* group = nullptr;
-  int peer = 0;  // in the group
-  int part = 0;  // of the message
+  Stream* stream = nullptr;  // of its channel
+  int peer = 0;              // in the group
+  int part = 0;              // of the message
   bool sends = false;
   std::atomic<bool> awaited = false;  // this rank can do nothing else
   Profile* profile = nullptr;
@@ -28,10 +29,11 @@ struct StageLinks::Letter {
 
   void carry() {
     const std::int64_t begin = Profile::now_ns();
+    const CallSite site{label.c_str(), stream};
     if (sends) {
-      group->send(buffer->memory, peer, label.c_str(), &awaited);
+      group->send(buffer->memory, peer, site, &awaited);
     } else {
-      group->receive(buffer->memory, peer, label.c_str(), &awaited);
+      group->receive(buffer->memory, peer, site, &awaited);
     }
     if (profile != nullptr) profile->record(row, begin, Profile::now_ns());
   }
@@ -132,6 +134,7 @@ void StageLinks::list(Channel& channel, const ExecutorContext& context, const st
     if (m.kind != channel.kind || m.sends != channel.sends) continue;
     Letter& letter = letters.emplace_back(&channel.buffers[letters.size() % channel.buffers.size()], to_text(m));
     letter.group = channel.group;
+    letter.stream = channel.stream.get();
     letter.peer = m.peer;
     letter.sends = m.sends;
     letter.part = m.part;

@@ -11,18 +11,19 @@
 #include <vector>
 
 #include "tests/comm/guarded_tensor.hpp"
+#include "tests/comm/suite_group.hpp"
 
 namespace plimsoll {
 
 // The bytes that all ranks together sent since `before`; the call itself is not counted.
-inline std::string compare_bytes(const Group& g, const char* what, std::int64_t before, std::int64_t expected) {
+inline std::string compare_bytes(const SuiteGroup& g, const char* what, std::int64_t before, std::int64_t expected) {
   const double sent = g.sum(static_cast<double>(g.bytes_sent() - before));
   if (sent == static_cast<double>(expected)) return "";
   return fmt::format("{}: the ranks sent {} bytes, not {}\n", what, sent, expected);
 }
 
 template <class T>
-std::string check_reductions(const Group& g, std::int64_t n) {
+std::string check_reductions(const SuiteGroup& g, std::int64_t n) {
   std::string faults;
   const int ranks = g.size();
   std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(ranks)));
@@ -49,7 +50,7 @@ std::string check_reductions(const Group& g, std::int64_t n) {
 // Tensors of several sizes in one gather, more of them than fit one exchange, with equal parts and with others; each as
 // if it were gathered alone.
 template <class T>
-std::string check_parts(const Group& g, std::int64_t n) {
+std::string check_parts(const SuiteGroup& g, std::int64_t n) {
   std::string faults;
   const int ranks = g.size();
   std::vector<GatheredPart> parts{{n * ranks}, {ranks}, {n}};
@@ -82,7 +83,7 @@ std::string check_parts(const Group& g, std::int64_t n) {
 }
 
 template <class T>
-std::string check_moves(const Group& g, std::int64_t n) {
+std::string check_moves(const SuiteGroup& g, std::int64_t n) {
   std::string faults;
   const int ranks = g.size(), rank = g.rank();
   const auto gathered = [&](std::int64_t i) { return suite_value<T>(static_cast<int>(i / n), i % n); };
@@ -117,7 +118,7 @@ std::string check_moves(const Group& g, std::int64_t n) {
 
 // Parts of n, 2n and no elements, with the scratch that its own part asks of a rank.
 template <class T>
-std::string check_uneven(const Group& g, std::int64_t n) {
+std::string check_uneven(const SuiteGroup& g, std::int64_t n) {
   const int ranks = g.size(), rank = g.rank();
   RankCuts cuts{0};
   for (int r = 0; r < ranks; ++r) cuts.push_back(cuts.back() + (r + 1) % 3 * n);
@@ -129,21 +130,21 @@ std::string check_uneven(const Group& g, std::int64_t n) {
   Guarded<T> whole(cuts.back()), part(mine.count), all(cuts.back()), in_place(cuts.back());
   whole.fill(rank);
   std::int64_t before = g.bytes_sent();
-  g.reduce_scatter(whole.view(), part.view(), ReduceOp::Sum, scratch.data(), "", cuts);
+  g.reduce_scatter(whole.view(), part.view(), ReduceOp::Sum, scratch.data(), cuts);
   std::string faults = compare_bytes(g, "uneven reduce_scatter", before, (ranks - 1) * cuts.back() * element);
   const auto reduced = [&](std::int64_t i) { return suite_reduced<T>(ranks, i, ReduceOp::Sum); };
   faults += part.compare("uneven reduce_scatter", [&](std::int64_t i) { return reduced(mine.first + i); });
   if (scratch.back() != kGuard) faults += "uneven reduce_scatter wrote behind its scratch\n";
   before = g.bytes_sent();
-  g.all_gather(part.view(), all.view(), "", cuts);
+  g.all_gather(part.view(), all.view(), cuts);
   faults += compare_bytes(g, "uneven all_gather", before, (ranks - 1) * cuts.back() * element);
   faults += all.compare("uneven all_gather", reduced);
   std::copy_n(part.all.begin(), mine.count, in_place.all.begin() + mine.first);
-  g.all_gather(in_place.view(mine.first, mine.count), in_place.view(), "", cuts);
+  g.all_gather(in_place.view(mine.first, mine.count), in_place.view(), cuts);
   return faults + in_place.compare("uneven all_gather in place", reduced);
 }
 
-inline std::string check_host_values(const Group& g) {
+inline std::string check_host_values(const SuiteGroup& g) {
   std::string faults;
   const int ranks = g.size();
   const double triangle = ranks * (ranks + 1) / 2.0;
@@ -161,7 +162,7 @@ inline std::string check_host_values(const Group& g) {
 
 // A NaN of any rank, in whatever place of the order, is the maximum.
 template <class T>
-std::string check_nan_of(const Group& g) {
+std::string check_nan_of(const SuiteGroup& g) {
   std::string faults;
   std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(g.size())));
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -178,7 +179,7 @@ std::string check_nan_of(const Group& g) {
   return faults;
 }
 
-inline std::string check_nan(const Group& g) {
+inline std::string check_nan(const SuiteGroup& g) {
   std::string faults = check_nan_of<double>(g) + check_nan_of<float>(g) + check_nan_of<bf16>(g) + check_nan_of<f16>(g);
   for (int sick = 0; sick < g.size(); ++sick) {
     const double mine = g.rank() == sick ? std::numeric_limits<double>::quiet_NaN() : 1.0;
@@ -189,7 +190,7 @@ inline std::string check_nan(const Group& g) {
 
 // Sums that would lose every further rank if they were rounded between ranks: 1 and then halves of its last place.
 template <class T>
-std::string check_rounded_once(const Group& g) {
+std::string check_rounded_once(const SuiteGroup& g) {
   const float half_of_last = dtype_of<T>() == DType::bf16 ? 0x1p-8F : 0x1p-11F;
   Guarded<T> x(5);
   for (std::int64_t i = 0; i < 5; ++i) x[i] = static_cast<T>(g.rank() == 0 ? 1.0F : half_of_last);
@@ -201,7 +202,7 @@ std::string check_rounded_once(const Group& g) {
 }
 
 template <class T>
-std::string check_dtype(const Group& g) {
+std::string check_dtype(const SuiteGroup& g) {
   std::string faults;
   for (const std::int64_t n : {std::int64_t{0}, std::int64_t{1}, std::int64_t{g.size() - 1}, std::int64_t{600001}}) {
     faults += check_reductions<T>(g, n);
@@ -213,7 +214,7 @@ std::string check_dtype(const Group& g) {
 
 struct SuiteCase {
   const char* name;
-  std::string (*check)(const Group&);
+  std::string (*check)(const SuiteGroup&);
 };
 inline constexpr SuiteCase kCollectiveSuite[] = {
     {"f32", check_dtype<float>},

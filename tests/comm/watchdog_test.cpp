@@ -47,7 +47,7 @@ struct WatchedRank {
       : watchdog(std::make_unique<Watchdog>(rank, ranks,
                                             mail ? std::make_unique<LocalStallChannel>(mail, rank) : nullptr)) {}
   Group group(const std::string& axis, std::shared_ptr<Transport> transport, std::vector<int> ranks) {
-    return {axis, std::move(transport), false, watchdog->watch(axis, std::move(ranks))};
+    return {axis, std::move(transport), watchdog->watch(axis, std::move(ranks))};
   }
   // Reports, then fails the transports, so that the calls end.
   void start(std::vector<std::shared_ptr<Transport>> transports) {

@@ -1,0 +1,292 @@
+#include "comm/nccl_transport.hpp"
+
+#include <algorithm>
+#include <array>
+#include <mutex>
+#include <optional>
+
+#include "comm/device_calls.hpp"
+#include "comm/group.hpp"
+#include "comm/nccl_communicator.hpp"
+
+namespace plimsoll {
+namespace {
+
+NcclType nccl_type(DType t) {
+  switch (t) {
+    case DType::f32: return NcclType::f32;
+    case DType::f64: return NcclType::f64;
+    case DType::bf16: return NcclType::bf16;
+    case DType::f16: return NcclType::f16;
+    case DType::i32: return NcclType::i32;
+    case DType::i64: return NcclType::i64;
+    case DType::u8: return NcclType::u8;
+  }
+  fail(ErrorKind::Internal, "a dtype that NCCL does not have");
+}
+NcclOp nccl_op(ReduceOp op) { return op == ReduceOp::Sum ? NcclOp::Sum : NcclOp::Max; }
+std::size_t size_of(std::int64_t count) { return static_cast<std::size_t>(count); }
+
+class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives {
+ public:
+  NcclTransportOfGroup(std::shared_ptr<NcclApi> api, std::shared_ptr<Transport> control, Device& device,
+                       const NcclOptions& options, std::shared_ptr<WatchedGroup> watch)
+      : api_(std::move(api)),
+        control_(std::move(control)),
+        options_(options),
+        watch_(std::move(watch)),
+        calls_(device) {
+    require_own_devices();
+    whole_ = connect(fmt::format("axis {}", options_.axis), 0, rank(), size());
+    for (const auto& [from, to] : options_.directions) {
+      const bool mine = rank() == from || rank() == to;
+      pairs_.push_back(connect(fmt::format("axis {}, messages from {} to {}", options_.axis, from, to), from,
+                               mine ? (rank() == from ? 0 : 1) : -1, 2));
+    }
+    started_ = true;
+    if (watch_) watch_->watchdog->poll_with(*watch_, [this] { return poll(); });
+  }
+  ~NcclTransportOfGroup() override {
+    if (watch_) watch_->watchdog->poll_with(*watch_, nullptr);
+  }
+
+  int rank() const override { return control_->rank(); }
+  int size() const override { return control_->size(); }
+  void start(int slot, std::span<const Message> sends, std::span<const Message> receives) override {
+    control_->start(slot, sends, receives);
+  }
+  void finish(int slot) override { control_->finish(slot); }
+  std::int64_t bytes_sent() const override { return control_->bytes_sent() + bytes_sent_; }
+  WholeCollectives* whole(const CallSite& at) override { return at.stream != nullptr ? this : nullptr; }
+  bool returns_early() const override { return true; }
+
+  int register_memory(void* memory, std::int64_t bytes) override {
+    const std::lock_guard lock(mutex_);
+    int registered = whole_->register_memory(memory, bytes) ? 1 : 0;
+    for (const auto& pair : pairs_) {
+      if (pair) registered += pair->register_memory(memory, bytes) ? 1 : 0;
+    }
+    return registered;
+  }
+
+  void close() override {
+    const std::lock_guard lock(mutex_);
+    whole_->close();
+    for (const auto& pair : pairs_) {
+      if (pair) pair->close();
+    }
+  }
+
+  bool all_reduce(View x, ReduceOp op, const CallSite& at) override {
+    const std::int64_t n = x.spec.elements();
+    if (n == 0) return true;
+    const ElementRange mine = range_of_rank(n, rank(), size());
+    return issue(*whole_, "all_reduce", x, -1, at, n - mine.count + (size() - 1) * mine.count, [&](void* stream) {
+      whole_->settle(
+          api_->all_reduce(x.data, x.data, size_of(n), nccl_type(x.spec.dtype), nccl_op(op), whole_->get(), stream),
+          "ncclAllReduce");
+    });
+  }
+
+  bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite& at) override {
+    const std::int64_t n = in.spec.elements();
+    if (n == 0) return true;
+    const NcclType type = nccl_type(in.spec.dtype);
+    return issue(*whole_, "reduce_scatter", in, -1, at, n - out.spec.elements(), [&](void* stream) {
+      if (even(n, cuts)) {
+        whole_->settle(
+            api_->reduce_scatter(in.data, out.data, size_of(n / size()), type, nccl_op(op), whole_->get(), stream),
+            "ncclReduceScatter");
+        return;
+      }
+      // NCCL has no reduction to unequal parts: one to each rank.
+      whole_->group([&](const auto& add) {
+        for (int r = 0; r < size(); ++r) {
+          const ElementRange part = range_of_rank(n, r, size(), cuts);
+          if (part.count == 0) continue;
+          add(api_->reduce(element_at(in, part.first), r == rank() ? out.data : nullptr, size_of(part.count), type,
+                           nccl_op(op), r, whole_->get(), stream),
+              "ncclReduce");
+        }
+      });
+    });
+  }
+
+  bool all_gather(View in, View out, const RankCuts& cuts, const CallSite& at) override {
+    const std::int64_t n = out.spec.elements();
+    if (n == 0) return true;
+    return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
+      if (even(n, cuts)) {
+        whole_->settle(gather_even(in.data, out, stream), "ncclAllGather");
+      } else {
+        whole_->group([&](const auto& add) { gather_parts(in, out, cuts, stream, add); });
+      }
+    });
+  }
+
+  bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) override {
+    if (out.spec.elements() == 0) return true;
+    return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
+      whole_->group([&](const auto& add) {
+        std::int64_t mine = 0, all = 0;  // elements of the parts before
+        for (const GatheredPart& part : parts) {
+          const std::int64_t count = range_of_rank(part.elements, rank(), size(), part.cuts).count;
+          const View from{element_at(in, mine), {{count}, in.spec.dtype}};
+          const View to{element_at(out, all), {{part.elements}, out.spec.dtype}};
+          if (part.elements > 0 && even(part.elements, part.cuts)) {
+            add(gather_even(from.data, to, stream), "ncclAllGather");
+          } else {
+            gather_parts(from, to, part.cuts, stream, add);
+          }
+          mine += count;
+          all += part.elements;
+        }
+      });
+    });
+  }
+
+  bool send(View x, int peer, const CallSite& at) override {
+    if (x.spec.elements() == 0) return true;
+    const Channel c = channel(rank(), peer);
+    return issue(*c.comm, "send", x, peer, at, x.spec.elements(), [&](void* stream) {
+      c.comm->settle(
+          api_->send(x.data, size_of(x.spec.elements()), nccl_type(x.spec.dtype), c.to, c.comm->get(), stream),
+          "ncclSend");
+    });
+  }
+
+  bool receive(View x, int peer, const CallSite& at) override {
+    if (x.spec.elements() == 0) return true;
+    const Channel c = channel(peer, rank());
+    return issue(*c.comm, "receive", x, peer, at, 0, [&](void* stream) {
+      c.comm->settle(
+          api_->recv(x.data, size_of(x.spec.elements()), nccl_type(x.spec.dtype), c.from, c.comm->get(), stream),
+          "ncclRecv");
+    });
+  }
+
+ private:
+  // Where messages between two ranks go, and who these are there.
+  struct Channel {
+    NcclCommunicator* comm;
+    int from, to;
+  };
+  Channel channel(int from, int to) const {
+    const auto found = std::find(options_.directions.begin(), options_.directions.end(), std::pair{from, to});
+    if (found == options_.directions.end()) return {whole_.get(), from, to};
+    return {pairs_[static_cast<std::size_t>(found - options_.directions.begin())].get(), 0, 1};
+  }
+
+  // Before NCCL finds out, whose text names neither the axis nor what to do about it.
+  void require_own_devices() const {
+    std::array<char, 128> mine{};
+    std::copy_n(options_.device.begin(), std::min(options_.device.size(), mine.size()), mine.begin());
+    std::vector<std::array<char, 128>> all(static_cast<std::size_t>(size()));
+    Group(options_.axis, control_).gather_values(mine.data(), std::ssize(mine), all.data());
+    for (std::size_t a = 0; a < all.size(); ++a) {
+      const auto other = std::find(all.begin() + static_cast<std::ptrdiff_t>(a) + 1, all.end(), all[a]);
+      require(
+          other == all.end(), ErrorKind::Device,
+          "ranks {} and {} of axis {} share the device {}, which NCCL does not allow: give each rank a device of its "
+          "own, or say cuda.share: true, and messages go through host memory",
+          a, other - all.begin(), options_.axis, options_.device);
+    }
+  }
+
+  // A communicator whose id comes from `root` of the group; `as`: this rank in it, -1: not in it.
+  std::unique_ptr<NcclCommunicator> connect(const std::string& name, int root, int as, int ranks) {
+    NcclId id{};
+    int result = kNcclSuccess;
+    if (rank() == root) result = api_->get_unique_id(id);
+    Group(options_.axis, control_).broadcast({id.data(), {{std::ssize(id)}, DType::u8}}, root);
+    require(result == kNcclSuccess, ErrorKind::Device, "ncclGetUniqueId over {}, rank {} of {}: {}", name, rank(),
+            size(), api_->error_text(result, nullptr));
+    if (as < 0) return nullptr;
+    return std::make_unique<NcclCommunicator>(*api_, name, id, as, ranks, [this] { return deadline(); });
+  }
+  double deadline() const { return started_ && watch_ ? watch_->watchdog->deadline() : options_.start_s; }
+
+  bool even(std::int64_t n, const RankCuts& cuts) const {
+    if (cuts.empty()) return n % size() == 0;
+    for (int r = 0; r < size(); ++r) {
+      if (range_of_rank(n, r, size(), cuts).count * size() != n) return false;
+    }
+    return true;
+  }
+
+  int gather_even(const void* in, const View& out, void* stream) const {
+    return api_->all_gather(in, out.data, size_of(out.spec.elements() / size()), nccl_type(out.spec.dtype),
+                            whole_->get(), stream);
+  }
+
+  // Inside a group: parts of any size, from each rank to all others, and to itself where its part is not in its place.
+  template <class Add>
+  void gather_parts(const View& in, const View& out, const RankCuts& cuts, void* stream, const Add& add) const {
+    const NcclType type = nccl_type(out.spec.dtype);
+    const std::int64_t n = out.spec.elements();
+    for (int r = 0; r < size(); ++r) {
+      const ElementRange part = range_of_rank(n, r, size(), cuts);
+      void* place = element_at(out, part.first);
+      if (r == rank() && place == in.data) continue;
+      if (in.spec.elements() > 0)
+        add(api_->send(in.data, size_of(in.spec.elements()), type, r, whole_->get(), stream), "ncclSend");
+      if (part.count > 0) add(api_->recv(place, size_of(part.count), type, r, whole_->get(), stream), "ncclRecv");
+    }
+  }
+
+  // queue(stream) asks NCCL, between the events that poll() looks at. `sent`: elements that messages would have sent.
+  template <class Queue>
+  bool issue(const NcclCommunicator& comm, std::string_view op, const View& v, int peer, const CallSite& at,
+             std::int64_t sent, const Queue& queue) {
+    void* stream = at.stream->native_handle();
+    require(stream != nullptr, ErrorKind::Internal, "{} '{}': NCCL needs the stream of a CUDA device", op, at.label);
+    const std::lock_guard lock(mutex_);
+    comm.require_alive();
+    calls_.begin(*at.stream, op, at.label, v.spec.bytes(), peer);
+    queue(stream);
+    calls_.end(*at.stream);
+    bytes_sent_ += sent * dtype_bytes(v.spec.dtype);
+    return true;
+  }
+
+  // On the watchdog's thread. A call that waits for NCCL holds the lock, and follows errors itself.
+  std::optional<std::string> poll() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) return std::nullopt;
+    calls_.poll(watch_.get());
+    std::optional<std::string> fault = whole_->fault();
+    for (const auto& pair : pairs_) {
+      if (pair && !fault) fault = pair->fault();
+    }
+    return fault;
+  }
+
+  std::shared_ptr<NcclApi> api_;
+  std::shared_ptr<Transport> control_;
+  NcclOptions options_;
+  std::shared_ptr<WatchedGroup> watch_;
+  bool started_ = false;
+  std::mutex mutex_;  // of what follows
+  std::unique_ptr<NcclCommunicator> whole_;
+  std::vector<std::unique_ptr<NcclCommunicator>> pairs_;  // by direction; null: this rank is at neither end
+  DeviceCalls calls_;
+};
+
+}  // namespace
+
+std::vector<std::pair<int, int>> neighbour_directions(int ranks, Towards towards) {
+  std::vector<std::pair<int, int>> all;
+  for (int r = 0; r < ranks && ranks > 1; ++r) {
+    const int next = (r + 1) % ranks;
+    all.emplace_back(towards == Towards::Next ? std::pair{r, next} : std::pair{next, r});
+  }
+  return all;
+}
+
+std::shared_ptr<NcclTransport> make_nccl_transport(std::shared_ptr<NcclApi> api, std::shared_ptr<Transport> control,
+                                                   Device& device, const NcclOptions& options,
+                                                   std::shared_ptr<WatchedGroup> watch) {
+  return std::make_shared<NcclTransportOfGroup>(std::move(api), std::move(control), device, options, std::move(watch));
+}
+
+}  // namespace plimsoll

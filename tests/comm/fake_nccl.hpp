@@ -1,0 +1,245 @@
+#pragma once
+// NCCL for tests: records what it is asked, can be told what to answer, and otherwise moves the tensors, which lie in
+// host memory, at once. Ranks are threads of the test's process.
+
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "comm/group.hpp"
+#include "comm/nccl_api.hpp"
+#include "runtime/device/cpu_stream.hpp"
+#include "runtime/device/device.hpp"
+
+namespace plimsoll::test {
+
+// What the ranks' libraries share: who is in which communicator.
+class FakeNcclWorld {
+ public:
+  NcclId next_id() {
+    const std::lock_guard lock(mutex_);
+    NcclId id{};
+    id[0] = static_cast<char>(++ids_);
+    return id;
+  }
+  std::shared_ptr<Transport> join(const NcclId& id, int ranks, int rank) {
+    const std::lock_guard lock(mutex_);
+    auto& all = groups_[id];
+    if (all.empty()) all = make_local_transports(ranks);
+    return all[static_cast<std::size_t>(rank)];
+  }
+  void abort() {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, all] : groups_) {
+      for (const auto& t : all) abort_local(*t);
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  int ids_ = 0;
+  std::map<NcclId, std::vector<std::shared_ptr<Transport>>> groups_;
+};
+
+class FakeNccl final : public NcclApi {
+ public:
+  explicit FakeNccl(std::shared_ptr<FakeNcclWorld> world = std::make_shared<FakeNcclWorld>())
+      : world_(std::move(world)) {}
+
+  std::vector<std::string> log;                              // of all calls but those about errors
+  std::function<int(const std::string& call)> answer;        // anything but success: the call does nothing else
+  std::function<int()> state = [] { return kNcclSuccess; };  // what comm_get_async_error finds
+  void* expected_stream = nullptr;                           // null: any
+
+  std::string version() override { return "fake"; }
+  std::string error_text(int result, NcclComm) override { return fmt::format("error {}", result); }
+  int get_unique_id(NcclId& id) override {
+    id = world_->next_id();
+    return called("ncclGetUniqueId");
+  }
+  int comm_init_rank(NcclComm& comm, int ranks, const NcclId& id, int rank, const char* name) override {
+    const auto transport = world_->join(id, ranks, rank);
+    comms_.push_back(std::make_unique<Group>(name, transport));
+    comm = reinterpret_cast<NcclComm>(comms_.back().get());
+    transports_[comm] = transport;
+    return called(fmt::format("ncclCommInitRankConfig {} {}/{}", name, rank, ranks));
+  }
+  int comm_get_async_error(NcclComm, int& found) override {
+    found = state();
+    return kNcclSuccess;
+  }
+  int comm_register(NcclComm comm, void* memory, std::size_t bytes, void*& handle) override {
+    handle = memory;
+    return called(fmt::format("ncclCommRegister {} {}", name_of(comm), bytes));
+  }
+  int comm_deregister(NcclComm comm, void*) override {
+    return called(fmt::format("ncclCommDeregister {}", name_of(comm)));
+  }
+  int comm_finalize(NcclComm comm) override { return called(fmt::format("ncclCommFinalize {}", name_of(comm))); }
+  int comm_destroy(NcclComm comm) override { return called(fmt::format("ncclCommDestroy {}", name_of(comm))); }
+  int comm_abort(NcclComm comm) override { return called(fmt::format("ncclCommAbort {}", name_of(comm))); }
+  int group_start() override {
+    grouped_ = true;
+    return called("ncclGroupStart");
+  }
+  int group_end() override {
+    grouped_ = false;
+    const int result = called("ncclGroupEnd");
+    if (result == kNcclSuccess) run_group();
+    queue_.clear();
+    return result;
+  }
+  int all_reduce(const void* in, void* out, std::size_t count, NcclType type, NcclOp op, NcclComm comm,
+                 void* stream) override {
+    return queue("ncclAllReduce", count, comm, stream, [=, this] {
+      const View to = view(out, count, type);
+      if (in != out) std::memcpy(out, in, static_cast<std::size_t>(to.spec.bytes()));
+      group(comm).all_reduce(to, reduce_op(op), scratch(comm));
+    });
+  }
+  int reduce(const void* in, void* out, std::size_t count, NcclType type, NcclOp op, int root, NcclComm comm,
+             void* stream) override {
+    return queue(fmt::format("ncclReduce to {}", root), count, comm, stream, [=, this] {
+      const View from = view(const_cast<void*>(in), count, type);
+      std::vector<std::byte> sum(from.as<std::byte>(), from.as<std::byte>() + from.spec.bytes());
+      group(comm).all_reduce({sum.data(), from.spec}, reduce_op(op), scratch(comm));
+      if (group(comm).rank() == root) std::memcpy(out, sum.data(), sum.size());
+    });
+  }
+  int reduce_scatter(const void* in, void* out, std::size_t count, NcclType type, NcclOp op, NcclComm comm,
+                     void* stream) override {
+    return queue("ncclReduceScatter", count, comm, stream, [=, this] {
+      const auto ranks = static_cast<std::size_t>(group(comm).size());
+      group(comm).reduce_scatter(view(const_cast<void*>(in), count * ranks, type), view(out, count, type),
+                                 reduce_op(op), scratch(comm));
+    });
+  }
+  int all_gather(const void* in, void* out, std::size_t count, NcclType type, NcclComm comm, void* stream) override {
+    return queue("ncclAllGather", count, comm, stream, [=, this] {
+      const auto ranks = static_cast<std::size_t>(group(comm).size());
+      group(comm).all_gather(view(const_cast<void*>(in), count, type), view(out, count * ranks, type));
+    });
+  }
+  int send(const void* in, std::size_t count, NcclType type, int peer, NcclComm comm, void* stream) override {
+    const View v = view(const_cast<void*>(in), count, type);
+    return queue(fmt::format("ncclSend to {}", peer), count, comm, stream, {}, {{peer, v.data, v.spec.bytes()}});
+  }
+  int recv(void* out, std::size_t count, NcclType type, int peer, NcclComm comm, void* stream) override {
+    const View v = view(out, count, type);
+    return queue(fmt::format("ncclRecv from {}", peer), count, comm, stream, {}, {}, {{peer, v.data, v.spec.bytes()}});
+  }
+
+ private:
+  struct Queued {
+    std::function<void()> collective;
+    std::vector<Message> sends, receives;
+  };
+
+  int called(std::string call) {
+    const int result = answer ? answer(call) : kNcclSuccess;
+    log.push_back(std::move(call));
+    return result;
+  }
+  int queue(const std::string& call, std::size_t count, NcclComm comm, void* stream, std::function<void()> collective,
+            std::vector<Message> sends = {}, std::vector<Message> receives = {}) {
+    const int result = called(fmt::format("{}, {} elements, {}", call, count, name_of(comm)));
+    if (result != kNcclSuccess && result != kNcclInProgress) return result;
+    if (expected_stream != nullptr && stream != expected_stream) return kNcclInvalidArgument;
+    queue_.push_back({std::move(collective), std::move(sends), std::move(receives)});
+    comm_ = comm;
+    if (!grouped_) {
+      run_group();
+      queue_.clear();
+    }
+    return result;
+  }
+  // As NCCL promises: all messages of a group together.
+  void run_group() {
+    std::vector<Message> sends, receives;
+    for (const Queued& q : queue_) {
+      if (q.collective) q.collective();
+      sends.insert(sends.end(), q.sends.begin(), q.sends.end());
+      receives.insert(receives.end(), q.receives.begin(), q.receives.end());
+    }
+    if (queue_.empty()) return;
+    // A message by itself goes one way, and another thread may go the other.
+    const int slot = sends.empty() ? 1 : 0;
+    transport_of(comm_).start(slot, sends, receives);
+    transport_of(comm_).finish(slot);
+  }
+
+  static const Group& group(NcclComm comm) { return *reinterpret_cast<const Group*>(comm); }
+  static std::string name_of(NcclComm comm) { return group(comm).axis(); }
+  Transport& transport_of(NcclComm comm) const { return *transports_.at(comm); }
+  std::byte* scratch(NcclComm comm) {
+    scratch_.resize(static_cast<std::size_t>(reduce_scratch_bytes(group(comm).size())));
+    return scratch_.data();
+  }
+  static ReduceOp reduce_op(NcclOp op) { return op == NcclOp::Sum ? ReduceOp::Sum : ReduceOp::Max; }
+  static View view(void* data, std::size_t count, NcclType type) {
+    const std::map<NcclType, DType> types{{NcclType::u8, DType::u8},    {NcclType::i32, DType::i32},
+                                          {NcclType::i64, DType::i64},  {NcclType::f16, DType::f16},
+                                          {NcclType::f32, DType::f32},  {NcclType::f64, DType::f64},
+                                          {NcclType::bf16, DType::bf16}};
+    return {data, {{static_cast<std::int64_t>(count)}, types.at(type)}};
+  }
+
+  std::shared_ptr<FakeNcclWorld> world_;
+  std::vector<std::unique_ptr<Group>> comms_;
+  std::map<NcclComm, std::shared_ptr<Transport>> transports_;
+  std::vector<Queued> queue_;
+  std::vector<std::byte> scratch_;
+  bool grouped_ = false;
+  NcclComm comm_ = nullptr;
+};
+
+// The CPU device with streams that call their tasks at once, and have a handle, as CUDA's. An event is ready when
+// `reached` has come to the place where it was recorded; at first all are.
+class QueueDevice final : public Device {
+ public:
+  std::atomic<std::int64_t> reached = std::int64_t{1} << 40;
+
+  std::string_view kind() const override { return "queue"; }
+  std::string description() const override { return "streams with a handle"; }
+  DeviceMemory memory() const override { return cpu_->memory(); }
+  std::unique_ptr<Stream> make_stream(StreamKind) override { return std::make_unique<QueueStream>(*this); }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<QueueEvent>(*this); }
+  void* allocate(std::int64_t bytes) override { return cpu_->allocate(bytes); }
+  void release(void* memory, std::int64_t bytes) noexcept override { cpu_->release(memory, bytes); }
+  void* allocate_host(std::int64_t bytes) override { return cpu_->allocate_host(bytes); }
+  void release_host(void* memory, std::int64_t bytes) noexcept override { cpu_->release_host(memory, bytes); }
+  void copy_to_device(void* device, const void* host, std::int64_t bytes) override {
+    cpu_->copy_to_device(device, host, bytes);
+  }
+  void copy_to_host(void* host, const void* device, std::int64_t bytes) override {
+    cpu_->copy_to_host(host, device, bytes);
+  }
+  void fill(void* device, std::uint8_t byte, std::int64_t bytes) override { cpu_->fill(device, byte, bytes); }
+
+ private:
+  struct QueueEvent final : Event {
+    explicit QueueEvent(const QueueDevice& d) : device(d) {}
+    bool ready() const override { return device.reached >= place; }
+    void synchronize() const override {}
+    const QueueDevice& device;
+    std::int64_t place = 0;
+  };
+  struct QueueStream final : Stream {
+    explicit QueueStream(QueueDevice& d) : device(d) {}
+    void launch(Task task) override { task.run(task.argument); }
+    void record(Event& event) override { dynamic_cast<QueueEvent&>(event).place = ++device.recorded_; }
+    void wait(const Event&) override {}
+    void synchronize() override {}
+    void* native_handle() override { return this; }
+    QueueDevice& device;
+  };
+  std::atomic<std::int64_t> recorded_ = 0;
+  std::unique_ptr<Device> cpu_ = make_cpu_device(1);
+};
+
+}  // namespace plimsoll::test

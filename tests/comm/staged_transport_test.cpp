@@ -1,0 +1,132 @@
+// Collectives of memory that the host does not reach, through host memory.
+
+#include "comm/staged_transport.hpp"
+
+#include <gtest/gtest.h>
+
+#include "tests/comm/collectives_suite.hpp"
+#include "tests/support/far_device.hpp"
+#include "tests/support/local_ranks.hpp"
+
+namespace plimsoll {
+namespace {
+
+using test::FarDevice;
+
+// body(group, device) on ranks that share a device, with pieces of so many bytes.
+std::vector<std::string> on_staged_ranks(int ranks, std::int64_t piece_bytes,
+                                         const std::function<std::string(const SuiteGroup&)>& body) {
+  FarDevice device;
+  return test::on_ranks_over(ranks, [&](const std::shared_ptr<Transport>& below) {
+    const Group group("data", make_staged_transport(below, device, {false, piece_bytes}));
+    return body(SuiteGroup(group, device));
+  });
+}
+
+struct StagedCase {
+  int ranks;
+  std::int64_t piece_bytes;
+};
+class StagedTransportSuite : public testing::TestWithParam<StagedCase> {};
+
+TEST_P(StagedTransportSuite, AllCollectives) {
+  for (const SuiteCase& c : kCollectiveSuite) {
+    const auto faults = on_staged_ranks(GetParam().ranks, GetParam().piece_bytes, c.check);
+    for (std::size_t r = 0; r < faults.size(); ++r) EXPECT_EQ(faults[r], "") << c.name << ", rank " << r;
+  }
+}
+
+// Pieces that hold whole tensors of the suite, that cut them into a few, and (of several ranks) whose parts end
+// unevenly.
+INSTANTIATE_TEST_SUITE_P(Ranks, StagedTransportSuite,
+                         testing::Values(StagedCase{1, 1 << 20}, StagedCase{2, kStagedPieceBytes},
+                                         StagedCase{3, 100000}),
+                         [](const testing::TestParamInfo<StagedCase>& c) {
+                           return fmt::format("ranks{}_pieces{}", c.param.ranks, c.param.piece_bytes);
+                         });
+
+// Where the transport below reaches the device's memory, what is only moved is not copied; sums are still made on the
+// host. The "device" is the CPU: its memory is within everybody's reach.
+TEST(StagedTransport, MovesDirectlyWhereItCan) {
+  const auto device = make_cpu_device(1);
+  constexpr SuiteCase kCases[] = {{"f32", check_dtype<float>}, {"bf16", check_dtype<bf16>}};
+  for (const SuiteCase& c : kCases) {
+    const auto faults = test::on_ranks_over(3, [&](const std::shared_ptr<Transport>& below) {
+      const Group group("data", make_staged_transport(below, *device, {true, 100000}));
+      return c.check(SuiteGroup(group, *device));
+    });
+    for (std::size_t r = 0; r < faults.size(); ++r) EXPECT_EQ(faults[r], "") << c.name << ", rank " << r;
+  }
+}
+
+// A rank fails in the middle of a tensor of many pieces: all ranks end, and no copy outlives the call (sanitizers).
+TEST(StagedTransport, FailingRankReleasesOthers) {
+  const auto faults = on_staged_ranks(3, 4096, [](const SuiteGroup& g) -> std::string {
+    std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(g.size())));
+    for (int round = 0;; ++round) {
+      require(g.rank() != 2 || round < 3, ErrorKind::Numerical, "rank 2 has had enough");
+      Guarded<float> x(50001);
+      g.all_reduce(x.view(), ReduceOp::Sum, scratch.data());
+    }
+  });
+  EXPECT_EQ(faults[2], "rank 2 has had enough");
+  for (const std::size_t r : {0U, 1U}) EXPECT_NE(faults[r].find("failed"), std::string::npos) << faults[r];
+}
+
+// What a device cannot copy ends the call with the device's text, and the next call works.
+TEST(StagedTransport, ACopyThatFailsIsTold) {
+  FarDevice device;
+  const auto faults = test::on_ranks_over(1, [&](const std::shared_ptr<Transport>& below) -> std::string {
+    struct Broken final : Device {
+      explicit Broken(Device& d) : to(d) {}
+      Device& to;
+      bool broken = true;
+      std::string_view kind() const override { return to.kind(); }
+      std::string description() const override { return to.description(); }
+      DeviceMemory memory() const override { return to.memory(); }
+      std::unique_ptr<Stream> make_stream(StreamKind kind) override { return to.make_stream(kind); }
+      std::unique_ptr<Event> make_event() override { return to.make_event(); }
+      void* allocate(std::int64_t bytes) override { return to.allocate(bytes); }
+      void release(void* memory, std::int64_t bytes) noexcept override { to.release(memory, bytes); }
+      void* allocate_host(std::int64_t bytes) override { return to.allocate_host(bytes); }
+      void release_host(void* memory, std::int64_t bytes) noexcept override { to.release_host(memory, bytes); }
+      void copy_to_device(void* device, const void* host, std::int64_t bytes) override {
+        to.copy_to_device(device, host, bytes);
+      }
+      void copy_to_host(void* host, const void* device, std::int64_t bytes) override {
+        require(!broken, ErrorKind::Device, "the copy of {} bytes failed", bytes);
+        to.copy_to_host(host, device, bytes);
+      }
+      void fill(void* device, std::uint8_t byte, std::int64_t bytes) override { to.fill(device, byte, bytes); }
+    } broken(device);
+    const auto transport = make_staged_transport(below, broken, {false, 1024});
+    const auto stream = device.make_stream(StreamKind::Compute);
+    const CallSite at("label", stream.get());
+    void* memory = device.allocate(8192);
+    const View x{memory, {{2048}, DType::f32}};
+    std::string found;
+    try {
+      transport->whole(at)->all_reduce(x, ReduceOp::Sum, at);
+    } catch (const Error& error) {
+      found = error.what();
+    }
+    broken.broken = false;
+    transport->whole(at)->all_reduce(x, ReduceOp::Sum, at);
+    device.release(memory, 8192);
+    return found;
+  });
+  EXPECT_EQ(faults[0], "the copy of 1024 bytes failed");
+}
+
+TEST(StagedTransport, HostMemoryIsWhatItSays) {
+  EXPECT_EQ(staged_host_bytes(1), 4 * kStagedPieceBytes);
+  EXPECT_EQ(staged_host_bytes(2, {false, 1 << 20}), (4 << 20) + 2 * (1 << 19));
+}
+
+TEST(StagedTransport, PiecesHaveRoomForEveryRank) {
+  const auto device = make_cpu_device(1);
+  EXPECT_THROW(make_staged_transport(std::make_shared<FakeTransport>(0, 64), *device, {false, 256}), Error);
+}
+
+}  // namespace
+}  // namespace plimsoll
