@@ -19,7 +19,7 @@ struct OptimizerConfig {
   double lr = 1e-3;                        // peak; the schedule multiplies it
   std::array<double, 2> betas{0.9, 0.95};  // adamw
   double eps = 1e-8;                       // adamw
-  double weight_decay = 0.1;               // decoupled; of matrices, not of biases and norms
+  double weight_decay = 0.1;               // of matrices, not of biases and norms; sgd: not decoupled
   double momentum = 0.0;                   // sgd
   double clip = 1.0;                       // global gradient norm; 0: off
   bool operator==(const OptimizerConfig&) const = default;

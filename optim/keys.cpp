@@ -13,7 +13,7 @@ KeyTable<OptimizerConfig> optimizer_keys() {
               key("betas", &C::betas, from_below(0, 1), "1", "adamw: decay of the first and second moment"),
               key("eps", &C::eps, above(0), "1", "adamw: added to the root of the second moment"),
               key("weight_decay", &C::weight_decay, at_least(0), "1",
-                  "decoupled decay of matrices, per unit of learning rate"),
+                  "decay of matrices, per unit of learning rate: adamw's is decoupled, sgd's is added to the gradient"),
               key("momentum", &C::momentum, from_below(0, 1), "1", "sgd: decay of the velocity"),
               key("clip", &C::clip, at_least(0), "1", "largest global gradient norm; 0: off"),
           }};
