@@ -14,8 +14,8 @@ constexpr std::int64_t row_sums_bytes(std::int64_t batch, std::int64_t heads, st
 }
 
 // Beyond this much, a library's kernel is not used.
-inline constexpr std::int64_t kMostFusedBytes = std::int64_t{1} << 30;
-inline constexpr std::int64_t kFusedForwardBytes = std::int64_t{64} << 10;
+inline constexpr std::int64_t kMostFusedBytes = std::int64_t{2} << 30;
+inline constexpr std::int64_t kFusedForwardBytes = std::int64_t{256} << 10;
 
 // cuDNN's backward that gives the same bits on every run keeps the gradient of the scores of all pairs, in 16 bits and
 // tiles of 64, and where heads share keys the gradients of keys and values of every query head (measured from its plans

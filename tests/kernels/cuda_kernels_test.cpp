@@ -42,14 +42,19 @@ TEST(CudaKernelTable, WorkspaceOfFusedAttentionHoldsWhatPlansAskFor) {
   struct Case {
     int kv_heads, head_dim;
     std::int64_t length, backward_bytes;
+    int heads = 12;
+    std::int64_t batch = 4;
   };
-  for (const Case& c : {Case{12, 64, 1024, 100663552}, Case{12, 64, 1000, 100663552}, Case{4, 64, 1024, 113246464},
-                        Case{4, 64, 1000, 112951552}, Case{12, 128, 1024, 100663552}, Case{4, 128, 1024, 125829376},
-                        Case{4, 128, 1000, 125239552}}) {
-    const Attention::Attrs attrs{{12, c.kv_heads, c.head_dim}, 0.125};
+  for (const Case& c :
+       {Case{12, 64, 1024, 100663552}, Case{12, 64, 1000, 100663552}, Case{4, 64, 1024, 113246464},
+        Case{4, 64, 1000, 112951552}, Case{12, 128, 1024, 100663552}, Case{4, 128, 1024, 125829376},
+        Case{4, 128, 1000, 125239552}, Case{25, 64, 1024, 838861056, 25, 16}, Case{8, 64, 4096, 1107296512, 32, 1},
+        Case{8, 128, 2048, 603980032, 32, 2}, Case{2, 80, 333, 7226880, 6, 3}, Case{1, 8, 64, 147712, 4, 2},
+        Case{2, 120, 100, 323328, 4, 1}}) {
+    const Attention::Attrs attrs{{c.heads, c.kv_heads, c.head_dim}, 0.125};
     SlotSpecs specs;
-    specs.set(Attention::kQkv, {{4, c.length, attrs.layout.packed_width()}, DType::bf16});
-    const std::int64_t sums = row_sums_bytes(4, 12, c.length);
+    specs.set(Attention::kQkv, {{c.batch, c.length, attrs.layout.packed_width()}, DType::bf16});
+    const std::int64_t sums = row_sums_bytes(c.batch, c.heads, c.length);
     const std::int64_t planned = Attention::workspace_bytes(attrs, specs, Phase::InputGrad, kDeviceThreads);
     EXPECT_GE(planned, c.backward_bytes + sums);
     EXPECT_LE(planned, c.backward_bytes + sums + (std::int64_t{1} << 20));
