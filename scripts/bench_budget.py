@@ -10,19 +10,18 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAM = ROOT / "build/release/bin/plimsoll"
+from bench_runs import DATA, PROGRAM, start, write_results
+
 SEQUENCE, BATCH = 256, 4
 SPARE = 16 << 20  # of what a process needs outside the arena, beyond what the unbudgeted run needed
 
 
 def config_text(a, run, memory):
     # One size of the chunks of logits in all runs: how sums over the vocabulary are cut decides their bits.
-    return (f"model: {a.model}\ndata: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
+    return (f"model: {a.model}\ndata: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\n"
             f"train: {{steps: {a.steps}, global_batch: {BATCH}, micro_batch: {BATCH}}}\nmemory: {{logits: 16 MiB, {memory}}}\n"
             f"optimizer: {{lr: 3e-4, weight_decay: 0.1, clip: 1.0}}\nschedule: {{name: constant}}\n"
             f"run: {{dir: {run}, threads: {a.threads}, seed: 1, eval_every: 0, save_every: 0, log_every: 1}}\n")
@@ -31,10 +30,7 @@ def config_text(a, run, memory):
 def run(command, text, folder):
     config = Path(folder) / "budget.yaml"
     config.write_text(text)
-    done = subprocess.run([str(PROGRAM), *command[:1], str(config), *command[1:]], capture_output=True, text=True, timeout=1800)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed ({done.returncode}):\n{text}\n{done.stdout[-1500:]}{done.stderr[-3000:]}")
-    return done.stdout
+    return start([PROGRAM, *command[:1], config, *command[1:]], f"{' '.join(command)} of\n{text}", 1800)
 
 
 def train(a, memory):
@@ -110,10 +106,8 @@ def main():
             budgeted.append(train(a, f"recompute: auto, budget: {budget}, reserve: {outside}"))
         rows.append(row := row_of(percent, budget, budgeted, reference))
         print(text_of(row), flush=True)
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
-    Path(a.out).write_text(json.dumps(dict(commit=commit, cpu=cpu, threads=a.threads, load=os.getloadavg(), rounds=a.rounds, rows=rows), indent=1) + "\n")
-    print(f"load {os.getloadavg()}, results in {a.out}")
+    write_results(a.out, cpu=cpu, threads=a.threads, rounds=a.rounds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ choice of the planner stands among them. On four and eight ranks, which share th
 Runs go round by round, medians over their steps. Called by bench.sh --layouts."""
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAM = ROOT / "build/release/bin/plimsoll"
+from bench_runs import DATA, PROGRAM, start, steps_ms, write_results
+
 MODEL = "{family: gpt2, layers: 6, hidden: 384, heads: 6, vocabulary: 8192, positions: 256}"
 SEQUENCE, BATCH = 256, 8
 SKIP = 2  # steps that do not count
@@ -35,18 +33,14 @@ def run(ranks, parallel, rows, steps):
     with tempfile.TemporaryDirectory() as folder:
         out, config = Path(folder) / "run", Path(folder) / "layout.yaml"
         config.write_text(
-            f"model: {MODEL}\ndata: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
+            f"model: {MODEL}\ndata: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\n"
             f"train: {{steps: {steps}, global_batch: {BATCH}, micro_batch: {rows}}}\nparallel: {parallel}\n"
             f"optimizer: {{lr: 3e-4, clip: 1.0}}\nschedule: {{name: constant}}\n"
             f"run: {{dir: {out}, threads: 1, seed: 1, eval_every: 0, save_every: 0, log_every: 1}}\n")
-        done = subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), str(PROGRAM), "train", str(config)],
-                              capture_output=True, text=True, timeout=600)
-        if done.returncode != 0:
-            raise SystemExit(f"{parallel}, micro-batch {rows} failed:\n{done.stdout[-1500:]}{done.stderr[-2000:]}")
-        steps_ms = [json.loads(line)["step_ms"] for line in (out / "metrics.jsonl").read_text().splitlines()][SKIP:]
+        start(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", ranks, PROGRAM, "train", config], f"{parallel}, micro-batch {rows}")
         summary, plan = json.loads((out / "summary.json").read_text()), json.loads((out / "plan.json").read_text())
         best = plan.get("layouts", {}).get("best", [{}])[0]
-        return dict(step_ms=statistics.median(steps_ms), predicted_ms=summary["predicted_step_ms"], layout=best.get("layout"),
+        return dict(step_ms=statistics.median(steps_ms(out, SKIP)), predicted_ms=summary["predicted_step_ms"], layout=best.get("layout"),
                     parallel=plan["parallel"], micro_batch=plan["micro_batch"],
                     exact=all(r["planned_bytes"] == r["arena_high_water_bytes"] for r in summary["ranks"]))
 
@@ -80,10 +74,7 @@ def main():
     larger = {ranks: run(ranks, "auto", "auto", SKIP + 2) for ranks in (4, 8)}
     for ranks, r in larger.items():
         print(f"{ranks} ranks: {r['parallel']}, micro-batch {r['micro_batch']}, plan held: {'yes' if r['exact'] else 'NO'}")
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    Path(a.out).write_text(json.dumps(dict(commit=commit, load=os.getloadavg(), rounds=a.rounds, auto_ms=auto_ms, chosen=chosen, larger=larger,
-                                           median_error=error, rows=rows), indent=1) + "\n")
-    print(f"load {os.getloadavg()}, results in {a.out}")
+    write_results(a.out, rounds=a.rounds, auto_ms=auto_ms, chosen=chosen, larger=larger, median_error=error, rows=rows)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,14 @@ makes, joins by a shaped link, and removes. Every layout with and without overla
 bench.sh --overlap; needs root and iproute2."""
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from bench_runs import DATA, PROGRAM, start, steps_ms, write_results
 from slow_link import SlowLink, overlapped_seconds, unavailable
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL = "{family: gpt2, layers: 6, hidden: 512, heads: 8, vocabulary: 1024, positions: 256, dropout: 0}"
 SEQUENCE, BATCH = 256, 8
 REPLICAS = ("zero 0", "zero 1", "zero 3")
@@ -34,16 +32,13 @@ def train(link, parallel, micro_batch, overlap, steps, trace):
         run = Path(folder) / "run"
         config = Path(folder) / "overlap.yaml"
         config.write_text(
-            f"model: {MODEL}\ndata: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
+            f"model: {MODEL}\ndata: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\n"
             f"train: {{steps: {steps}, global_batch: {BATCH}, micro_batch: {micro_batch}}}\nparallel: {parallel}\n"
             f"comm: {{overlap: {str(overlap).lower()}}}\noptimizer: {{lr: 3e-4, clip: 1.0}}\nschedule: {{name: constant}}\n"
             f"run: {{dir: {run}, threads: 1, eval_every: 0, save_every: 0, log_every: 1{f', trace: {folder}/trace' if trace else ''}}}\n")
-        done = subprocess.run(link.mpirun(ROOT / "build/release/bin/plimsoll", "train", config), capture_output=True, text=True, timeout=900)
-        if done.returncode != 0:
-            raise SystemExit(f"{parallel} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        steps_ms = [json.loads(line)["step_ms"] for line in (run / "metrics.jsonl").read_text().splitlines()][2:]
+        start(link.mpirun(PROGRAM, "train", config), parallel)
         ranks = json.loads((run / "summary.json").read_text())["ranks"]
-        result = dict(step_ms=statistics.median(steps_ms), bytes_a_step=sum(ranks[0]["collective_bytes"].values()) / steps)
+        result = dict(step_ms=statistics.median(steps_ms(run, 2)), bytes_a_step=sum(ranks[0]["collective_bytes"].values()) / steps)
         if trace:
             events = json.loads(Path(f"{folder}/trace.0").read_text())["traceEvents"]
             compute, communication, both = overlapped_seconds(events)
@@ -86,9 +81,7 @@ def main():
             rows.append(row := row_of(name, runs))
             print(f"{name:32}{row['bytes_a_step'] / 1e6:>9.1f}{row['off_ms']:>9.0f}{row['on_ms']:>9.0f}{row['ratio']:>8.2f}"
                   f"{row['compute_s']:>10.2f}{row['communication_s']:>11.2f}{row['both_s']:>8.2f}", flush=True)
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    Path(a.out).write_text(json.dumps(dict(commit=commit, rate=a.rate, rounds=a.rounds, load=os.getloadavg(), rows=rows), indent=1) + "\n")
-    print(f"load {os.getloadavg()}, results in {a.out}")
+    write_results(a.out, rate=a.rate, rounds=a.rounds, rows=rows)
     return 0
 
 

@@ -6,47 +6,43 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from bench_runs import DATA, PROGRAM, start, steps_ms, write_results
 from slow_rank import SlowRank, disturbed, unavailable
 
-ROOT = Path(__file__).resolve().parent.parent
 SEQUENCE = 128
 TARGET = 0.8  # of the predicted gain
 
 
-def write_config(path, data, micro_batches):
+def write_config(path, micro_batches):
     path.write_text(
         f"model: {{family: gpt2, layers: 4, hidden: 256, heads: 4, vocabulary: 1024, positions: {SEQUENCE}, dropout: 0}}\n"
-        f"data: {{train: {data}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {2 * micro_batches}, micro_batch: 1}}\n"
+        f"data: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {2 * micro_batches}, micro_batch: 1}}\n"
         "optimizer: {lr: 3e-4, clip: 1.0}\nschedule: {name: constant}\n"
         "run: {threads: 1, eval_every: 0, save_every: 0, log_every: 1}\n")
 
 
-def train(ranks, plimsoll, config, folder, shares, steps):
+def train(ranks, config, folder, shares, steps):
     """Median step after the first two, and the plan."""
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    done = subprocess.run(ranks.mpirun(plimsoll, "train", config, "--set", f"run.dir={run}", "--set", f"train.steps={steps}",
-                                       "--set", f"parallel.shares={shares}"), capture_output=True, text=True, timeout=900)
-    if done.returncode != 0:
-        raise SystemExit(f"shares {shares} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return statistics.median(json.loads(line)["step_ms"] for line in lines[2:]), json.loads((run / "plan.json").read_text())
+    start(ranks.mpirun(PROGRAM, "train", config, "--set", f"run.dir={run}", "--set", f"train.steps={steps}", "--set",
+                       f"parallel.shares={shares}"), f"shares {shares}")
+    return statistics.median(steps_ms(run, 2)), json.loads((run / "plan.json").read_text())
 
 
-def measure(plimsoll, data, rounds, steps, micro_batches, rivals):
+def measure(rounds, steps, micro_batches, rivals):
     """By round: steps with even shares and with uneven ones, ms, the shares, and the gain that was predicted."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, SlowRank(rivals) as ranks:
         config = Path(folder) / "shares.yaml"
-        write_config(config, data, micro_batches)
-        train(ranks, plimsoll, config, folder, "even", 3)  # measures kernels, which the rounds then know
+        write_config(config, micro_batches)
+        train(ranks, config, folder, "even", 3)  # measures kernels, which the rounds then know
         for _ in range(rounds):
-            even, _ = train(ranks, plimsoll, config, folder, "even", steps)
-            uneven, plan = train(ranks, plimsoll, config, folder, "auto", steps)
+            even, _ = train(ranks, config, folder, "even", steps)
+            uneven, plan = train(ranks, config, folder, "auto", steps)
             speed = plan["shares_by_speed"]
             row = dict(even_ms=even, uneven_ms=uneven, shares=plan["shares"], micro_batch_ms=speed["micro_batch_ms"],
                        predicted_gain_ms=speed["gain_ms"])
@@ -72,16 +68,14 @@ def main():
         return 77
     if why := disturbed(10):
         print(f"times will say little: {why}", flush=True)
-    rows = measure(ROOT / "build/release/bin/plimsoll", ROOT / "data/kjv", a.rounds, a.steps, a.micro_batches, a.rivals)
+    rows = measure(a.rounds, a.steps, a.micro_batches, a.rivals)
     ratios = [row["of_predicted"] for row in rows if row["of_predicted"] is not None]
     ratio = statistics.median(ratios) if ratios else None
     if ratio is None:
         print("no gain was predicted: the ranks were found equally fast")
     else:
         print(f"measured gain / predicted gain, median of {len(ratios)}: {ratio:.2f} (target: at least {TARGET})")
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    Path(a.out).write_text(json.dumps(dict(commit=commit, rivals=a.rivals, rounds=rows, of_predicted=ratio, load=os.getloadavg()), indent=1) + "\n")
-    print(f"results in {a.out}")
+    write_results(a.out, rivals=a.rivals, rounds=rows, of_predicted=ratio)
     return 0
 
 

@@ -6,15 +6,14 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_runs import DATA, PROGRAM, start, steps_ms, write_results
 from slow_link import SlowLink, delay_tool, unavailable
 
-ROOT = Path(__file__).resolve().parent.parent
 SEQUENCE = 256
 
 
@@ -39,36 +38,27 @@ def sizes():
     return table | {"25 MiB": f"comm.bucket={FIXED}", "one bucket": f"comm.bucket={ONE}", "auto": "comm.bucket=auto"}
 
 
-def start(link, *command):
-    done = subprocess.run(link.mpirun(*command), capture_output=True, text=True, timeout=900)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def train(link, plimsoll, folder, config, cluster, bucket, steps):
+def train(link, folder, config, cluster, bucket, steps):
     """Median step, number of buckets, and what the plan says they leave exposed."""
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    start(link, plimsoll, "train", config, "--set", f"run.dir={run}", "--set", f"train.steps={steps}", "--set", f"comm.cluster={cluster}",
-          "--set", bucket)
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    buckets = json.loads((run / "plan.json").read_text())["buckets"]
-    return statistics.median(json.loads(line)["step_ms"] for line in lines[2:]), buckets
+    keys = [f"run.dir={run}", f"train.steps={steps}", f"comm.cluster={cluster}", bucket]
+    start(link.mpirun(PROGRAM, "train", config, *(word for key in keys for word in ("--set", key))), bucket)
+    return statistics.median(steps_ms(run, 2)), json.loads((run / "plan.json").read_text())["buckets"]
 
 
-def measure(case, plimsoll, data, folder, rounds, steps, names):
+def measure(case, folder, rounds, steps, names):
     config, cluster = folder / "sizer.yaml", folder / "cluster.yaml"
     config.write_text(
         f"model: {{family: gpt2, layers: {case.layers}, hidden: {case.hidden}, heads: 4, vocabulary: 1024, positions: {SEQUENCE}, dropout: 0}}\n"
-        f"data: {{train: {data}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {case.batch}, micro_batch: {case.batch // 2}}}\n"
+        f"data: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {case.batch}, micro_batch: {case.batch // 2}}}\n"
         "optimizer: {lr: 3e-4, clip: 1.0}\nschedule: {name: constant}\n"
         "run: {threads: 1, eval_every: 0, save_every: 0, log_every: 1}\n")
     ms, plans = {name: [] for name in names}, {}
     with SlowLink(case.rate, case.delay_us if delay_tool() else 0) as link:
-        print(start(link, plimsoll, "probe", config, "--largest", case.largest, "--out", cluster), end="", flush=True)
+        print(start(link.mpirun(PROGRAM, "probe", config, "--largest", case.largest, "--out", cluster), "the probe"), end="", flush=True)
         for _ in range(rounds):
             for name in names:
-                step_ms, plans[name] = train(link, plimsoll, folder, config, cluster, sizes()[name], steps)
+                step_ms, plans[name] = train(link, folder, config, cluster, sizes()[name], steps)
                 ms[name].append(step_ms)
     return {name: dict(step_ms=statistics.median(ms[name]), buckets=len(plans[name]["bytes"]), exposed_ms=plans[name]["exposed_ms"])
             for name in names}
@@ -115,11 +105,9 @@ def main():
         print(f"{name}: 2 ranks x 1 thread, {case.layers} layers of {case.hidden}, a step of {case.batch} x {SEQUENCE} tokens, "
               f"load {os.getloadavg()[0]:.1f}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            rows = measure(case, ROOT / "build/release/bin/plimsoll", ROOT / "data/kjv", Path(folder), a.rounds, a.steps, list(sizes()))
+            rows = measure(case, Path(folder), a.rounds, a.steps, list(sizes()))
         results[name] = dict(rows=rows, **report(rows), load=os.getloadavg())
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    Path(a.out).write_text(json.dumps(dict(commit=commit, rounds=a.rounds, links=results), indent=1) + "\n")
-    print(f"results in {a.out}")
+    write_results(a.out, rounds=a.rounds, links=results)
     return 0
 
 
