@@ -8,6 +8,9 @@
 
 namespace plimsoll {
 
+// A repetition of a collective without work before it: as many of them, and a share of the time.
+inline constexpr int kCollectivesInARow = 4;
+
 struct ProbeOptions {
   std::int64_t least_bytes = std::int64_t{1} << 10, largest_bytes = std::int64_t{256} << 20;  // doubling
   int repetitions = 7;            // of each size, after one that warms up

@@ -82,7 +82,6 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
   const bool tells = place.rank == 0 && !a.out.empty();
   ClusterDescription cluster;
   cluster.devices_per_node = static_cast<std::int64_t>(control.max(place.local_ranks));
-  cluster.device = measure_device(control, choose_threads(config, place), place.local_ranks);
   cluster.measured = measure_links(control, mesh, groups, options, [&](const MeasuredLink& link) {
     if (tells) fmt::print("{}\n", to_text(link));
     std::fflush(stdout);
@@ -92,6 +91,8 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
     const std::vector<MeasuredLink> again = measure_links(control, mesh, groups, options);
     if (tells) tell_errors(link_errors(cluster.measured, again));
   }
+  // After the links: threads that compute once go on looking for work, beside the messages.
+  cluster.device = measure_device(control, choose_threads(config, place), place.local_ranks);
   const std::string guess = fit_links(cluster, mesh, hosts_of(control));
   if (place.rank != 0) return 0;
   const std::string text = write_cluster(cluster, comment_of(cluster, mesh, guess));

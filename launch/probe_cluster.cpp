@@ -1,6 +1,7 @@
 #include "launch/probe_cluster.hpp"
 
 #include <fmt/format.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
@@ -150,6 +151,7 @@ DeviceDescription measure_device(const Group& control, int threads, int local_ra
   const auto of_largest = [&](std::int64_t bytes) {
     return static_cast<std::int64_t>(control.max(static_cast<double>(bytes)));
   };
+  omp_set_num_threads(threads);  // products follow this
   DeviceDescription device;
   device.name = fmt::format("{}, {} thread{}", cpu_model(), threads, threads == 1 ? "" : "s");
   control.barrier();

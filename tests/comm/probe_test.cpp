@@ -59,11 +59,11 @@ TEST(Probe, MovesTheBytesOfTheOperation) {
     return all;
   };
   // Barriers and the maximum of the times are the same for all operations: they fall out of the differences.
-  const std::int64_t repetitions = 5, bytes = 4096;
+  const std::int64_t repetitions = 5, bytes = 4096, collectives = repetitions * kCollectivesInARow;
   const std::int64_t messages = sent(LinkOperation::SendReceive);
-  EXPECT_EQ(sent(LinkOperation::AllGather) - messages, repetitions * (3 * bytes - 2 * bytes));
-  EXPECT_EQ(sent(LinkOperation::ReduceScatter) - messages, repetitions * (3 * bytes - 2 * bytes));
-  EXPECT_EQ(sent(LinkOperation::AllReduce) - messages, repetitions * (2 * 3 * bytes - 2 * bytes));
+  EXPECT_EQ(sent(LinkOperation::AllGather) - messages, collectives * 3 * bytes - repetitions * 2 * bytes);
+  EXPECT_EQ(sent(LinkOperation::ReduceScatter) - messages, collectives * 3 * bytes - repetitions * 2 * bytes);
+  EXPECT_EQ(sent(LinkOperation::AllReduce) - messages, collectives * 2 * 3 * bytes - repetitions * 2 * bytes);
 }
 
 TEST(Probe, RefusesOneRank) {
