@@ -66,9 +66,11 @@ int command_generate(const GenerateArguments& a) {
   const GenerationSource source = open_generation_source(a.source, a.overrides, a.tokenizer);
   Place place;
   check_kernels(source.config);
-  ProgramOptions options = choose_programs(source.config, place, Purpose::Generate, 0, 0);
   const std::vector<std::int32_t> prompt = source.tokenizer->encode(a.prompt);
   require(!prompt.empty(), ErrorKind::Usage, "--prompt is empty: there is nothing to continue");
+  ProgramOptions options = choose_programs(source.config, place, Purpose::Generate, 0, 0);
+  // Keys and values of what there will be, and no more.
+  options.cache_positions = std::min(options.cache_positions, std::ssize(prompt) + a.tokens);
   Programs programs = build_programs(options);
   const auto infeasible = check_budget(programs, options, choose_budget(source.config, place),
                                        source.config.memory.reserve.value_or(outside_arena_bytes()));

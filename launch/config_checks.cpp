@@ -7,6 +7,7 @@
 #include "parallel/overlap.hpp"
 #include "parallel/pipeline.hpp"
 #include "parallel/rules.hpp"
+#include "runtime/data/token_file.hpp"
 
 namespace plimsoll {
 namespace {
@@ -58,8 +59,8 @@ void check_data(const Config& config, Issues& issues) {
                       {"model.positions"}});
   }
   for (const std::string& file : data.validation_files) {
-    const bool shared =
-        std::any_of(data.train.begin(), data.train.end(), [&](const DataSource& s) { return s.path == file; });
+    const bool shared = std::any_of(data.train.begin(), data.train.end(),
+                                    [&](const DataSource& s) { return same_token_file(s.path, file); });
     if (shared) issues.push_back({"data.validation", fmt::format("'{}' is also in data.train", file), {"data.train"}});
   }
 }

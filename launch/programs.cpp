@@ -22,8 +22,8 @@ namespace {
 DataParallel data_parallel(const ProgramOptions& o) {
   DataParallel data;
   data.ranks = o.mesh.data;
-  data.zero = o.zero;
-  data.shards = o.zero > 0 ? o.mesh.shards : 1;
+  data.zero = o.mesh.data > 1 ? o.zero : 0;  // one replica has nobody to divide with
+  data.shards = data.zero > 0 ? o.mesh.shards : 1;
   data.shard_rank = coordinates(o.mesh, o.rank).data % data.shards;
   data.bucket_bytes = o.bucket_bytes.value_or(kFixedBucketBytes);
   data.prefetch = o.prefetch;

@@ -72,8 +72,6 @@ Engine::ReadElements reader(const Engine& engine, const SafetensorsFile& file, c
   };
 }
 
-// The newest checkpoint of a run directory, or the folder itself when it is one, or holds Hugging Face weights.
-
 }  // namespace
 
 fs::path weights_folder(const fs::path& from) {
@@ -183,22 +181,6 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
   return error;
 }
 
-std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
-  const auto loaded = newest_valid(checkpoint_folder(config));
-  if (!loaded) return std::nullopt;
-  const bool trains = engine.programs().has("train");
-  if (trains) {
-    for (const std::string& change : compare_identity(loaded->state.identity, config, loaded->folder.string()))
-      log_info("resuming with another {}", change);
-  }
-  engine.read_weights(reader(engine, loaded->parameters, ""));
-  if (trains) {
-    for (const Moment& m : optimizer_moments(config.optimizer))
-      engine.read(m.value, reader(engine, loaded->optimizer, std::string(m.checkpoint) + "."));
-  }
-  return loaded->state;
-}
-
 namespace {
 
 // "model.layers" → "2" and so on, of a section as it is written.
@@ -224,6 +206,14 @@ void require_same_model(const ModelConfig& asked, const ModelConfig& stored, con
   require(lines.empty(), ErrorKind::Config, "{}", join(lines, "\n"));
 }
 
+// The text that is evaluated is of the tokens that the weights were trained with.
+void require_same_tokenizer(const DataConfig& data, const fs::path& checkpoint) {
+  std::vector<std::string> paths{checkpoint.string()};
+  for (const DataSource& source : data.train) paths.push_back(source.path);
+  paths.insert(paths.end(), data.validation_files.begin(), data.validation_files.end());
+  load_common_tokenizer(paths, data.validation_files.empty() ? "data.train" : "data.validation");
+}
+
 // A Hugging Face folder says only what the model is.
 Config folder_config(const fs::path& folder, std::span<const std::string> overrides) {
   const std::string name =
@@ -233,6 +223,25 @@ Config folder_config(const fs::path& folder, std::span<const std::string> overri
 }
 
 }  // namespace
+
+std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
+  const auto loaded = newest_valid(checkpoint_folder(config));
+  if (!loaded) return std::nullopt;
+  const bool trains = engine.programs().has("train");
+  if (trains) {
+    for (const std::string& change : compare_identity(loaded->state.identity, config, loaded->folder.string()))
+      log_info("resuming with another {}", change);
+  } else {
+    require_same_model(config.model, model_from_huggingface_folder(loaded->folder), loaded->folder);
+    require_same_tokenizer(config.data, loaded->folder);
+  }
+  engine.read_weights(reader(engine, loaded->parameters, ""));
+  if (trains) {
+    for (const Moment& m : optimizer_moments(config.optimizer))
+      engine.read(m.value, reader(engine, loaded->optimizer, std::string(m.checkpoint) + "."));
+  }
+  return loaded->state;
+}
 
 GenerationSource open_generation_source(const std::string& source, std::span<const std::string> overrides,
                                         const std::string& tokenizer) {

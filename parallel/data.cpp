@@ -408,6 +408,7 @@ void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel
 }
 
 void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::int64_t scratch_bytes) {
+  require(data.ranks > 1 || data.zero == 0, ErrorKind::Internal, "zero {} with one replica", data.zero);
   const bool sharded = data.zero >= 2;
   const ValueId flat =
       flat_buffer(graph, "gradients", MemoryClass::Gradients,

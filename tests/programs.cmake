@@ -47,7 +47,7 @@ foreach(json IN LISTS goldens)
     LABELS mpi TIMEOUT 120 SERIAL)
 endforeach()
 # The same references on meshes: what tensor parallelism, pipelines and ZeRO compute is what PyTorch computes.
-foreach(case IN ITEMS "2:--tensor=2" "2:--pipeline=2" "4:--pipeline=2 --zero=1" "4:--pipeline=2 --zero=3" "4:--tensor=2 --pipeline=2" "2:--zero=1" "2:--zero=2" "2:--zero=3" "4:--tensor=2 --zero=1" "4:--tensor=2 --zero=3")
+foreach(case IN ITEMS "1:--zero=2" "1:--zero=3" "2:--tensor=2 --zero=2" "2:--pipeline=2 --zero=3" "2:--tensor=2" "2:--pipeline=2" "4:--pipeline=2 --zero=1" "4:--pipeline=2 --zero=3" "4:--tensor=2 --pipeline=2" "2:--zero=1" "2:--zero=2" "2:--zero=3" "4:--tensor=2 --zero=1" "4:--tensor=2 --zero=3")
   string(REGEX MATCH "^([0-9]+):(.*)$" _ "${case}")
   set(ranks ${CMAKE_MATCH_1})
   separate_arguments(options UNIX_COMMAND "${CMAKE_MATCH_2}")

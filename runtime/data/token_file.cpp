@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 
 #include "runtime/core/error.hpp"
@@ -81,6 +82,16 @@ std::string token_prefix(const std::string& path) {
   const std::string_view view(path);
   const bool file = view.ends_with(".bin") || view.ends_with(".idx");
   return file ? path.substr(0, path.size() - 4) : path;
+}
+
+bool same_token_file(const std::string& a, const std::string& b) {
+  const auto place = [](const std::string& path) {
+    std::error_code unknown;
+    const auto real =
+        std::filesystem::weakly_canonical(is_regular_file(path) ? path : token_prefix(path) + ".bin", unknown);
+    return unknown ? path : token_prefix(real.string());
+  };
+  return place(a) == place(b);
 }
 
 TokenFile TokenFile::open(const std::string& path, TokenType type, std::int64_t vocabulary) {

@@ -60,5 +60,7 @@ class TokenFile {
 
 // "data/kjv.bin", "data/kjv.idx" and "data/kjv" → "data/kjv".
 std::string token_prefix(const std::string& path);
+// Do two paths, which need not exist, name the same tokens: with or without an ending, through links or not?
+bool same_token_file(const std::string& a, const std::string& b);
 
 }  // namespace plimsoll

@@ -83,11 +83,6 @@ void check_llama(const ModelConfig& model, Issues& issues) {
                       fmt::format("{} is not below high_freq_factor {}", rope.low_freq_factor, rope.high_freq_factor),
                       {"rope.high_freq_factor", "rope.scaling"}});
   }
-  if (rope.scaling == RopeScaling::Llama3 && rope.original_positions > model.positions) {
-    issues.push_back({"rope.original_positions",
-                      fmt::format("{} is above model.positions {}", rope.original_positions, model.positions),
-                      {"positions", "rope.scaling"}});
-  }
 }
 
 }  // namespace

@@ -294,6 +294,28 @@ TEST(Training, EvaluationCoversTheWholeSplit) {
   EXPECT_EQ(part.targets, 256);
 }
 
+TEST(Training, EvaluationOfAnotherModelOrTokenizerIsRefused) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  make_byte_tokenizer()->save((folder / "text").string());
+  train_quietly(tiny_config(folder, "run", {"model.vocabulary=257"}));
+  make_char_tokenizer({U'a', U'b'})->save((folder / "text").string());
+  const MpiSession mpi;
+  for (const auto& [override, part] :
+       std::vector<std::pair<std::string, std::string>>{{"model.layers=1", "model.layers: is 1"},
+                                                        {"model.norm_eps=0.1", "model.norm_eps: is 0.1"},
+                                                        {"model.heads=2", "model.heads: is 2"},
+                                                        {"run.seed=3", "made with different tokenizers"}}) {
+    try {
+      evaluate(tiny_config(folder, "run", {"model.vocabulary=257", override}), mpi);
+      ADD_FAILURE() << "evaluated with " << override;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::Config) << error.what();
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  }
+}
+
 TEST(Training, GradientAccumulationEqualsOneBigMicroBatch) {
   for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
     std::vector<std::vector<double>> losses;

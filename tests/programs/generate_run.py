@@ -85,6 +85,16 @@ def main():
     expect(run(*small, "memory.budget=1GiB") == text, "a budget changes the text")
     limited_files()
 
+    # The cache is for what there will be: all positions of this model would take 128 MiB.
+    long = folder / "long.yaml"
+    long.write_text("model: {family: llama, layers: 1, hidden: 16, heads: 2, vocabulary: auto, positions: 1048576}\n"
+                    f"data: {{train: {folder}/tokens, sequence: 64}}\ntrain: {{steps: 1, global_batch: 2}}\nschedule: {{warmup: 0}}\n"
+                    f"run: {{dir: {folder}/long, log_every: 0}}\n")
+    run("train", long)
+    greedy = ["generate", folder / "long", "--temperature", "0", "--tokens"]
+    short = run(*greedy, "5", "--set", "memory.reserve=1000", "--set", "memory.budget=16MiB")
+    expect(run(*greedy, "90").startswith(short[:-1]), "the size of the cache changes the text")
+
     exported = check_export(trained, "float32", "F32")
     run("export", trained, exported, code=64)
     run("generate", exported, "--set", "model.bias=false", code=78, parts=["model.bias"])

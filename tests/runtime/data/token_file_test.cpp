@@ -153,6 +153,16 @@ TEST_F(TokenFileTest, MissingFiles) {
   expect_error(ErrorKind::MissingInput, {"data.bin"}, [&] { TokenFile::open(path("data")); });
 }
 
+TEST_F(TokenFileTest, OneFileHasManyNames) {
+  write_tokens("data", 10);
+  std::filesystem::create_symlink(path("data.bin"), path("link.bin"));
+  EXPECT_TRUE(same_token_file(path("data"), path("data.bin")));
+  EXPECT_TRUE(same_token_file(path("data.idx"), path("./data")));
+  EXPECT_TRUE(same_token_file(path("link"), path("data")));
+  EXPECT_FALSE(same_token_file(path("data"), path("other")));
+  EXPECT_TRUE(same_token_file("nowhere/a", "nowhere/a.bin"));
+}
+
 // Every single corruption of the index is found when the file is opened, with file, byte and value.
 TEST_F(TokenFileTest, CorruptIndex) {
   const auto corrupt = [&](std::int64_t offset, auto value, const std::vector<std::string>& parts) {

@@ -54,6 +54,9 @@ TEST(ModelConfig, FillsInWhatFollows) {
   EXPECT_EQ(resolve(llama).ffn, 11008);
   llama.rope.scaling = RopeScaling::Llama3;
   EXPECT_EQ(resolve(llama).rope.original_positions, 2048);
+  llama.positions = 1024;  // used on shorter texts than it was made for
+  llama.rope.original_positions = 8192;
+  EXPECT_TRUE(model_issues(llama).empty());
 }
 
 TEST(ModelConfig, ReportsEveryContradiction) {
