@@ -5,6 +5,7 @@
 #include <numbers>
 #include <type_traits>
 
+#include "kernels/cpu/cast.hpp"
 #include "kernels/cpu/math.hpp"
 #include "runtime/ops/pointwise.hpp"
 
@@ -79,14 +80,14 @@ void with_activation(Activation kind, F&& f) {
 template <Activation A, class T>
 void activate_range(const T* x, T* y, std::int64_t n) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) y[i] = activation_value<A>(x[i]);
+  for (std::int64_t i = 0; i < n; ++i) y[i] = convert<T>(activation_value<A>(widen(x[i])));
 }
 
 // dx[i] = dy[i]·act'(x[i]); dx may be dy.
 template <Activation A, class T>
 void activate_range_backward(const T* x, const T* dy, T* dx, std::int64_t n) {
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) dx[i] = dy[i] * activation_slope<A>(x[i]);
+  for (std::int64_t i = 0; i < n; ++i) dx[i] = convert<T>(widen(dy[i]) * activation_slope<A>(widen(x[i])));
 }
 
 }  // namespace plimsoll

@@ -17,7 +17,7 @@ struct QueryHead {
   const std::int32_t* segments;  // of the queries, or null
   T* out;
   std::int64_t out_stride;
-  T* lse;  // null: not wanted
+  Wide<T>* lse;  // null: not wanted
   const DropoutCounter* dropout;
 };
 
@@ -52,34 +52,36 @@ void softmax_tile(const tile::Tile& s, std::int64_t width, T* scores, T* row_max
 
 // Queries [start, start + count) of a head against the packed keys and values in scratch.
 template <class T>
-void attend_tile(const QueryHead<T>& h, int head_dim, T scale, std::int64_t start, const HeadScratch<T>& s) {
+void attend_tile(const QueryHead<T>& h, int head_dim, Wide<T> scale, std::int64_t start,
+                 const HeadScratch<Wide<T>>& s) {
+  using W = Wide<T>;
   const std::int64_t count = std::min(kAttentionTile, h.count - start), padded = pad_attention(count);
   const std::int64_t width = s.at.width, first = h.position + start, keys = first + count;
-  T* result = s[&Scratch::result];
-  T *row_max = s[&Scratch::row_a], *row_sum = s[&Scratch::row_b];
+  W* result = s[&Scratch::result];
+  W *row_max = s[&Scratch::row_a], *row_sum = s[&Scratch::row_b];
   tile::pack(count, head_dim, scale, h.queries + start * h.query_stride, h.query_stride, s[&Scratch::queries], width);
   tile::transpose(padded, width, s[&Scratch::queries], width, s[&Scratch::queries_t]);
-  pack_segments<T>(h.segments == nullptr ? nullptr : h.segments + start, count, s.segments(&Scratch::query_segments));
-  std::fill_n(result, padded * width, T(0));
-  std::fill_n(row_max, padded, kMasked<T> / 2);
-  std::fill_n(row_sum, padded, T(0));
+  pack_segments<W>(h.segments == nullptr ? nullptr : h.segments + start, count, s.segments(&Scratch::query_segments));
+  std::fill_n(result, padded * width, W(0));
+  std::fill_n(row_max, padded, kMasked<W> / 2);
+  std::fill_n(row_sum, padded, W(0));
   for (std::int64_t key = 0; key < keys; key += kAttentionTile) {
     const tile::Tile shape{pad_attention(std::min(kAttentionTile, keys - key)), padded, key == first};
-    T* scores = s[&Scratch::scores];
+    W* scores = s[&Scratch::scores];
     tile::tile_scores(shape, head_dim, s[&Scratch::keys] + key * width, width, s[&Scratch::queries_t], scores);
     const auto* key_segments = h.segments == nullptr ? nullptr : s.segments(&Scratch::key_segments) + key;
-    mask_tile<T>(shape, key, first, key_segments, s.segments(&Scratch::query_segments), scores);
+    mask_tile<W>(shape, key, first, key_segments, s.segments(&Scratch::query_segments), scores);
     softmax_tile(shape, width, scores, row_max, row_sum, s[&Scratch::row_c], result);
     if (h.dropout != nullptr) {
       dropout_factors(shape, *h.dropout, key, first, s[&Scratch::factors]);
-      for_each_vector<T>(shape, [&](std::int64_t i) { simd::at(scores + i) *= simd::at(s[&Scratch::factors] + i); });
+      for_each_vector<W>(shape, [&](std::int64_t i) { simd::at(scores + i) *= simd::at(s[&Scratch::factors] + i); });
     }
     tile::tile_sum_keys(shape, scores, s[&Scratch::values] + key * width, width, result);
   }
   for (std::int64_t q = 0; q < count; ++q) {
-    const T inverse = 1 / row_sum[q];
+    const W inverse = 1 / row_sum[q];
     T* out = h.out + (start + q) * h.out_stride;
-    for (int d = 0; d < head_dim; ++d) out[d] = result[q * width + d] * inverse;
+    for (int d = 0; d < head_dim; ++d) out[d] = convert<T>(result[q * width + d] * inverse);
     if (h.lse != nullptr) h.lse[start + q] = row_max[q] + std::log(row_sum[q]);
   }
 }
@@ -92,11 +94,12 @@ void attention_forward(const KernelArgs& args) {
   const std::int64_t batch = shape[0], t = shape[1], stride = l.packed_width(), out_stride = l.output_width();
   const T* qkv = args.v<T>(Attention::kQkv);
   const auto* segments = args.v<std::int32_t>(Attention::kSegments);
-  T *out = args.v<T>(Attention::kOut), *lse = args.v<T>(Attention::kLse);
+  T* out = args.v<T>(Attention::kOut);
+  auto* lse = args.v<Wide<T>>(Attention::kLse);
   const Scratch layout(l, t, t, false, a.dropout > 0);
 #pragma omp parallel num_threads(attention_threads(args.threads, batch* l.heads))
   {
-    const HeadScratch<T> scratch(layout, args.workspace, omp_get_thread_num());
+    const HeadScratch<Wide<T>> scratch(layout, args.workspace, omp_get_thread_num());
     std::int64_t packed = -1;  // which key head of which sample lies in scratch
 #pragma omp for schedule(static)
     for (std::int64_t unit = 0; unit < batch * l.heads; ++unit) {
@@ -107,10 +110,9 @@ void attention_forward(const KernelArgs& args) {
       if (packed != b * l.kv_heads + kv) {
         packed = b * l.kv_heads + kv;
         const T* keys = sample + (l.heads + kv) * l.head_dim;
-        tile::pack(t, l.head_dim, T(1), keys, stride, scratch[&Scratch::keys], layout.width);
-        tile::pack(t, l.head_dim, T(1), keys + l.kv_heads * l.head_dim, stride, scratch[&Scratch::values],
-                   layout.width);
-        pack_segments<T>(ids, t, scratch.segments(&Scratch::key_segments));
+        tile::pack(t, l.head_dim, 1, keys, stride, scratch[&Scratch::keys], layout.width);
+        tile::pack(t, l.head_dim, 1, keys + l.kv_heads * l.head_dim, stride, scratch[&Scratch::values], layout.width);
+        pack_segments<Wide<T>>(ids, t, scratch.segments(&Scratch::key_segments));
       }
       const DropoutCounter counter = dropout_counter(a, *args.inputs, b, head, t);
       const QueryHead<T> h{.queries = sample + head * l.head_dim,
@@ -123,7 +125,7 @@ void attention_forward(const KernelArgs& args) {
                            .lse = lse == nullptr ? nullptr : lse + unit * t,
                            .dropout = a.dropout > 0 ? &counter : nullptr};
       for (std::int64_t start = 0; start < t; start += kAttentionTile) {
-        attend_tile(h, l.head_dim, static_cast<T>(a.scale), start, scratch);
+        attend_tile(h, l.head_dim, static_cast<Wide<T>>(a.scale), start, scratch);
       }
     }
   }
@@ -132,11 +134,11 @@ void attention_forward(const KernelArgs& args) {
 // Copies `rows` rows of one key head into its cache, and the cache from its beginning into scratch.
 template <class T>
 void append_and_pack(std::int64_t rows, std::int64_t position, int head_dim, const T* from, std::int64_t from_stride,
-                     T* cache, std::int64_t cache_stride, T* packed, std::int64_t width) {
+                     T* cache, std::int64_t cache_stride, Wide<T>* packed, std::int64_t width) {
   for (std::int64_t i = 0; i < rows; ++i) {
     std::copy_n(from + i * from_stride, head_dim, cache + (position + i) * cache_stride);
   }
-  tile::pack(position + rows, head_dim, T(1), static_cast<const T*>(cache), cache_stride, packed, width);
+  tile::pack(position + rows, head_dim, 1, static_cast<const T*>(cache), cache_stride, packed, width);
 }
 
 template <class T>
@@ -154,7 +156,7 @@ void cached_attention(const KernelArgs& args) {
   const Scratch layout(l, t, positions, false, false);
 #pragma omp parallel for schedule(static) num_threads(attention_threads(args.threads, batch* l.kv_heads))
   for (std::int64_t unit = 0; unit < batch * l.kv_heads; ++unit) {
-    const HeadScratch<T> scratch(layout, args.workspace, omp_get_thread_num());
+    const HeadScratch<Wide<T>> scratch(layout, args.workspace, omp_get_thread_num());
     const std::int64_t b = unit / l.kv_heads, kv = unit % l.kv_heads;
     const T* sample = args.v<T>(Op::kQkv) + b * t * stride;
     const T* keys = sample + (l.heads + kv) * l.head_dim;
@@ -174,19 +176,25 @@ void cached_attention(const KernelArgs& args) {
                            .lse = nullptr,
                            .dropout = nullptr};
       for (std::int64_t start = 0; start < t; start += kAttentionTile) {
-        attend_tile(h, l.head_dim, static_cast<T>(a.scale), start, scratch);
+        attend_tile(h, l.head_dim, static_cast<Wide<T>>(a.scale), start, scratch);
       }
     }
   }
 }
 
+template <class T>
+void add_for_type(KernelTable& table) {
+  table.add<Attention>(Phase::Forward, dtype_of<T>(), attention_forward<T>);
+  table.add<CachedAttention>(Phase::Forward, dtype_of<T>(), cached_attention<T>);
+}
+
 }  // namespace
 
 void add_attention_kernels(KernelTable& table) {
-  table.add<Attention>(Phase::Forward, DType::f32, attention_forward<float>);
-  table.add<Attention>(Phase::Forward, DType::f64, attention_forward<double>);
-  table.add<CachedAttention>(Phase::Forward, DType::f32, cached_attention<float>);
-  table.add<CachedAttention>(Phase::Forward, DType::f64, cached_attention<double>);
+  add_for_type<float>(table);
+  add_for_type<double>(table);
+  add_for_type<bf16>(table);
+  add_for_type<f16>(table);
   add_attention_backward_kernels(table);
 }
 

@@ -12,7 +12,8 @@ using Scratch = AttentionScratch;
 // and of the output.
 template <class T>
 struct GradientHead {
-  const T *queries, *out, *out_gradient, *lse;
+  const T *queries, *out, *out_gradient;
+  const Wide<T>* lse;
   T* query_gradient;
   std::int64_t stride, out_stride, count;
   const std::int32_t* segments;
@@ -22,8 +23,8 @@ struct GradientHead {
 
 // to[rows, columns] = factor · from, or += with `add`.
 template <class T>
-void unpack(std::int64_t rows, std::int64_t columns, T factor, const T* from, std::int64_t width, bool add, T* to,
-            std::int64_t stride) {
+void unpack(std::int64_t rows, std::int64_t columns, Wide<T> factor, const Wide<T>* from, std::int64_t width, bool add,
+            T* to, std::int64_t stride) {
   for (std::int64_t i = 0; i < rows; ++i) {
     store_range(to + i * stride, add, 0, columns, [=](std::int64_t j) { return factor * from[i * width + j]; });
   }
@@ -32,25 +33,26 @@ void unpack(std::int64_t rows, std::int64_t columns, T factor, const T* from, st
 // Packs what a tile of queries needs: scaled queries and the output gradient, both also transposed, log-sum-exp, and
 // Σ_d out · out_gradient, which is Σ_k p · dp of each row.
 template <class T>
-void pack_queries(const GradientHead<T>& h, int head_dim, T scale, std::int64_t start, std::int64_t count,
-                  const HeadScratch<T>& s) {
+void pack_queries(const GradientHead<T>& h, int head_dim, Wide<T> scale, std::int64_t start, std::int64_t count,
+                  const HeadScratch<Wide<T>>& s) {
+  using W = Wide<T>;
   const std::int64_t width = s.at.width, padded = pad_attention(count);
   const T* gradient = h.out_gradient + start * h.out_stride;
   tile::pack(count, head_dim, scale, h.queries + start * h.stride, h.stride, s[&Scratch::queries], width);
-  tile::pack(count, head_dim, T(1), gradient, h.out_stride, s[&Scratch::gradient], width);
+  tile::pack(count, head_dim, 1, gradient, h.out_stride, s[&Scratch::gradient], width);
   tile::transpose(padded, width, s[&Scratch::queries], width, s[&Scratch::queries_t]);
   tile::transpose(padded, width, s[&Scratch::gradient], width, s[&Scratch::gradient_t]);
-  pack_segments<T>(h.segments == nullptr ? nullptr : h.segments + start, count, s.segments(&Scratch::query_segments));
-  T *lse = s[&Scratch::row_a], *delta = s[&Scratch::row_b];
+  pack_segments<W>(h.segments == nullptr ? nullptr : h.segments + start, count, s.segments(&Scratch::query_segments));
+  W *lse = s[&Scratch::row_a], *delta = s[&Scratch::row_b];
   for (std::int64_t q = 0; q < padded; ++q) {
-    T sum = 0;
+    W sum = 0;
     if (q < count) {
       const T *out = h.out + (start + q) * h.out_stride, *out_gradient = gradient + q * h.out_stride;
 #pragma omp simd reduction(+ : sum)
-      for (int d = 0; d < head_dim; ++d) sum += out[d] * out_gradient[d];
+      for (int d = 0; d < head_dim; ++d) sum += widen(out[d]) * widen(out_gradient[d]);
     }
     delta[q] = sum;
-    lse[q] = q < count ? h.lse[start + q] : T(0);
+    lse[q] = q < count ? h.lse[start + q] : W(0);
   }
 }
 
@@ -77,20 +79,22 @@ void gradient_tile(const tile::Tile& shape, const T* lse, const T* delta, const 
 
 // Adds the share of queries [start, start + 64) to the gradients of keys and values, and writes their own.
 template <class T>
-void backward_tile(const GradientHead<T>& h, int head_dim, T scale, std::int64_t start, const HeadScratch<T>& s) {
+void backward_tile(const GradientHead<T>& h, int head_dim, Wide<T> scale, std::int64_t start,
+                   const HeadScratch<Wide<T>>& s) {
+  using W = Wide<T>;
   const std::int64_t count = std::min(kAttentionTile, h.count - start), padded = pad_attention(count);
   const std::int64_t width = s.at.width, keys = start + count;
   pack_queries(h, head_dim, scale, start, count, s);
-  std::fill_n(s[&Scratch::result], padded * width, T(0));
+  std::fill_n(s[&Scratch::result], padded * width, W(0));
   for (std::int64_t key = 0; key < keys; key += kAttentionTile) {
     const tile::Tile shape{pad_attention(std::min(kAttentionTile, keys - key)), padded, key == start};
-    T *scores = s[&Scratch::scores], *gradient = s[&Scratch::score_gradient];
-    const T* packed_keys = s[&Scratch::keys] + key * width;
+    W *scores = s[&Scratch::scores], *gradient = s[&Scratch::score_gradient];
+    const W* packed_keys = s[&Scratch::keys] + key * width;
     tile::tile_scores(shape, head_dim, packed_keys, width, s[&Scratch::queries_t], scores);
     tile::tile_scores(shape, head_dim, s[&Scratch::values] + key * width, width, s[&Scratch::gradient_t], gradient);
     const auto* key_segments = h.segments == nullptr ? nullptr : s.segments(&Scratch::key_segments) + key;
-    mask_tile<T>(shape, key, start, key_segments, s.segments(&Scratch::query_segments), scores);
-    const T* factors = nullptr;
+    mask_tile<W>(shape, key, start, key_segments, s.segments(&Scratch::query_segments), scores);
+    const W* factors = nullptr;
     if (h.dropout != nullptr) {
       dropout_factors(shape, *h.dropout, key, start, s[&Scratch::factors]);
       factors = s[&Scratch::factors];
@@ -105,7 +109,8 @@ void backward_tile(const GradientHead<T>& h, int head_dim, T scale, std::int64_t
 
 // One key head of one sample with all its query heads, in order: nobody else adds to its gradients.
 template <class T>
-void backward_group(const KernelArgs& args, std::int64_t b, int kv, const HeadScratch<T>& s) {
+void backward_group(const KernelArgs& args, std::int64_t b, int kv, const HeadScratch<Wide<T>>& s) {
+  using W = Wide<T>;
   const auto& a = args.attrs<Attention>();
   const HeadLayout& l = a.layout;
   const std::int64_t t = args.value[Attention::kQkv].spec.shape[1], stride = l.packed_width(), width = s.at.width;
@@ -116,11 +121,11 @@ void backward_group(const KernelArgs& args, std::int64_t b, int kv, const HeadSc
   const auto* segments = args.v<std::int32_t>(Attention::kSegments);
   const std::int32_t* ids = segments == nullptr ? nullptr : segments + b * t;
   const bool add = args.accumulates(Attention::kQkv);
-  tile::pack(t, l.head_dim, T(1), qkv + key_at, stride, s[&Scratch::keys], width);
-  tile::pack(t, l.head_dim, T(1), qkv + value_at, stride, s[&Scratch::values], width);
-  pack_segments<T>(ids, t, s.segments(&Scratch::key_segments));
-  std::fill_n(s[&Scratch::key_gradient], pad_attention(t) * width, T(0));
-  std::fill_n(s[&Scratch::value_gradient], pad_attention(t) * width, T(0));
+  tile::pack(t, l.head_dim, 1, qkv + key_at, stride, s[&Scratch::keys], width);
+  tile::pack(t, l.head_dim, 1, qkv + value_at, stride, s[&Scratch::values], width);
+  pack_segments<W>(ids, t, s.segments(&Scratch::key_segments));
+  std::fill_n(s[&Scratch::key_gradient], pad_attention(t) * width, W(0));
+  std::fill_n(s[&Scratch::value_gradient], pad_attention(t) * width, W(0));
   const int group = l.heads / l.kv_heads;
   for (int head = kv * group; head < (kv + 1) * group; ++head) {
     const DropoutCounter counter = dropout_counter(a, *args.inputs, b, head, t);
@@ -128,7 +133,7 @@ void backward_group(const KernelArgs& args, std::int64_t b, int kv, const HeadSc
     const GradientHead<T> h{.queries = qkv + query_at,
                             .out = args.v<T>(Attention::kOut) + out_at,
                             .out_gradient = args.g<T>(Attention::kOut) + out_at,
-                            .lse = args.v<T>(Attention::kLse) + (b * l.heads + head) * t,
+                            .lse = args.v<W>(Attention::kLse) + (b * l.heads + head) * t,
                             .query_gradient = gradient + query_at,
                             .stride = stride,
                             .out_stride = out_stride,
@@ -137,11 +142,11 @@ void backward_group(const KernelArgs& args, std::int64_t b, int kv, const HeadSc
                             .dropout = a.dropout > 0 ? &counter : nullptr,
                             .add = add};
     for (std::int64_t start = 0; start < t; start += kAttentionTile) {
-      backward_tile(h, l.head_dim, static_cast<T>(a.scale), start, s);
+      backward_tile(h, l.head_dim, static_cast<W>(a.scale), start, s);
     }
   }
-  unpack(t, l.head_dim, T(1), s[&Scratch::key_gradient], width, add, gradient + key_at, stride);
-  unpack(t, l.head_dim, T(1), s[&Scratch::value_gradient], width, add, gradient + value_at, stride);
+  unpack(t, l.head_dim, 1, s[&Scratch::key_gradient], width, add, gradient + key_at, stride);
+  unpack(t, l.head_dim, 1, s[&Scratch::value_gradient], width, add, gradient + value_at, stride);
 }
 
 template <class T>
@@ -154,8 +159,8 @@ void attention_backward(const KernelArgs& args) {
   const Scratch layout(a.layout, shape[1], shape[1], true, a.dropout > 0);
 #pragma omp parallel for schedule(static) num_threads(attention_threads(args.threads, shape[0] * kv_heads))
   for (std::int64_t unit = 0; unit < shape[0] * kv_heads; ++unit) {
-    const HeadScratch<T> scratch(layout, args.workspace, omp_get_thread_num());
-    backward_group(args, unit / kv_heads, static_cast<int>(unit % kv_heads), scratch);
+    const HeadScratch<Wide<T>> scratch(layout, args.workspace, omp_get_thread_num());
+    backward_group<T>(args, unit / kv_heads, static_cast<int>(unit % kv_heads), scratch);
   }
 }
 
@@ -164,6 +169,8 @@ void attention_backward(const KernelArgs& args) {
 void add_attention_backward_kernels(KernelTable& table) {
   table.add<Attention>(Phase::InputGrad, DType::f32, attention_backward<float>);
   table.add<Attention>(Phase::InputGrad, DType::f64, attention_backward<double>);
+  table.add<Attention>(Phase::InputGrad, DType::bf16, attention_backward<bf16>);
+  table.add<Attention>(Phase::InputGrad, DType::f16, attention_backward<f16>);
 }
 
 }  // namespace plimsoll

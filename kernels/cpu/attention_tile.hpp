@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cpu/cast.hpp"
 #include "kernels/cpu/tile_product.hpp"
 #include "runtime/ops/attention_scratch.hpp"
 
@@ -13,14 +14,15 @@ namespace plimsoll::tile {
 
 // to[rows, width] = factor · from[rows, columns], with zeros up to pad_attention(rows) rows and `width` columns.
 template <class T>
-void pack(std::int64_t rows, std::int64_t columns, T factor, const T* from, std::int64_t stride, T* to,
+void pack(std::int64_t rows, std::int64_t columns, Wide<T> factor, const T* from, std::int64_t stride, Wide<T>* to,
           std::int64_t width) {
+  const Wide<T> zero = 0;
   for (std::int64_t i = 0; i < rows; ++i) {
 #pragma omp simd
-    for (std::int64_t j = 0; j < columns; ++j) to[i * width + j] = factor * from[i * stride + j];
-    std::fill(to + i * width + columns, to + (i + 1) * width, T(0));
+    for (std::int64_t j = 0; j < columns; ++j) to[i * width + j] = factor * widen(from[i * stride + j]);
+    std::fill(to + i * width + columns, to + (i + 1) * width, zero);
   }
-  std::fill(to + rows * width, to + pad_attention(rows) * width, T(0));
+  std::fill(to + rows * width, to + pad_attention(rows) * width, zero);
 }
 
 // to[columns, rows] = fromᵀ, rows of kAttentionTile; sizes are padded.

@@ -23,6 +23,13 @@ namespace plimsoll {
   return std::bit_cast<float>(sign | (magnitude >= 0x7C00U ? special : finite));
 }
 
+// What kernels compute in: float for the 16-bit types, which only store; also of statistics and of gradients of
+// parameters.
+template <class T>
+using Wide = decltype(widen(T{}));
+template <class T>
+inline constexpr bool kIsHalf = !std::is_same_v<T, Wide<T>>;
+
 [[gnu::always_inline]] inline bf16 narrow_bf16(float x) { return bf16(x); }
 [[gnu::always_inline]] inline f16 narrow_f16(float x) {
   const auto u = std::bit_cast<std::uint32_t>(x);

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/gemm.hpp"
+#include "kernels/cpu/parallel.hpp"
+#include "kernels/cpu/product.hpp"
 #include "kernels/cpu/register.hpp"
 #include "kernels/cpu/simd.hpp"
 
@@ -19,64 +20,101 @@ struct LogitRow {
   std::int64_t vocabulary, padded;
 };
 
-// The largest logit; the padding gets one that counts nowhere.
+// What padding holds: a logit that counts nowhere.
 template <class T>
-T maximum(const LogitRow<T>& row) {
-  using V = simd::Vector<T>;
-  constexpr std::int64_t kLanes = simd::kLanes<T>;
-  std::fill(row.logits + row.vocabulary, row.logits + row.padded, -std::numeric_limits<T>::max() / 4);
-  V peak = simd::at(row.logits);
-  for (std::int64_t j = kLanes; j < row.padded; j += kLanes) {
-    const V x = simd::at(row.logits + j);
-    peak = x > peak ? x : peak;
+T no_logit() {
+  if constexpr (std::is_same_v<T, f16>) return convert<f16>(-65504.0F);
+  return convert<T>(-std::numeric_limits<Wide<T>>::max() / 4);
+}
+
+// Calls f(numbers, first, count) for columns [first, first + count) of a row, where they lie or, of a 16-bit type, in a
+// copy to compute with; with `store` they are what f leaves.
+template <class T, class F>
+void for_spans(const LogitRow<T>& row, bool store, F&& f) {
+  for (std::int64_t first = 0; first < row.padded; first += kSumColumns) {
+    const std::int64_t count = std::min(kSumColumns, row.padded - first);
+    T* logits = row.logits + first;
+    if constexpr (kIsHalf<T>) {
+      alignas(simd::kVectorBytes) Wide<T> copy[kSumColumns];
+      Wide<T>* numbers = copy;
+      store_range(numbers, false, 0, count, [=](std::int64_t i) { return widen(logits[i]); });
+      f(numbers, first, count);
+      if (store) store_range(logits, false, 0, count, [=](std::int64_t i) { return numbers[i]; });
+    } else {
+      f(logits, first, count);
+    }
   }
-  T top = peak[0];
-  for (std::int64_t i = 1; i < kLanes; ++i) top = std::max<T>(top, peak[i]);
+}
+
+// The largest logit.
+template <class T>
+Wide<T> maximum(const LogitRow<T>& row) {
+  using W = Wide<T>;
+  using V = simd::Vector<W>;
+  std::fill(row.logits + row.vocabulary, row.logits + row.padded, no_logit<T>());
+  V peak = V{} + widen(row.logits[0]);
+  for_spans(row, false, [&](const W* numbers, std::int64_t, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j += simd::kLanes<W>) {
+      const V x = simd::at(numbers + j);
+      peak = x > peak ? x : peak;
+    }
+  });
+  W top = peak[0];
+  for (std::int64_t i = 1; i < simd::kLanes<W>; ++i) top = std::max<W>(top, peak[i]);
   return top;
 }
 
-// Replaces logits by exp(logit - top); returns their sum.
+// Σ exp(logit - top). In place of the logits stand these exponentials then; but 16-bit logits are left, since they
+// would be rounded twice.
 template <class T>
-double exponentials(const LogitRow<T>& row, T top) {
-  using V = simd::Vector<T>;
-  constexpr std::int64_t kLanes = simd::kLanes<T>;
+double exponentials(const LogitRow<T>& row, Wide<T> top) {
+  using W = Wide<T>;
+  using V = simd::Vector<W>;
   double total = 0;
-  for (std::int64_t first = 0; first < row.padded; first += kSumColumns) {
+  for_spans(row, false, [&](W* numbers, std::int64_t, std::int64_t count) {
     V sum{};
-    for (std::int64_t j = first; j < std::min(row.padded, first + kSumColumns); j += kLanes) {
-      V& x = simd::at(row.logits + j);
+    for (std::int64_t j = 0; j < count; j += simd::kLanes<W>) {
+      V& x = simd::at(numbers + j);
       x = simd::exp_nonpositive(x - top);
       sum += x;
     }
-    for (std::int64_t i = 0; i < kLanes; ++i) total += static_cast<double>(sum[i]);
-  }
+    for (std::int64_t i = 0; i < simd::kLanes<W>; ++i) total += static_cast<double>(sum[i]);
+  });
   return total;
 }
 
+// After exponentials(): factor · exp(logit - top), at the target (-1: not here) less the seed.
 template <class T>
-void scale_row(const LogitRow<T>& row, T factor) {
-  for (std::int64_t j = 0; j < row.padded; j += simd::kLanes<T>) simd::at(row.logits + j) *= factor;
+void logit_gradient(const LogitRow<T>& row, Wide<T> top, Wide<T> factor, std::int64_t target, Wide<T> seed) {
+  using W = Wide<T>;
+  for_spans(row, true, [&](W* numbers, std::int64_t first, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j += simd::kLanes<W>) {
+      simd::Vector<W>& x = simd::at(numbers + j);
+      if constexpr (kIsHalf<T>) x = simd::exp_nonpositive(x - top);
+      x *= factor;
+    }
+    if (target >= first && target < first + count) numbers[target - first] -= seed;
+  });
 }
 
 // The loss of a row. With `gradient`, its logits become (softmax - onehot) · seed.
 template <class T>
 double row_loss(const LogitRow<T>& row, std::int32_t target, bool gradient, double seed) {
+  using W = Wide<T>;
   if (target < 0) {
-    if (gradient) std::fill_n(row.logits, row.padded, T(0));
+    if (gradient) std::fill_n(row.logits, row.padded, convert<T>(W(0)));
     return 0;
   }
-  const auto of_target = static_cast<double>(row.logits[target]);
-  const T top = maximum(row);
+  const auto of_target = static_cast<double>(widen(row.logits[target]));
+  const W top = maximum(row);
   const double sum = exponentials(row, top);
-  if (gradient) {
-    scale_row(row, static_cast<T>(seed / sum));
-    row.logits[target] -= static_cast<T>(seed);
-  }
+  if (gradient) logit_gradient(row, top, static_cast<W>(seed / sum), target, static_cast<W>(seed));
   return std::log(sum) + static_cast<double>(top) - of_target;
 }
 
 template <class T>
 struct Loss {
+  using W = Wide<T>;
   explicit Loss(const KernelArgs& a)
       : args(a),
         rows(a.value[CrossEntropy::kX].spec.rows()),
@@ -99,7 +137,7 @@ struct Loss {
     const T *x = args.v<T>(CrossEntropy::kX) + first * hidden, *weight = args.v<T>(CrossEntropy::kWeight);
     const auto* targets = args.v<std::int32_t>(CrossEntropy::kTargets) + first;
     const double seed = gradient ? args.inputs->loss_seed : 0;
-    gemm<T>(false, true, count, vocabulary, hidden, x, hidden, weight, hidden, T(0), logits, padded);
+    product(false, true, count, vocabulary, hidden, x, hidden, weight, hidden, false, logits, padded);
     if (sums != nullptr) return softmax_over_ranks(targets, count, gradient, seed);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) {
@@ -116,20 +154,20 @@ struct Loss {
     const auto mine = [&](std::int32_t target) { return target >= first && target < first + here; };
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) {
-      sums[2 * i + 1] = mine(targets[i]) ? static_cast<double>(row_at(i).logits[targets[i] - first]) : 0;
+      sums[2 * i + 1] = mine(targets[i]) ? static_cast<double>(widen(row_at(i).logits[targets[i] - first])) : 0;
       maxima[i] = static_cast<double>(maximum(row_at(i)));
     }
     args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, args.workspace, args.label);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
-    for (std::int64_t i = 0; i < count; ++i) sums[2 * i] = exponentials(row_at(i), static_cast<T>(maxima[i]));
+    for (std::int64_t i = 0; i < count; ++i) sums[2 * i] = exponentials(row_at(i), static_cast<W>(maxima[i]));
     args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, args.workspace, args.label);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) {
       const bool counts = targets[i] >= 0;
       losses[i] = counts ? std::log(sums[2 * i]) + maxima[i] - sums[2 * i + 1] : 0;
       if (!gradient) continue;
-      scale_row(row_at(i), counts ? static_cast<T>(seed / sums[2 * i]) : T(0));
-      if (counts && mine(targets[i])) row_at(i).logits[targets[i] - first] -= static_cast<T>(seed);
+      logit_gradient(row_at(i), static_cast<W>(maxima[i]), counts ? static_cast<W>(seed / sums[2 * i]) : W(0),
+                     counts && mine(targets[i]) ? targets[i] - first : -1, static_cast<W>(seed));
     }
   }
 
@@ -137,13 +175,12 @@ struct Loss {
   void products(std::int64_t first, std::int64_t count) const {
     const T *x = args.v<T>(CrossEntropy::kX) + first * hidden, *weight = args.v<T>(CrossEntropy::kWeight);
     if (T* dx = args.g<T>(CrossEntropy::kX); dx != nullptr) {
-      const T beta = args.accumulates(CrossEntropy::kX) ? T(1) : T(0);
-      gemm<T>(false, false, count, hidden, vocabulary, logits, padded, weight, hidden, beta, dx + first * hidden,
-              hidden);
+      product(false, false, count, hidden, vocabulary, logits, padded, weight, hidden,
+              args.accumulates(CrossEntropy::kX), dx + first * hidden, hidden);
     }
-    if (T* dw = args.g<T>(CrossEntropy::kWeight); dw != nullptr) {
-      const T beta = first > 0 || args.accumulates(CrossEntropy::kWeight) ? T(1) : T(0);
-      gemm<T>(true, false, vocabulary, hidden, count, logits, padded, x, hidden, beta, dw, hidden);
+    if (W* dw = args.g<W>(CrossEntropy::kWeight); dw != nullptr) {
+      const bool add = first > 0 || args.accumulates(CrossEntropy::kWeight);
+      product(true, false, vocabulary, hidden, count, logits, padded, x, hidden, add, dw, hidden);
     }
   }
 
@@ -183,13 +220,19 @@ void cross_entropy_backward(const KernelArgs& args) {
   cross_entropy<T>(args, true);
 }
 
+template <class T>
+void add_for_type(KernelTable& table) {
+  table.add<CrossEntropy>(Phase::Forward, dtype_of<T>(), cross_entropy_forward<T>);
+  table.add<CrossEntropy>(Phase::InputGrad, dtype_of<T>(), cross_entropy_backward<T>);
+}
+
 }  // namespace
 
 void add_cross_entropy_kernels(KernelTable& table) {
-  table.add<CrossEntropy>(Phase::Forward, DType::f32, cross_entropy_forward<float>);
-  table.add<CrossEntropy>(Phase::Forward, DType::f64, cross_entropy_forward<double>);
-  table.add<CrossEntropy>(Phase::InputGrad, DType::f32, cross_entropy_backward<float>);
-  table.add<CrossEntropy>(Phase::InputGrad, DType::f64, cross_entropy_backward<double>);
+  add_for_type<float>(table);
+  add_for_type<double>(table);
+  add_for_type<bf16>(table);
+  add_for_type<f16>(table);
 }
 
 }  // namespace plimsoll

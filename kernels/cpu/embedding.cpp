@@ -44,7 +44,7 @@ void embedding_forward(const KernelArgs& args) {
         std::memcpy(to, from, static_cast<std::size_t>(h) * sizeof(T));
       } else {
         const T* position = positions + (first + row % length) * h;
-        store_range(to, false, 0, h, [=](std::int64_t i) { return from[i] + position[i]; });
+        store_range(to, false, 0, h, [=](std::int64_t i) { return widen(from[i]) + widen(position[i]); });
       }
     }
   });
@@ -52,7 +52,7 @@ void embedding_forward(const KernelArgs& args) {
 
 // Each block of columns takes all tokens in order.
 template <class T>
-void scatter_tokens(const KernelArgs& args, const T* dy, T* dweight, std::int64_t rows, std::int64_t h) {
+void scatter_tokens(const KernelArgs& args, const T* dy, Wide<T>* dweight, std::int64_t rows, std::int64_t h) {
   const auto* tokens = args.v<std::int32_t>(Embedding::kTokens);
   const std::int64_t blocks = (h + kColumnsPerBlock - 1) / kColumnsPerBlock;
   const Vocabulary vocabulary(args, args.grad[Embedding::kWeight]);
@@ -62,19 +62,19 @@ void scatter_tokens(const KernelArgs& args, const T* dy, T* dweight, std::int64_
       const std::int64_t token = vocabulary.row(tokens[row]);
       if (token < 0) continue;
       const T* d = dy + row * h;
-      store_range(dweight + token * h, true, begin, end, [=](std::int64_t i) { return d[i]; });
+      store_range(dweight + token * h, true, begin, end, [=](std::int64_t i) { return widen(d[i]); });
     }
   });
 }
 
 // Rows of dpositions from `first` on.
 template <class T>
-void sum_over_batch(const KernelArgs& args, const T* dy, T* dpositions, std::int64_t first, const Shape& shape) {
+void sum_over_batch(const KernelArgs& args, const T* dy, Wide<T>* dpositions, std::int64_t first, const Shape& shape) {
   const std::int64_t batch = shape[0], length = shape[1], h = shape[2];
   parallel_blocks(args.threads, length, batch * length * h, [=](std::int64_t t) {
     for (std::int64_t b = 0; b < batch; ++b) {
       const T* d = dy + (b * length + t) * h;
-      store_range(dpositions + (first + t) * h, true, 0, h, [=](std::int64_t i) { return d[i]; });
+      store_range(dpositions + (first + t) * h, true, 0, h, [=](std::int64_t i) { return widen(d[i]); });
     }
   });
 }
@@ -87,9 +87,10 @@ void embedding_backward(const KernelArgs& args) {
   const Shape& shape = args.grad[Op::kY].spec.shape;
   for (const int slot : {Op::kWeight, Op::kPositions}) {
     if (!args.grad[slot]) continue;
-    if (!args.accumulates(slot)) parallel_zero(args.threads, args.g<T>(slot), args.grad[slot].spec.elements());
-    if (slot == Op::kWeight) scatter_tokens(args, dy, args.g<T>(slot), shape[0] * shape[1], shape[2]);
-    if (slot == Op::kPositions) sum_over_batch(args, dy, args.g<T>(slot), args.inputs->position, shape);
+    auto* gradient = args.g<Wide<T>>(slot);
+    if (!args.accumulates(slot)) parallel_zero(args.threads, gradient, args.grad[slot].spec.elements());
+    if (slot == Op::kWeight) scatter_tokens(args, dy, gradient, shape[0] * shape[1], shape[2]);
+    if (slot == Op::kPositions) sum_over_batch(args, dy, gradient, args.inputs->position, shape);
   }
 }
 
@@ -107,7 +108,7 @@ void add_rows_forward(const KernelArgs& args) {
     const std::int64_t end = std::min(rows, (block + 1) * kRowsPerBlock);
     for (std::int64_t row = block * kRowsPerBlock; row < end; ++row) {
       const T *from = x + row * h, *addend = positions ? table + (first + row % length) * h : table;
-      store_range(y + row * h, false, 0, h, [=](std::int64_t i) { return from[i] + addend[i]; });
+      store_range(y + row * h, false, 0, h, [=](std::int64_t i) { return widen(from[i]) + widen(addend[i]); });
     }
   });
 }
@@ -120,7 +121,7 @@ void add_rows_backward(const KernelArgs& args) {
   const T* dy = args.g<T>(Op::kY);
   const Shape& shape = args.grad[Op::kY].spec.shape;
   const std::int64_t rows = shape[0] * shape[1], h = shape[2];
-  if (T* table = args.g<T>(Op::kTable); table != nullptr) {
+  if (auto* table = args.g<Wide<T>>(Op::kTable); table != nullptr) {
     if (!args.accumulates(Op::kTable)) parallel_zero(args.threads, table, args.grad[Op::kTable].spec.elements());
     if (a.positions) {
       sum_over_batch(args, dy, table, args.inputs->position + a.first_column, shape);
@@ -129,7 +130,7 @@ void add_rows_backward(const KernelArgs& args) {
         const std::int64_t begin = block * kColumnsPerBlock, end = std::min(h, begin + kColumnsPerBlock);
         for (std::int64_t row = 0; row < rows; ++row) {
           const T* d = dy + row * h;
-          store_range(table, true, begin, end, [=](std::int64_t i) { return d[i]; });
+          store_range(table, true, begin, end, [=](std::int64_t i) { return widen(d[i]); });
         }
       });
     }
@@ -138,7 +139,7 @@ void add_rows_backward(const KernelArgs& args) {
   const bool accumulate = args.accumulates(Op::kX);
   if (dx == nullptr || (dx == dy && !accumulate)) return;
   parallel_elements(args.threads, rows * h, [=](std::int64_t begin, std::int64_t end) {
-    store_range(dx, accumulate, begin, end, [=](std::int64_t i) { return dy[i]; });
+    store_range(dx, accumulate, begin, end, [=](std::int64_t i) { return widen(dy[i]); });
   });
 }
 
@@ -155,6 +156,8 @@ void add_for_type(KernelTable& table) {
 void add_embedding_kernels(KernelTable& table) {
   add_for_type<float>(table);
   add_for_type<double>(table);
+  add_for_type<bf16>(table);
+  add_for_type<f16>(table);
 }
 
 }  // namespace plimsoll

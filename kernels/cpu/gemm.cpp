@@ -145,14 +145,6 @@ void dispatch(const GemmArguments<T>& p, GemmEpilogue epilogue) {
 }
 
 template <class T>
-void check(const GemmArguments<T>& p) {
-  require(p.m >= 0 && p.n >= 0 && p.k >= 0, ErrorKind::Internal, "gemm: negative size {} x {} x {}", p.m, p.n, p.k);
-  require(p.lda >= (p.trans_a ? p.m : p.k) && p.ldb >= (p.trans_b ? p.k : p.n) && p.ldc >= p.n, ErrorKind::Internal,
-          "gemm: leading dimensions {}, {}, {} are too short for {}{} x {} x {}", p.lda, p.ldb, p.ldc,
-          p.trans_a ? "transposed " : "", p.m, p.n, p.k);
-}
-
-template <class T>
 void scale(const GemmArguments<T>& p) {
   for (std::int64_t i = 0; i < p.m; ++i) {
     T* row = p.c + i * p.ldc;
@@ -166,11 +158,20 @@ void scale(const GemmArguments<T>& p) {
 
 }  // namespace
 
+void check_product(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t lda,
+                   std::int64_t ldb) {
+  require(m >= 0 && n >= 0 && k >= 0, ErrorKind::Internal, "gemm: negative size {} x {} x {}", m, n, k);
+  require(lda >= (trans_a ? m : k) && ldb >= (trans_b ? k : n), ErrorKind::Internal,
+          "gemm: leading dimensions {} and {} are too short for {}{} x {} x {}", lda, ldb, trans_a ? "transposed " : "",
+          m, n, k);
+}
+
 template <class T>
 void gemm(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda,
           const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc, GemmEpilogue epilogue) {
   const GemmArguments<T> p{trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc};
-  check(p);
+  check_product(trans_a, trans_b, m, n, k, lda, ldb);
+  require(ldc >= n, ErrorKind::Internal, "gemm: leading dimension {} is too short for {} columns", ldc, n);
   if (m == 0 || n == 0) return;
   if (k > 0) return dispatch(p, epilogue);
   scale(p);
@@ -181,6 +182,14 @@ template void gemm<float>(bool, bool, std::int64_t, std::int64_t, std::int64_t, 
                           const float*, std::int64_t, float, float*, std::int64_t, GemmEpilogue);
 template void gemm<double>(bool, bool, std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t,
                            const double*, std::int64_t, double, double*, std::int64_t, GemmEpilogue);
+
+bool products_by_libxsmm() {
+#ifdef PLIMSOLL_HAVE_LIBXSMM
+  return selected().backend == Backend::Libxsmm;
+#else
+  return false;
+#endif
+}
 
 std::string gemm_backend() { return std::string(selected().name); }
 

@@ -21,4 +21,11 @@ struct GemmArguments {
   std::int64_t ldc;
 };
 
+// Throws Internal for negative sizes, and for a leading dimension of A or B that is shorter than a row.
+void check_product(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t lda,
+                   std::int64_t ldb);
+
+// Whether libxsmm is the backend in use.
+bool products_by_libxsmm();
+
 }  // namespace plimsoll

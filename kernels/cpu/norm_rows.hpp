@@ -25,40 +25,44 @@ template <class T, class F>
 }
 
 template <class T>
-T row_mean(const T* x, std::int64_t h) {
-  return static_cast<T>(row_sum<T>(h, [=](std::int64_t i) { return x[i]; }) / static_cast<double>(h));
+Wide<T> row_mean(const T* x, std::int64_t h) {
+  using W = Wide<T>;
+  return static_cast<W>(row_sum<W>(h, [=](std::int64_t i) { return widen(x[i]); }) / static_cast<double>(h));
 }
 
 // 1 / sqrt(mean((x - center)²) + eps)
 template <class T>
-T row_rstd(const T* x, std::int64_t h, T center, double eps) {
-  const double squares = row_sum<T>(h, [=](std::int64_t i) { return (x[i] - center) * (x[i] - center); });
-  return static_cast<T>(1 / std::sqrt(squares / static_cast<double>(h) + eps));
+Wide<T> row_rstd(const T* x, std::int64_t h, Wide<T> center, double eps) {
+  using W = Wide<T>;
+  const double squares = row_sum<W>(h, [=](std::int64_t i) { return (widen(x[i]) - center) * (widen(x[i]) - center); });
+  return static_cast<W>(1 / std::sqrt(squares / static_cast<double>(h) + eps));
 }
 
 // sums += dy · (x - center) · scale, the row's part of the gradient of the weight.
 template <class T>
-void add_weight_row(const T* x, const T* dy, T* sums, std::int64_t h, T center, T scale) {
-  store_range(sums, true, 0, h, [=](std::int64_t i) { return dy[i] * ((x[i] - center) * scale); });
+void add_weight_row(const T* x, const T* dy, Wide<T>* sums, std::int64_t h, Wide<T> center, Wide<T> scale) {
+  store_range(sums, true, 0, h, [=](std::int64_t i) { return widen(dy[i]) * ((widen(x[i]) - center) * scale); });
 }
 
 // With x̂ = (x - center)·scale and g = dy·weight: dx = scale·(g - mean(g) - x̂·mean(g·x̂)), the mean of g only when
 // Centered; plus dsum (may be null) and, when accumulating, the old dx. dx may be dsum.
 template <bool Centered, class T>
-void norm_row_gradient(const T* x, const T* dy, const T* weight, const T* dsum, T* dx, std::int64_t h, T center,
-                       T scale, bool accumulate) {
+void norm_row_gradient(const T* x, const T* dy, const T* weight, const T* dsum, T* dx, std::int64_t h, Wide<T> center,
+                       Wide<T> scale, bool accumulate) {
+  using W = Wide<T>;
   const double inverse = 1 / static_cast<double>(h);
-  T mean_g = 0;
+  const auto g = [=](std::int64_t i) { return widen(dy[i]) * widen(weight[i]); };
+  W mean_g = 0;
   if constexpr (Centered) {
-    mean_g = static_cast<T>(row_sum<T>(h, [=](std::int64_t i) { return dy[i] * weight[i]; }) * inverse);
+    mean_g = static_cast<W>(row_sum<W>(h, g) * inverse);
   }
-  const T mean_gx = static_cast<T>(
-      row_sum<T>(h, [=](std::int64_t i) { return dy[i] * weight[i] * ((x[i] - center) * scale); }) * inverse);
+  const W mean_gx =
+      static_cast<W>(row_sum<W>(h, [=](std::int64_t i) { return g(i) * ((widen(x[i]) - center) * scale); }) * inverse);
   const auto gradient = [=](std::int64_t i) {
-    return scale * (dy[i] * weight[i] - mean_g - (x[i] - center) * scale * mean_gx);
+    return scale * (g(i) - mean_g - (widen(x[i]) - center) * scale * mean_gx);
   };
   if (dsum != nullptr) {
-    store_range(dx, accumulate, 0, h, [=](std::int64_t i) { return dsum[i] + gradient(i); });
+    store_range(dx, accumulate, 0, h, [=](std::int64_t i) { return widen(dsum[i]) + gradient(i); });
   } else {
     store_range(dx, accumulate, 0, h, gradient);
   }

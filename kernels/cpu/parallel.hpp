@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/cpu/cast.hpp"
 #include "runtime/exec/kernel_table.hpp"
 
 namespace plimsoll {
@@ -31,15 +32,15 @@ void parallel_elements(int threads, std::int64_t n, F&& body) {
                   [&](std::int64_t b) { body(b * kBlockElements, std::min(n, (b + 1) * kBlockElements)); });
 }
 
-// out[i] = f(i), or out[i] += f(i). f may read out[i], so gradients may lie over each other.
+// out[i] = f(i), or out[i] += f(i), rounded once. f may read out[i], so gradients may lie over each other.
 template <class T, class F>
 [[gnu::always_inline]] inline void store_range(T* out, bool accumulate, std::int64_t begin, std::int64_t end, F&& f) {
   if (accumulate) {
 #pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) out[i] = out[i] + f(i);
+    for (std::int64_t i = begin; i < end; ++i) out[i] = convert<T>(widen(out[i]) + f(i));
   } else {
 #pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) out[i] = f(i);
+    for (std::int64_t i = begin; i < end; ++i) out[i] = convert<T>(f(i));
   }
 }
 

@@ -31,7 +31,8 @@ void activate_backward(const KernelArgs& args) {
   const bool accumulate = args.accumulates(Activate::kX);
   with_activation(args.attrs<Activate>().kind, [&](auto kind) {
     parallel_elements(args.threads, args.grad[Activate::kX].spec.elements(), [=](std::int64_t begin, std::int64_t end) {
-      store_range(dx, accumulate, begin, end, [=](std::int64_t i) { return dy[i] * activation_slope<kind()>(x[i]); });
+      store_range(dx, accumulate, begin, end,
+                  [=](std::int64_t i) { return widen(dy[i]) * activation_slope<kind()>(widen(x[i])); });
     });
   });
 }
@@ -55,18 +56,20 @@ void swiglu_forward(const KernelArgs& args) {
   swiglu_ranges(args.threads, spec.rows(), f, [=](std::int64_t row, std::int64_t begin, std::int64_t end) {
     const T *gate = x + row * 2 * f, *up = gate + f;
     store_range(y + row * f, false, begin, end,
-                [=](std::int64_t i) { return gate[i] * vec::sigmoid(gate[i]) * up[i]; });
+                [=](std::int64_t i) { return widen(gate[i]) * vec::sigmoid(widen(gate[i])) * widen(up[i]); });
   });
 }
 
 template <bool Accumulate, class T>
 void swiglu_gradients(const T* gate, const T* up, const T* dy, T* dgate, T* dup, std::int64_t begin, std::int64_t end) {
+  using W = Wide<T>;
 #pragma omp simd
   for (std::int64_t i = begin; i < end; ++i) {
-    const SigmoidSlope<T> s(gate[i]);
-    const T to_gate = dy[i] * up[i] * (s.value + gate[i] * s.slope), to_up = dy[i] * gate[i] * s.value;
-    dgate[i] = Accumulate ? dgate[i] + to_gate : to_gate;
-    dup[i] = Accumulate ? dup[i] + to_up : to_up;
+    const W g = widen(gate[i]), d = widen(dy[i]);
+    const SigmoidSlope<W> s(g);
+    const W to_gate = d * widen(up[i]) * (s.value + g * s.slope), to_up = d * g * s.value;
+    dgate[i] = convert<T>(Accumulate ? widen(dgate[i]) + to_gate : to_gate);
+    dup[i] = convert<T>(Accumulate ? widen(dup[i]) + to_up : to_up);
   }
 }
 
@@ -90,37 +93,37 @@ void add_forward(const KernelArgs& args) {
   const T *a = args.v<T>(Add::kA), *b = args.v<T>(Add::kB);
   T* y = args.v<T>(Add::kY);
   parallel_elements(args.threads, args.value[Add::kY].spec.elements(), [=](std::int64_t begin, std::int64_t end) {
-    store_range(y, false, begin, end, [=](std::int64_t i) { return a[i] + b[i]; });
+    store_range(y, false, begin, end, [=](std::int64_t i) { return widen(a[i]) + widen(b[i]); });
   });
 }
 
 // out = factor·in, or out += factor·in; `in` may be `out` when nothing is accumulated.
 template <class T>
-void scale_elements(const KernelArgs& args, const T* in, T* out, std::int64_t n, T factor, bool accumulate) {
-  if (in == out && factor == T(1)) return;
+void scale_elements(const KernelArgs& args, const T* in, T* out, std::int64_t n, Wide<T> factor, bool accumulate) {
+  if (in == out && factor == 1) return;
   parallel_elements(args.threads, n, [=](std::int64_t begin, std::int64_t end) {
-    store_range(out, accumulate, begin, end, [=](std::int64_t i) { return factor * in[i]; });
+    store_range(out, accumulate, begin, end, [=](std::int64_t i) { return factor * widen(in[i]); });
   });
 }
 
 template <class T>
 void add_backward(const KernelArgs& args) {
   if (!args.grad[Add::kA] || without_gradient<Add>(args, Add::kY)) return;
-  scale_elements(args, args.g<T>(Add::kY), args.g<T>(Add::kA), args.grad[Add::kY].spec.elements(), T(1),
+  scale_elements(args, args.g<T>(Add::kY), args.g<T>(Add::kA), args.grad[Add::kY].spec.elements(), 1,
                  args.accumulates(Add::kA));
 }
 
 template <class T>
 void scale_forward(const KernelArgs& args) {
   scale_elements(args, args.v<T>(Scale::kX), args.v<T>(Scale::kY), args.value[Scale::kY].spec.elements(),
-                 static_cast<T>(args.attrs<Scale>().factor), false);
+                 static_cast<Wide<T>>(args.attrs<Scale>().factor), false);
 }
 
 template <class T>
 void scale_backward(const KernelArgs& args) {
   if (!args.grad[Scale::kX] || without_gradient<Scale>(args, Scale::kY)) return;
   scale_elements(args, args.g<T>(Scale::kY), args.g<T>(Scale::kX), args.grad[Scale::kY].spec.elements(),
-                 static_cast<T>(args.attrs<Scale>().factor), args.accumulates(Scale::kX));
+                 static_cast<Wide<T>>(args.attrs<Scale>().factor), args.accumulates(Scale::kX));
 }
 
 template <class From, class To>
@@ -130,7 +133,7 @@ void cast_elements(int threads, const void* in, void* out, std::int64_t n, bool 
   parallel_elements(threads, n, [=](std::int64_t begin, std::int64_t end) {
     if (accumulate) {
 #pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) y[i] = convert<To>(widen(y[i]) + widen(convert<To>(x[i])));
+      for (std::int64_t i = begin; i < end; ++i) y[i] = convert<To>(widen(y[i]) + convert<Wide<To>>(x[i]));
     } else {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) y[i] = convert<To>(x[i]);
@@ -183,18 +186,18 @@ void dropout_map(const KernelArgs& args, const View& from, const View& to, bool 
   const auto skipped = static_cast<std::uint64_t>(attrs.first_column * column);
   const std::uint64_t seed = args.inputs->seed, first_sample = args.inputs->first_sample;
   const std::uint32_t threshold = dropout_threshold(attrs.p);
-  const T scale = static_cast<T>(1 / (1 - attrs.p));
+  const auto scale = static_cast<Wide<T>>(1 / (1 - attrs.p));
   parallel_elements(args.threads, n, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t at = begin; at < end;) {
       const std::int64_t sample = at / part, last = std::min(end, (sample + 1) * part);
       const std::uint64_t place = (first_sample + static_cast<std::uint64_t>(sample)) * whole + skipped +
                                   static_cast<std::uint64_t>(at - sample * part);
-      for_random_bits(seed, attrs.site, place, last - at,
-                      [=](std::int64_t offset, const std::uint32_t* bits, std::int64_t count) {
-                        const T* from_here = in + at + offset;
-                        store_range(out + at + offset, accumulate, 0, count,
-                                    [=](std::int64_t i) { return bits[i] < threshold ? T(0) : from_here[i] * scale; });
-                      });
+      for_random_bits(
+          seed, attrs.site, place, last - at, [=](std::int64_t offset, const std::uint32_t* bits, std::int64_t count) {
+            const T* from_here = in + at + offset;
+            store_range(out + at + offset, accumulate, 0, count,
+                        [=](std::int64_t i) { return bits[i] < threshold ? Wide<T>(0) : widen(from_here[i]) * scale; });
+          });
       at = last;
     }
   });
@@ -231,6 +234,8 @@ void add_for_type(KernelTable& table) {
 void add_pointwise_kernels(KernelTable& table) {
   add_for_type<float>(table);
   add_for_type<double>(table);
+  add_for_type<bf16>(table);
+  add_for_type<f16>(table);
   for (const DType from : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     table.add<Cast>(Phase::Forward, from, cast_forward);
     table.add<Cast>(Phase::InputGrad, from, cast_backward);

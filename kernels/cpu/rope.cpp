@@ -31,50 +31,53 @@ void fill_table(const KernelArgs& args, T* table, std::int64_t length) {
 
 // Rotates by sign·angle. `in` may be `out` when nothing is accumulated.
 template <class T>
-void rotate(const KernelArgs& args, const View& from, const View& to, T sign, bool accumulate) {
+void rotate(const KernelArgs& args, const View& from, const View& to, Wide<T> sign, bool accumulate) {
+  using W = Wide<T>;
   const HeadLayout& layout = args.attrs<Rope>().layout;
   const Shape& shape = from.spec.shape;
   const std::int64_t length = shape[1], rows = shape[0] * length, width = shape[2];
   const std::int64_t head_dim = layout.head_dim, half = head_dim / 2, rotated = layout.heads + layout.kv_heads;
-  T* table = reinterpret_cast<T*>(args.workspace);
+  W* table = reinterpret_cast<W*>(args.workspace);
   fill_table(args, table, length);
   const T* in = from.as<T>();
   T* out = to.as<T>();
   parallel_blocks(args.threads, rows, rows * width, [=](std::int64_t row) {
-    const T *cosine = table + row % length * head_dim, *sine = cosine + half;
+    const W *cosine = table + row % length * head_dim, *sine = cosine + half;
     for (std::int64_t head = 0; head < rotated; ++head) {
       const T *x1 = in + row * width + head * head_dim, *x2 = x1 + half;
       T *y1 = out + row * width + head * head_dim, *y2 = y1 + half;
       if (accumulate) {
 #pragma omp simd
         for (std::int64_t i = 0; i < half; ++i) {
-          y1[i] += x1[i] * cosine[i] - sign * x2[i] * sine[i];
-          y2[i] += x2[i] * cosine[i] + sign * x1[i] * sine[i];
+          const W a = widen(x1[i]), b = widen(x2[i]);
+          y1[i] = convert<T>(widen(y1[i]) + (a * cosine[i] - sign * b * sine[i]));
+          y2[i] = convert<T>(widen(y2[i]) + (b * cosine[i] + sign * a * sine[i]));
         }
       } else {
 #pragma omp simd
         for (std::int64_t i = 0; i < half; ++i) {
-          const T a = x1[i], b = x2[i];
-          y1[i] = a * cosine[i] - sign * b * sine[i];
-          y2[i] = b * cosine[i] + sign * a * sine[i];
+          const W a = widen(x1[i]), b = widen(x2[i]);
+          y1[i] = convert<T>(a * cosine[i] - sign * b * sine[i]);
+          y2[i] = convert<T>(b * cosine[i] + sign * a * sine[i]);
         }
       }
     }
     const T* values = in + row * width;
     if (in == out) return;
-    store_range(out + row * width, accumulate, rotated * head_dim, width, [=](std::int64_t i) { return values[i]; });
+    store_range(out + row * width, accumulate, rotated * head_dim, width,
+                [=](std::int64_t i) { return widen(values[i]); });
   });
 }
 
 template <class T>
 void rope_forward(const KernelArgs& args) {
-  rotate<T>(args, args.value[Rope::kX], args.value[Rope::kY], T(1), false);
+  rotate<T>(args, args.value[Rope::kX], args.value[Rope::kY], 1, false);
 }
 
 template <class T>
 void rope_backward(const KernelArgs& args) {
   if (!args.grad[Rope::kX] || without_gradient<Rope>(args, Rope::kY)) return;
-  rotate<T>(args, args.grad[Rope::kY], args.grad[Rope::kX], T(-1), args.accumulates(Rope::kX));
+  rotate<T>(args, args.grad[Rope::kY], args.grad[Rope::kX], -1, args.accumulates(Rope::kX));
 }
 
 template <class T>
@@ -88,6 +91,8 @@ void add_for_type(KernelTable& table) {
 void add_rope_kernels(KernelTable& table) {
   add_for_type<float>(table);
   add_for_type<double>(table);
+  add_for_type<bf16>(table);
+  add_for_type<f16>(table);
 }
 
 }  // namespace plimsoll

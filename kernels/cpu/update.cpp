@@ -76,6 +76,18 @@ void update_ranges(int threads, std::int64_t n, std::int64_t decay_elements, F&&
   });
 }
 
+// The parameters [begin, end) in the dtype that other ops read, where that is another.
+template <class T>
+void round_parameters(const View& rounded, const T* parameters, std::int64_t begin, std::int64_t end) {
+  if (!rounded) return;
+  const auto store = [=](auto* out) {
+    store_range(out, false, begin, end, [=](std::int64_t i) { return parameters[i]; });
+  };
+  if (rounded.spec.dtype == DType::bf16) return store(rounded.as<bf16>());
+  if (rounded.spec.dtype == DType::f16) return store(rounded.as<f16>());
+  fail(ErrorKind::Internal, "parameters are not rounded to {}", dtype_name(rounded.spec.dtype));
+}
+
 // Scalars are computed in double and rounded once, as PyTorch does.
 template <class T>
 void adamw(const KernelArgs& args) {
@@ -91,6 +103,7 @@ void adamw(const KernelArgs& args) {
   const T* gradients = args.v<T>(AdamW::kGradients);
   T *parameters = args.v<T>(AdamW::kParameters), *first = args.v<T>(AdamW::kFirst), *second = args.v<T>(AdamW::kSecond);
   const std::int64_t n = args.value[AdamW::kParameters].spec.elements();
+  const View& rounded = args.value[AdamW::kRounded];
   update_ranges(args.threads, n, a.decay_elements, [=](std::int64_t begin, std::int64_t end, bool decays) {
     const T keep = decays ? shrink : T(1);
 #pragma omp simd
@@ -102,6 +115,7 @@ void adamw(const KernelArgs& args) {
       second[i] = v;
       parameters[i] = parameters[i] * keep - step * (m / (std::sqrt(v) / root + eps));
     }
+    round_parameters(rounded, parameters, begin, end);
   });
 }
 
@@ -116,20 +130,22 @@ void sgd(const KernelArgs& args) {
   const T* gradients = args.v<T>(Sgd::kGradients);
   T *parameters = args.v<T>(Sgd::kParameters), *buffer = args.v<T>(Sgd::kMomentum);
   const std::int64_t n = args.value[Sgd::kParameters].spec.elements();
+  const View& rounded = args.value[Sgd::kRounded];
   update_ranges(args.threads, n, a.decay_elements, [=](std::int64_t begin, std::int64_t end, bool decays) {
     const T pull = decays ? decay : T(0);
     if (buffer == nullptr) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) parameters[i] -= lr * (gradients[i] * factor + pull * parameters[i]);
-      return;
-    }
+    } else {
 #pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) {
-      const T g = gradients[i] * factor + pull * parameters[i];
-      const T m = momentum * buffer[i] + g;
-      buffer[i] = m;
-      parameters[i] -= lr * (nesterov ? g + momentum * m : m);
+      for (std::int64_t i = begin; i < end; ++i) {
+        const T g = gradients[i] * factor + pull * parameters[i];
+        const T m = momentum * buffer[i] + g;
+        buffer[i] = m;
+        parameters[i] -= lr * (nesterov ? g + momentum * m : m);
+      }
     }
+    round_parameters(rounded, parameters, begin, end);
   });
 }
 

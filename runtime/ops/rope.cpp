@@ -23,7 +23,7 @@ std::int64_t Rope::flops(const Attrs& a, const SlotSpecs& s, Phase phase) {
 // cos and sin of each position and frequency.
 std::int64_t Rope::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int) {
   if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
-  return s[kX].shape[1] * a.layout.head_dim * dtype_bytes(s[kX].dtype);
+  return s[kX].shape[1] * a.layout.head_dim * dtype_bytes(wide_dtype(s[kX].dtype));
 }
 
 std::vector<Sample<Rope::Attrs>> Rope::samples() {

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
+#include "kernels/cpu/product.hpp"
 #include "runtime/core/error.hpp"
 
 namespace plimsoll {
@@ -175,7 +177,100 @@ TEST_F(Gemm, BitsDoNotDependOnThreads) {
   }
 }
 
+// Sums of 16-bit numbers in float; C of their type is rounded once, C of float not at all.
+template <class T, class C>
+void check_half(const Case& s, bool ta, bool tb) {
+  const std::int64_t lda = (ta ? s.m : s.k) + 3, ldb = (tb ? s.k : s.n) + 1, ldc = s.n + 2;
+  const auto halves = [](std::int64_t size, int seed) {
+    std::vector<T> v;
+    for (const float x : pattern<float>(size, seed)) v.push_back(T(x));
+    return v;
+  };
+  const auto a = halves((ta ? s.k : s.m) * lda, 1), b = halves((tb ? s.n : s.k) * ldb, 2);
+  std::vector<C> before;
+  for (const float x : pattern<float>(s.m * ldc, 3)) before.push_back(C(x));
+  std::vector<C> stored(before.size(), C(std::nanf(""))), added = before;
+  product(ta, tb, s.m, s.n, s.k, a.data(), lda, b.data(), ldb, false, stored.data(), ldc);
+  product(ta, tb, s.m, s.n, s.k, a.data(), lda, b.data(), ldb, true, added.data(), ldc);
+  const double unit = std::is_same_v<C, bf16> ? 0x1p-8 : std::is_same_v<C, f16> ? 0x1p-11 : 0;
+  for (std::int64_t i = 0; i < s.m; ++i) {
+    for (std::int64_t j = 0; j < ldc; ++j) {
+      const auto at = static_cast<std::size_t>(i * ldc + j);
+      if (j >= s.n) {
+        ASSERT_TRUE(std::isnan(float(stored[at])) && float(added[at]) == float(before[at]))
+            << "padding " << i << "," << j;
+        continue;
+      }
+      double sum = 0;
+      for (std::int64_t l = 0; l < s.k; ++l) {
+        sum += double(float(a[static_cast<std::size_t>(ta ? l * lda + i : i * lda + l)])) *
+               double(float(b[static_cast<std::size_t>(tb ? j * ldb + l : l * ldb + j)]));
+      }
+      const double more = sum + double(float(before[at])), sums = 0x1p-23 * (4 + double(s.k));
+      ASSERT_NEAR(float(stored[at]), sum, sums + 1.001 * unit * std::fabs(sum))
+          << s.m << "x" << s.n << "x" << s.k << " at " << i << "," << j << " ta " << ta << " tb " << tb;
+      ASSERT_NEAR(float(added[at]), more, sums + 1.001 * unit * std::fabs(more)) << i << "," << j;
+    }
+  }
+}
+
+// libxsmm's kernels, or tiles of our own.
+const std::vector<std::string> kHalfBackends{gemm_backend(), "eigen"};
+
+// Beside the sizes of the others: several panels of depth, blocks of rows and of columns, odd depths.
+TEST_F(Gemm, OfHalvesAgreesWithNaiveProductInDouble) {
+  std::vector<Case> cases = kCases;
+  for (const Case& s : {Case{61, 70, 801}, Case{801, 66, 6}, Case{200, 290, 10}, Case{0, 3, 4}, Case{3, 5, 0}}) {
+    cases.push_back(s);
+  }
+  for (const std::string& backend : kHalfBackends) {
+    SCOPED_TRACE(backend);
+    set_gemm_backend(backend);
+    for (const Case& s : cases) {
+      for (const bool ta : {false, true}) {
+        for (const bool tb : {false, true}) {
+          check_half<bf16, bf16>(s, ta, tb);
+          check_half<bf16, float>(s, ta, tb);
+          check_half<f16, f16>(s, ta, tb);
+          check_half<f16, float>(s, ta, tb);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void check_half_threads(const Case& s, bool ta) {
+  std::vector<T> a, b;
+  for (const float x : pattern<float>(s.m * s.k, 1)) a.push_back(T(x));
+  for (const float x : pattern<float>(s.n * s.k, 2)) b.push_back(T(x));
+  std::vector<float> first;
+  for (const int threads : {1, 2, 3, 4, 7}) {
+    omp_set_num_threads(threads);
+    std::vector<float> c(static_cast<std::size_t>(s.m * s.n));
+    product(ta, !ta, s.m, s.n, s.k, a.data(), ta ? s.m : s.k, b.data(), ta ? s.n : s.k, false, c.data(), s.n);
+    if (first.empty()) first = c;
+    EXPECT_EQ(std::memcmp(first.data(), c.data(), c.size() * sizeof(float)), 0) << threads << " threads";
+  }
+}
+
+TEST_F(Gemm, BitsOfHalvesDoNotDependOnThreads) {
+  for (const std::string& backend : kHalfBackends) {
+    SCOPED_TRACE(backend);
+    set_gemm_backend(backend);
+    for (const Case& s : {Case{160, 230, 192}, Case{301, 70, 901}, Case{1000, 80, 30}, Case{37, 700, 900}}) {
+      for (const bool ta : {false, true}) {
+        check_half_threads<bf16>(s, ta);
+        check_half_threads<f16>(s, ta);
+      }
+    }
+  }
+}
+
 TEST_F(Gemm, RejectsWhatCannotBeHonoured) {
+  std::vector<bf16> half(12);
+  EXPECT_THROW(product(false, false, 2, 3, 4, half.data(), 3, half.data(), 3, false, half.data(), 3), Error);
+  EXPECT_THROW(product(false, false, 2, -3, 4, half.data(), 4, half.data(), 3, false, half.data(), 3), Error);
   float x = 0;
   EXPECT_THROW(gemm<float>(false, false, 2, 3, 4, &x, 3, &x, 3, 0.0F, &x, 3), Error);
   EXPECT_THROW(gemm<float>(false, false, -1, 3, 4, &x, 4, &x, 3, 0.0F, &x, 3), Error);

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -35,7 +37,9 @@ struct Update {
   void run(const typename Op::Attrs& attrs, const std::vector<View>& value, Phase phase = Phase::Update) {
     const Attrs any(std::in_place_index<op_id<Op>>, attrs);
     KernelArgs args;
-    args.value = value.data();
+    std::array<View, kMaxSlots> slots;
+    std::copy(value.begin(), value.end(), slots.begin());
+    args.value = slots.data();
     args.attributes = &any;
     args.threads = threads;
     args.inputs = &in;
@@ -178,6 +182,44 @@ TEST(UpdateKernels, BitsDoNotDependOnThreads) {
     if (threads == 1) first = p;
     EXPECT_EQ(std::memcmp(first.data(), p.data(), p.size() * sizeof(float)), 0) << threads;
   }
+}
+
+// Beside the parameters, which do not notice, stands what other kernels read of them: rounded to nearest even; left
+// alone by a step that is not made.
+template <class Half>
+void check_rounded() {
+  for (const float infinite : {0.0F, 1.0F}) {
+    auto g = random_vector<float>("g"), plain = random_vector<float>("p"), m = random_vector<float>("m");
+    std::vector<float> v(g.size(), 1.0F), master = plain, m2 = m, v2 = v;
+    std::vector<Half> rounded(g.size(), Half(7.0F));
+    std::vector<double> norm{2};
+    Update update;
+    update.in.learning_rate = 0.1F;
+    update.out.found_inf = infinite > 0 ? 1 : 0;
+    const AdamW::Attrs adamw{0.9, 0.95, 1e-8, 0.1, 1.0, 7001};
+    update.run<AdamW, float>(adamw, {view(g), view(norm), view(plain), view(m), view(v)});
+    update.run<AdamW, float>(adamw, {view(g), view(norm), view(master), view(m2), view(v2), view(rounded)});
+    const auto expect_rounded = [&](std::string_view op) {
+      EXPECT_EQ(master, plain) << op;
+      for (std::size_t i = 0; i < master.size(); ++i) {
+        ASSERT_EQ(rounded[i].bits, Half(infinite > 0 ? 7.0F : master[i]).bits) << op << " at " << i;
+      }
+    };
+    expect_rounded("adamw");
+    for (const double momentum : {0.0, 0.9}) {
+      const Sgd::Attrs sgd{momentum, 0.1, 1.0, momentum > 0, 7001};
+      View buffer = view(m), buffer2 = view(m2);
+      if (momentum == 0) buffer = buffer2 = View{};
+      update.run<Sgd, float>(sgd, {view(g), view(norm), view(plain), buffer});
+      update.run<Sgd, float>(sgd, {view(g), view(norm), view(master), buffer2, view(rounded)});
+      expect_rounded("sgd");
+    }
+  }
+}
+
+TEST(UpdateKernels, RoundTheParametersForOtherKernels) {
+  check_rounded<bf16>();
+  check_rounded<f16>();
 }
 
 double run_norm(std::vector<float>& g, const std::vector<Segment>& segments, Update& update) {

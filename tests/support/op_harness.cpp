@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 
+#include "launch/allocation_counter.hpp"
 #include "runtime/core/rng.hpp"
 #include "tests/support/device_copies.hpp"
 #include "tests/support/local_ranks.hpp"
@@ -214,10 +215,12 @@ class Execution {
     args.inputs = &step_inputs_;
     args.outputs = &step_outputs_;
     args.group = group_;
+    begin_counted_region();
     if (how_.device != nullptr)
       run_on_device(kernel, args, scratch);
     else
       kernel(args);
+    end_counted_region();
     EXPECT_TRUE(workspace.intact()) << case_.text() << " " << phase_name(phase) << " writes outside its workspace";
     for (int s = 0; s < case_.slots(); ++s) {
       for (const Memory& m : {value_[at(s)], grad_[at(s)]}) {

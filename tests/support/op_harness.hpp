@@ -1,7 +1,8 @@
 #pragma once
 // Runs one op's kernels on one sample of its declaration, the way an executor may run them: with or without gradients,
-// accumulating, in place, with any number of threads. Every buffer lies between guards, outputs and workspace start as
-// NaN, and a kernel that writes elsewhere or leaves something out fails the test.
+// accumulating, in place, with any number of threads. Kernels run in a counted region (AllocationCounter). Every buffer
+// lies between guards, outputs and workspace start as NaN, and a kernel that writes elsewhere or leaves something out
+// fails the test.
 
 #include <array>
 #include <cstddef>
