@@ -27,9 +27,11 @@
 #include "launch/step_times.hpp"
 #include "optim/loss_scale.hpp"
 #include "optim/schedule.hpp"
+#include "runtime/checkpoint/json_file.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/data/loader.hpp"
+#include "runtime/model/huggingface.hpp"
 
 namespace plimsoll {
 namespace {
@@ -301,6 +303,14 @@ void finish(Run& run, Reporter* reporter, const RankSummary& mine) {
   run.profile->write_trace(trace_path(run), run.place.rank);
 }
 
+// Ordinary text has no padding; who has it in the data should know that its row is trained.
+void warn_of_padding(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / "config.json";
+  if (const std::optional<std::int64_t> id = padding_id(read_json_file(file)))
+    log_warn("{}: pad_token_id: {} is a token like any other here; transformers would not train its embedding",
+             file.string(), *id);
+}
+
 TrainingState first_state(Run& run) {
   if (auto loaded = load_run(run.config, *run.engine)) {
     if (run.chief()) log_info("{}: resuming at step {}", run.config.run.dir, loaded->step);
@@ -308,7 +318,10 @@ TrainingState first_state(Run& run) {
     return *loaded;
   }
   run.engine->initialise(run.config.run.seed);
-  if (!run.config.model.from.empty()) run.engine->load(HuggingFaceWeights::open(run.config.model.from));
+  if (!run.config.model.from.empty()) {
+    run.engine->load(HuggingFaceWeights::open(run.config.model.from));
+    if (run.chief()) warn_of_padding(run.config.model.from);
+  }
   TrainingState state;
   state.seed = run.config.run.seed;
   state.loss_scale = first_loss_scale(run.config.precision).scale;

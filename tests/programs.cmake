@@ -65,7 +65,8 @@ plimsoll_program_test(golden.shared.2_ranks COMMAND ${golden_shared} ${mpirun} 2
 set_tests_properties(golden.shared golden.shared.2_ranks PROPERTIES SKIP_RETURN_CODE 77)
 plimsoll_program_test(golden.refusals
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_refusals.py $<TARGET_FILE:golden_check>
-    ${CMAKE_CURRENT_SOURCE_DIR}/golden/gpt2_erf ${CMAKE_CURRENT_BINARY_DIR}/golden_refusals LABELS unit TIMEOUT 240)
+    ${CMAKE_CURRENT_SOURCE_DIR}/golden/gpt2_erf ${CMAKE_CURRENT_SOURCE_DIR}/golden/llama_linear_rope
+    ${CMAKE_CURRENT_BINARY_DIR}/golden_refusals LABELS unit TIMEOUT 240)
 
 # The collectives over MPI: the suite that the unit tests run over self and local.
 add_executable(mpi_collectives ${CMAKE_CURRENT_SOURCE_DIR}/comm/mpi_collectives.cpp)

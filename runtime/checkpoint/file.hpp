@@ -9,7 +9,7 @@
 
 namespace plimsoll {
 
-// What to do when the last part of a path is a symbolic link. Names that come from another file are opened with Refuse.
+// What to do when the last part of a path is a symbolic link. Names inside a checkpoint are opened with Refuse.
 enum class Links { Follow, Refuse };
 
 class File {

@@ -55,7 +55,7 @@ void HuggingFaceWeights::open_shards(const std::filesystem::path& index) {
     require(is_basename(shard), ErrorKind::BadData, "{}: tensor {} names {}; only files of the same folder are allowed",
             where, shown_name(name), shown_name(shard));
     const auto [place, is_new] = opened.emplace(shard, files_.size());
-    if (is_new) files_.push_back(SafetensorsFile::open(folder_ / shard, Links::Refuse));
+    if (is_new) files_.push_back(SafetensorsFile::open(folder_ / shard));
     require(files_[place->second].contains(name), ErrorKind::BadData, "{}: has no tensor {}, which {} promises",
             (folder_ / shard).string(), shown_name(name), index.filename().string());
     file_of_.emplace(name, place->second);

@@ -1,6 +1,6 @@
 #pragma once
 // The weights of a Hugging Face folder: model.safetensors, or the shards named by model.safetensors.index.json. An
-// index may name files of its own folder only, and those must be regular files, not links.
+// index may name files of its own folder only: regular ones, or links to such (huggingface_hub's cache has links).
 
 #include <cstdint>
 #include <filesystem>

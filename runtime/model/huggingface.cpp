@@ -421,6 +421,14 @@ ModelConfig model_from_huggingface_folder(const std::filesystem::path& folder) {
   return model_from_huggingface(read_json_file(path), path.string());
 }
 
+std::optional<std::int64_t> padding_id(const nlohmann::json& config) {
+  const auto id = config.find("pad_token_id");
+  if (config.at("model_type") == "gpt2" || id == config.end() || !id->is_number_integer()) return std::nullopt;
+  const auto vocabulary = config.at("vocab_size").get<std::int64_t>();
+  const std::int64_t row = id->get<std::int64_t>() < 0 ? vocabulary + id->get<std::int64_t>() : id->get<std::int64_t>();
+  return row >= 0 && row < vocabulary ? std::optional(row) : std::nullopt;
+}
+
 nlohmann::json model_to_huggingface(const ModelConfig& model, DType dtype) {
   require(model.kv_heads > 0 && model.head_dim > 0 && model.ffn > 0 && model.vocabulary > 0, ErrorKind::Internal,
           "a model must be resolved before its config.json is written");

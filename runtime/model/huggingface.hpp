@@ -21,6 +21,11 @@ ModelConfig model_from_huggingface(const nlohmann::json& config, std::string_vie
 // The same for the config.json of a folder. MissingInput when there is none, BadData when it is not JSON.
 ModelConfig model_from_huggingface_folder(const std::filesystem::path& folder);
 
+// The id whose row of the token embedding transformers gives no gradient through the lookup (torch's padding_idx):
+// pad_token_id of llama, qwen2 and qwen3 where it is in the vocabulary, a negative one counted from its end. The model
+// trained here has no such row. gpt2 has none there either. `config` is one that model_from_huggingface takes.
+std::optional<std::int64_t> padding_id(const nlohmann::json& config);
+
 // The config.json (newer form) of a resolved model whose weights are `dtype`. What transformers cannot
 // express goes into an object "plimsoll", which model_from_huggingface honours and transformers ignores: reading back
 // gives the same model, but for `preset` and `from`.

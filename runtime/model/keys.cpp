@@ -38,8 +38,11 @@ void lay_preset(ModelConfig& model, const std::string& name, const ConfigNode& a
 // What a family, a preset or a folder says comes first; explicit keys are laid over it.
 void lay_base(ModelConfig& model, const ConfigNode& node, const KeyScope& scope) {
   const std::string* family = named_by(node, "family");
+  bool named = false;
   for (const EnumName& n : enum_names(ModelFamily{})) {
-    if (family != nullptr && *family == n.name) model = family_defaults(static_cast<ModelFamily>(n.value));
+    if (family == nullptr || *family != n.name) continue;
+    model = family_defaults(static_cast<ModelFamily>(n.value));
+    named = true;
   }
   const std::string* preset = named_by(node, "preset");
   const std::string* from = named_by(node, "from");
@@ -49,6 +52,9 @@ void lay_base(ModelConfig& model, const ConfigNode& node, const KeyScope& scope)
     const ConfigNode& at = node.entry("from")->value;
     try {
       model = model_from_huggingface_folder(*from);
+      if (named && *family != to_text(model.family))
+        scope.child("family").fault(node.entry("family")->value,
+                                    fmt::format("{} is not of the family {}", *from, quote_text(*family)));
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::MissingInput) throw;
       scope.child("from").fault(at, error.what());

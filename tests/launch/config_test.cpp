@@ -425,6 +425,10 @@ TEST(Config, ModelsComeFromFolders) {
   EXPECT_TRUE(same_values(c, parse_config(dump_config(c), "dump")));
   EXPECT_NE(faults(kData + from + ", preset: gpt2-124m}\n").find("preset and from exclude each other"),
             std::string::npos);
+  EXPECT_EQ(
+      faults(kData + from + ", family: llama}\n"),
+      fmt::format("f:2:{}: model.family: {} is not of the family 'llama'", from.size() + 11, folder.path().string()));
+  EXPECT_NO_THROW(parse_config(kData + from + ", family: gpt2}\n", "f"));
   test::write_text(folder / "config.json", "{broken");
   EXPECT_TRUE(faults(kData + from + "}\n").starts_with("f:2:15: model.from: "));
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""golden_refusals.py GOLDEN_CHECK FOLDER WORK: breaks copies of FOLDER, one thing at a time; golden_check must give the code
-and name what is wrong."""
+"""golden_refusals.py GOLDEN_CHECK FOLDER LLAMA WORK: breaks copies of FOLDER, a GPT-2, and LLAMA, one thing at a time;
+golden_check must give the code and name what is wrong."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-program, original, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+program, original, llama, work = sys.argv[1], *map(Path, sys.argv[2:5])
 GONE = object()
 # (file, path of keys, value, exit code, parts of the message)
 CASES = [
@@ -39,6 +39,8 @@ CASES = [
     ("config.json", "vocab_size", 90, 65, ["tokens"]),
     ("config.json", "activation_function", "relu", 78, ["config.json", "activation_function"]),
     ("config.json", "logit_softcap", 30.0, 78, ["config.json", "logit_softcap: is not known"]),
+    # Transformers looks GPT-2's padding up like any other token.
+    ("config.json", "pad_token_id", 2, 0, ["within tolerance"]),
     # Not errors: a folder whose configuration has dropout is compared without, as the reference was computed.
     ("config.json", "attn_pdrop", 0.1, 0, ["within tolerance"]),
     ("config.json", "resid_pdrop", GONE, 0, ["within tolerance"]),
@@ -57,9 +59,9 @@ def expect(got, code, parts, what):
         sys.exit(f"{what}: exit code {got[0]}, expected {code} and {parts} in:\n{got[1][-2000:]}")
 
 
-def changed(name, file, path, value):
+def changed(name, file, path, value, model=original):
     folder = work / name
-    shutil.copytree(original, folder)
+    shutil.copytree(model, folder)
     content = json.loads((folder / file).read_text())
     *outer, last = path.split(".")
     place = content
@@ -78,6 +80,12 @@ work.mkdir(parents=True)
 for number, (file, path, value, code, parts) in enumerate(CASES):
     expect(check(changed(str(number), file, path, value)), code, parts, f"{file}: {path} = {value}")
 
+# Every id of the vocabulary of 64 is among the tokens; one outside of it is no row.
+for number, (value, code) in enumerate([(0, 78), (63, 78), (-1, 78), (64, 0), (None, 0)]):
+    folder = changed(f"padding{number}", "config.json", "pad_token_id", value, llama)
+    parts = ["config.json: pad_token_id", "golden.safetensors"] if code else ["within tolerance"]
+    expect(check(folder), code, parts, f"pad_token_id = {value}")
+
 # Several folders: what is none is skipped, a bad one does not stop the others, the worst code is the program's.
 bad, missed = work / "0", changed("missed", "golden.json", "loss", 1.0)
 (work / "README.md").write_text("no folder")
@@ -88,6 +96,8 @@ expect(check(work / "README.md"), 66, ["README.md: skipped"], "nothing to check"
 expect(check(work / "absent", original), 66, ["absent", f"{original}: 1"], "one missing")
 expect(check("--help"), 0, ["usage"], "--help")
 expect(check("--nonsense"), 64, ["usage"], "--nonsense")
+for option in ["--tensor=abc", "--tensor=", "--tensor=0", "--tensor=2x", "--pipeline=-1", "--zero=4", "--zero=7", "--zero"]:
+    expect(check(option, original), 64, [option, "usage"], option)
 expect(check(), 64, ["usage"], "nothing")
 for file in ["grads", "final"]:
     folder = work / file

@@ -6,9 +6,9 @@
 // --pipeline the layers, through whose stages the rows go one after another.
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <optional>
 
@@ -300,6 +300,30 @@ int check_all(std::span<const std::string> paths, const Spread& spread, const Mp
   return worst;
 }
 
+// The value of `--name=value`, a whole number from `low` to `high`; nothing when the argument is another one or has no
+// such value.
+std::optional<int> option_value(std::string_view argument, std::string_view name, int low, int high) {
+  if (!argument.starts_with(name)) return std::nullopt;
+  argument.remove_prefix(name.size());
+  int value = 0;
+  const auto [end, error] = std::from_chars(argument.data(), argument.data() + argument.size(), value);
+  const bool good = error == std::errc() && end == argument.data() + argument.size() && value >= low && value <= high;
+  return good ? std::optional(value) : std::nullopt;
+}
+
+// Does `argument` change how the ranks share the work?
+bool take_option(std::string_view argument, Spread& spread) {
+  constexpr int kMostRanks = 1 << 16;
+  if (argument == "--sequence") return spread.sequence = true;
+  const auto tensor = option_value(argument, "--tensor=", 1, kMostRanks);
+  const auto pipeline = option_value(argument, "--pipeline=", 1, kMostRanks);
+  const auto zero = option_value(argument, "--zero=", 0, 3);
+  spread.tensor = tensor.value_or(spread.tensor);
+  spread.pipeline = pipeline.value_or(spread.pipeline);
+  spread.zero = zero.value_or(spread.zero);
+  return tensor || pipeline || zero;
+}
+
 constexpr const char* kUsage =
     "usage: golden_check FOLDER...\n"
     "       mpirun -n N golden_check [--tensor=N] [--sequence] [--pipeline=N] [--zero=0..3] FOLDER...\n"
@@ -324,16 +348,9 @@ int main(int argc, char** argv) {
       std::fputs(kUsage, stdout);
       return 0;
     }
-    if (argument == "--sequence") {
-      spread.sequence = true;
-    } else if (argument.starts_with("--tensor=")) {
-      spread.tensor = std::max(1, std::atoi(argv[i] + 9));
-    } else if (argument.starts_with("--pipeline=")) {
-      spread.pipeline = std::max(1, std::atoi(argv[i] + 11));
-    } else if (argument.starts_with("--zero=")) {
-      spread.zero = std::clamp(std::atoi(argv[i] + 7), 0, 3);
-    } else if (argument.starts_with("-")) {
-      std::fprintf(stderr, "golden_check: '%s' is no option\n%s", argv[i], kUsage);
+    if (take_option(argument, spread)) continue;
+    if (argument.starts_with("-")) {
+      std::fprintf(stderr, "golden_check: '%s' is no option or has no such value\n%s", argv[i], kUsage);
       return static_cast<int>(ErrorKind::Usage);
     } else {
       paths.emplace_back(argument);

@@ -121,6 +121,24 @@ TEST(HuggingFace, ReadsQwen) {
   EXPECT_EQ(three.head_dim, 32);
 }
 
+TEST(HuggingFace, ThePaddingIdIsARowWithoutGradientInLlamaAndQwen) {
+  const auto with = [](json config, const json& id) {
+    config["pad_token_id"] = id;
+    model_from_huggingface(config, "config.json");  // it does not change what the model computes
+    return padding_id(config);
+  };
+  for (const json& config : {llama(), qwen("qwen2"), qwen("qwen3")}) {
+    EXPECT_EQ(padding_id(config), std::nullopt);
+    EXPECT_EQ(with(config, nullptr), std::nullopt);
+    EXPECT_EQ(with(config, 0), 0);
+    EXPECT_EQ(with(config, 299), 299);
+    EXPECT_EQ(with(config, -1), 299);  // as torch counts
+    EXPECT_EQ(with(config, 300), std::nullopt);
+    EXPECT_EQ(with(config, -301), std::nullopt);
+  }
+  EXPECT_EQ(with(gpt2(), 0), std::nullopt);
+}
+
 TEST(HuggingFace, WhatChangesTheComputationIsRefusedByName) {
   for (const char* changes : {R"({"activation_function":"relu"})",
                               R"({"scale_attn_weights":false})",
