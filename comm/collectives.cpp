@@ -13,13 +13,29 @@ namespace {
 
 constexpr int kMaxRanksOnStack = 64;
 
+// Lists for groups of more ranks. A thread keeps those that it made: collectives after the first step allocate nothing.
+std::vector<std::vector<Message>>& spare_lists() {
+  thread_local std::vector<std::vector<Message>> lists;
+  return lists;
+}
+
 struct MessageList {
   std::array<Message, kMaxRanksOnStack> small;
   std::vector<Message> large;
   std::size_t count = 0;
   explicit MessageList(int ranks) {
-    if (ranks > kMaxRanksOnStack) large.resize(static_cast<std::size_t>(ranks));
+    if (ranks <= kMaxRanksOnStack) return;
+    if (auto& spare = spare_lists(); !spare.empty()) {
+      large = std::move(spare.back());
+      spare.pop_back();
+    }
+    large.resize(static_cast<std::size_t>(ranks));
   }
+  ~MessageList() {
+    if (!large.empty()) spare_lists().push_back(std::move(large));
+  }
+  MessageList(const MessageList&) = delete;
+  MessageList& operator=(const MessageList&) = delete;
   void add(Message m) { (large.empty() ? small[count] : large[count]) = m, ++count; }
   std::span<const Message> list() const { return {large.empty() ? small.data() : large.data(), count}; }
 };

@@ -3,9 +3,10 @@
 
 namespace plimsoll {
 
-// Counts calls of operator new made while a program's nodes run, in any thread, once started: an op never allocates
-// after the first step. The global operators are replaced in allocation_counter.cpp; outside of nodes they count
-// nothing.
+// Counts calls of operator new on threads that run a program's nodes, while they run them, once started: an op never
+// allocates after the first step. The global operators are replaced in allocation_counter.cpp; outside of nodes they
+// count nothing. Not seen: threads that a node uses besides its own (OpenMP's, which run loops over given buffers, and
+// those of libraries), and malloc() called by name.
 class AllocationCounter {
  public:
   static void start();  // counts from zero

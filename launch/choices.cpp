@@ -4,6 +4,7 @@
 
 #include "launch/layout_choice.hpp"
 #include "launch/plan_report.hpp"
+#include "launch/process.hpp"
 #include "launch/recompute_report.hpp"
 #include "optim/schedule.hpp"
 #include "runtime/core/text.hpp"
@@ -31,7 +32,9 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
           {"memory.budget", (budgets.differ() ? "from " : "") + format_bytes(budgets.least())},
           {"memory.recompute", options.recompute.empty() ? "none" : recompute_line(options.recompute)},
           {"memory.logits", format_bytes(options.logits_bytes)},
-          {"memory.reserve", format_bytes(outside) + " measured"},
+          {"memory.reserve",
+           fmt::format("{} measured and {} allowed for libraries", format_bytes(outside - kLibraryAllowanceBytes),
+                       format_bytes(kLibraryAllowanceBytes))},
           {"plan.profile", "in the cache of the user"},
           {"memory.host_budget", format_bytes(host_budget)},
           {"comm.transport", alone ? "self" : "mpi"},

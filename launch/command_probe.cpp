@@ -34,14 +34,6 @@ Mesh probed_mesh(const ProbeArguments& arguments, const Config& config, int rank
   return mesh;
 }
 
-// By rank: the same for ranks of one host.
-std::vector<std::uint64_t> hosts_of(const Group& control) {
-  std::vector<std::uint64_t> hosts(static_cast<std::size_t>(control.size()));
-  const std::uint64_t mine = std::hash<std::string>{}(host_name());
-  control.gather_values(&mine, sizeof(mine), hosts.data());
-  return hosts;
-}
-
 std::string comment_of(const ClusterDescription& cluster, const Mesh& mesh, const std::string& guess) {
   std::string comment =
       fmt::format("# Measured by plimsoll probe on {} rank(s), {} of a host: data {} x pipeline {} x tensor {}.\n",
@@ -71,11 +63,12 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
   options.largest_bytes = *largest;
   require(!a.check || *largest >= kLeastChecked, ErrorKind::Usage, "--check with --largest '{}': needs at least {}",
           a.largest, format_bytes(kLeastChecked));
-  const Place place{mpi.rank(), mpi.size(), mpi.local_rank(), mpi.local_size()};
+  Place place{mpi.rank(), mpi.size(), mpi.local_rank(), mpi.local_size()};
   const Config config = probed_config(a.config, place.ranks);
   const Mesh mesh = probed_mesh(a, config, place.ranks);
   const Group control = mpi.world("control");
   agree(control, config);
+  place.cores = cores_of_rank(control);
   const Groups groups = make_groups(mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
     return mpi.group(axis, ranks, config.comm.collectives == CollectiveSource::Mpi);
   });

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "launch/config_keys.hpp"
 #include "launch/export.hpp"
 #include "launch/info.hpp"
 #include "launch/layout_choice.hpp"
@@ -246,7 +247,8 @@ int command_config(const ConfigArguments& arguments, bool json) {
             arguments.overrides.empty() ? "" : arguments.overrides.front());
     fmt::print("{}", describe_keys(json));
   } else {
-    fmt::print("{}", dump_config(load_config(arguments.path, arguments.overrides)));
+    const Config config = load_config(arguments.path, arguments.overrides);
+    fmt::print("{}", json ? config_json(config) : dump_config(config));
   }
   return 0;
 }

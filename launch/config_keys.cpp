@@ -13,6 +13,26 @@ constexpr double kMostBatch = 1 << 30;
 constexpr std::array kPrecisions{named(DType::f32, "fp32"), named(DType::bf16, "bf16"), named(DType::f16, "fp16"),
                                  named(DType::f64, "fp64")};
 
+nlohmann::ordered_json json_of(const ConfigNode& node) {
+  using Json = nlohmann::ordered_json;
+  switch (node.kind) {
+    case ConfigNode::Kind::Null: return nullptr;
+    case ConfigNode::Kind::Scalar: {
+      const Json value = node.quoted ? Json() : Json::parse(node.text, nullptr, false);
+      return value.is_number() || value.is_boolean() ? value : Json(node.text);
+    }
+    case ConfigNode::Kind::List: {
+      Json list = Json::array();
+      for (const ConfigNode& item : node.items) list.push_back(json_of(item));
+      return list;
+    }
+    case ConfigNode::Kind::Map: break;
+  }
+  Json map = Json::object();
+  for (const ConfigEntry& entry : node.entries) map[entry.key] = json_of(entry.value);
+  return map;
+}
+
 Key<Config> precision_key() {
   return {"precision",
           enum_type(kPrecisions),
@@ -90,6 +110,8 @@ std::vector<KeyInfo> config_key_infos() {
   }
   return rows;
 }
+
+std::string config_json(const Config& config) { return json_of(config_keys().write(config)).dump(2) + "\n"; }
 
 std::string describe_keys(bool json) {
   nlohmann::ordered_json array = nlohmann::ordered_json::array();

@@ -5,11 +5,27 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/cpu/gemm.hpp"
+#include "kernels/cpu/libraries.hpp"
 #include "launch/process.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/device/device.hpp"
 
 namespace plimsoll {
+namespace {
+
+std::vector<std::string> libraries() {
+  std::vector<std::string> names = kernel_libraries();
+  names.insert(
+      names.end(),
+      {"SentencePiece " PLIMSOLL_SENTENCEPIECE_VERSION, "protobuf " PLIMSOLL_PROTOBUF_VERSION,
+       "yaml-cpp " PLIMSOLL_YAML_CPP_VERSION, "CLI11 " PLIMSOLL_CLI11_VERSION, "spdlog " PLIMSOLL_SPDLOG_VERSION,
+       fmt::format("fmt {}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100),
+       fmt::format("nlohmann-json {}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
+                   NLOHMANN_JSON_VERSION_PATCH)});
+  return names;
+}
+
+}  // namespace
 
 std::string info_text(const std::string& mpi_version, bool json) {
   const auto device = make_cpu_device(1);
@@ -27,6 +43,7 @@ std::string info_text(const std::string& mpi_version, bool json) {
                                     {"memory_free_bytes", memory.free_bytes},
                                     {"matrix_products", gemm_description()},
                                     {"mpi", mpi_version},
+                                    {"libraries", libraries()},
                                     {"environment", environment_changes()}};
   if (json) return info.dump(2) + "\n";
   std::string out;

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "launch/process.hpp"
 #include "launch/shard_choice.hpp"
 #include "launch/state_choice.hpp"
 #include "runtime/core/text.hpp"
@@ -254,6 +255,12 @@ nlohmann::json buckets_json(const GradientBuckets& buckets) {
   return json;
 }
 
+// Of what lies outside of the arena, what no process was found to have.
+std::int64_t allowance_of(const PlanContext& context) {
+  const bool measured = context.outside_source == "measured" || context.outside_source == "last run";
+  return measured ? std::min(context.outside_bytes, kLibraryAllowanceBytes) : 0;
+}
+
 // Bytes by class, a column for each role, a few at a time.
 std::string memory_text(std::span<const RankRole> roles, const PlanContext& context) {
   std::string out = fmt::format("{:<22}", "memory per rank");
@@ -277,8 +284,10 @@ std::string memory_text(std::span<const RankRole> roles, const PlanContext& cont
   row("padding", [](const MemoryPlan& plan) { return plan.padding_bytes; });
   row("arena", [](const MemoryPlan& plan) { return plan.total_bytes; });
   const std::int64_t outside = context.outside_bytes;
+  const std::int64_t allowance = allowance_of(context);
   if (outside > 0)
-    row(fmt::format("outside ({})", context.outside_source), [outside](const MemoryPlan&) { return outside; });
+    row(fmt::format("outside ({})", context.outside_source), [&](const MemoryPlan&) { return outside - allowance; });
+  if (allowance > 0) row("allowed to libraries", [&](const MemoryPlan&) { return allowance; });
   row("needed", [outside](const MemoryPlan& plan) { return plan.total_bytes + outside; });
   if (context.budget_bytes.least() > 0) {
     const auto budget = [&](const RankRole& role) { return context.budget_bytes.least_of(role.ranks); };
@@ -404,7 +413,8 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"threads", o.threads},
                       {"logits_bytes", o.logits_bytes},
                       {"outside_arena_bytes", context.outside_bytes},
-                      {"outside_source", context.outside_source}};
+                      {"outside_source", context.outside_source},
+                      {"outside_allowance_bytes", allowance_of(context)}};
   if (!o.shares.empty()) json["shares"] = o.shares;
   if (!o.state_shares.empty()) json["state_shares"] = o.state_shares;
   if (o.train) json["links"] = std::array{"none", "cluster", "profile"}[static_cast<std::size_t>(o.links)];

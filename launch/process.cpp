@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdlib>
 #include <fstream>
+#include <numeric>
 #include <optional>
 #include <sstream>
 #include <vector>
@@ -41,12 +43,37 @@ int local_ranks() {
   return 1;
 }
 
+CoreMask mask_of(pid_t process) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CoreMask mask{};
+  if (sched_getaffinity(process, sizeof(set), &set) != 0) return mask;
+  for (std::size_t core = 0; core < 64 * mask.size(); ++core)
+    if (CPU_ISSET(core, &set)) mask[core / 64] |= std::uint64_t{1} << core % 64;
+  return mask;
+}
+
+bool has_core(const CoreMask& mask, std::size_t core) { return (mask[core / 64] >> core % 64 & 1U) != 0; }
+
+int cores_of(const CoreMask& mask) {
+  return std::accumulate(mask.begin(), mask.end(), 0,
+                         [](int sum, std::uint64_t word) { return sum + std::popcount(word); });
+}
+
+// mpirun, its daemon or Slurm's is the parent of the ranks and is not bound as they are. Slurm's may run on cores
+// that are not the job's.
+int launcher_cores() {
+  const int cores = cores_of(mask_of(getppid()));
+  const int of_job = std::atoi(environment("SLURM_CPUS_ON_NODE").c_str());
+  return of_job > 0 ? std::min(cores, of_job) : cores;
+}
+
 std::vector<std::pair<std::string, std::string>> wanted_environment() {
   std::vector<std::pair<std::string, std::string>> wanted;
   const std::string core = environment("OPENBLAS_CORETYPE");
   const bool wide = core == "SkylakeX" || core == "Cooperlake" || core == "Sapphirerapids";
   if (cpu_has_avx512() && !wide) wanted.emplace_back("OPENBLAS_CORETYPE", "SkylakeX");
-  const bool crowded = local_ranks() > usable_cores();
+  const bool crowded = more_ranks_than_cores(local_ranks(), usable_cores(), launcher_cores());
   if (environment("OMP_WAIT_POLICY").empty()) wanted.emplace_back("OMP_WAIT_POLICY", crowded ? "passive" : "active");
   if (environment("GOMP_SPINCOUNT").empty() && crowded) wanted.emplace_back("GOMP_SPINCOUNT", "0");
   if (crowded && environment("OMPI_MCA_mpi_yield_when_idle").empty())
@@ -61,11 +88,24 @@ std::string host_name() {
   return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
 }
 
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+CoreMask core_mask() { return mask_of(0); }
+
+int usable_cores() { return std::max(1, cores_of(core_mask())); }
+
+int share_of_cores(std::span<const CoreMask> masks, std::size_t mine) {
+  double share = 0;
+  for (std::size_t core = 0; core < 64 * masks[mine].size(); ++core) {
+    if (!has_core(masks[mine], core)) continue;
+    const auto sharers =
+        std::count_if(masks.begin(), masks.end(), [&](const CoreMask& m) { return has_core(m, core); });
+    share += 1.0 / static_cast<double>(sharers);
+  }
+  constexpr double kRounding = 1e-6;  // three thirds of a core are a core
+  return std::max(1, static_cast<int>(share + kRounding));
+}
+
+bool more_ranks_than_cores(int local_ranks, int own_cores, int launcher_cores) {
+  return local_ranks > std::max(own_cores, launcher_cores);
 }
 
 std::int64_t current_rss_bytes() { return std::atoll(status_line("/proc/self/status", "VmRSS:").c_str()) * 1024; }
@@ -76,7 +116,7 @@ std::int64_t peak_rss_bytes() {
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
 }
 
-std::int64_t outside_arena_bytes() { return current_rss_bytes() + (std::int64_t{64} << 20); }
+std::int64_t outside_arena_bytes() { return current_rss_bytes() + kLibraryAllowanceBytes; }
 
 std::uint64_t hash_of_binary() {
   std::ifstream file("/proc/self/exe", std::ios::binary);

@@ -17,7 +17,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kWidestBar = 20, kNarrowestBar = 3;
+constexpr int kWidestBar = 20, kNarrowestBar = 5;
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 constexpr auto kPlainPeriod = std::chrono::seconds(10);
 
@@ -76,7 +76,7 @@ std::string bar_line(const StepView& v, int columns) {
     text = count;
     for (const std::string& value : values) text += " " + value;
     values.pop_back();
-  } while (text.size() > space && !values.empty());
+  } while (text.size() + kNarrowestBar + 3 > space && !values.empty());  // a bar says more than the last values
   const auto left = static_cast<int>(space) - static_cast<int>(text.size()) - 3;
   if (left >= kNarrowestBar) text = bar(fraction, std::min(left, kWidestBar)) + " " + text;
   return text.substr(0, space);

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <thread>
 
+#include "comm/group.hpp"
 #include "kernels/cpu/register.hpp"
 #include "launch/cluster_file.hpp"
 #include "launch/message_sizes.hpp"
@@ -70,13 +71,13 @@ std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t
   if (!shares.empty())
     return {config.train.global_batch / std::accumulate(shares.begin(), shares.end(), std::int64_t{0})};
   std::vector<std::int64_t> choices;
-  for (std::int64_t rows = share; rows > 0; --rows) {
-    const bool fits_cache = rows == 1 || rows * config.data.sequence <= kMicroBatchTokens;
+  const std::int64_t most = std::max<std::int64_t>(1, kMicroBatchTokens / config.data.sequence);
+  for (std::int64_t rows = std::min(share, most); rows > 0; --rows) {
     const bool in_chunks = !tensor_chunks_fault(rows, config.data.sequence, config.parallel.sequence.value_or(false),
                                                 config.parallel.tensor_chunks.value_or(1)) &&
                            rows * config.data.sequence % config.comm.pipeline_chunks.value_or(1) == 0;
     const bool feeds = rows == 1 || feeds_stages(config, share / rows, share);
-    if (share % rows == 0 && fits_cache && in_chunks && feeds) choices.push_back(rows);
+    if (share % rows == 0 && in_chunks && feeds) choices.push_back(rows);
   }
   if (choices.empty()) choices.push_back(1);  // what is wrong is said where it is built
   return choices;
@@ -222,9 +223,29 @@ void check_kernels(const Config& config) {
           dtype_name(config.precision));
 }
 
+std::vector<std::uint64_t> hosts_of(const Group& control) {
+  std::vector<std::uint64_t> hosts(static_cast<std::size_t>(control.size()));
+  const std::uint64_t mine = std::hash<std::string>{}(host_name());
+  control.gather_values(&mine, sizeof(mine), hosts.data());
+  return hosts;
+}
+
+int cores_of_rank(const Group& control) {
+  const std::vector<std::uint64_t> hosts = hosts_of(control);
+  std::vector<CoreMask> all(hosts.size()), on_host;
+  const CoreMask mine = core_mask();
+  control.gather_values(&mine, sizeof(mine), all.data());
+  std::size_t here = 0;
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    if (static_cast<int>(rank) == control.rank()) here = on_host.size();
+    if (hosts[rank] == hosts[static_cast<std::size_t>(control.rank())]) on_host.push_back(all[rank]);
+  }
+  return share_of_cores(on_host, here);
+}
+
 int choose_threads(const Config& config, const Place& place) {
   if (config.run.threads) return static_cast<int>(*config.run.threads);
-  return std::max(1, usable_cores() / place.local_ranks);
+  return place.cores > 0 ? place.cores : std::max(1, usable_cores() / place.local_ranks);
 }
 
 Mesh choose_mesh(const Config& config, int ranks) {

@@ -21,7 +21,7 @@ struct RankSummary {
   std::int64_t arena_high_water_bytes = 0;           // measured from what was written
   std::int64_t outside_arena_bytes = 0;              // peak of the process minus the arenas
   std::int64_t peak_process_bytes = 0;
-  std::int64_t allocations_after_first_step = 0;  // by ops
+  std::int64_t allocations_after_first_step = 0;  // by ops, on their own thread
   // Sent by the training steps alone, by axis.
   std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};
   std::int64_t padding_bytes = 0;

@@ -74,6 +74,7 @@ struct Run {
     require(config.comm.transport != TransportName::Mpi || mpi.launched(), ErrorKind::Config,
             "{}: mpi needs a launcher: start with mpirun or srun", key_place(config, "comm.transport"));
     mpi.watchdog().set_deadline(config.comm.deadline);
+    place.cores = cores_of_rank(control);
     written = config;
     check_for_ranks(config, place.ranks);
     check_kernels(config);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "launch/allocation_counter.hpp"
 #include "runtime/device/device.hpp"
 #include "tests/comm/collectives_suite.hpp"
 #include "tests/support/local_ranks.hpp"
@@ -30,6 +31,34 @@ TEST_P(LocalTransportSuite, AllCollectives) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, LocalTransportSuite, testing::Values(1, 2, 3, 4, 8));
+
+// Rank 0 of many that hears what lies in its buffers already.
+class SilentTransport : public Transport {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 100; }
+  void start(int, std::span<const Message>, std::span<const Message>) override {}
+  void finish(int) override {}
+};
+
+TEST(Group, CollectivesOfManyRanksAllocateNothingAfterTheFirst) {
+  const Group group("data", std::make_shared<SilentTransport>());
+  std::vector<float> whole(1000), part(10);
+  std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(group.size())));
+  const View all{whole.data(), {{1000}, DType::f32}}, mine{part.data(), {{10}, DType::f32}};
+  const auto run = [&] {
+    group.all_reduce(all, ReduceOp::Sum, scratch.data());
+    group.reduce_scatter(all, mine, ReduceOp::Sum, scratch.data());
+    group.all_gather(mine, all);
+    group.broadcast(all, 0);
+  };
+  run();
+  AllocationCounter::start();
+  begin_counted_region();
+  run();
+  end_counted_region();
+  EXPECT_EQ(AllocationCounter::count(), 0);
+}
 
 // Rank 2 fails at some time in a series of collectives. Buffers end with each call: a copy that outlived them is a
 // fault under the sanitizers.

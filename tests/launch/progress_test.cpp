@@ -46,6 +46,14 @@ TEST(Progress, EightyColumnsHoldTheRatesTheTimeAndTheMemory) {
     EXPECT_NE(line.find(part), std::string::npos) << part << " in " << line;
 }
 
+TEST(Progress, ABarGoesBeforeTheLeastOfTheValues) {
+  StepView v = view();
+  v.metrics.step = 37;
+  v.metrics.tokens_per_s = 1234;
+  v.steps = 100;  // all values would fill the line
+  EXPECT_EQ(bar_line(v, 80), "[####.......] 37/100 loss 3.4567 1234 tok/s 12:34 left MFU 51% mem 59% lr 1e-03");
+}
+
 TEST(Progress, DurationsAreReadable) {
   EXPECT_EQ(duration_text(65), "1:05");
   EXPECT_EQ(duration_text(7207), "2:00:07");

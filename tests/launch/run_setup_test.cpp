@@ -4,7 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "launch/plan_report.hpp"
+#include "launch/process.hpp"
 #include "tests/launch/tiny_run.hpp"
+#include "tests/support/local_ranks.hpp"
 
 namespace plimsoll {
 namespace {
@@ -64,6 +70,52 @@ TEST(RunSetup, ValuesThatALayerDoesNotHaveAreNamedWithTheirPlace) {
       EXPECT_NE(fault.find("bogus"), std::string::npos) << fault;
     }
   }
+}
+
+// A batch of a billion rows: only those micro-batches are looked at that may be chosen.
+TEST(RunSetup, LargeBatchesAreDividedWithoutCountingTheirRows) {
+  const Config config = parse_config(
+      "data: {train: d, sequence: 64}\nmodel: {layers: 1, hidden: 8, heads: 1, vocabulary: 50}\n"
+      "train: {global_batch: 1073741824}\n",
+      "run.yaml");
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(choose_programs(config, {}, Purpose::Train, 0, 0).micro_batch, 64);  // 4096 tokens
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+}
+
+TEST(RunSetup, RanksOfOneProcessShareItsCores) {
+  const auto shares = on_ranks(3, [](const Group& g) { return std::to_string(cores_of_rank(g)); });
+  const std::string even = std::to_string(std::max(1, usable_cores() / 3));
+  EXPECT_EQ(shares, (std::vector<std::string>{even, even, even}));
+}
+
+TEST(RunSetup, ThreadsAreTheCoresOfTheRank) {
+  Config config = parse_config("data: {train: d}\nmodel: {layers: 1, vocabulary: 50}\n", "run.yaml");
+  EXPECT_EQ(choose_threads(config, {0, 4, 0, 4, 6}), 6);  // not divided again
+  EXPECT_EQ(choose_threads(config, {0, 4096, 0, 4096}), 1);
+  config.run.threads = 3;
+  EXPECT_EQ(choose_threads(config, {0, 4, 0, 4, 6}), 3);
+}
+
+TEST(RunSetup, ReportsSayWhatIsMeasuredAndWhatIsAllowed) {
+  ProgramOptions o = tiny_options(ModelFamily::Gpt2);
+  o.micro_batch = 4;
+  const std::vector<RankRole> roles = rank_roles(o);
+  PlanContext context;
+  context.outside_bytes = kLibraryAllowanceBytes + 1000;
+  context.outside_source = "measured";
+  const auto shows = [&](const std::string& name, const std::string& bytes) {
+    const std::string text = plan_text(roles, context, nullptr);
+    const std::size_t at = text.find("\n  " + name);
+    return at != std::string::npos &&
+           text.substr(at + 1, text.find('\n', at + 1) - at).find(" " + bytes + " ") != std::string::npos;
+  };
+  EXPECT_TRUE(shows("outside (measured)", "1,000"));
+  EXPECT_TRUE(shows("allowed to libraries", "67,108,864"));
+  EXPECT_EQ(plan_json(roles, context)["outside_allowance_bytes"], kLibraryAllowanceBytes);
+  context.outside_source = "memory.reserve";
+  EXPECT_TRUE(shows("outside (memory.reserve)", "67,109,864"));
+  EXPECT_FALSE(shows("allowed to libraries", ""));
 }
 
 }  // namespace

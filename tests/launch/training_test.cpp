@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -161,7 +162,78 @@ void expect_crc(const std::string& text, std::size_t from, std::size_t count) {
   EXPECT_EQ(word_at(text, from + count), ((crc >> 15) | (crc << 17)) + 0xA282EAD8U);
 }
 
-TEST(Training, EventsFileIsReadBackWithItsChecksums) {
+// A field of a protobuf message as it is on the wire: a number, or what has a length.
+struct WireField {
+  std::uint64_t number = 0, value = 0;
+  std::string_view bytes;
+};
+
+std::uint64_t take_number(std::string_view& text, int bytes) {
+  std::uint64_t number = 0;
+  std::memcpy(&number, text.data(), static_cast<std::size_t>(bytes));
+  text.remove_prefix(static_cast<std::size_t>(bytes));
+  return number;
+}
+
+std::uint64_t take_varint(std::string_view& text) {
+  std::uint64_t number = 0;
+  for (int shift = 0;; shift += 7) {
+    const auto byte = static_cast<unsigned char>(text.at(0));
+    text.remove_prefix(1);
+    number |= std::uint64_t{byte & 0x7FU} << shift;
+    if (byte < 0x80) return number;
+  }
+}
+
+std::vector<WireField> wire_fields(std::string_view text) {
+  std::vector<WireField> fields;
+  while (!text.empty()) {
+    const std::uint64_t key = take_varint(text);
+    WireField field{key >> 3, 0, {}};
+    switch (key & 7) {
+      case 0: field.value = take_varint(text); break;
+      case 1: field.value = take_number(text, 8); break;
+      case 5: field.value = take_number(text, 4); break;
+      case 2:
+        field.value = take_varint(text);
+        field.bytes = text.substr(0, field.value);
+        text.remove_prefix(field.value);
+        break;
+      default: throw std::runtime_error("no wire type of scalars");
+    }
+    fields.push_back(field);
+  }
+  return fields;
+}
+
+std::string_view only_bytes(std::string_view message, std::uint64_t number) {
+  std::string_view found;
+  for (const WireField& f : wire_fields(message))
+    if (f.number == number) found = f.bytes;
+  return found;
+}
+
+// Of an Event (tensorflow/core/util/event.proto): step is field 2, summary 5; of that, value is 1; of that, tag is 1
+// and simple_value 2.
+struct Scalar {
+  std::int64_t step = 0;
+  std::string tag;
+  float value = 0;
+  auto operator<=>(const Scalar&) const = default;
+};
+
+Scalar scalar_of(std::string_view event) {
+  Scalar scalar;
+  for (const WireField& f : wire_fields(event))
+    if (f.number == 2) scalar.step = static_cast<std::int64_t>(f.value);
+  const std::string_view value = only_bytes(only_bytes(event, 5), 1);
+  scalar.tag = only_bytes(value, 1);
+  for (const WireField& f : wire_fields(value))
+    if (f.number == 2) scalar.value = std::bit_cast<float>(static_cast<std::uint32_t>(f.value));
+  return scalar;
+}
+
+TEST(Training, EventsFileSaysWhatMetricsSay) {
   const TempFolder folder;
   write_tiny_data(folder);
   train_quietly(tiny_config(folder, "run"));
@@ -182,8 +254,22 @@ TEST(Training, EventsFileIsReadBackWithItsChecksums) {
     at += 16 + length;
   }
   ASSERT_EQ(records.size(), 1 + 6 * 5 + 2U);  // version, five scalars a step, two evaluations
-  EXPECT_NE(records[0].find("brain.Event:2"), std::string::npos);
-  EXPECT_NE(records[1].find("train/loss"), std::string::npos);
+  EXPECT_EQ(only_bytes(records[0], 3), "brain.Event:2");
+  std::vector<Scalar> written, expected;
+  for (std::size_t r = 1; r < records.size(); ++r) written.push_back(scalar_of(records[r]));
+  for (const nlohmann::ordered_json& line : metric_lines(folder / "run")) {
+    const auto expect = [&](const std::string& tag, const char* key) {
+      if (line.contains(key)) expected.push_back({line["step"], tag, line[key].get<float>()});
+    };
+    for (const char* key : {"loss", "lr", "grad_norm", "tokens_per_s", "mfu"}) expect(std::string("train/") + key, key);
+    expect("validation/loss", "validation_loss");
+  }
+  std::sort(written.begin(), written.end());
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(written.size(), expected.size());
+  for (std::size_t i = 0; i < std::min(written.size(), expected.size()); ++i)
+    EXPECT_EQ(written[i], expected[i]) << "step " << expected[i].step << ": " << expected[i].tag << " is "
+                                       << expected[i].value << " in metrics.jsonl, " << written[i].value << " here";
 }
 
 TEST(Training, FinishedRunSaysSo) {
