@@ -179,11 +179,12 @@ foreach(case IN ITEMS handshake hang hang_mesh hang_pipeline hang_evaluation han
     LABELS mpi TIMEOUT 180 SERIAL)
 endforeach()
 
-# CUDA is refused, in words.
-plimsoll_program_test(cuda_is_refused
-  COMMAND ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON
+# Without a compiler the CUDA backend is refused, in words.
+plimsoll_program_test(cuda_needs_nvcc
+  COMMAND ${CMAKE_COMMAND} -E env CUDACXX=/nowhere/nvcc
+    ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON
   LABELS unit TIMEOUT 120)
-set_tests_properties(cuda_is_refused PROPERTIES PASS_REGULAR_EXPRESSION "this version has no CUDA backend")
+set_tests_properties(cuda_needs_nvcc PROPERTIES PASS_REGULAR_EXPRESSION "PLIMSOLL_CUDA=ON needs nvcc")
 
 # The installed package: another project finds it, compiles against it and runs.
 plimsoll_program_test(install
