@@ -228,18 +228,14 @@ void Group::all_gather(View in, View out, std::span<const GatheredPart> parts, c
   WholeCollectives* whole = transport_->whole(at);
   const Watchdog::Call call(watcher(whole), "all_gather", at.label, out.spec.bytes());
   if (whole != nullptr && whole->all_gather(in, out, parts, at)) return;
-  const std::int64_t element = dtype_bytes(in.spec.dtype);
-  std::int64_t mine = 0, all = 0;  // elements of the parts before
-  for (const GatheredPart& part : parts) {
-    const ElementRange range = range_of_rank(part.elements, rank(), size(), part.cuts);
-    move_bytes(element_at(out, all + range.first), element_at(in, mine), range.count * element);
-    mine += range.count;
-    all += part.elements;
-  }
+  for_each_gathered(in, out, parts, rank(), size(), [&](View mine, View tensor, const RankCuts& cuts) {
+    const ElementRange range = range_of_rank(tensor.spec.elements(), rank(), size(), cuts);
+    move_bytes(element_at(tensor, range.first), mine.data, mine.spec.bytes());
+  });
   if (size() == 1) return;
   // As many at a time as lists of messages have room for without being allocated.
   const auto together = static_cast<std::size_t>(std::max(1, kMaxRanksOnStack / size()));
-  all = 0;
+  std::int64_t all = 0;  // elements of the parts before
   for (std::size_t p = 0; p < parts.size();) {
     MessageList sends(size()), receives(size());
     const std::size_t end = std::min(parts.size(), p + together);

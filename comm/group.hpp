@@ -17,6 +17,20 @@ inline std::byte* element_at(const View& v, std::int64_t element) {
   return v.as<std::byte>() + element * dtype_bytes(v.spec.dtype);
 }
 
+// Of several tensors gathered at once (Group::all_gather): visit(what this rank has of a tensor in `in`, the tensor in
+// `out`, its cuts) for each.
+template <class Visit>
+void for_each_gathered(View in, View out, std::span<const GatheredPart> parts, int rank, int ranks, Visit&& visit) {
+  std::int64_t mine = 0, all = 0;  // elements of the parts before
+  for (const GatheredPart& part : parts) {
+    const std::int64_t count = range_of_rank(part.elements, rank, ranks, part.cuts).count;
+    visit(View{element_at(in, mine), {{count}, in.spec.dtype}},
+          View{element_at(out, all), {{part.elements}, out.spec.dtype}}, part.cuts);
+    mine += count;
+    all += part.elements;
+  }
+}
+
 class Group : public Reducer {
  public:
   Group() = default;

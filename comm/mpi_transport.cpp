@@ -110,14 +110,8 @@ class MpiTransport : public Transport, public WholeCollectives {
 
   bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite&) override {
     if (!fits(out)) return false;
-    std::int64_t mine = 0, all = 0;  // elements of the parts before
-    for (const GatheredPart& part : parts) {
-      const std::int64_t count = range_of_rank(part.elements, rank_, size_, part.cuts).count;
-      gather({element_at(in, mine), {{count}, in.spec.dtype}}, {element_at(out, all), {{part.elements}, in.spec.dtype}},
-             part.cuts);
-      mine += count;
-      all += part.elements;
-    }
+    for_each_gathered(in, out, parts, rank_, size_,
+                      [&](View mine, View tensor, const RankCuts& cuts) { gather(mine, tensor, cuts); });
     return true;
   }
 

@@ -128,19 +128,13 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
     if (out.spec.elements() == 0) return true;
     return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
       whole_->group([&](const auto& add) {
-        std::int64_t mine = 0, all = 0;  // elements of the parts before
-        for (const GatheredPart& part : parts) {
-          const std::int64_t count = range_of_rank(part.elements, rank(), size(), part.cuts).count;
-          const View from{element_at(in, mine), {{count}, in.spec.dtype}};
-          const View to{element_at(out, all), {{part.elements}, out.spec.dtype}};
-          if (part.elements > 0 && even(part.elements, part.cuts)) {
-            add(gather_even(from.data, to, stream), "ncclAllGather");
+        for_each_gathered(in, out, parts, rank(), size(), [&](View mine, View tensor, const RankCuts& cuts) {
+          if (tensor.spec.elements() > 0 && even(tensor.spec.elements(), cuts)) {
+            add(gather_even(mine.data, tensor, stream), "ncclAllGather");
           } else {
-            gather_parts(from, to, part.cuts, stream, add);
+            gather_parts(mine, tensor, cuts, stream, add);
           }
-          mine += count;
-          all += part.elements;
-        }
+        });
       });
     });
   }

@@ -211,14 +211,8 @@ class StagedTransport : public Transport, public WholeCollectives {
   }
 
   bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) override {
-    std::int64_t mine = 0, all = 0;  // elements of the parts before
-    for (const GatheredPart& part : parts) {
-      const std::int64_t count = range_of_rank(part.elements, rank(), size(), part.cuts).count;
-      all_gather({element_at(in, mine), {{count}, in.spec.dtype}},
-                 {element_at(out, all), {{part.elements}, out.spec.dtype}}, part.cuts, at);
-      mine += count;
-      all += part.elements;
-    }
+    for_each_gathered(in, out, parts, rank(), size(),
+                      [&](View mine, View tensor, const RankCuts& cuts) { all_gather(mine, tensor, cuts, at); });
     return true;
   }
 

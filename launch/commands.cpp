@@ -66,7 +66,6 @@ int command_eval(const ConfigArguments& arguments, const EvalArguments& eval, co
 int command_generate(const GenerateArguments& a) {
   const GenerationSource source = open_generation_source(a.source, a.overrides, a.tokenizer);
   Place place;
-  check_kernels(source.config);
   const std::vector<std::int32_t> prompt = source.tokenizer->encode(a.prompt);
   require(!prompt.empty(), ErrorKind::Usage, "--prompt is empty: there is nothing to continue");
   ProgramOptions options = choose_programs(source.config, place, Purpose::Generate, 0, 0);

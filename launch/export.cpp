@@ -38,14 +38,14 @@ TensorSource zero_tensor(const ModelTensor& tensor, DType dtype) {
           }};
 }
 
-// Without them transformers assumes ids of its own (50256 for GPT-2), which the vocabulary may not have.
-void add_token_ids(nlohmann::json& config, const fs::path& folder) {
-  std::optional<std::int32_t> end;
-  if (has_tokenizer(folder.string())) end = load_tokenizer(folder.string())->end_of_document();
-  for (const char* key : {"bos_token_id", "eos_token_id"}) {
-    config[key] = nullptr;
-    if (end) config[key] = *end;
+// Those of the config.json that is exported, else the tokenizer's. Without them transformers assumes ids of its own
+// (50256 for GPT-2), which the vocabulary may not have.
+void add_token_ids(nlohmann::json& config, const nlohmann::json& source, const fs::path& folder) {
+  nlohmann::json end;
+  if (has_tokenizer(folder.string())) {
+    if (const auto id = load_tokenizer(folder.string())->end_of_document()) end = *id;
   }
+  for (const char* key : {"bos_token_id", "eos_token_id"}) config[key] = source.value(key, end);
 }
 
 }  // namespace
@@ -55,7 +55,8 @@ void export_run(const fs::path& from, const fs::path& to) {
   const HuggingFaceWeights weights = HuggingFaceWeights::open(folder);
   const std::vector<std::string> names = weights.parameter_names();
   require(!names.empty(), ErrorKind::BadData, "{}: holds no parameters", folder.string());
-  const auto said = huggingface_dtype(read_json_file(folder / "config.json"));
+  const nlohmann::json source = read_json_file(folder / "config.json");
+  const auto said = huggingface_dtype(source);
   const DType dtype = said.value_or(weights.spec(names.front()).dtype);
   ModelConfig model = model_from_huggingface_folder(folder);
   std::vector<TensorSource> tensors;
@@ -70,7 +71,7 @@ void export_run(const fs::path& from, const fs::path& to) {
   const std::vector<std::string> gaps = huggingface_gaps(config);
   require(gaps.empty(), ErrorKind::Config, "transformers would compute another function of this model: {}",
           join(gaps, "; "));
-  add_token_ids(config, folder);
+  add_token_ids(config, source, folder);
   require(!fs::exists(to / "model.safetensors"), ErrorKind::Usage, "{}: holds a model already", to.string());
   std::error_code error;
   fs::create_directories(to, error);

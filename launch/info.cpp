@@ -31,9 +31,10 @@ std::string info_text(const std::string& mpi_version, bool json) {
   const auto device = make_cpu_device(1);
   const DeviceMemory memory = device->memory();
   const nlohmann::ordered_json info{{"version", PLIMSOLL_VERSION},
+                                    {"commit", built_commit()},
                                     {"build", PLIMSOLL_BUILD_TYPE},
                                     {"compiler", fmt::format("g++ {}", __VERSION__)},
-                                    {"precisions", nlohmann::json::array({"fp32", "fp64"})},
+                                    {"precisions", nlohmann::json::array({"fp32", "bf16", "fp16", "fp64"})},
                                     {"devices", nlohmann::json::array({"cpu"})},
                                     {"cuda", "not built"},
                                     {"cpu", cpu_model()},

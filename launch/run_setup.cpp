@@ -6,7 +6,6 @@
 #include <thread>
 
 #include "comm/group.hpp"
-#include "kernels/cpu/register.hpp"
 #include "launch/cluster_file.hpp"
 #include "launch/message_sizes.hpp"
 #include "launch/process.hpp"
@@ -215,12 +214,6 @@ void complete_vocabulary(Config& config, const Tokenizer* tokenizer) {
   require(tokenizer->vocabulary() <= config.model.vocabulary, ErrorKind::Config,
           "{}: is {}, but the tokenizer of the data has {} ids", key_place(config, "model.vocabulary", {"data.train"}),
           config.model.vocabulary, tokenizer->vocabulary());
-}
-
-void check_kernels(const Config& config) {
-  require(cpu_kernels().find(op_id<Linear>, Phase::Forward, config.precision) != nullptr, ErrorKind::Config,
-          "{}: this build has no kernels that compute in {}", key_place(config, "precision"),
-          dtype_name(config.precision));
 }
 
 std::vector<std::uint64_t> hosts_of(const Group& control) {

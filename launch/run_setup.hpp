@@ -29,9 +29,6 @@ std::unique_ptr<Tokenizer> data_tokenizer(const Config& config);
 // tokenizer has more ids than the model; Error(MissingInput) when it is auto and the data are not there.
 void complete_vocabulary(Config& config, const Tokenizer* tokenizer);
 
-// Error(Config) where this build has no kernels that compute in `precision`; it can be planned for all the same.
-void check_kernels(const Config& config);
-
 // Collective. By rank: the same for ranks of one host.
 std::vector<std::uint64_t> hosts_of(const Group& control);
 // Collective: Place::cores of this rank, from the cores that every rank of its host may run on.

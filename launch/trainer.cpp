@@ -77,7 +77,6 @@ struct Run {
     place.cores = cores_of_rank(control);
     written = config;
     check_for_ranks(config, place.ranks);
-    check_kernels(config);
     if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
     tokenizer = data_tokenizer(config);
     complete_vocabulary(config, tokenizer.get());

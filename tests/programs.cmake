@@ -182,7 +182,7 @@ endforeach()
 # Without a compiler the CUDA backend is refused, in words.
 plimsoll_program_test(cuda_needs_nvcc
   COMMAND ${CMAKE_COMMAND} -E env CUDACXX=/nowhere/nvcc
-    ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON
+    ${CMAKE_COMMAND} --fresh -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda -G Ninja -DPLIMSOLL_CUDA=ON
   LABELS unit TIMEOUT 120)
 set_tests_properties(cuda_needs_nvcc PROPERTIES PASS_REGULAR_EXPRESSION "PLIMSOLL_CUDA=ON needs nvcc")
 

@@ -7,6 +7,7 @@
 #include "kernels/cpu/product.hpp"
 #include "kernels/cpu/register.hpp"
 #include "kernels/cpu/simd.hpp"
+#include "kernels/loss_workspace.hpp"
 
 namespace plimsoll {
 namespace {
@@ -113,24 +114,12 @@ double row_loss(const LogitRow<T>& row, std::int32_t target, bool gradient, doub
 }
 
 template <class T>
-struct Loss {
+struct Loss : LossWorkspace<T> {
   using W = Wide<T>;
-  explicit Loss(const KernelArgs& a)
-      : args(a),
-        rows(a.value[CrossEntropy::kX].spec.rows()),
-        hidden(a.value[CrossEntropy::kX].spec.last()),
-        vocabulary(a.value[CrossEntropy::kWeight].spec.shape[0]),
-        chunk(a.attrs<CrossEntropy>().rows_per_chunk(rows)) {
-    constexpr std::int64_t kAlign = 64 / std::int64_t{sizeof(T)};
-    padded = (vocabulary + kAlign - 1) / kAlign * kAlign;
-    const auto& attrs = a.attrs<CrossEntropy>();
-    logits = reinterpret_cast<T*>(a.workspace + CrossEntropy::reduction_bytes(attrs, chunk));
-    losses = reinterpret_cast<double*>(logits + chunk * padded);
-    if (attrs.ranks == 1) return;
-    sums = losses;
-    maxima = sums + 2 * chunk;
-    losses = maxima + chunk;
-  }
+  using Space = LossWorkspace<T>;
+  using Space::losses, Space::sums, Space::maxima;
+  using Space::rows, Space::hidden, Space::vocabulary, Space::chunk, Space::padded, Space::reduction, Space::logits;
+  explicit Loss(const KernelArgs& a) : Space(a), args(a) {}
 
   // Fills `losses` of rows [first, first + count) and leaves their logits, or the gradient of those.
   void softmax_chunk(std::int64_t first, std::int64_t count, bool gradient) const {
@@ -157,10 +146,10 @@ struct Loss {
       sums[2 * i + 1] = mine(targets[i]) ? static_cast<double>(widen(row_at(i).logits[targets[i] - first])) : 0;
       maxima[i] = static_cast<double>(maximum(row_at(i)));
     }
-    args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, args.workspace, args.label);
+    args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, reduction, args.label);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) sums[2 * i] = exponentials(row_at(i), static_cast<W>(maxima[i]));
-    args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, args.workspace, args.label);
+    args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, reduction, args.label);
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) {
       const bool counts = targets[i] >= 0;
@@ -185,9 +174,6 @@ struct Loss {
   }
 
   const KernelArgs& args;
-  std::int64_t rows, hidden, vocabulary, chunk, padded = 0;
-  T* logits = nullptr;
-  double *losses = nullptr, *sums = nullptr, *maxima = nullptr;  // the latter where the vocabulary is split over ranks
 };
 
 template <class T>

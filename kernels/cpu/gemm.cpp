@@ -169,7 +169,7 @@ void check_product(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, s
 template <class T>
 void gemm(bool trans_a, bool trans_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda,
           const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc, GemmEpilogue epilogue) {
-  const GemmArguments<T> p{trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc};
+  const GemmArguments<T> p{{trans_a, trans_b, m, n, k, a, lda, b, ldb}, beta, c, ldc};
   check_product(trans_a, trans_b, m, n, k, lda, ldb);
   require(ldc >= n, ErrorKind::Internal, "gemm: leading dimension {} is too short for {} columns", ldc, n);
   if (m == 0 || n == 0) return;

@@ -7,15 +7,20 @@
 
 namespace plimsoll {
 
-// The arguments of gemm(), checked, with m, n and k above zero.
+// op(A)[m, k] · op(B)[k, n]; flags and leading dimensions as gemm() has them.
 template <class T>
-struct GemmArguments {
+struct GemmOperands {
   bool trans_a, trans_b;
   std::int64_t m, n, k;
   const T* a;
   std::int64_t lda;
   const T* b;
   std::int64_t ldb;
+};
+
+// The arguments of gemm(), checked, with m, n and k above zero.
+template <class T>
+struct GemmArguments : GemmOperands<T> {
   T beta;
   T* c;
   std::int64_t ldc;

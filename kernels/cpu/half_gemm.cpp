@@ -70,7 +70,7 @@ void pack_panel(const Panel<T>& p, std::int64_t words, float* to, std::int64_t s
 template <class T, bool kPairs>
 class Share {
  public:
-  Share(const HalfProduct<T>& p, By by, const SumsReader& reader)
+  Share(const GemmOperands<T>& p, By by, const SumsReader& reader)
       : p_(p),
         by_(by),
         reader_(reader),
@@ -135,7 +135,7 @@ class Share {
 
   float* rows_buffer() const { return buffers_.rows.data(); }
 
-  const HalfProduct<T>& p_;
+  const GemmOperands<T>& p_;
   const By by_;
   const SumsReader& reader_;
   const bool in_place_;
@@ -145,7 +145,7 @@ class Share {
 };
 
 template <class T, bool kPairs>
-void multiply_shares(const HalfProduct<T>& p, By by, const SumsReader& reader) {
+void multiply_shares(const GemmOperands<T>& p, By by, const SumsReader& reader) {
   for_gemm_shares(p.m, p.n, p.k, omp_get_max_threads(),
                   [&](const GemmBlock& share) { Share<T, kPairs>(p, by, reader).multiply(share); });
 }
@@ -153,7 +153,7 @@ void multiply_shares(const HalfProduct<T>& p, By by, const SumsReader& reader) {
 }  // namespace
 
 template <class T>
-void half_gemm(const HalfProduct<T>& p, const SumsReader& reader) {
+void half_gemm(const GemmOperands<T>& p, const SumsReader& reader) {
   check_product(p.trans_a, p.trans_b, p.m, p.n, p.k, p.lda, p.ldb);
   if (p.m == 0 || p.n == 0) return;
   const By by = chosen<T>();
@@ -163,7 +163,7 @@ void half_gemm(const HalfProduct<T>& p, const SumsReader& reader) {
   multiply_shares<T, false>(p, by, reader);
 }
 
-template void half_gemm<bf16>(const HalfProduct<bf16>&, const SumsReader&);
-template void half_gemm<f16>(const HalfProduct<f16>&, const SumsReader&);
+template void half_gemm<bf16>(const GemmOperands<bf16>&, const SumsReader&);
+template void half_gemm<f16>(const GemmOperands<f16>&, const SumsReader&);
 
 }  // namespace plimsoll

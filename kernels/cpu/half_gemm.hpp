@@ -5,21 +5,10 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/gemm.hpp"
+#include "kernels/cpu/gemm_arguments.hpp"
 #include "runtime/tensor/dtype.hpp"
 
 namespace plimsoll {
-
-// What op(A)[m, k] · op(B)[k, n] is made of; flags and leading dimensions as gemm() has them.
-template <class T>
-struct HalfProduct {
-  bool trans_a, trans_b;
-  std::int64_t m, n, k;
-  const T* a;
-  std::int64_t lda;
-  const T* b;
-  std::int64_t ldb;
-};
 
 // Who takes the finished sums: called once with each block of C and its sums, whose rows are `stride` apart, on the
 // thread that made them. Refers to a function object that outlives the product; allocates nothing.
@@ -42,9 +31,9 @@ class SumsReader {
 // On the OpenMP threads of the caller, as gemm(); each keeps 576 KiB, from its first product on. Throws Internal where
 // gemm() does. `T` is bf16 or f16.
 template <class T>
-void half_gemm(const HalfProduct<T>& product, const SumsReader& reader);
+void half_gemm(const GemmOperands<T>& product, const SumsReader& reader);
 
-extern template void half_gemm<bf16>(const HalfProduct<bf16>&, const SumsReader&);
-extern template void half_gemm<f16>(const HalfProduct<f16>&, const SumsReader&);
+extern template void half_gemm<bf16>(const GemmOperands<bf16>&, const SumsReader&);
+extern template void half_gemm<f16>(const GemmOperands<f16>&, const SumsReader&);
 
 }  // namespace plimsoll

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/cpu/cast.hpp"
+#include "kernels/no_gradient.hpp"
 #include "runtime/exec/kernel_table.hpp"
 
 namespace plimsoll {
@@ -51,18 +52,10 @@ void parallel_zero(int threads, T* out, std::int64_t n) {
   });
 }
 
-// True when no gradient comes in through output slot `y`. What goes out is then zero: nothing to add, or all
-// overwritten.
 template <class Op>
 bool without_gradient(const KernelArgs& args, int y) {
-  if (args.grad[y]) return false;
-  for (std::size_t i = 0; i < Op::slots.size(); ++i) {
-    const int slot = static_cast<int>(i);
-    const bool goes_out = Op::slots[i].role == Role::Input || Op::slots[i].role == Role::Param;
-    if (!goes_out || !args.grad[slot] || args.accumulates(slot)) continue;
-    parallel_zero(args.threads, args.g<std::byte>(slot), args.grad[slot].spec.bytes());
-  }
-  return true;
+  return without_gradient<Op>(
+      args, y, [&](const View& out) { parallel_zero(args.threads, out.as<std::byte>(), out.spec.bytes()); });
 }
 
 }  // namespace plimsoll

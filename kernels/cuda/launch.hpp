@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/check.hpp"
+#include "kernels/no_gradient.hpp"
 #include "runtime/exec/kernel_table.hpp"
 
 namespace plimsoll::cuda {
@@ -18,17 +19,9 @@ inline void zero(const KernelArgs& args, const View& x) {
   check_cuda(cudaMemsetAsync(x.data, 0, static_cast<std::size_t>(x.spec.bytes()), stream_of(args)), "cudaMemsetAsync");
 }
 
-// True when no gradient comes in through output slot `y`. What goes out is then zero: nothing to add, or all
-// overwritten.
 template <class Op>
 bool without_gradient(const KernelArgs& args, int y) {
-  if (args.grad[y]) return false;
-  for (std::size_t i = 0; i < Op::slots.size(); ++i) {
-    const int slot = static_cast<int>(i);
-    const bool goes_out = Op::slots[i].role == Role::Input || Op::slots[i].role == Role::Param;
-    if (goes_out && args.grad[slot] && !args.accumulates(slot)) zero(args, args.grad[slot]);
-  }
-  return true;
+  return plimsoll::without_gradient<Op>(args, y, [&](const View& out) { zero(args, out); });
 }
 
 // Slots that an op may not have: -1.
@@ -47,6 +40,16 @@ void for_each_type(F&& add) {
   add(float{});
   add(bf16{});
   add(f16{});
+}
+// The same for products: add(T{}, std::bool_constant<tf32>{}), where floats may be rounded with `tf32`.
+template <class F>
+void for_each_product_type(bool tf32, F&& add) {
+  for_each_type([&]<class T>(T zero) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (tf32) return add(zero, std::true_type{});
+    }
+    add(zero, std::false_type{});
+  });
 }
 
 }  // namespace plimsoll::cuda

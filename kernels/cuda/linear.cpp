@@ -117,12 +117,8 @@ void add_for_type(KernelTable& table) {
 }  // namespace
 
 void add_cuda_linear_kernels(KernelTable& table, bool tf32) {
-  if (tf32)
-    add_for_type<float, true>(table);
-  else
-    add_for_type<float, false>(table);
-  add_for_type<bf16, false>(table);
-  add_for_type<f16, false>(table);
+  for_each_product_type(tf32,
+                        [&]<class T, bool kTf32>(T, std::bool_constant<kTf32>) { add_for_type<T, kTf32>(table); });
 }
 
 }  // namespace plimsoll

@@ -58,6 +58,22 @@ def check_export(source, dtype, size):
     return exported
 
 
+def padding(source):
+    """A folder's own token ids stay in its export; ids of padding are named when it is trained."""
+    first, second = folder / "padding", folder / "padding_again"
+    run("export", source, first)
+    described = json.loads((first / "config.json").read_text())
+    described |= {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
+    (first / "config.json").write_text(json.dumps(described))
+    run("export", first, second)
+    kept = json.loads((second / "config.json").read_text())
+    expect(kept["bos_token_id"] == 1 and kept["eos_token_id"] == [2, 3], f"token ids: {kept}")
+    again = folder / "again.yaml"
+    again.write_text(f"model: {{from: {first}}}\ndata: {{train: {folder}/tokens, sequence: 64}}\n"
+                     f"train: {{steps: 1, global_batch: 2}}\nschedule: {{warmup: 0}}\nrun: {{dir: {folder}/again, log_every: 0}}\n")
+    run("train", again, parts=["pad_token_id: 0 is a token like any other here"])
+
+
 def main():
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -92,6 +108,7 @@ def main():
                     f"run: {{dir: {folder}/long, log_every: 0}}\n")
     run("train", long)
     greedy = ["generate", folder / "long", "--temperature", "0", "--tokens"]
+    padding(folder / "long")
     short = run(*greedy, "5", "--set", "memory.reserve=1000", "--set", "memory.budget=16MiB")
     expect(run(*greedy, "90").startswith(short[:-1]), "the size of the cache changes the text")
 

@@ -1,0 +1,16 @@
+# cmake -D GIT=… -D SOURCE=… -D FILE=… -P commit.cmake: FILE defines built_commit() of launch/info.hpp.
+set(commit "")
+if(GIT)
+  execute_process(COMMAND ${GIT} -C ${SOURCE} describe --always --dirty --abbrev=12 --exclude=* OUTPUT_VARIABLE commit
+                  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+endif()
+if(NOT commit)
+  set(commit "unknown")
+endif()
+set(text "#include \"launch/info.hpp\"\nnamespace plimsoll {\nconst char* built_commit() { return \"${commit}\"; }\n}  // namespace plimsoll\n")
+if(EXISTS ${FILE})
+  file(READ ${FILE} before)
+endif()
+if(NOT "${before}" STREQUAL "${text}")
+  file(WRITE ${FILE} "${text}")
+endif()
