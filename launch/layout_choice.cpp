@@ -1,6 +1,7 @@
 #include "launch/layout_choice.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "launch/recompute_choice.hpp"
@@ -13,21 +14,33 @@
 namespace plimsoll {
 namespace {
 
+// ExactMemory::sizes_s, of one stage. A bucket that was asked for is in the estimate.
+double gain_of_sizes(const Programs& p, const ProgramOptions& o) {
+  double of_each = 0, of_step = 0;
+  if (p.gathers && p.gathers->chosen) of_each += p.gathers->plain->end_s - p.gathers->chosen->end_s;
+  if (p.chunk_times) of_each += p.chunk_times->whole_s - p.chunk_times->micro_batch_s;
+  if (p.buckets && p.buckets->chosen && !o.bucket_bytes)
+    of_step += p.buckets->against->fixed.end_s - p.buckets->chosen->end_s;
+  return static_cast<double>(o.micro_batches) * of_each + of_step;
+}
+
 // A rank other than the first may hold most: every stage that is not like a larger one. The stage that recomputes most
 // adds that to the step.
 ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) {
   ExactMemory most;
   const auto passes = static_cast<double>(options.micro_batches + options.mesh.pipeline - 1);
-  double recompute = 0;
+  double recompute = 0, sizes = std::numeric_limits<double>::infinity();
   for (const int stage : distinct_stages(options)) {
     const Programs programs = build_programs(at_stage(options, stage));
     const MemoryPlan& plan = programs.plan;
     if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
+    sizes = std::min(sizes, gain_of_sizes(programs, options));  // all stages are as fast as the slowest
     if (!options.recompute.empty())
       recompute = std::max(recompute, passes * (recompute_seconds(programs.graph("train"), costs) +
                                                 offload_seconds(programs.graph("train"), costs, options.host.overlap)));
   }
   most.recompute_s = recompute;
+  most.sizes_s = sizes;
   return most;
 }
 
@@ -121,6 +134,7 @@ LayoutChoice predict_layout(const Config& config, const Place& place, const Layo
   choice.best.push_back({layout, estimates.estimate(layout), largest_rank(options, *machine.costs)});
   LayoutEstimate& estimate = choice.best.front().estimate;
   if (estimates.problem().rewrite_at_need) estimate.set_recompute(choice.best.front().exact->recompute_s);
+  estimate.set_sizes(choice.best.front().exact->sizes_s);
   return choice;
 }
 
@@ -230,6 +244,7 @@ nlohmann::json layout_json(const LayoutChoice& choice) {
                        {"exposed_ms", r.estimate.exposed_s * 1e3},
                        {"update_ms", r.estimate.update_s * 1e3},
                        {"recompute_ms", r.estimate.recompute_s * 1e3},
+                       {"sizes_ms", r.estimate.sizes_s * 1e3},
                        {"memory_bound_bytes", r.estimate.memory_bound_bytes}};
     if (r.exact) {
       row["arena_bytes"] = r.exact->arena_bytes;

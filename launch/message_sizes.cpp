@@ -204,6 +204,7 @@ GatherAhead time_gathers(const ProgramOptions& o, const Graph& graph, const Flat
   gathers.chosen = time_prefetch(sections, problem.seconds, o.prefetch);
   gathers.usual = time_prefetch(sections, problem.seconds, 1);
   gathers.apart = time_prefetch(problem.sections, problem.seconds, o.prefetch);
+  gathers.plain = time_prefetch(problem.sections, problem.seconds, 1);
   gathers.against = choose_prefetch(sections, problem.seconds, 0, kMostPrefetch);
   return gathers;
 }

@@ -100,11 +100,18 @@ void add_schedule(const ProgramOptions& o, Programs& p) {
       make_schedule(o.schedule, o.mesh.pipeline, static_cast<int>(micro_batches_of(o, o.rank)), o.chunks));
 }
 
-// `timed`: with the predicted times of what is communicated, for reports.
-Graph train_graph(const ProgramOptions& o, Programs& p, bool timed) {
+// How a plan is made: with the predicted times of what is communicated, for reports; see plan_of().
+struct Planning {
+  bool timed = true;
+  std::int64_t enough_bytes = 0;
+  const Graph* keeping = nullptr;
+};
+
+Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning) {
+  const bool timed = planning.timed;
   const std::int64_t scratch = reduce_scratch_bytes(o.mesh.longest_axis());
   DataParallel data = data_parallel(o);
-  Graph graph = differentiated_graph(o, p);
+  Graph graph = planning.keeping != nullptr ? *planning.keeping : differentiated_graph(o, p);
   rewrite_activations(graph, o);
   if (timed && o.costs && o.mesh.tensor > 1 && o.tensor_chunks > 1) {
     Graph whole = graph;
@@ -310,7 +317,7 @@ double micro_batch_seconds(const Graph& graph, const ProgramOptions& o) {
 namespace {
 
 // What the memory plan follows from, and the plan.
-Programs planned_programs(const ProgramOptions& o, bool timed, std::int64_t enough_bytes) {
+Programs planned_programs(const ProgramOptions& o, const Planning& planning) {
   Programs p;
   add_schedule(o, p);
   const auto add = [&](std::string name, Graph graph) {
@@ -321,7 +328,7 @@ Programs planned_programs(const ProgramOptions& o, bool timed, std::int64_t enou
     p.names.push_back(std::move(name));
     p.graphs.push_back(std::make_unique<Graph>(std::move(graph)));
   };
-  if (o.train) add("train", train_graph(o, p, timed));
+  if (o.train) add("train", train_graph(o, p, planning));
   if (o.evaluate) add("evaluate", inference_graph(o, p, o.micro_batch, o.sequence, Head::Loss, 0));
   if (o.logits) add("logits", inference_graph(o, p, o.micro_batch, o.sequence, Head::Logits, 0));
   if (o.cache_positions > 0) {
@@ -337,18 +344,18 @@ Programs planned_programs(const ProgramOptions& o, bool timed, std::int64_t enou
   const int replica = coordinates(o.mesh, o.rank).data;
   p.owns_whole = replica == 0;
   p.owns_shards = replica < data.shards;
-  p.plan = plan_memory(p.list(), o.threads, enough_bytes);
+  p.plan = plan_memory(p.list(), o.threads, planning.enough_bytes);
   return p;
 }
 
 }  // namespace
 
-MemoryPlan plan_of(const ProgramOptions& o, std::int64_t enough_bytes) {
-  return planned_programs(o, false, enough_bytes).plan;
+MemoryPlan plan_of(const ProgramOptions& o, std::int64_t enough_bytes, const Graph* keeping) {
+  return planned_programs(o, {false, enough_bytes, keeping}).plan;
 }
 
 Programs build_programs(const ProgramOptions& o) {
-  Programs p = planned_programs(o, true, 0);
+  Programs p = planned_programs(o, {});
   p.tensors = model_tensors(o.model);
   if (o.train) {
     p.train_flops_per_micro_batch = train_flops(o);

@@ -102,6 +102,7 @@ struct GatherAhead {
   std::size_t gathers = 0, uses = 0;      // of a micro-batch
   std::optional<Prefetch> apart;          // each unit by itself, with ProgramOptions::costs
   std::optional<Prefetch> chosen, usual;  // what they are predicted to take, with ProgramOptions::costs; usual: 1
+  std::optional<Prefetch> plain;          // each unit by itself, one ahead
   std::optional<PrefetchChoice> against;  // the best, whatever memory allows, and none
 };
 
@@ -164,8 +165,9 @@ struct Programs {
 };
 
 Programs build_programs(const ProgramOptions& options);
-// Their memory plan alone; `enough_bytes` as plan_memory() has it.
-MemoryPlan plan_of(const ProgramOptions& options, std::int64_t enough_bytes = 0);
+// Their memory plan alone; `enough_bytes` as plan_memory() has it. `keeping`: the graph of keeping_graph(), for whoever
+// plans one rank with several recomputations.
+MemoryPlan plan_of(const ProgramOptions& options, std::int64_t enough_bytes = 0, const Graph* keeping = nullptr);
 // Forward and backward of this rank with everything kept, before parameters are placed and collectives of gradients are
 // added: what the recompute planner looks at. The schedule is null without a pipeline.
 struct KeepingGraph {

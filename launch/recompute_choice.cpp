@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <tuple>
+#include <utility>
 
 namespace plimsoll {
 namespace {
@@ -15,7 +16,9 @@ namespace {
 // into to keeping everything, whichever is less.
 constexpr std::int64_t kSteps = 256;
 constexpr std::int64_t kShareSteps = 32;  // with shares of host memory
-constexpr std::int64_t kCertain = 8;      // an eighth of that away, a guess is as good as a plan
+// An eighth of that away from the budget, a guess is as good as a plan; later so many times what lies beside the
+// planner's model differed between the last two plans.
+constexpr std::int64_t kCertain = 8, kAlike = 4;
 // Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
 constexpr std::int64_t kProbes = 16;
 // Of one answer of the planner, which is asked several times, for every layout that may be the best: so many labels of
@@ -24,36 +27,39 @@ RecomputeLimits limits_of(const RecomputeStage& stage) {
   return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000, 0.01};
 }
 
-// The bytes of a rank's plan, and of what it offloads.
+// The bytes of a rank's plan, what it cannot do without, and of what it offloads.
 struct PlannedBytes {
-  std::int64_t arena = 0, host = 0;
+  std::int64_t arena = 0, least = 0, host = 0;
 };
 
 // Byte plans of one stage, each made once, as good as it takes to know whether they are within `arena_bytes`.
 class BytePlans {
  public:
-  BytePlans(const ProgramOptions& there, const std::vector<int>& layers, std::int64_t arena_bytes)
-      : there_(there), layers_(layers), budget_(arena_bytes) {
-    there_.recompute.assign(static_cast<std::size_t>(there.model.layers), {});
-  }
-  PlannedBytes of(const std::vector<LayerRecompute>& chosen) {
-    const auto known =
-        std::find_if(known_.begin(), known_.end(), [&](const auto& entry) { return entry.first == chosen; });
-    return known != known_.end() ? known->second : known_.emplace_back(chosen, plan(chosen, budget_)).second;
-  }
-  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, 0); }
+  // `keeping`: keeping_graph(there).
+  BytePlans(const ProgramOptions& there, const Graph& keeping, const std::vector<int>& layers, std::int64_t arena_bytes)
+      : there_(there), keeping_(keeping), layers_(layers), budget_(arena_bytes) {}
+  PlannedBytes of(const std::vector<LayerRecompute>& chosen) { return known_plan(known_, chosen, budget_); }
+  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return known_plan(best_, chosen, 0); }
 
  private:
+  using Known = std::vector<std::pair<std::vector<LayerRecompute>, PlannedBytes>>;
+
+  PlannedBytes known_plan(Known& all, const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
+    const auto known = std::find_if(all.begin(), all.end(), [&](const auto& entry) { return entry.first == chosen; });
+    return known != all.end() ? known->second : all.emplace_back(chosen, plan(chosen, enough_bytes)).second;
+  }
   PlannedBytes plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
+    there_.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
     for (std::size_t i = 0; i < chosen.size(); ++i) there_.recompute[static_cast<std::size_t>(layers_[i])] = chosen[i];
-    const MemoryPlan plan = plan_of(there_, enough_bytes);
-    return {plan.total_bytes, plan.host_bytes};
+    const MemoryPlan plan = plan_of(there_, enough_bytes, &keeping_);
+    return {plan.total_bytes, least_bytes(plan), plan.host_bytes};
   }
 
   ProgramOptions there_;
+  const Graph& keeping_;
   std::vector<int> layers_;
   std::int64_t budget_;
-  std::vector<std::pair<std::vector<LayerRecompute>, PlannedBytes>> known_;
+  Known known_, best_;
 };
 
 // A planner with its answers. They are kept for all searches of the process: layouts of a cluster often differ in what
@@ -108,21 +114,8 @@ class BudgetSearch {
 
   // `steps`: budgets of the planner that are told apart.
   const Found& run(std::int64_t steps) {
-    attempt(full(), 0);
-    std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_->stage());
-    if (low >= high) return found_;
-    if (!attempt(low)) {
-      // What comes back early is not in the planner's model, so its smallest need not be the smallest.
-      const std::int64_t step = planner_->stage().link ? (high - low) / kProbes : 0;
-      std::int64_t probe = low + step;
-      while (probe < high && step > 0 && !attempt(probe)) probe += step;
-      if (step == 0 || probe >= high) return found_;
-      low = probe;
-    }
-    const std::int64_t unit = std::min(high - low, budget_), width = std::max<std::int64_t>(1, unit / steps);
-    narrow(low, high, width, unit / kCertain);
-    // Guided wrongly, it ends where nothing was found.
-    if (!found_.fits || found_.model_bytes < guessed_) narrow(low, high, width, high);
+    search(steps);
+    if (!found_.fits) find_least();
     return found_;
   }
 
@@ -133,16 +126,43 @@ class BudgetSearch {
   }
 
  private:
+  // What does not fit, with the values that it keeps.
+  struct Misfit {
+    std::vector<LayerRecompute> chosen;
+    Found found;
+  };
+
+  void search(std::int64_t steps) {
+    attempt(full(), 0);
+    std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_->stage());
+    if (low >= high) return;
+    if (!attempt(low)) {
+      // What comes back early is not in the planner's model, so its smallest need not be the smallest.
+      const std::int64_t step = planner_->stage().link ? (high - low) / kProbes : 0;
+      std::int64_t probe = low + step;
+      while (probe < high && step > 0 && !attempt(probe)) probe += step;
+      if (step == 0 || probe >= high) return;
+      low = probe;
+    }
+    const std::int64_t unit = std::min(high - low, budget_), width = std::max<std::int64_t>(1, unit / steps);
+    least_certain_ = 2 * width;
+    narrow(low, high, width, unit / kCertain);
+    // Guided wrongly, it ends where nothing was found.
+    least_certain_ = high;
+    if (!found_.fits || found_.model_bytes < guessed_) narrow(low, high, width, high);
+  }
+
   // The same budgets of the planner are tried whatever the budget of the arena is: a larger one then goes at least as
   // far up, although the bytes of plans do not quite rise with the planner's budget. What lies beside the planner's
-  // model is about the same in all plans: where the last one says that the next is further than `certain` from the
-  // budget, nothing is planned for it.
+  // model is about the same in all plans: where the last one says that the next is further from the budget than that
+  // differs between them (at first `certain`), nothing is planned for it.
   void narrow(std::int64_t low, std::int64_t high, std::int64_t width, std::int64_t certain) {
     guessed_ = 0;
+    certain_ = certain;
     while (high - low > width) {
       const std::int64_t middle = low + (high - low) / 2, spare = budget_ - (middle + beside_);
-      if (spare > certain) guessed_ = middle;
-      const bool fits = spare > certain || (spare >= -certain && attempt(middle));
+      if (spare > certain_) guessed_ = middle;
+      const bool fits = spare > certain_ || (spare >= -certain_ && attempt(middle));
       (fits ? low : high) = middle;
     }
   }
@@ -172,16 +192,32 @@ class BudgetSearch {
   // Does it fit? What costs too much counts as if it did: what is cheaper takes more bytes.
   bool attempt(RecomputePlan plan, std::int64_t model_bytes) {
     if (plan.seconds >= incumbent_seconds_) return true;
-    const PlannedBytes bytes = bytes_.of(layer_recompute(graph_, plan));
+    std::vector<LayerRecompute> chosen = layer_recompute(graph_, plan);
+    const PlannedBytes bytes = bytes_.of(chosen);
     const bool fits = bytes.arena <= budget_;
-    beside_ = bytes.arena - plan.peak_bytes;
-    const bool first = found_.plan.layers.empty();
-    const bool better = fits ? !found_.fits || plan.seconds < found_.plan.seconds
-                             : !found_.fits && (first || bytes.arena < found_.bytes.arena);
-    if (!better) return fits;
+    const std::int64_t before = std::exchange(beside_, bytes.least - plan.peak_bytes);
+    if (certain_ > least_certain_) certain_ = std::clamp(kAlike * std::abs(beside_ - before), least_certain_, certain_);
     model_bytes = std::max(model_bytes, plan.peak_bytes);
-    found_ = {fits, std::move(plan), bytes, model_bytes};
+    Found tried{fits, std::move(plan), bytes, model_bytes};
+    if (!fits) {
+      misfits_.push_back({std::move(chosen), std::move(tried)});
+    } else if (!found_.fits || tried.plan.seconds < found_.plan.seconds) {
+      found_ = std::move(tried);
+    }
     return fits;
+  }
+
+  // Of those that do not fit the one that needs least, to the byte.
+  void find_least() {
+    std::stable_sort(misfits_.begin(), misfits_.end(),
+                     [](const Misfit& a, const Misfit& b) { return a.found.bytes.least < b.found.bytes.least; });
+    for (Misfit& misfit : misfits_) {
+      const bool first = found_.plan.layers.empty();
+      // What it cannot do without is rounded up to the alignment.
+      if (!first && misfit.found.bytes.least >= found_.bytes.arena + kArenaAlignment) return;
+      misfit.found.bytes = bytes_.best_of(misfit.chosen);
+      if (first || misfit.found.bytes.arena < found_.bytes.arena) found_ = std::move(misfit.found);
+    }
   }
 
   const GraphStage& graph_;
@@ -190,28 +226,51 @@ class BudgetSearch {
   double incumbent_seconds_;
   std::shared_ptr<KnownAnswers> planner_;
   std::int64_t beside_ = 0;   // of the last byte plan, what lies beside the planner's model
+  std::int64_t certain_ = 0;  // a guess that is further from the budget is as good as a plan
+  std::int64_t least_certain_ = std::numeric_limits<std::int64_t>::max();
   std::int64_t guessed_ = 0;  // the largest budget of the planner that was taken to fit
   Found found_;
+  std::vector<Misfit> misfits_;
 };
+
+// What the recompute planner sees of a stage.
+GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, const CostModel& costs) {
+  GraphStageOptions options;
+  options.threads = there.threads;
+  if (there.host.offered) options.offload_overlap = there.host.overlap;
+  if (keeping.schedule) {
+    const std::vector<int>& slots = keeping.schedule->slots[static_cast<std::size_t>(keeping.stage)];
+    options.in_flight = *std::max_element(slots.begin(), slots.end());
+    options.slots = slots.size() > 1 || slots.front() > 1;
+  }
+  return graph_stage(keeping.graph, costs, options);
+}
 
 // Plans one stage.
 class StageSearch {
  public:
   StageSearch(const ProgramOptions& there, const CostModel& costs, std::int64_t arena_bytes)
-      : there_(there), budget_(arena_bytes) {
-    choice_.stage = coordinates(there.mesh, there.rank).pipeline;
-    choice_.graph = stage_graph(there, costs);
+      : there_(there), keeping_(keeping_graph(there)), budget_(arena_bytes) {
+    choice_.stage = keeping_.stage;
+    choice_.graph = stage_of(keeping_, there, costs);
     choice_.seconds = choice_.graph.micro_batch_seconds;
   }
 
   // False where nothing fits; then the choice is the one that needs least of those tried.
   bool run() {
-    BytePlans bytes(there_, choice_.graph.layers, budget_);
-    const bool fits = search(bytes);
-    if (fits) return true;
+    BytePlans bytes(there_, keeping_.graph, choice_.graph.layers, budget_);
+    if (search(bytes)) return true;
     std::vector<LayerRecompute> chosen;
     if (!choice_.plan.layers.empty()) chosen = layer_recompute(choice_.graph, choice_.plan);
     choice_.arena_bytes = bytes.best_of(chosen).arena;
+    // Where there is little to make again, keeping everything may need less than any copies of it.
+    const std::int64_t none = bytes.best_of({}).arena;
+    if (none <= choice_.arena_bytes) {
+      choice_.plan = {};
+      choice_.arena_bytes = none;
+      choice_.host_bytes = choice_.model_bytes = 0;
+      choice_.seconds = choice_.graph.micro_batch_seconds;
+    }
     return false;
   }
 
@@ -266,6 +325,7 @@ class StageSearch {
   }
 
   ProgramOptions there_;
+  KeepingGraph keeping_;
   std::int64_t budget_;
   StageChoice choice_;
   bool fits_ = false;
@@ -298,16 +358,13 @@ std::vector<int> layers_at(const ProgramOptions& o, int stage, const std::vector
 }  // namespace
 
 GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
-  const KeepingGraph keeping = keeping_graph(there);
-  GraphStageOptions options;
-  options.threads = there.threads;
-  if (there.host.offered) options.offload_overlap = there.host.overlap;
-  if (keeping.schedule) {
-    const std::vector<int>& slots = keeping.schedule->slots[static_cast<std::size_t>(keeping.stage)];
-    options.in_flight = *std::max_element(slots.begin(), slots.end());
-    options.slots = slots.size() > 1 || slots.front() > 1;
-  }
-  return graph_stage(keeping.graph, costs, options);
+  return stage_of(keeping_graph(there), there, costs);
+}
+
+std::int64_t least_bytes(const MemoryPlan& plan) {
+  std::int64_t live = 0;
+  for (const ProgramLayout& program : plan.programs) live = std::max(live, program.max_live_bytes);
+  return plan.persistent_bytes + live;
 }
 
 std::int64_t planned_bytes(const ProgramOptions& options) { return plan_of(options).total_bytes; }

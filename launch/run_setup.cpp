@@ -98,13 +98,6 @@ std::vector<LayerRecompute> recompute_layers(const Config& config) {
   return layers;
 }
 
-// What no plan of these programs can do without.
-std::int64_t least_bytes(const MemoryPlan& plan) {
-  std::int64_t live = 0;
-  for (const ProgramLayout& program : plan.programs) live = std::max(live, program.max_live_bytes);
-  return plan.persistent_bytes + live;
-}
-
 // Bytes that the first rank whose plan does not fit lacks at least; 0: all fit. `arena_bytes` 0: no limit.
 std::int64_t lacking_bytes(const ProgramOptions& o, std::int64_t arena_bytes) {
   if (arena_bytes == 0 && o.host.bytes == kNoHostLimit) return 0;

@@ -144,6 +144,9 @@ class Search {
         case Known::Plan: choice_.best.push_back(std::move(planned_.at(top.index))); break;
       }
     }
+    std::stable_sort(choice_.best.begin(), choice_.best.end(), [](const RankedLayout& a, const RankedLayout& b) {
+      return a.estimate.step_s < b.estimate.step_s;
+    });
     if (!queue_.empty())
       fall(queue_.top().index, "time", "slower than the best", static_cast<std::int64_t>(queue_.size()));
     if (choice_.best.empty() && !layouts_.empty()) find_least();
@@ -191,6 +194,7 @@ class Search {
     }
     if (!ranked.exact || budget() == 0 || ranked.exact->arena_bytes <= budget()) {
       if (ranked.exact) ranked.estimate.set_recompute(ranked.exact->recompute_s);
+      if (ranked.exact) ranked.estimate.set_sizes(ranked.exact->sizes_s);
       if (ranked.estimate.step_s > entry.seconds) {
         queue_.push({ranked.estimate.step_s, entry.bytes, i, Known::Plan});
         planned_.emplace(i, std::move(ranked));

@@ -5,7 +5,8 @@
 //
 // Every combination that parallel/rules.hpp allows is tried; its memory and its time are bounded from below, and what
 // is left is searched best first: by time, then the exact memory of the plan. So the answer is the fastest layout that
-// fits, as if every layout had been planned.
+// fits, as if every layout had been planned; and of the layouts that are planned and fit, the fastest when sizes of
+// messages follow from the links.
 
 #include <functional>
 #include <map>
@@ -74,15 +75,12 @@ struct LayoutEstimate {
   double update_s = 0;                  // optimizer, of step_s
   double recompute_s = 0;               // of step_s, where memory.recompute: auto needs it; see LayoutCosts::estimate
   int recompute_stage = 0;              // which needs that
+  double sizes_s = 0;                   // off step_s already: see ExactMemory
   double mfu = 0;                       // model FLOPs per second of all ranks / peak of the data sheet
   std::int64_t memory_bound_bytes = 0;  // no plan of the largest rank has fewer
-  // What recomputation takes is known better.
-  void set_recompute(double seconds) {
-    const double before = step_s;
-    step_s += seconds - recompute_s;
-    mfu *= before / step_s;
-    recompute_s = seconds;
-  }
+  // What recomputation takes, and what the sizes of messages save, is known better.
+  void set_recompute(double seconds);
+  void set_sizes(double seconds);
 };
 
 // What the plan of a layout takes on the rank that has most.
@@ -90,6 +88,9 @@ struct ExactMemory {
   std::int64_t arena_bytes = 0;
   ClassBytes class_bytes{};
   double recompute_s = 0;  // what it does to fit adds so much to a step
+  // Where links are known, they decide what is sent together, how far ahead and in how many pieces: that takes so much
+  // off a step with the usual sizes, which the estimate has.
+  double sizes_s = 0;
 };
 
 // Who plans layouts exactly.

@@ -191,6 +191,26 @@ LayoutEstimate LayoutCosts::Impl::play(const Layout& l, const std::vector<StageT
   return e;
 }
 
+namespace {
+
+void add_seconds(LayoutEstimate& e, double seconds) {
+  const double before = e.step_s;
+  e.step_s += seconds;
+  e.mfu *= before / e.step_s;
+}
+
+}  // namespace
+
+void LayoutEstimate::set_recompute(double seconds) {
+  add_seconds(*this, seconds - recompute_s);
+  recompute_s = seconds;
+}
+
+void LayoutEstimate::set_sizes(double seconds) {
+  add_seconds(*this, sizes_s - seconds);
+  sizes_s = seconds;
+}
+
 LayoutCosts::LayoutCosts(LayoutProblem problem, LayoutMachine machine)
     : impl_(std::make_unique<Impl>(std::move(problem), std::move(machine))) {}
 LayoutCosts::~LayoutCosts() = default;

@@ -17,7 +17,8 @@ StageBytes bound_stage_bytes(PieceProfiles& pieces, const Layout& l, int stage) 
     elements += p.elements();
     unit = p.layer_elements / pieces.layers(l, stage, c);
     bytes.staging = std::max(bytes.staging, p.staging_bytes);
-    bytes.kept += in_flight * p.kept_bytes;
+    const bool halves = l.schedule == ScheduleKind::ZbH1;
+    bytes.kept += in_flight * (halves ? std::max(p.kept_bytes, p.held_bytes) : p.kept_bytes);
     bytes.outside += in_flight * p.outside_bytes;
   }
   const StateBytes state = state_bytes(problem.dtype, problem.optimizer);

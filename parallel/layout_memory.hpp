@@ -9,7 +9,8 @@ namespace plimsoll {
 // Of a rank of one stage.
 struct StageBytes {
   std::int64_t state = 0, staging = 0, scratch = 0;
-  std::int64_t kept = 0;     // of all micro-batches in flight
+  // In the slots of all micro-batches in flight: from forward to backward, or between its two halves.
+  std::int64_t kept = 0;
   std::int64_t outside = 0;  // of that, outside of the layers
   // ZeRO 2 and 3, beside what the layers before keep: gradients of a layer and of the one whose are being summed, its
   // parameters and those that are gathered ahead.

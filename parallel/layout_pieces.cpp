@@ -34,6 +34,25 @@ std::int64_t kept_bytes(const Graph& graph) {
   return bytes;
 }
 
+// What the first half of backward leaves for weight gradients that are an action of their own: gradients, which nothing
+// makes again, and, in a graph that is not `rewritten`, what forward kept for them.
+std::int64_t held_bytes(const Graph& graph, bool rewritten) {
+  std::vector<bool> before(graph.values.size(), false), by_weights = before, again = before;
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    const Node& node = graph.nodes[n];
+    const bool replayed = node.again || node.stream == StreamKind::Copy || (rewritten && n < graph.backward_begin);
+    std::vector<bool>& touched = node.phase == Phase::WeightGrad ? by_weights : replayed ? again : before;
+    for_each_access(graph, node,
+                    [&](const MemoryAccess& a) { touched[static_cast<std::size_t>(graph.root(a.value))] = true; });
+  }
+  std::int64_t bytes = 0;
+  for (std::size_t v = 0; v < graph.values.size(); ++v) {
+    const Value& value = graph.values[v];
+    if (before[v] && by_weights[v] && !again[v] && !value.persistent && !value.host) bytes += value.spec.bytes();
+  }
+  return bytes;
+}
+
 // The most that the backward of a layer has at once, from its first weight gradient on: gradients, and the values of
 // forward that a node reads, which are there whether they were kept or made again.
 std::int64_t backward_bytes(const Graph& graph, int layer) {
@@ -142,9 +161,10 @@ PieceProfile PieceProfiles::measure(const PieceKind& kind, std::int64_t layers) 
   if (problem_.rewrite) problem_.rewrite(problem_.rewrite_at_need ? smallest : graph);
   if (!problem_.rewrite_at_need) smallest = graph;
   if (kind.pipelined) add_message_buffers(graph, true);
+  PieceProfile profile;
+  profile.held_bytes = held_bytes(graph, static_cast<bool>(problem_.rewrite));
   share_forward_memory(graph);
   share_forward_memory(smallest);
-  PieceProfile profile;
   profile.times = time_nodes(graph, costs_, [](std::string_view) { return 1; });
   profile.kept_bytes = kept_bytes(smallest);
   profile.staging_bytes = staging_bytes(graph);
@@ -169,6 +189,7 @@ PieceProfile PieceProfiles::of(const PieceKind& kind, std::int64_t layers) {
     p.times.*time = extend_time(one.times.*time, two.times.*time, layers);
   p.kept_bytes = extend(one.kept_bytes, two.kept_bytes, layers);
   p.outside_bytes = std::max<std::int64_t>(0, one.kept_bytes - (two.kept_bytes - one.kept_bytes));
+  p.held_bytes = extend(one.held_bytes, two.held_bytes, layers);
   p.staging_bytes = extend(one.staging_bytes, two.staging_bytes, layers);
   p.layer_elements = extend(one.layer_elements, two.layer_elements, layers);
   return p;

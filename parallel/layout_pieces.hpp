@@ -16,6 +16,7 @@ struct PieceProfile {
   NodeTimes times;                 // of a micro-batch
   std::int64_t kept_bytes = 0;     // made in forward, read in backward: of one micro-batch in flight
   std::int64_t outside_bytes = 0;  // of that, outside of the layers
+  std::int64_t held_bytes = 0;     // the same of what is there between input and weight gradients that are two actions
   std::int64_t staging_bytes = 0;  // tokens, targets, messages
   std::int64_t embedding_elements = 0, layer_elements = 0, head_elements = 0;  // parameters; of all layers
   std::int64_t elements() const { return embedding_elements + layer_elements + head_elements; }

@@ -15,6 +15,7 @@ void insert_nodes(Graph& graph, Inserts inserts) {
   std::vector<std::pair<int, bool>> places;  // nodes are moved from below
   for (const Node& n : graph.nodes) places.emplace_back(n.chunk, n.late);
   std::vector<Node> merged;
+  merged.reserve(graph.nodes.size() + inserts.size());
   std::size_t next = 0;
   for (std::size_t n = 0; n <= graph.nodes.size(); ++n) {
     for (; next < inserts.size() && inserts[next].position() == n; ++next) {

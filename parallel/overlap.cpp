@@ -94,6 +94,7 @@ class Overlapper {
     std::vector<Node> nodes;
     const std::size_t backward = graph_.backward_begin, update = graph_.update_begin;
     std::swap(nodes, graph_.nodes);
+    graph_.nodes.reserve(nodes.size());
     for (std::size_t n = 0; n <= nodes.size(); ++n) {
       if (n == backward) graph_.backward_begin = graph_.nodes.size();
       if (n == update) graph_.update_begin = graph_.nodes.size();

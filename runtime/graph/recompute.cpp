@@ -56,6 +56,7 @@ class Recomputer {
   }
 
   void run() {
+    nodes_.reserve(graph_.nodes.size() + graph_.backward_begin);
     nodes_.assign(graph_.nodes.begin(), graph_.nodes.begin() + static_cast<std::ptrdiff_t>(graph_.backward_begin));
     for (std::size_t n = graph_.backward_begin; n < graph_.update_begin; ++n) {
       Node node = graph_.nodes[n];

@@ -1,7 +1,6 @@
 #include "runtime/plan/offsets.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/rng.hpp"
@@ -33,6 +32,16 @@ void check_arguments(std::span<const Lifetime> lifetimes, const OffsetOptions& o
     require(l.bytes > 0 && l.last >= l.first, ErrorKind::Internal,
             "offset assignment: lifetime {} has {} bytes in positions {}..{}", i, l.bytes, l.first, l.last);
   }
+}
+
+// One on top of the other.
+Best stacked(const Problem& problem) {
+  Best best{{}, {}, Fit::First, "stacked"};
+  for (const offsets::Item& item : problem.items) {
+    best.placement.offset.push_back(best.placement.peak);
+    best.placement.peak += item.size;
+  }
+  return best;
 }
 
 Best run_portfolio(const Problem& problem, std::int64_t target) {
@@ -103,8 +112,10 @@ Offsets assign_offsets(std::span<const Lifetime> lifetimes, const OffsetOptions&
   const Problem problem = offsets::make_problem(lifetimes, options.alignment);
   const std::int64_t target = std::max(problem.max_live, options.capacity / options.alignment);
   const std::int64_t enough = options.enough / options.alignment;
-  const bool hopeless = options.enough > 0 && problem.max_live > enough;
-  Best best = run_portfolio(problem, hopeless ? std::numeric_limits<std::int64_t>::max() : std::max(target, enough));
+  // The last buffer of a placement may end within its last unit: what is not within `enough` rounded down may be.
+  const std::int64_t most = (options.enough + options.alignment - 1) / options.alignment;
+  const bool hopeless = options.enough > 0 && problem.max_live > most;
+  Best best = hopeless ? stacked(problem) : run_portfolio(problem, std::max(target, enough));
   if (!hopeless && best.placement.peak > enough) {
     const std::int64_t climbing = options.max_nodes / kClimbShare;
     climb(problem, target, climbing, best);

@@ -39,7 +39,7 @@ struct OffsetOptions {
   std::int64_t max_nodes = 200'000;  // visited nodes of hill climbing and search together; 0: the portfolio alone
   std::int64_t capacity = 0;         // bytes: stop as soon as the rounded peak is at most this; 0: off
   // Bytes: only whether the peak is at most this is of interest. A placement that is within it is returned at once, and
-  // any where no placement can be; otherwise the answer is that without this option. 0: off
+  // one without any sharing where no placement can be; otherwise the answer is that without this option. 0: off
   std::int64_t enough = 0;
 };
 

@@ -3,31 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/plan/trade_hull.hpp"
+
 namespace plimsoll {
 namespace {
 
 using Label = RecomputeLabel;
-
-// The lower left hull of (saved, cost), from the cheapest item on.
-std::vector<RecomputeItem> hull(std::vector<RecomputeItem> items) {
-  std::sort(items.begin(), items.end(), [](const RecomputeItem& a, const RecomputeItem& b) {
-    return a.ps != b.ps ? a.ps < b.ps : a.saved_bytes < b.saved_bytes;
-  });
-  std::vector<RecomputeItem> corners;
-  for (const RecomputeItem& item : items) {
-    if (!corners.empty() && item.saved_bytes >= corners.back().saved_bytes) continue;
-    while (corners.size() >= 2) {
-      const RecomputeItem &a = corners[corners.size() - 2], &b = corners.back();
-      const double to_b = static_cast<double>(b.ps - a.ps) / static_cast<double>(a.saved_bytes - b.saved_bytes);
-      const double to_item =
-          static_cast<double>(item.ps - a.ps) / static_cast<double>(a.saved_bytes - item.saved_bytes);
-      if (to_b < to_item) break;
-      corners.pop_back();
-    }
-    corners.push_back(item);
-  }
-  return corners;
-}
 
 // Of every item that covers the layer, its part of one of its layers; rounded down.
 std::vector<RecomputeItem> shares_of(const RecomputeItems& items, int layer) {
@@ -47,8 +28,14 @@ struct Begin {
 };
 
 // Adds `item` to every label it fits, and merges the result into `target`; both rise in bytes and fall in cost.
+// `rest_ps`: the least that the layers behind it cost.
 void extend(std::vector<Label>& target, const std::vector<Label>& labels, const RecomputeItem& item, Begin begin,
-            const LabelTask& task, std::vector<Label>& scratch) {
+            const LabelTask& task, std::int64_t rest_ps, std::vector<Label>& scratch) {
+  const auto too_large = [&](const Label& label) {
+    return (task.apart ? 0 : label.saved_bytes) + item.peak_bytes > task.room_bytes ||
+           label.saved_bytes + item.saved_bytes > task.cap_bytes;
+  };
+  if (labels.empty() || too_large(labels.front())) return;
   scratch.clear();
   const auto add = [&](const Label& label) {
     if (!scratch.empty() && scratch.back().ps <= label.ps) return;
@@ -57,10 +44,10 @@ void extend(std::vector<Label>& target, const std::vector<Label>& labels, const 
   };
   std::size_t old = 0;
   for (std::size_t i = 0; i < labels.size(); ++i) {
-    if ((task.apart ? 0 : labels[i].saved_bytes) + item.peak_bytes > task.room_bytes) break;
+    if (too_large(labels[i])) break;
     const Label next{labels[i].saved_bytes + item.saved_bytes, labels[i].ps + item.ps, begin.layer, static_cast<int>(i),
                      begin.item};
-    if (next.saved_bytes > task.cap_bytes) break;
+    if (next.ps + rest_ps >= task.incumbent_ps) continue;
     while (old < target.size() && target[old].saved_bytes <= next.saved_bytes) add(target[old++]);
     add(next);
   }
@@ -89,7 +76,9 @@ SuffixBound::SuffixBound(const RecomputeItems& items) : suffix_(items.at.size() 
   std::vector<Slope> slopes;
   const auto flatter = [](const Slope& a, const Slope& b) { return a.ps * b.bytes < b.ps * a.bytes; };
   for (int i = static_cast<int>(items.at.size()) - 1; i >= 0; --i) {
-    const std::vector<RecomputeItem> corners = hull(shares_of(items, i));
+    const std::vector<RecomputeItem> corners = trade_hull(
+        shares_of(items, i), [](const RecomputeItem& item) { return item.saved_bytes; },
+        [](const RecomputeItem& item) { return item.ps; });
     suffix_[i].saved = suffix_[i + 1].saved + corners[0].saved_bytes;
     suffix_[i].ps = suffix_[i + 1].ps + corners[0].ps;
     const std::size_t before = slopes.size();
@@ -99,6 +88,8 @@ SuffixBound::SuffixBound(const RecomputeItems& items) : suffix_(items.at.size() 
     }
     std::inplace_merge(slopes.begin(), slopes.begin() + static_cast<std::ptrdiff_t>(before), slopes.end(), flatter);
     double bytes = 0, ps = 0;
+    suffix_[i].bytes.reserve(slopes.size());
+    suffix_[i].costs.reserve(slopes.size());
     for (const Slope& s : slopes) {
       suffix_[i].bytes.push_back(bytes += s.bytes);
       suffix_[i].costs.push_back(ps += s.ps);
@@ -143,7 +134,8 @@ LabelResult cheapest_path(const RecomputeItems& items, const SuffixBound& bound,
     result.work += static_cast<std::int64_t>(labels[i].size() * items.at[i].size());
     for (int k = 0; k < static_cast<int>(items.at[i].size()); ++k) {
       const RecomputeItem& item = items.at[i][k];
-      if (i + item.span <= layers) extend(labels[i + item.span], labels[i], item, {i, k}, task, scratch);
+      if (i + item.span > layers) continue;
+      extend(labels[i + item.span], labels[i], item, {i, k}, task, bound.least_ps(i + item.span), scratch);
     }
   }
   if (labels[layers].empty()) return result;

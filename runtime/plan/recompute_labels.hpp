@@ -22,6 +22,8 @@ class SuffixBound {
   // Of the layers from `layer` on, when they save at most `bytes`; kUnreachable where they cannot.
   static constexpr std::int64_t kUnreachable = std::numeric_limits<std::int64_t>::max();
   std::int64_t least_ps(int layer, std::int64_t bytes) const;
+  // Whatever they save.
+  std::int64_t least_ps(int layer) const { return suffix_[static_cast<std::size_t>(layer)].ps; }
 
   // Removes from `labels` of `layer` (rising saved bytes) those that cannot end below `incumbent_ps` within `cap`.
   void prune(std::vector<RecomputeLabel>& labels, int layer, std::int64_t cap, std::int64_t incumbent_ps) const;

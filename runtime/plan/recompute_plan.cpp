@@ -71,19 +71,27 @@ struct Level {
   std::optional<Offer> relaxed;  // where not all tensors were put to choice
 };
 
-Level make_level(const RecomputeStage& stage, RecomputeLevel level) {
+// The choices of single layers, by kind.
+struct Choices {
   KindOptions options, relaxed;
   bool complete = true;
-  const HostLink* link = stage.link ? &*stage.link : nullptr;
+};
+
+Choices make_choices(const RecomputeStage& stage, bool row_splits) {
+  Choices choices;
   for (const LayerKind& kind : stage.kinds) {
-    LayerOptions o = layer_options(kind, {.link = link, .row_splits = level == RecomputeLevel::RowSplits});
-    complete = complete && o.complete;
-    options.push_back(std::move(o.options));
-    relaxed.push_back(std::move(o.relaxed));
+    LayerOptions o = layer_options(kind, {.link = stage.link ? &*stage.link : nullptr, .row_splits = row_splits});
+    choices.complete = choices.complete && o.complete;
+    choices.options.push_back(std::move(o.options));
+    choices.relaxed.push_back(std::move(o.relaxed));
   }
+  return choices;
+}
+
+Level make_level(const RecomputeStage& stage, RecomputeLevel level, const Choices& choices) {
   const bool segments = level != RecomputeLevel::Layers && stage.segments;
-  Level made{level, make_offer(stage, options, segments), std::nullopt};
-  if (!complete) made.relaxed = make_offer(stage, relaxed, segments);
+  Level made{level, make_offer(stage, choices.options, segments), std::nullopt};
+  if (!choices.complete) made.relaxed = make_offer(stage, choices.relaxed, segments);
   return made;
 }
 
@@ -130,15 +138,24 @@ std::optional<RecomputePlan> plan_level(const RecomputeStage& stage, const Level
 
 struct RecomputePlanner::Impl {
   RecomputeStage stage;
-  std::map<RecomputeLevel, Level> levels;  // those that a budget asked for
+  // Those that a budget asked for.
+  std::map<bool, Choices> choices;  // without and with row-splits
+  std::map<RecomputeLevel, Level> levels;
 
+  const Choices& choices_with(bool row_splits) {
+    const auto known = choices.find(row_splits);
+    return known != choices.end() ? known->second
+                                  : choices.emplace(row_splits, make_choices(stage, row_splits)).first->second;
+  }
   const Level& level(RecomputeLevel which) {
     const auto known = levels.find(which);
-    return known != levels.end() ? known->second : levels.emplace(which, make_level(stage, which)).first->second;
+    if (known != levels.end()) return known->second;
+    const Choices& offered = choices_with(which == RecomputeLevel::RowSplits);
+    return levels.emplace(which, make_level(stage, which, offered)).first->second;
   }
 };
 
-RecomputePlanner::RecomputePlanner(RecomputeStage stage) : impl_(new Impl{std::move(stage), {}}) {
+RecomputePlanner::RecomputePlanner(RecomputeStage stage) : impl_(new Impl{std::move(stage), {}, {}}) {
   check_stage(impl_->stage);
 }
 RecomputePlanner::~RecomputePlanner() = default;

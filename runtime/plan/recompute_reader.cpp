@@ -56,6 +56,7 @@ class Reader {
       if (use.writes || use.section == Graph::Section::Forward) continue;
       last_[index(use.value)] = graph.nodes.size();
     }
+    find_readers();
   }
 
   // `boundary_seconds`: what making the next layer's boundary takes; it is made from this layer's output.
@@ -75,7 +76,7 @@ class Reader {
     kind.saved_apart = options_.slots;
     LayerTensor& output = kind.tensors.back();
     if (!output.always_kept) output.seconds += boundary_seconds;
-    keep_what_others_read(number);
+    keep_what_others_read();
     add_steps(number);
     const RecomputeMode modes[] = {RecomputeMode::Full, RecomputeMode::Selective};
     for (std::size_t m = 0; m < 2; ++m) {
@@ -246,23 +247,32 @@ class Reader {
     add_part(std::move(read));
   }
 
-  // A value that backward of something else reads is not this layer's to drop.
-  void keep_what_others_read(int number) {
+  // The values that backward reads outside of the layer that makes them.
+  void find_readers() {
+    std::vector<int> maker(graph_.values.size(), -1);
+    for (const auto& [number, values] : values_) {
+      for (const RecomputableValue& v : values) maker[index(v.value)] = number;
+    }
+    read_elsewhere_.assign(graph_.values.size(), false);
     for (std::size_t n = graph_.backward_begin; n < std::min(graph_.nodes.size(), graph_.update_begin); ++n) {
-      if (graph_.nodes[n].layer == number) continue;
-      for (const ValueId v : graph_.nodes[n].value) {
-        if (const auto known = tensor_of_.find(v); known != tensor_of_.end())
-          layer_.kind.tensors[static_cast<std::size_t>(known->second)].always_kept = true;
+      const Node& node = graph_.nodes[n];
+      if (runs(node)) backward_of_[node.layer].push_back(n);
+      for (const ValueId v : node.value) {
+        if (v != kNoValue && maker[index(v)] != node.layer) read_elsewhere_[index(v)] = true;
       }
+    }
+  }
+
+  // Such a value is not its layer's to drop.
+  void keep_what_others_read() {
+    for (const auto& [value, tensor] : tensor_of_) {
+      if (read_elsewhere_[index(value)]) layer_.kind.tensors[static_cast<std::size_t>(tensor)].always_kept = true;
     }
   }
 
   void add_steps(int number) {
     LayerKind& kind = layer_.kind;
-    std::vector<std::size_t> nodes;
-    for (std::size_t n = graph_.backward_begin; n < std::min(graph_.nodes.size(), graph_.update_begin); ++n) {
-      if (graph_.nodes[n].layer == number && runs(graph_.nodes[n])) nodes.push_back(n);
-    }
+    const std::vector<std::size_t>& nodes = backward_of_[number];
     const std::set<std::size_t> own(nodes.begin(), nodes.end());
     std::map<std::size_t, int> gradient_of;  // by root
     std::set<std::size_t> tensors;
@@ -295,8 +305,10 @@ class Reader {
   const GraphStageOptions& options_;
   NodeSeconds seconds_;
   LayerValues values_;
-  std::vector<std::size_t> first_, last_;  // nodes that touch a root
-  std::vector<int> made_by_layer_;         // by root, in forward
+  std::vector<std::size_t> first_, last_;                // nodes that touch a root
+  std::vector<int> made_by_layer_;                       // by root, in forward
+  std::vector<bool> read_elsewhere_;                     // by value, see find_readers()
+  std::map<int, std::vector<std::size_t>> backward_of_;  // nodes, by layer
   ReadLayer layer_;
   std::map<ValueId, int> tensor_of_;
 };

@@ -158,8 +158,9 @@ struct Node {
 
 class Search {
  public:
-  Search(const RecomputeItems& items, std::int64_t budget, const RecomputeLimits& limits, Crowded crowded)
-      : items_(items), bound_(items), budget_(budget), limits_(limits), crowded_(crowded) {}
+  Search(const RecomputeItems& items, const SuffixBound& bound, std::int64_t budget, const RecomputeLimits& limits,
+         Crowded crowded)
+      : items_(items), bound_(bound), budget_(budget), limits_(limits), crowded_(crowded) {}
 
   // Nothing costs less.
   std::int64_t least_ps() const { return bound_.least_ps(0, most_saved()); }
@@ -227,7 +228,7 @@ class Search {
   }
 
   const RecomputeItems& items_;
-  SuffixBound bound_;
+  const SuffixBound& bound_;
   std::int64_t budget_;
   RecomputeLimits limits_;
   Crowded crowded_;
@@ -290,8 +291,9 @@ std::optional<RecomputeFound> cheapest_items(const RecomputeItems& items, std::i
     found.items = *std::move(relaxed);
     found.ps = total_ps(found.items);
   }
+  const SuffixBound bound(items);
   const auto search = [&](int max_labels, std::int64_t max_work, Crowded crowded) {
-    Search s(items, budget_bytes, {max_labels, max_work}, crowded);
+    Search s(items, bound, budget_bytes, {max_labels, max_work}, crowded);
     found.bound_ps = std::max(found.bound_ps, std::min(s.least_ps(), found.ps));
     if (static_cast<double>(found.ps - found.bound_ps) <= limits.enough * static_cast<double>(found.ps)) return true;
     if (!s.run(found.ps)) return false;

@@ -1,9 +1,11 @@
 #include "runtime/plan/recompute_segments.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "runtime/core/error.hpp"
+#include "runtime/plan/trade_hull.hpp"
 
 namespace plimsoll {
 namespace {
@@ -117,25 +119,13 @@ void reduce(std::vector<Label>& labels, bool count_saved, std::size_t most) {
 // The corners of the trade of bytes for time, once for what is saved and once for the peak.
 std::vector<Inner> corners(const std::vector<Inner>& all) {
   std::vector<Inner> chosen;
+  std::vector<std::size_t> order(all.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
   std::vector<bool> taken(all.size(), false);
   for (const auto bytes : {&Inner::saved_bytes, &Inner::peak_bytes}) {
-    std::vector<std::size_t> order(all.size()), corner;
-    for (std::size_t i = 0; i < all.size(); ++i) order[i] = i;
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      return std::tie(all[a].ps, all[a].*bytes) < std::tie(all[b].ps, all[b].*bytes);
-    });
-    for (const std::size_t i : order) {
-      if (!corner.empty() && all[i].*bytes >= all[corner.back()].*bytes) continue;
-      while (corner.size() >= 2) {
-        const Inner &a = all[corner[corner.size() - 2]], &b = all[corner.back()], &c = all[i];
-        const double to_b = static_cast<double>(b.ps - a.ps) * static_cast<double>(a.*bytes - c.*bytes);
-        const double to_c = static_cast<double>(c.ps - a.ps) * static_cast<double>(a.*bytes - b.*bytes);
-        if (to_b < to_c) break;
-        corner.pop_back();
-      }
-      corner.push_back(i);
-    }
-    for (const std::size_t i : corner) taken[i] = true;
+    for (const std::size_t i : trade_hull(
+             order, [&](std::size_t at) { return all[at].*bytes; }, [&](std::size_t at) { return all[at].ps; }))
+      taken[i] = true;
   }
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (taken[i]) chosen.push_back(all[i]);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/plan/recompute_options.hpp"
+#include "runtime/plan/trade_hull.hpp"
 
 namespace plimsoll {
 
@@ -11,21 +12,9 @@ RecomputeTrade recompute_trade(const LayerKind& kind) {
   std::vector<TradeCorner> points;
   for (const LayerOption& o : options.relaxed) points.push_back({o.saved_bytes, o.seconds});
   points.push_back({0, keep_nothing(kind).seconds});
-  std::sort(points.begin(), points.end(), [](const TradeCorner& a, const TradeCorner& b) {
-    return a.seconds != b.seconds ? a.seconds < b.seconds : a.saved_bytes < b.saved_bytes;
-  });
-  RecomputeTrade corners;
-  const auto steepness = [](const TradeCorner& a, const TradeCorner& b) {
-    return (b.seconds - a.seconds) / static_cast<double>(a.saved_bytes - b.saved_bytes);
-  };
-  for (const TradeCorner& point : points) {
-    if (!corners.empty() && point.saved_bytes >= corners.back().saved_bytes) continue;
-    while (corners.size() >= 2 &&
-           steepness(*(corners.end() - 2), corners.back()) >= steepness(*(corners.end() - 2), point))
-      corners.pop_back();
-    corners.push_back(point);
-  }
-  return corners;
+  return trade_hull(
+      std::move(points), [](const TradeCorner& c) { return c.saved_bytes; },
+      [](const TradeCorner& c) { return c.seconds; });
 }
 
 double least_recompute_seconds(std::span<const TradingLayers> layers, std::int64_t room_bytes) {

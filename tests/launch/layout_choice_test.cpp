@@ -8,7 +8,9 @@
 #include <array>
 #include <fstream>
 
+#include "launch/cluster_file.hpp"
 #include "launch/commands.hpp"
+#include "launch/run_costs.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/rng.hpp"
 #include "tests/support/temp_folder.hpp"
@@ -263,6 +265,42 @@ TEST(LayoutChoice, PlanListsTheBestAndRefusesWhatNothingFits) {
   EXPECT_EQ(command_plan({path, {"parallel={tensor: 2}"}}, plan, true), 0);
   const std::string json = testing::internal::GetCapturedStdout();
   EXPECT_NE(json.find("\"layout\": \"data 2 x pipeline 1 x tensor 2 + sequence, zero 0"), std::string::npos) << json;
+}
+
+// Where links are known, they order the layouts that were planned: with the usual sizes another one would be first.
+TEST(LayoutChoice, CountsWhatSizesOfMessagesSave) {
+  const test::TempFolder folder;
+  const std::string path = (folder / "cluster.yaml").string();
+  int saving = 0, reordered = 0;
+  for (const double latency : {1e-5, 1e-4}) {
+    for (const double rate : {1e9, 1e8}) {
+      for (const int batch : {16, 64}) {
+        ClusterDescription slow = slow_cluster();
+        slow.devices_per_node = batch == 16 ? 1 : 4;
+        slow.inside = {latency / 10, rate * 10};
+        slow.between = {latency, rate};
+        std::ofstream(path) << write_cluster(slow, "");
+        Config config = small_config(
+            {"comm.cluster=" + path, "memory.recompute=none", fmt::format("train.global_batch={}", batch)});
+        const DescribedCosts costs(choose_cluster(config));
+        const auto choice = choose_layout(config, place_of(8), {costs.cluster(), &costs}, 0, 0);
+        ASSERT_TRUE(choice);
+        double last = 0, least_usual = 1e9;
+        for (const RankedLayout& r : choice->best) {
+          EXPECT_EQ(r.estimate.sizes_s, r.exact->sizes_s);
+          EXPECT_LE(r.estimate.sizes_s, r.estimate.exposed_s * (1 + 1e-9));
+          EXPECT_GE(r.estimate.step_s, last);
+          last = r.estimate.step_s;
+          saving += r.estimate.sizes_s > 0 ? 1 : 0;
+          least_usual = std::min(least_usual, r.estimate.step_s + r.estimate.sizes_s);
+        }
+        const LayoutEstimate& first = choice->best.front().estimate;
+        reordered += first.step_s + first.sizes_s > least_usual * (1 + 1e-9) ? 1 : 0;
+      }
+    }
+  }
+  EXPECT_GT(saving, 5);
+  EXPECT_GT(reordered, 0);
 }
 
 TEST(LayoutChoice, TheSameForEveryRank) {

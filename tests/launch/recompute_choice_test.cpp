@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "launch/plan_report.hpp"
 #include "launch/run_costs.hpp"
@@ -147,6 +148,43 @@ TEST(RecomputeChoice, StagesAreBoundByTheirOwnMicroBatchesInFlight) {
   EXPECT_GE(choice.of_stage(1).plan.seconds, choice.of_stage(2).plan.seconds);
   EXPECT_TRUE(choice.of_stage(3).plan.layers.empty()) << "one micro-batch at a time fits as it is";
   EXPECT_EQ(choice.layers[7], LayerRecompute{});
+}
+
+// Bytes of what the first half of backward makes and the second reads: nothing makes a gradient again.
+std::int64_t held_gradient_bytes(const Graph& graph) {
+  std::set<ValueId> made, held;
+  for (std::size_t n = graph.backward_begin; n < graph.update_begin; ++n) {
+    const Node& node = graph.nodes[n];
+    for_each_access(graph, node, [&](const MemoryAccess& a) {
+      const ValueId root = graph.root(a.value);
+      if (graph[root].persistent) return;
+      if (!node.late && !node.again && a.writes) made.insert(root);
+      if (node.late && made.contains(root)) held.insert(root);
+    });
+  }
+  std::int64_t bytes = 0;
+  for (const ValueId v : held) bytes += graph[v].spec.bytes();
+  return bytes;
+}
+
+// Why a zero-bubble schedule fits into less than 1F1B nowhere: recomputation does nothing about the gradients that wait
+// for weight gradients, of as many micro-batches as there are stages.
+TEST(RecomputeChoice, ZeroBubbleHoldsTheGradientsOfWhatWaits) {
+  const DescribedCosts costs{ClusterDescription{}};
+  const auto least = [&](ScheduleKind schedule) {
+    ProgramOptions o = options_of({"", ModelFamily::Llama, {.pipeline = 4}, 0, false, schedule});
+    o.recompute = choose_recompute(o, costs, 1).layers;
+    o.rank = 3;
+    return build_programs(o);
+  };
+  const Programs zero_bubble = least(ScheduleKind::ZbH1), usual = least(ScheduleKind::OneFOneB);
+  const ProgramLayout& train = zero_bubble.plan.program("train");
+  ASSERT_EQ(train.slots.size(), 1U);
+  EXPECT_EQ(train.slots.front().count, 4);
+  const std::int64_t held = held_gradient_bytes(zero_bubble.graph("train"));
+  EXPECT_GE(train.slots.front().bytes, held);
+  EXPECT_LT(train.slots.front().bytes, 2 * held) << "and little else";
+  EXPECT_GT(4 * held, 3 * (usual.plan.total_bytes - usual.plan.persistent_bytes));
 }
 
 Config config_of(const std::vector<std::string>& overrides = {}) {

@@ -92,6 +92,25 @@ TEST(Offsets, LastPositionIsInclusive) {
   EXPECT_EQ(assign_offsets(apart).peak_bytes, 512);
 }
 
+// Also where the last buffer ends within its last unit.
+TEST(Offsets, EnoughIsAnsweredToTheByte) {
+  int needs_the_last_unit = 0;
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    Dice dice(seed);
+    std::vector<Lifetime> lifetimes = guillotine(12, 30, 14, dice);
+    for (Lifetime& l : lifetimes) l.bytes -= dice.below(500);
+    const Offsets free = assign_offsets(lifetimes);
+    const std::int64_t best = free.peak_bytes;
+    needs_the_last_unit += best < free.max_live_bytes ? 1 : 0;
+    for (const std::int64_t enough : {best - 512, best - 1, best, best + 1, best + 300, best + 512}) {
+      const Offsets plan = assign_offsets(lifetimes, {.enough = enough});
+      EXPECT_EQ(plan.peak_bytes <= enough, best <= enough) << seed << ": " << enough << ", at best " << best;
+      expect_valid(lifetimes, plan);
+    }
+  }
+  EXPECT_GT(needs_the_last_unit, 5);
+}
+
 TEST(Offsets, RejectsBadArguments) {
   EXPECT_THROW(assign_offsets(std::vector<Lifetime>{{0, 0, 1}}), Error);
   EXPECT_THROW(assign_offsets(std::vector<Lifetime>{{8, 2, 1}}), Error);
