@@ -2,6 +2,7 @@
 """Writes the reference models of tests/golden: what transformers and PyTorch compute in fp32 on the CPU.
 
     scripts/make_golden.py [--out tests/golden] [MODEL…]
+    scripts/make_golden.py --half FOLDER…      how far PyTorch's own bf16 and fp16 are from the results in each folder
 
 Needs torch, transformers and safetensors. tests/golden/README.md describes the files. The outputs are committed: tests read
 them and never run this program.
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 STEPS, WARMUP, LR, MIN_LR = 24, 4, 4e-3, 4e-4
 BETAS, EPS, DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0
@@ -80,29 +81,41 @@ def copy_of(named):
     return {name: tensor.detach().clone().contiguous() for name, tensor in named}
 
 
-def compute(config, attention, tokens, targets, curve_tokens):
-    """All results for one attention implementation."""
-    model = make_model(config, attention)
-    logits = model(input_ids=tokens, use_cache=False).logits
+def compute(masters, model, batch, curve_tokens, curve, scale=1.0):
+    """All results of `model`. It is `masters` itself, or a copy in half precision, which takes their values, rounded,
+    before each step and gives them its gradients; `scale`: of the loss."""
+    named, mine = dict(masters.named_parameters()), dict(model.named_parameters())
+
+    def backward(loss):
+        (loss * scale).backward()
+        for name, parameter in named.items():
+            parameter.grad = mine[name].grad.float() / scale
+
+    tokens, targets = batch
+    logits = model(input_ids=tokens, use_cache=False).logits.float()
     loss = loss_of(logits, targets)
-    loss.backward()
-    gradients = copy_of((name, p.grad) for name, p in model.named_parameters())
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    backward(loss)
+    gradients = copy_of((name, p.grad) for name, p in named.items())
+    matrices = [p for p in named.values() if p.dim() >= 2]
+    vectors = [p for p in named.values() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}], lr=LR, betas=BETAS, eps=EPS)
+        [{"params": matrices, "weight_decay": curve["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}],
+        lr=curve["lr_per_step"][0], betas=(curve["beta1"], curve["beta2"]), eps=curve["eps"])
     losses, norms = [], []
-    for step in range(STEPS):
+    for some, lr in zip(curve_tokens, curve["lr_per_step"]):
         for group in optimizer.param_groups:
-            group["lr"] = lr_at(step)
-        optimizer.zero_grad()
-        step_loss = loss_of(model(input_ids=curve_tokens[step, :, :-1], use_cache=False).logits, curve_tokens[step, :, 1:])
-        step_loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP).item())
+            group["lr"] = lr
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(named[name])
+                parameter.grad = None
+        step_loss = loss_of(model(input_ids=some[:, :-1], use_cache=False).logits.float(), some[:, 1:])
+        backward(step_loss)
+        norms.append(torch.nn.utils.clip_grad_norm_(named.values(), curve["grad_clip"]).item())
         optimizer.step()
         losses.append(step_loss.item())
     return {"logits": logits.detach().contiguous(), "loss": loss.item(), "gradients": gradients, "losses": losses,
-            "norms": norms, "final": copy_of(model.named_parameters())}
+            "norms": norms, "final": copy_of(named.items())}
 
 
 def norm_difference(a, b):
@@ -148,8 +161,17 @@ def write(name, out):
     (folder / "generation_config.json").unlink(missing_ok=True)
     if name in OLDER_FORM:
         to_older_form(folder / "config.json")
-    eager = compute(config, "eager", tokens, targets, curve_tokens)
-    fused = compute(config, "sdpa", tokens, targets, curve_tokens)
+    curve = {
+        "optimizer": "AdamW", "beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS, "weight_decay": DECAY,
+        "weight_decay_on": "parameters with two or more dims, embeddings included", "grad_clip": CLIP, "steps": STEPS,
+        "lr": LR, "warmup_steps": WARMUP, "min_lr": MIN_LR, "schedule": "linear warm-up, then cosine",
+        "lr_per_step": [lr_at(s) for s in range(STEPS)]}
+
+    def results(attention):  # one model after the other: they share the configuration, which says the attention
+        made = make_model(config, attention)
+        return compute(made, made, (tokens, targets), curve_tokens, curve)
+
+    eager, fused = results("eager"), results("sdpa")
     save_file({"tokens": tokens.int(), "targets": targets.int(), "logits": eager["logits"], "curve_tokens": curve_tokens.int()},
               folder / "golden.safetensors")
     save_file(eager["gradients"], folder / "grads.safetensors")
@@ -158,12 +180,7 @@ def write(name, out):
         "model": name, "transformers": transformers.__version__, "torch": torch.__version__.split("+")[0],
         "attention": "eager", "threads": 1, "dtype": "float32", "B": batch, "T": length, "parameters": parameters,
         "loss": eager["loss"],
-        "curve": {
-            "optimizer": "AdamW", "beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS, "weight_decay": DECAY,
-            "weight_decay_on": "parameters with two or more dims, embeddings included", "grad_clip": CLIP, "steps": STEPS,
-            "lr": LR, "warmup_steps": WARMUP, "min_lr": MIN_LR, "schedule": "linear warm-up, then cosine",
-            "lr_per_step": [lr_at(s) for s in range(STEPS)], "loss": eager["losses"], "grad_norm_before_clip": eager["norms"],
-        },
+        "curve": {**curve, "loss": eager["losses"], "grad_norm_before_clip": eager["norms"]},
         "noise": noise_of(fused, eager),
     }
     (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
@@ -172,12 +189,40 @@ def write(name, out):
           f"noise {', '.join(f'{k} {v:.1e}' for k, v in golden['noise'].items())}")
 
 
+def without_attention_biases(named):
+    return {name: t for name, t in named.items() if not name.endswith(("c_attn.bias", "k_proj.bias"))}
+
+
+def print_half(folder):
+    """The distances of PyTorch in half precision from a folder's results, with masters and loss scale as golden_check's."""
+    golden = json.loads((folder / "golden.json").read_text())
+    tensors = load_file(folder / "golden.safetensors")
+    curve = golden["curve"]
+    want = {"logits": tensors["logits"], "loss": golden["loss"], "gradients": load_file(folder / "grads.safetensors"),
+            "losses": curve["loss"], "norms": curve["grad_norm_before_clip"], "final": load_file(folder / "final.safetensors")}
+    batch = tensors["tokens"].long(), tensors["targets"].long()
+    for dtype, scale in ((torch.bfloat16, 1.0), (torch.float16, 1024.0)):
+        for attention in ("eager", "sdpa"):
+            load = lambda: transformers.AutoModelForCausalLM.from_pretrained(
+                folder, attn_implementation=attention, dtype=torch.float32).eval()
+            got = compute(load(), load().to(dtype), batch, tensors["curve_tokens"].long(), curve, scale)
+            distances = noise_of(got, want)
+            distances["final_attention_bias"] = distances["final"]
+            distances["final"] = norm_difference(without_attention_biases(got["final"]), want["final"])
+            print(f"{folder.name} {dtype} {attention}: {', '.join(f'{k} {v:.1e}' for k, v in distances.items())}", flush=True)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests/golden")
     arguments.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
+    arguments.add_argument("--half", type=Path, nargs="+", metavar="FOLDER", help="compare PyTorch's half precision instead")
     given = arguments.parse_args()
     torch.set_num_threads(1)
+    if given.half:
+        for folder in given.half:
+            print_half(folder)
+        return
     for name in given.models or MODELS:
         write(name, given.out)
 

@@ -45,9 +45,13 @@ foreach(json IN LISTS goldens)
   plimsoll_program_test(golden.${name} COMMAND golden_check ${folder} LABELS unit TIMEOUT 120)
   plimsoll_program_test(golden.${name}.2_ranks COMMAND ${mpirun} 2 $<TARGET_FILE:golden_check> ${folder}
     LABELS mpi TIMEOUT 120 SERIAL)
+  foreach(precision IN ITEMS bf16 fp16)
+    plimsoll_program_test(golden.${name}.${precision} COMMAND golden_check --precision=${precision} ${folder}
+      LABELS unit TIMEOUT 120)
+  endforeach()
 endforeach()
 # The same references on meshes: what tensor parallelism, pipelines and ZeRO compute is what PyTorch computes.
-foreach(case IN ITEMS "1:--zero=2" "1:--zero=3" "2:--tensor=2 --zero=2" "2:--pipeline=2 --zero=3" "2:--tensor=2" "2:--pipeline=2" "4:--pipeline=2 --zero=1" "4:--pipeline=2 --zero=3" "4:--tensor=2 --pipeline=2" "2:--zero=1" "2:--zero=2" "2:--zero=3" "4:--tensor=2 --zero=1" "4:--tensor=2 --zero=3")
+foreach(case IN ITEMS "1:--zero=2" "1:--zero=3" "2:--tensor=2 --zero=2" "2:--pipeline=2 --zero=3" "2:--tensor=2" "2:--pipeline=2" "4:--pipeline=2 --zero=1" "4:--pipeline=2 --zero=3" "4:--tensor=2 --pipeline=2" "2:--zero=1" "2:--zero=2" "2:--zero=3" "4:--tensor=2 --zero=1" "4:--tensor=2 --zero=3" "2:--precision=bf16" "2:--precision=fp16 --zero=3" "2:--precision=bf16 --tensor=2" "2:--precision=bf16 --pipeline=2" "4:--precision=bf16 --tensor=2 --zero=2")
   string(REGEX MATCH "^([0-9]+):(.*)$" _ "${case}")
   set(ranks ${CMAKE_MATCH_1})
   separate_arguments(options UNIX_COMMAND "${CMAKE_MATCH_2}")
@@ -60,9 +64,13 @@ foreach(case IN ITEMS "1:--zero=2" "1:--zero=3" "2:--tensor=2 --zero=2" "2:--pip
 endforeach()
 set(golden_shared Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_shared.py ${PROJECT_SOURCE_DIR}/../shared)
 plimsoll_program_test(golden.shared COMMAND ${golden_shared} $<TARGET_FILE:golden_check> LABELS unit TIMEOUT 240)
+foreach(precision IN ITEMS bf16 fp16)
+  plimsoll_program_test(golden.shared.${precision} COMMAND ${golden_shared} $<TARGET_FILE:golden_check>
+    --precision=${precision} LABELS unit TIMEOUT 240)
+endforeach()
 plimsoll_program_test(golden.shared.2_ranks COMMAND ${golden_shared} ${mpirun} 2 $<TARGET_FILE:golden_check>
   LABELS mpi TIMEOUT 240 SERIAL)
-set_tests_properties(golden.shared golden.shared.2_ranks PROPERTIES SKIP_RETURN_CODE 77)
+set_tests_properties(golden.shared golden.shared.bf16 golden.shared.fp16 golden.shared.2_ranks PROPERTIES SKIP_RETURN_CODE 77)
 plimsoll_program_test(golden.refusals
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_refusals.py $<TARGET_FILE:golden_check>
     ${CMAKE_CURRENT_SOURCE_DIR}/golden/gpt2_erf ${CMAKE_CURRENT_SOURCE_DIR}/golden/llama_linear_rope

@@ -96,7 +96,10 @@ expect(check(work / "README.md"), 66, ["README.md: skipped"], "nothing to check"
 expect(check(work / "absent", original), 66, ["absent", f"{original}: 1"], "one missing")
 expect(check("--help"), 0, ["usage"], "--help")
 expect(check("--nonsense"), 64, ["usage"], "--nonsense")
-for option in ["--tensor=abc", "--tensor=", "--tensor=0", "--tensor=2x", "--pipeline=-1", "--zero=4", "--zero=7", "--zero"]:
+expect(check("--precision=bf16", missed), 1, ["MISSED"], "bf16: one missed")
+expect(check("--precision=fp32", original), 0, ["(tolerance 2e-05)"], "fp32")
+for option in ["--tensor=abc", "--tensor=", "--tensor=0", "--tensor=2x", "--pipeline=-1", "--zero=4", "--zero=7", "--zero", "--precision",
+               "--precision=int8"]:
     expect(check(option, original), 64, [option, "usage"], option)
 expect(check(), 64, ["usage"], "nothing")
 for file in ["grads", "final"]:

@@ -10,7 +10,7 @@
 namespace plimsoll::test {
 
 std::string name_of(const Layout& l) {
-  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}{}{}{}", l.mesh.data, l.mesh.pipeline,
+  return fmt::format("data{}_pipeline{}_tensor{}_zero{}_shards{}{}_{}{}{}{}{}{}{}", l.mesh.data, l.mesh.pipeline,
                      l.mesh.tensor, l.zero, l.mesh.shards, l.sequence ? "_sequence" : "", to_text(l.schedule), l.chunks,
                      l.stages.empty() ? "" : fmt::format("_cut{}", fmt::join(l.stages, "_")),
                      l.tensor_chunks > 1 ? fmt::format("_in{}", l.tensor_chunks) : "",
@@ -167,19 +167,40 @@ double relative_norm(const std::vector<double>& a, const std::vector<double>& b)
   return std::sqrt(difference / std::max(size, 1e-30));
 }
 
-void expect_same_training(const RunResult& run, const RunResult& one) {
-  const double tolerance = one.dtype == DType::f64 ? 1e-10 : 1e-5;
-  EXPECT_EQ(run.initial, one.initial);  // bitwise
-  ASSERT_EQ(run.losses.size(), one.losses.size());
-  for (std::size_t i = 0; i < run.losses.size(); ++i) {
-    EXPECT_NEAR(run.losses[i], one.losses[i], tolerance * one.losses[i]) << "step " << i;
-    EXPECT_NEAR(run.norms[i], one.norms[i], 1e3 * tolerance * one.norms[i]) << "step " << i;
-  }
-  ASSERT_EQ(run.final.size(), one.final.size());
+namespace {
+
+void expect_same_tensors(const RunResult& run, const RunResult& one) {
   for (std::size_t t = 0; t < one.final.size(); ++t) {
     const bool attention_bias = one.names[t].find("attn") != std::string::npos && one.names[t].ends_with("bias");
     EXPECT_LE(relative_norm(run.final[t], one.final[t]), attention_bias ? 5e-3 : 1e-4) << one.names[t];
   }
+}
+
+std::vector<double> joined(const std::vector<std::vector<double>>& tensors) {
+  std::vector<double> all;
+  for (const auto& tensor : tensors) all.insert(all.end(), tensor.begin(), tensor.end());
+  return all;
+}
+
+}  // namespace
+
+void expect_same_training(const RunResult& run, const RunResult& one) {
+  // Half precision rounds partial sums of ranks where one rank has the whole.
+  const bool half = wide_dtype(one.dtype) != one.dtype;
+  const double tolerance = one.dtype == DType::f64 ? 1e-10 : half ? 5e-4 : 1e-5;
+  const double norms = half ? 5e-3 : 1e3 * tolerance;
+  EXPECT_EQ(run.initial, one.initial);  // bitwise
+  ASSERT_EQ(run.losses.size(), one.losses.size());
+  for (std::size_t i = 0; i < run.losses.size(); ++i) {
+    EXPECT_NEAR(run.losses[i], one.losses[i], tolerance * one.losses[i]) << "step " << i;
+    EXPECT_NEAR(run.norms[i], one.norms[i], norms * one.norms[i]) << "step " << i;
+  }
+  ASSERT_EQ(run.final.size(), one.final.size());
+  // Adam makes steps of the rounding noise of small gradients: a bias that started at 0 is little else after a few.
+  if (half)
+    EXPECT_LE(relative_norm(joined(run.final), joined(one.final)), 1e-2);
+  else
+    expect_same_tensors(run, one);
   EXPECT_EQ(run.high_water, run.planned);
   EXPECT_EQ(run.host_high_water, run.host_planned);
   EXPECT_EQ(run.allocations, 0);
