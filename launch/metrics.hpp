@@ -13,7 +13,7 @@ struct StepMetrics {
   std::int64_t tokens = 0;  // targets seen so far
   double loss = 0, lr = 0, grad_norm = 0, step_ms = 0, tokens_per_s = 0;
   double model_gflops = 0;           // GFLOP/s of the model's own arithmetic, from the op declarations
-  double mfu = 0;                    // of the matrix-product rate measured at start, all ranks
+  double mfu = 0;                    // of the matrix-product rate in the run's precision, measured at start, all ranks
   std::optional<double> loss_scale;  // of the step, in fp16
 };
 

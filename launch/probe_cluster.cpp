@@ -9,11 +9,12 @@
 #include <cstring>
 #include <set>
 
-#include "kernels/cpu/gemm.hpp"
+#include "kernels/cpu/gemm_rate.hpp"
 #include "kernels/cpu/register.hpp"
 #include "launch/process.hpp"
 #include "runtime/core/median.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/tensor/convert.hpp"
 
 namespace plimsoll {
 namespace {
@@ -50,7 +51,7 @@ double seconds_of(const F& call) {
   return std::max(median(std::move(times)), 1e-9);
 }
 
-// Seconds of the forward kernel of an op on inputs of ones.
+// Seconds of the forward kernel of an op without whole numbers, on inputs of ones.
 template <class Op>
 struct TimedKernel {
   double seconds = 0, flops = 0;
@@ -58,7 +59,7 @@ struct TimedKernel {
 
   TimedKernel(const typename Op::Attrs& attrs, SlotSpecs specs, DType dtype, int threads) {
     const Attrs attributes(std::in_place_index<op_id<Op>>, attrs);
-    Op::infer(attrs, specs);
+    op_info(op_id<Op>).infer(attributes, specs);
     std::array<View, kMaxSlots> values;
     std::vector<std::vector<std::byte>> memory;
     for (std::size_t s = 0; s < Op::slots.size(); ++s) {
@@ -67,8 +68,8 @@ struct TimedKernel {
       auto& buffer = memory.emplace_back(static_cast<std::size_t>(spec.bytes()));
       values[s] = {buffer.data(), spec};
       bytes += spec.bytes();
-      if (spec.dtype == DType::f32) std::fill_n(values[s].template as<float>(), spec.elements(), 1.0F);
-      if (spec.dtype == DType::f64) std::fill_n(values[s].template as<double>(), spec.elements(), 1.0);
+      const std::vector<float> ones(static_cast<std::size_t>(spec.elements()), 1.0F);
+      convert_elements(DType::f32, ones.data(), spec.dtype, buffer.data(), spec.elements());
     }
     std::vector<std::byte> scratch(
         static_cast<std::size_t>(Op::workspace_bytes(attrs, specs, Phase::Forward, threads)) + 64);
@@ -91,15 +92,6 @@ double attention_flops_per_s(DType dtype, int threads) {
   specs.set(Attention::kQkv, {{1, 512, attrs.layout.packed_width()}, dtype});
   const TimedKernel<Attention> kernel(attrs, specs, dtype, threads);
   return kernel.flops / kernel.seconds;
-}
-
-double fp64_products_per_s() {
-  constexpr std::int64_t kSize = 512;
-  const std::vector<double> a(kSize * kSize, 1.0), b(kSize * kSize, 1.0);
-  std::vector<double> c(kSize * kSize);
-  return 2.0 * kSize * kSize * kSize / seconds_of([&] {
-           gemm(false, true, kSize, kSize, kSize, a.data(), kSize, b.data(), kSize, 0.0, c.data(), kSize);
-         });
 }
 
 double elementwise_bytes_per_s(int threads) {
@@ -155,9 +147,12 @@ DeviceDescription measure_device(const Group& control, int threads, int local_ra
   DeviceDescription device;
   device.name = fmt::format("{}, {} thread{}", cpu_model(), threads, threads == 1 ? "" : "s");
   control.barrier();
-  device.matmul = {of_slowest(fp64_products_per_s()), of_slowest(measure_gemm_gflops(threads) * 1e9), 0, 0};
-  device.attention = {of_slowest(attention_flops_per_s(DType::f64, threads)),
-                      of_slowest(attention_flops_per_s(DType::f32, threads)), 0, 0};
+  const auto rates = [&](const auto& rate) {
+    return PrecisionRates{of_slowest(rate(DType::f64)), of_slowest(rate(DType::f32)), of_slowest(rate(DType::bf16)),
+                          of_slowest(rate(DType::f16))};
+  };
+  device.matmul = rates([&](DType dtype) { return measure_gemm_gflops(threads, dtype) * 1e9; });
+  device.attention = rates([&](DType dtype) { return attention_flops_per_s(dtype, threads); });
   device.peak = device.matmul;
   device.memory_bytes_per_s = of_slowest(elementwise_bytes_per_s(threads));
   device.host.bytes_per_s = of_slowest(copied_bytes_per_s());

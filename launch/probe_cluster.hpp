@@ -18,9 +18,9 @@ std::vector<MeasuredLink> measure_links(const Group& control, const Mesh& mesh, 
                                         const ProbeOptions& options,
                                         const std::function<void(const MeasuredLink&)>& told = {});
 
-// What the slowest rank reaches while all of them compute: matrix products and attention in fp32 and fp64, elementwise
-// kernels, copies. `memory_bytes` and what lies outside the arena are of a rank; `peak` is the rate of matrix products,
-// for want of a data sheet. The overhead of a kernel is not measured. Collective over `control`.
+// What the slowest rank reaches while all of them compute: matrix products and attention in every precision,
+// elementwise kernels, copies. `memory_bytes` and what lies outside the arena are of a rank; `peak` is the rate of
+// matrix products, for want of a data sheet. The overhead of a kernel is not measured. Collective over `control`.
 DeviceDescription measure_device(const Group& control, int threads, int local_ranks);
 
 // `inside` and `between` as the line that fits the messages of measured groups whose ranks are on one host, or not;

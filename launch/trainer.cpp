@@ -8,6 +8,7 @@
 
 #include "comm/group.hpp"
 #include "kernels/cpu/gemm.hpp"
+#include "kernels/cpu/gemm_rate.hpp"
 #include "launch/allocation_counter.hpp"
 #include "launch/choices.hpp"
 #include "launch/failure.hpp"
@@ -85,7 +86,7 @@ struct Run {
     agree(control, config);
     if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
     const int threads = choose_threads(config, place);
-    if (purpose == Purpose::Train) peak_gflops = control.sum(measure_gemm_gflops(threads));
+    if (purpose == Purpose::Train) peak_gflops = control.sum(measure_gemm_gflops(threads, config.precision));
     outside = config.memory.reserve.value_or(outside_arena_bytes());
     // All ranks plan alike, so they know what was measured: the largest of all ranks, and the budget of each.
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("PLIMSOLL_SHARED", ROOT.parent / "shared"))
 PYTHON = os.environ.get("PYTHON", "python3")
 SEQUENCE = 256
+PRECISIONS = ("fp32", "bf16", "fp16")
+PEER_PRECISIONS = ("fp32", "bf16")
 MODELS = {
     "gpt2": dict(batch=4, budget="2.6 GiB", model="{preset: gpt2-124m, vocabulary: 50304, dropout: 0}"),
     "small": dict(batch=8, model="{family: gpt2, layers: 6, hidden: 384, heads: 6, vocabulary: 50304, positions: 256}"),
@@ -45,7 +47,7 @@ def cpu_seconds():
     return t.children_user + t.children_system
 
 
-def ours(model, layout, steps):
+def ours(model, layout, precision, steps):
     """One run: medians over its steps without the first two, and what summary.json says about memory."""
     spec = MODELS[model]
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +58,7 @@ def ours(model, layout, steps):
             f"data: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
             f"train: {{steps: {steps}, global_batch: {spec['batch']}, micro_batch: {spec['batch'] // layout.replicas // layout.micro_batches}}}\n"
             f"memory: {{budget: {spec.get('budget', 'auto')}}}\n"
-            f"parallel: {layout.parallel}\n"
+            f"parallel: {layout.parallel}\nprecision: {precision}\n"
             f"optimizer: {{lr: 3e-4, weight_decay: 0.1, clip: 1.0}}\nschedule: {{name: constant}}\n"
             f"run: {{dir: {run}, threads: {layout.threads}, eval_every: 0, save_every: 0, log_every: 1}}\n")
         launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(layout.ranks)] if layout.ranks > 1 else []
@@ -73,10 +75,10 @@ def ours(model, layout, steps):
                     plan_bytes=max(r["planned_bytes"] for r in summary["ranks"]))
 
 
-def peer(model, layout, steps):
-    """PyTorch, tuned; None where it is not installed or has no such layout."""
+def peer(model, layout, precision, steps):
+    """PyTorch, tuned, in bf16 under autocast; None where it is not installed or has no such layout or precision."""
     script = SHARED / "tools/torch_bench.sh"
-    if layout.peer is None or not script.exists():
+    if layout.peer is None or precision not in PEER_PRECISIONS or not script.exists():
         return None
     if subprocess.run([PYTHON, "-c", "import torch"], capture_output=True).returncode != 0:
         return None
@@ -84,7 +86,7 @@ def peer(model, layout, steps):
     if layout.ranks > 1:
         environment["RANKS"] = str(layout.ranks)
     before = cpu_seconds()
-    done = subprocess.run(["bash", str(script), model, "--steps", str(steps), *layout.peer], capture_output=True, text=True, env=environment,
+    done = subprocess.run(["bash", str(script), model, "--steps", str(steps), "--dtype", precision, *layout.peer], capture_output=True, text=True, env=environment,
                           timeout=900)
     if done.returncode != 0:
         return None
@@ -92,9 +94,9 @@ def peer(model, layout, steps):
     return dict(tokens_per_s=result["tokens_s_median"], peak_rss_bytes=int(result["peak_rss_gib"] * 2**30), cpu_s=cpu_seconds() - before)
 
 
-def row_of(model, layout, runs):
+def row_of(model, layout, precision, runs):
     mid = lambda key, who="ours": statistics.median(run[key] for run in runs[who])
-    row = dict(model=model, layout=layout.name, batch=MODELS[model]["batch"], sequence=SEQUENCE, ranks=layout.ranks, threads=layout.threads,
+    row = dict(model=model, layout=layout.name, precision=precision, batch=MODELS[model]["batch"], sequence=SEQUENCE, ranks=layout.ranks, threads=layout.threads,
                tokens_per_s=mid("tokens_per_s"), gflops=mid("gflops"), share_of_gemm=mid("mfu"), cpu_s=mid("cpu_s"),
                peak_rss_bytes=mid("peak_rss_bytes"), plan_bytes=mid("plan_bytes"))
     if runs["peer"]:
@@ -103,7 +105,7 @@ def row_of(model, layout, runs):
     return row
 
 
-HEADER = (f"{'model':8}{'layout':>10}{'B':>4}{'T':>5}{'ranks x threads':>17}{'tokens/s':>10}{'GFLOP/s':>9}{'of GEMM':>9}{'CPU s':>8}"
+HEADER = (f"{'model':8}{'layout':>10}{'in':>6}{'B':>4}{'T':>5}{'ranks x threads':>17}{'tokens/s':>10}{'GFLOP/s':>9}{'of GEMM':>9}{'CPU s':>8}"
           f"{'peak RSS':>11}{'plan':>11}{'PyTorch':>9}{'its CPU s':>11}{'its RSS':>11}{'ratio':>7}")
 
 
@@ -113,7 +115,7 @@ def text_of(row):
     if "ratio" in row:
         beside = f"{row['peer_tokens_per_s']:>9.0f}{row['peer_cpu_s']:>11.1f}{gib(row['peer_peak_rss_bytes']):>11}{row['ratio']:>7.2f}"
     shape = f"{row['ranks']} x {row['threads']}"
-    return (f"{row['model']:8}{row['layout']:>10}{row['batch']:>4}{row['sequence']:>5}{shape:>17}{row['tokens_per_s']:>10.0f}{row['gflops']:>9.1f}"
+    return (f"{row['model']:8}{row['layout']:>10}{row['precision']:>6}{row['batch']:>4}{row['sequence']:>5}{shape:>17}{row['tokens_per_s']:>10.0f}{row['gflops']:>9.1f}"
             f"{row['share_of_gemm']:>9.1%}{row['cpu_s']:>8.1f}{gib(row['peak_rss_bytes']):>11}{gib(row['plan_bytes']):>11}{beside}")
 
 
@@ -123,9 +125,13 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--models", default="gpt2,small")
     parser.add_argument("--mesh", action="store_true", help="two ranks: data, zero, tensor and pipeline parallel, beside DDP and FSDP2")
+    parser.add_argument("--precision", default="fp32", help=f"of {', '.join(PRECISIONS)}; several with commas are run in turn")
     parser.add_argument("--out", default="bench.json")
     a = parser.parse_args()
-    cells = [(m, layout) for m in a.models.split(",") for layout in (MESH if a.mesh else SPEED)]
+    precisions = a.precision.split(",")
+    if not set(precisions) <= set(PRECISIONS):
+        parser.error(f"--precision {a.precision}: is not of {', '.join(PRECISIONS)}")
+    cells = [(m, layout, p) for m in a.models.split(",") for layout in (MESH if a.mesh else SPEED) for p in precisions]
     results = {cell: dict(ours=[], peer=[]) for cell in cells}
     for _ in range(a.rounds):
         for cell in cells:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training speed and memory on this machine, beside PyTorch where that is installed.
-#   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--mesh]
+#   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--precision fp32,bf16] [--mesh]
 #   scripts/bench.sh --overlap [--rounds N] [--steps N] [--out FILE] [--rate 1gbit] [--chunks K] [--only NAME]   two ranks over a slow link; needs root
 #   scripts/bench.sh --budget [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
 #   scripts/bench.sh --sizer [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root

@@ -58,9 +58,4 @@ void set_gemm_backend(std::string_view name);
 // The libraries and CPU core types that run the products, for reports: "libxsmm 1.17 clx, OpenBLAS 0.3.21 SkylakeX".
 std::string gemm_description();
 
-// The fastest rate, in GFLOP/s, that fp32 products of transformer shapes reach on this machine with `threads` threads.
-// Until two rounds over the shapes bring nothing more: about 0.4 s, at most 2 s, and 40 MB; leaves the thread count as
-// it was.
-double measure_gemm_gflops(int threads);
-
 }  // namespace plimsoll

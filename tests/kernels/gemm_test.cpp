@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/cpu/gemm_rate.hpp"
 #include "kernels/cpu/product.hpp"
 #include "runtime/core/error.hpp"
 
@@ -284,7 +285,10 @@ TEST_F(Gemm, RejectsWhatCannotBeHonoured) {
 }
 
 TEST_F(Gemm, MeasuresARate) {
-  EXPECT_GT(measure_gemm_gflops(1), 0.5);
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16})
+    EXPECT_GT(measure_gemm_gflops(1, dtype), 0.5) << dtype_name(dtype);
+  EXPECT_THROW(measure_gemm_gflops(1, DType::i32), Error);
+  EXPECT_THROW(measure_gemm_gflops(0, DType::f32), Error);
   EXPECT_EQ(omp_get_max_threads(), threads_);
   EXPECT_FALSE(gemm_description().empty());
 }

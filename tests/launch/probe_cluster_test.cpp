@@ -120,7 +120,8 @@ TEST(ProbeCluster, WhatIsMeasuredIsReadBackAndUsed) {
   });
   const DeviceDescription& d = cluster.device;
   for (const double rate :
-       {d.matmul.fp32, d.matmul.fp64, d.attention.fp32, d.attention.fp64, d.memory_bytes_per_s, d.host.bytes_per_s}) {
+       {d.matmul.fp64, d.matmul.fp32, d.matmul.bf16, d.matmul.fp16, d.attention.fp64, d.attention.fp32,
+        d.attention.bf16, d.attention.fp16, d.memory_bytes_per_s, d.host.bytes_per_s}) {
     EXPECT_GT(rate, 1e7);
     EXPECT_LT(rate, 1e15);
   }
