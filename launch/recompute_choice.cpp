@@ -32,21 +32,93 @@ struct PlannedBytes {
   std::int64_t arena = 0, least = 0, host = 0;
 };
 
+// What a byte plan follows from: everything but `recompute`, what only searches and reports look at, and, where no
+// buckets are cut, what the machine is like. A new field does not compile before it is named here.
+auto plan_fields(const ProgramOptions& o) {
+  const auto& [model, dtype, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel, tensor_chunks,
+               schedule, chunks, pipeline_chunks, pipeline_choice, stage_layers, micro_batches, shares, state_shares,
+               bucket_bytes, hierarchical, gather_bytes, gather_by_links, prefetch, costs, links, shard_choice,
+               logits_bytes, recompute, host, optimizer, train, evaluate, logits, cache_positions] = o;
+  return std::tuple_cat(std::tie(model, dtype, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel,
+                                 tensor_chunks, schedule, chunks, pipeline_chunks, stage_layers, micro_batches, shares,
+                                 state_shares, bucket_bytes, hierarchical, gather_bytes, gather_by_links, prefetch,
+                                 logits_bytes, optimizer, train, evaluate, logits, cache_positions),
+                        std::tuple(zero == 0 && mesh.data > 1 ? costs.get() : nullptr));
+}
+
+// The last `most` of those that searches of the process asked for, by what they are about.
+template <class Kept, class Key>
+class Remembered {
+ public:
+  explicit Remembered(std::size_t most) : most_(most) {}
+
+  std::shared_ptr<Kept> of(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto same = std::find_if(known_.begin(), known_.end(), [&](const auto& k) { return k->is_of(key); });
+    if (same != known_.end()) return *same;
+    if (known_.size() == most_) known_.pop_front();
+    return known_.emplace_back(std::make_shared<Kept>(key));
+  }
+
+ private:
+  std::size_t most_;
+  std::mutex mutex_;
+  std::deque<std::shared_ptr<Kept>> known_;
+};
+
+constexpr std::size_t kKnownStages = 32;
+
+// Bytes of the plans of one rank. A layout is looked at for what one of its stages recomputes, then for all of them,
+// and at last as the one that was chosen.
+class KnownBytes {
+ public:
+  explicit KnownBytes(const ProgramOptions& there) : there_(there) {}
+  bool is_of(const ProgramOptions& there) const { return plan_fields(there_) == plan_fields(there); }
+
+  static std::shared_ptr<KnownBytes> of(const ProgramOptions& there) {
+    static Remembered<KnownBytes, ProgramOptions> all(kKnownStages);
+    return all.of(there);
+  }
+
+  std::optional<PlannedBytes> find(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
+    const std::lock_guard lock(mutex_);
+    for (const Plan& plan : plans_) {
+      if (plan.enough_bytes == enough_bytes && plan.chosen == chosen) return plan.bytes;
+    }
+    return std::nullopt;
+  }
+  void add(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes, const PlannedBytes& bytes) {
+    const std::lock_guard lock(mutex_);
+    plans_.push_back({chosen, enough_bytes, bytes});
+  }
+
+ private:
+  struct Plan {
+    std::vector<LayerRecompute> chosen;
+    std::int64_t enough_bytes;
+    PlannedBytes bytes;
+  };
+
+  ProgramOptions there_;
+  std::mutex mutex_;
+  std::vector<Plan> plans_;
+};
+
 // Byte plans of one stage, each made once, as good as it takes to know whether they are within `arena_bytes`.
 class BytePlans {
  public:
   // `keeping`: keeping_graph(there).
   BytePlans(const ProgramOptions& there, const Graph& keeping, const std::vector<int>& layers, std::int64_t arena_bytes)
-      : there_(there), keeping_(keeping), layers_(layers), budget_(arena_bytes) {}
-  PlannedBytes of(const std::vector<LayerRecompute>& chosen) { return known_plan(known_, chosen, budget_); }
-  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return known_plan(best_, chosen, 0); }
+      : there_(there), keeping_(keeping), layers_(layers), budget_(arena_bytes), known_(KnownBytes::of(there)) {}
+  PlannedBytes of(const std::vector<LayerRecompute>& chosen) { return known_plan(chosen, budget_); }
+  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return known_plan(chosen, 0); }
 
  private:
-  using Known = std::vector<std::pair<std::vector<LayerRecompute>, PlannedBytes>>;
-
-  PlannedBytes known_plan(Known& all, const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
-    const auto known = std::find_if(all.begin(), all.end(), [&](const auto& entry) { return entry.first == chosen; });
-    return known != all.end() ? known->second : all.emplace_back(chosen, plan(chosen, enough_bytes)).second;
+  PlannedBytes known_plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
+    if (const auto known = known_->find(chosen, enough_bytes)) return *known;
+    const PlannedBytes bytes = plan(chosen, enough_bytes);
+    known_->add(chosen, enough_bytes, bytes);
+    return bytes;
   }
   PlannedBytes plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
     there_.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
@@ -59,7 +131,7 @@ class BytePlans {
   const Graph& keeping_;
   std::vector<int> layers_;
   std::int64_t budget_;
-  Known known_, best_;
+  std::shared_ptr<KnownBytes> known_;
 };
 
 // A planner with its answers. They are kept for all searches of the process: layouts of a cluster often differ in what
@@ -67,15 +139,11 @@ class BytePlans {
 class KnownAnswers {
  public:
   explicit KnownAnswers(const RecomputeStage& stage) : planner_(stage) {}
+  bool is_of(const RecomputeStage& stage) const { return planner_.stage() == stage; }
 
   static std::shared_ptr<KnownAnswers> of(const RecomputeStage& stage) {
-    static std::mutex mutex;
-    static std::deque<std::shared_ptr<KnownAnswers>> known;
-    const std::lock_guard lock(mutex);
-    const auto same = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k->stage() == stage; });
-    if (same != known.end()) return *same;
-    if (known.size() == kKnownStages) known.pop_front();
-    return known.emplace_back(std::make_shared<KnownAnswers>(stage));
+    static Remembered<KnownAnswers, RecomputeStage> all(kKnownStages);
+    return all.of(stage);
   }
 
   const RecomputeStage& stage() const { return planner_.stage(); }
@@ -87,7 +155,6 @@ class KnownAnswers {
   }
 
  private:
-  static constexpr std::size_t kKnownStages = 32;
   std::mutex mutex_;
   RecomputePlanner planner_;
   std::map<std::int64_t, RecomputeAnswer> answers_;

@@ -53,13 +53,16 @@ std::vector<std::int64_t> conflict_degrees(const Problem& problem) {
 }
 
 // Placed buffers by offset: the scan of place_in_order is the hot loop of the portfolio. It passes over blocks of them
-// that cannot matter: those that live at another time, and those that live with the item and leave no gap for it.
+// that cannot matter: those that live at other times, and those that live with the item and leave no gap for it.
 class Shelf {
  public:
+  explicit Shelf(int sections) : sections_(std::max(1, sections)) {}
+
   std::int64_t find(const Item& item, Fit fit) const {
     Scan scan{item.size};
+    const std::uint64_t times = times_of(item.first, item.last);
     for (const Block& block : blocks_) {
-      if (block.least_first > item.last || block.most_last < item.first) continue;
+      if ((block.times & times) == 0) continue;
       const bool all_meet = block.most_first <= item.last && block.least_last >= item.first;
       if (all_meet && block.most_gap < item.size && block.placed.front().offset - scan.top < item.size) {
         scan.top = std::max(scan.top, block.most_end);
@@ -78,17 +81,18 @@ class Shelf {
     auto block = std::upper_bound(blocks_.begin() + 1, blocks_.end(), offset,
                                   [](std::int64_t at, const Block& b) { return at < b.placed.front().offset; }) -
                  1;
-    block->insert({offset, offset + item.size, item.first, item.last});
+    block->insert({offset, offset + item.size, item.first, item.last}, times_of(item.first, item.last));
     if (block->placed.size() < kMostPlaced) return;
     const auto middle = block->placed.begin() + static_cast<std::ptrdiff_t>(kMostPlaced / 2);
     Block below, above;
-    for (auto p = block->placed.begin(); p != block->placed.end(); ++p) (p < middle ? below : above).insert(*p);
+    for (auto p = block->placed.begin(); p != block->placed.end(); ++p)
+      (p < middle ? below : above).insert(*p, times_of(p->first, p->last));
     *block = std::move(below);
     blocks_.insert(block + 1, std::move(above));
   }
 
  private:
-  static constexpr std::size_t kMostPlaced = 128;
+  static constexpr std::size_t kMostPlaced = 32;
 
   struct Placed {
     std::int64_t offset, end;
@@ -112,25 +116,31 @@ class Shelf {
 
   struct Block {
     std::vector<Placed> placed;  // by offset
-    int least_first = std::numeric_limits<int>::max(), most_first = -1;
-    int least_last = std::numeric_limits<int>::max(), most_last = -1;
+    int most_first = -1, least_last = std::numeric_limits<int>::max();
     std::int64_t most_end = 0, most_gap = 0;  // most_gap: at least the largest gap between its buffers
+    std::uint64_t times = 0;                  // times_of() its buffers
 
-    void insert(const Placed& p) {
+    void insert(const Placed& p, std::uint64_t times_of_p) {
+      times |= times_of_p;
       if (!placed.empty() && p.offset >= placed.back().offset) most_gap = std::max(most_gap, p.offset - most_end);
       if (!placed.empty() && p.offset < placed.front().offset)
         most_gap = std::max(most_gap, placed.front().offset - p.end);
       placed.insert(std::upper_bound(placed.begin(), placed.end(), p.offset,
                                      [](std::int64_t at, const Placed& other) { return at < other.offset; }),
                     p);
-      least_first = std::min(least_first, p.first);
       most_first = std::max(most_first, p.first);
       least_last = std::min(least_last, p.last);
-      most_last = std::max(most_last, p.last);
       most_end = std::max(most_end, p.end);
     }
   };
 
+  // A bit for each 64th of all sections in which a buffer lives.
+  std::uint64_t times_of(int first, int last) const {
+    const std::int64_t begin = std::int64_t{first} * 64 / sections_, end = std::int64_t{last} * 64 / sections_;
+    return (~std::uint64_t{0} >> (63 - (end - begin))) << begin;
+  }
+
+  std::int64_t sections_;
   std::vector<Block> blocks_;
 };
 
@@ -173,7 +183,7 @@ std::vector<Order> portfolio_orders(const Problem& problem) {
 
 Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit) {
   Placement placement{std::vector<std::int64_t>(problem.items.size()), 0};
-  Shelf shelf;
+  Shelf shelf(problem.sections);
   for (const int i : order) {
     const Item& item = problem.items[i];
     placement.offset[i] = shelf.find(item, fit);
