@@ -1,16 +1,15 @@
 #include "comm/collective_kernels.hpp"
 
-#include <cstring>
-
 #include "comm/group.hpp"
 
+// Nothing here touches a tensor but through the stream and the group, so these are the kernels of every device.
 namespace plimsoll {
 namespace {
 
 const Group& group_of(const KernelArgs& a) { return static_cast<const Group&>(*a.group); }
 
 void all_reduce(const KernelArgs& a) {
-  group_of(a).all_reduce(a.value[AllReduce::kX], ReduceOp::Sum, a.v<std::byte>(AllReduce::kScratch), a.label);
+  group_of(a).all_reduce(a.value[AllReduce::kX], ReduceOp::Sum, a.v<std::byte>(AllReduce::kScratch), a.site());
 }
 
 // Where a phase reads and writes: values in forward, gradients from y to x in backward.
@@ -21,39 +20,41 @@ struct Ends {
       : from(phase == Phase::Forward ? a.value[Op::kX] : a.grad[Op::kY]),
         to(phase == Phase::Forward ? a.value[Op::kY] : a.grad[Op::kX]) {}
   // False when there is nothing to do on any rank: nobody wants the result, or it is zero.
-  bool wanted() const {
-    if (to && !from) std::memset(to.data, 0, static_cast<std::size_t>(to.spec.bytes()));
+  bool wanted(Stream& stream) const {
+    if (to && !from) stream.fill(to.data, 0, to.spec.bytes());
     return to && from;
   }
 };
 
-void copy(const View& from, const View& to) {
-  if (from.data != to.data) std::memcpy(to.data, from.data, static_cast<std::size_t>(to.spec.bytes()));
+void copy(Stream& stream, const View& from, const View& to) {
+  if (from.data != to.data) stream.copy_bytes(to.data, from.data, to.spec.bytes());
 }
 
 template <class Op, Phase phase>
 void copy_over(const KernelArgs& a) {
   const Ends<Op> ends(a, phase);
-  if (ends.wanted()) copy(ends.from, ends.to);
+  if (ends.wanted(*a.stream)) copy(*a.stream, ends.from, ends.to);
 }
 
 template <class Op, Phase phase>
 void sum_over(const KernelArgs& a) {
   const Ends<Op> ends(a, phase);
-  if (!ends.wanted()) return;
-  copy(ends.from, ends.to);
-  group_of(a).all_reduce(ends.to, ReduceOp::Sum, a.workspace, a.label);
+  if (!ends.wanted(*a.stream)) return;
+  copy(*a.stream, ends.from, ends.to);
+  group_of(a).all_reduce(ends.to, ReduceOp::Sum, a.workspace, a.site());
 }
 
-// Calls move(there, here, bytes) for every block of `view` [outer, ranks, block] and its place in `by_rank`
-// [ranks, outer, block].
-template <class Move>
-void for_each_block(const RankBlocks& b, int ranks, const View& view, std::byte* by_rank, const Move& move) {
-  std::byte* whole = view.as<std::byte>();
-  for (std::int64_t o = 0; o < b.outer; ++o) {
-    for (std::int64_t r = 0; r < ranks; ++r) {
-      move(whole + (o * ranks + r) * b.block_bytes, by_rank + (r * b.outer + o) * b.block_bytes,
-           static_cast<std::size_t>(b.block_bytes));
+// Between a tensor [outer, ranks, block] and its blocks by rank [ranks, outer, block].
+enum class Order { ToRanks, FromRanks };
+void reorder_blocks(Stream& stream, Order order, const RankBlocks& b, int ranks, const View& whole,
+                    std::byte* by_rank) {
+  const std::int64_t bytes = b.block_bytes, row = ranks * bytes;
+  for (int r = 0; r < ranks; ++r) {
+    std::byte *there = whole.as<std::byte>() + r * bytes, *here = by_rank + r * b.outer * bytes;
+    if (order == Order::ToRanks) {
+      stream.copy_blocks(here, bytes, there, row, bytes, b.outer);
+    } else {
+      stream.copy_blocks(there, row, here, bytes, bytes, b.outer);
     }
   }
 }
@@ -61,31 +62,32 @@ void for_each_block(const RankBlocks& b, int ranks, const View& view, std::byte*
 template <class Op, Phase phase>
 void gather(const KernelArgs& a) {
   const Ends<Op> ends(a, phase);
-  if (!ends.wanted()) return;
+  if (!ends.wanted(*a.stream)) return;
   const DimAttrs& attrs = a.attrs<Op>();
-  if (reorder_bytes(attrs, ends.from.spec) == 0) return group_of(a).all_gather(ends.from, ends.to, a.label, attrs.cuts);
-  group_of(a).all_gather(ends.from, {a.workspace, ends.to.spec}, a.label);
-  for_each_block(rank_blocks(ends.from.spec, attrs.dim), attrs.ranks, ends.to, a.workspace,
-                 [](std::byte* whole, const std::byte* by_rank, std::size_t n) { std::memcpy(whole, by_rank, n); });
+  if (reorder_bytes(attrs, ends.from.spec) == 0)
+    return group_of(a).all_gather(ends.from, ends.to, a.site(), attrs.cuts);
+  group_of(a).all_gather(ends.from, {a.workspace, ends.to.spec}, a.site());
+  reorder_blocks(*a.stream, Order::FromRanks, rank_blocks(ends.from.spec, attrs.dim), attrs.ranks, ends.to,
+                 a.workspace);
 }
 
 template <class Op, Phase phase>
 void scatter(const KernelArgs& a) {
   const Ends<Op> ends(a, phase);
-  if (!ends.wanted()) return;
+  if (!ends.wanted(*a.stream)) return;
   const DimAttrs& attrs = a.attrs<Op>();
   const std::int64_t reorder = reorder_bytes(attrs, ends.to.spec);
   View in = ends.from;
   if (reorder > 0) {
     in.data = a.workspace;
-    for_each_block(rank_blocks(ends.to.spec, attrs.dim), attrs.ranks, ends.from, a.workspace,
-                   [](const std::byte* whole, std::byte* by_rank, std::size_t n) { std::memcpy(by_rank, whole, n); });
+    reorder_blocks(*a.stream, Order::ToRanks, rank_blocks(ends.to.spec, attrs.dim), attrs.ranks, ends.from,
+                   a.workspace);
   }
-  group_of(a).reduce_scatter(in, ends.to, ReduceOp::Sum, a.workspace + reorder, a.label, attrs.cuts);
+  group_of(a).reduce_scatter(in, ends.to, ReduceOp::Sum, a.workspace + reorder, a.site(), attrs.cuts);
 }
 
 void gather_units(const KernelArgs& a) {
-  group_of(a).all_gather(a.value[GatherUnits::kX], a.value[GatherUnits::kY], a.attrs<GatherUnits>().parts, a.label);
+  group_of(a).all_gather(a.value[GatherUnits::kX], a.value[GatherUnits::kY], a.attrs<GatherUnits>().parts, a.site());
 }
 
 }  // namespace

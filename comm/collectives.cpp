@@ -45,8 +45,11 @@ ElementRange piece_of(ElementRange share, std::int64_t piece, std::int64_t piece
   return {share.first + first, std::min(piece_elements, share.count - first)};
 }
 
-void move_bytes(void* to, const void* from, std::int64_t bytes) {
-  if (to != from && bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+// In the order of the caller's stream, where it has one.
+void move_bytes(const CallSite& at, void* to, const void* from, std::int64_t bytes) {
+  if (to == from || bytes == 0) return;
+  if (at.stream != nullptr) return at.stream->copy_bytes(to, from, bytes);
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
 }
 
 // NaN wins from either side, unlike in std::max.
@@ -196,7 +199,7 @@ void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, c
                            const RankCuts& cuts) const {
   check_parts("reduce_scatter", in, out, cuts);
   WholeCollectives* whole = transport_->whole(at);
-  if (size() == 1 && whole == nullptr) return move_bytes(out.data, in.data, in.spec.bytes());
+  if (size() == 1 && whole == nullptr) return move_bytes(at, out.data, in.data, in.spec.bytes());
   const Watchdog::Call call(watcher(whole), "reduce_scatter", at.label, in.spec.bytes());
   if (whole != nullptr && whole->reduce_scatter(in, out, op, cuts, at)) return;
   reduce_shares(*transport_, in, static_cast<std::byte*>(out.data), op, scratch, out.spec.elements(), cuts);
@@ -208,7 +211,7 @@ void Group::all_gather(View in, View out, const CallSite& at, const RankCuts& cu
   const Watchdog::Call call(watcher(whole), "all_gather", at.label, out.spec.bytes());
   if (whole != nullptr && whole->all_gather(in, out, cuts, at)) return;
   const ElementRange mine = range_of_rank(out.spec.elements(), rank(), size(), cuts);
-  move_bytes(element_at(out, mine.first), in.data, in.spec.bytes());
+  move_bytes(at, element_at(out, mine.first), in.data, in.spec.bytes());
   if (size() > 1) gather_shares(*transport_, out, cuts);
 }
 
@@ -230,7 +233,7 @@ void Group::all_gather(View in, View out, std::span<const GatheredPart> parts, c
   if (whole != nullptr && whole->all_gather(in, out, parts, at)) return;
   for_each_gathered(in, out, parts, rank(), size(), [&](View mine, View tensor, const RankCuts& cuts) {
     const ElementRange range = range_of_rank(tensor.spec.elements(), rank(), size(), cuts);
-    move_bytes(element_at(tensor, range.first), mine.data, mine.spec.bytes());
+    move_bytes(at, element_at(tensor, range.first), mine.data, mine.spec.bytes());
   });
   if (size() == 1) return;
   // As many at a time as lists of messages have room for without being allocated.

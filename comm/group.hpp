@@ -47,10 +47,7 @@ class Group : public Reducer {
   // and anything is NaN. `scratch`: reduce_scratch_bytes(size()), or exactly for the share of x. Pairwise exchange:
   // each rank owns n/size elements, receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as
   // a ring. `label`: what the watchdog calls it, here and below.
-  void all_reduce(View x, ReduceOp op, std::byte* scratch, const CallSite& at = {}) const;
-  void all_reduce(View x, ReduceOp op, std::byte* scratch, const char* label) const override {
-    all_reduce(x, op, scratch, CallSite(label));
-  }
+  void all_reduce(View x, ReduceOp op, std::byte* scratch, const CallSite& at = {}) const override;
   // out = this rank's part of the reduction of `in`: 1/size of it, or what `cuts` says. `scratch`: for the bytes of
   // out.
   void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const CallSite& at = {},

@@ -9,7 +9,10 @@ KeyTable<CommConfig> comm_keys() {
   using C = CommConfig;
   return {
       .keys = {
-          key("transport", &C::transport, "what carries collectives; fake records them and moves nothing"),
+          key("transport", &C::transport,
+              "what carries collectives: mpi, or self for one rank; with device: cuda nccl, or staged through host "
+              "memory over mpi; auto: there nccl where every rank has its library and a GPU of its own. local and fake "
+              "are for tests"),
           bytes_key(
               "bucket", &C::bucket, above(0),
               "gradients sent together, without zero; auto: what is done first over the links of comm.cluster or, "

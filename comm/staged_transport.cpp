@@ -134,20 +134,22 @@ class StagedTransport : public Transport, public WholeCollectives {
   std::int64_t bytes_sent() const override { return below_->bytes_sent(); }
   WholeCollectives* whole(const CallSite& at) override { return at.stream != nullptr ? this : nullptr; }
 
-  bool all_reduce(View x, ReduceOp op, const CallSite&) override {
+  bool all_reduce(View x, ReduceOp op, const CallSite& at) override {
+    at.stream->catch_up();
     const std::int64_t element = dtype_bytes(x.spec.dtype);
     const auto piece = [&](std::int64_t p) { return piece_of(x, p); };
     lanes_[0]->run(
         pieces_of(x),
         [&](std::int64_t p, std::byte* to) { device_.copy_to_host(to, piece(p).data, piece(p).spec.bytes()); },
-        [&](std::int64_t p, std::byte* at) {
-          host_.all_reduce({at, {{piece(p).spec.bytes() / element}, x.spec.dtype}}, op, scratch_.data());
+        [&](std::int64_t p, std::byte* buffer) {
+          host_.all_reduce({buffer, {{piece(p).spec.bytes() / element}, x.spec.dtype}}, op, scratch_.data());
         },
         [&](std::int64_t p, std::byte* from) { device_.copy_to_device(piece(p).data, from, piece(p).spec.bytes()); });
     return true;
   }
 
-  bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite&) override {
+  bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite& at) override {
+    at.stream->catch_up();
     const DividedPieces pieces = divide(in, cuts);
     const std::int64_t element = dtype_bytes(in.spec.dtype);
     const std::int64_t first = range_of_rank(pieces.elements, rank(), size(), cuts).first;
@@ -158,9 +160,9 @@ class StagedTransport : public Transport, public WholeCollectives {
             device_.copy_to_host(to + place * element, element_at(in, range.first), range.count * element);
           });
         },
-        [&](std::int64_t p, std::byte* at) {
+        [&](std::int64_t p, std::byte* buffer) {
           pieces.set_cuts(p, packed_);
-          const View whole{at, {{packed_.back()}, in.spec.dtype}};
+          const View whole{buffer, {{packed_.back()}, in.spec.dtype}};
           host_.reduce_scatter(whole, mine_of(whole), op, scratch_.data(), "", packed_);
         },
         [&](std::int64_t p, std::byte* from) {
@@ -172,7 +174,8 @@ class StagedTransport : public Transport, public WholeCollectives {
     return true;
   }
 
-  bool all_gather(View in, View out, const RankCuts& cuts, const CallSite&) override {
+  bool all_gather(View in, View out, const RankCuts& cuts, const CallSite& at) override {
+    at.stream->catch_up();
     const DividedPieces pieces = divide(out, cuts);
     const std::int64_t element = dtype_bytes(out.spec.dtype);
     const std::int64_t first = range_of_rank(pieces.elements, rank(), size(), cuts).first;
@@ -216,7 +219,8 @@ class StagedTransport : public Transport, public WholeCollectives {
     return true;
   }
 
-  bool send(View x, int peer, const CallSite&) override {
+  bool send(View x, int peer, const CallSite& at) override {
+    at.stream->catch_up();
     if (options_.direct) return host_.send(x, peer), true;
     lanes_[0]->run(
         pieces_of(x),
@@ -231,7 +235,8 @@ class StagedTransport : public Transport, public WholeCollectives {
     return true;
   }
 
-  bool receive(View x, int peer, const CallSite&) override {
+  bool receive(View x, int peer, const CallSite& at) override {
+    at.stream->catch_up();
     if (options_.direct) return host_.receive(x, peer), true;
     lanes_[1]->run(
         pieces_of(x), [](std::int64_t, std::byte*) {},

@@ -3,9 +3,9 @@
 // there and are copied back, while the piece before and the piece behind are copied. For ranks that share a device, and
 // where there is no NCCL. Calls without a stream are of host memory and go straight to the transport below.
 //
-// Bits are those of the transport below: sums are made on the host, in rank order. Tasks run on a thread of the host:
-// the device's communication streams are such (kernels/cuda_module.hpp: host_communication), and each call is done on
-// return.
+// Bits are those of the transport below: sums are made on the host, in rank order. A call first waits for what its task
+// has asked the stream for, and is done on return: where it is to run beside compute, tasks must run on a thread of the
+// host, as those of the device's communication streams do (kernels/cuda_module.hpp: host_communication).
 
 #include <memory>
 

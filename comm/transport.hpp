@@ -9,21 +9,11 @@
 #include <span>
 #include <vector>
 
-#include "runtime/device/device.hpp"
 #include "runtime/exec/reducer.hpp"
 #include "runtime/tensor/rank_cuts.hpp"
 #include "runtime/tensor/spec.hpp"
 
 namespace plimsoll {
-
-// Where a collective is asked for. With a stream, by a task that runs on it: a transport for a device takes the tensors
-// to lie in its memory, and what is asked happens in the order of the stream. Without one they lie in host memory, and
-// it has happened on return. `label`: of the node that asks, for reports; outlives the call and what it queued.
-struct CallSite {
-  const char* label = "";
-  Stream* stream = nullptr;
-  CallSite(const char* text = "", Stream* order = nullptr) : label(text), stream(order) {}
-};
 
 // One message to or from `peer`; empty messages are not sent. Messages between a pair arrive in order.
 struct Message {

@@ -64,8 +64,12 @@ Group MpiSession::world(const std::string& axis, bool native) const {
   return {axis, make_mpi_transport(native), watchdog_->watch(axis, std::move(all))};
 }
 
-Group MpiSession::group(const std::string& axis, const std::vector<int>& ranks, bool native) const {
-  return {axis, make_mpi_transport(ranks, native), watchdog_->watch(axis, ranks)};
+Group MpiSession::group(const std::string& axis, const std::vector<int>& ranks, bool native,
+                        const TransportOver& over) const {
+  auto transport = make_mpi_transport(ranks, native);
+  auto watch = watchdog_->watch(axis, ranks);
+  if (over) transport = over(axis, std::move(transport), watch);
+  return {axis, std::move(transport), std::move(watch)};
 }
 
 std::vector<std::uint64_t> MpiSession::gather_failures(std::uint64_t mine, double seconds) const {

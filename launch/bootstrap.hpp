@@ -2,12 +2,18 @@
 // The process as a rank: MPI when a launcher started it, otherwise one rank by itself.
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "comm/group.hpp"
 
 namespace plimsoll {
+
+// Puts a transport over that of MPI. Collective over its ranks.
+using TransportOver = std::function<std::shared_ptr<Transport>(
+    const std::string& axis, std::shared_ptr<Transport> below, std::shared_ptr<WatchedGroup> watch)>;
 
 class MpiSession {
  public:
@@ -24,8 +30,9 @@ class MpiSession {
   int local_size() const { return local_size_; }
   // All ranks as a group with a communicator of its own. Collective.
   Group world(const std::string& axis, bool native = false) const;
-  // Some of the ranks as a group with a communicator of its own. Collective over them.
-  Group group(const std::string& axis, const std::vector<int>& ranks, bool native = false) const;
+  // Some of the ranks as a group with a communicator of its own, by what `over` makes of it. Collective over them.
+  Group group(const std::string& axis, const std::vector<int>& ranks, bool native = false,
+              const TransportOver& over = {}) const;
   // Knows the calls in flight of all groups made above; not started.
   Watchdog& watchdog() const { return *watchdog_; }
   bool launched() const { return active_; }  // by mpirun or srun

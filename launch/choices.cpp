@@ -13,7 +13,7 @@ namespace plimsoll {
 
 Choices run_choices(const Config& config, const ProgramOptions& options, const RankBudgets& budgets,
                     std::int64_t outside, std::int64_t host_budget, int ranks) {
-  const bool alone = ranks == 1;
+  const bool alone = ranks == 1, cuda = config.device == DeviceKind::Cuda;
   const ScheduleConfig& s = config.schedule;
   const std::string sums = options.hierarchical ? fmt::format("on, {} ranks of a node", options.mesh.shards) : "off";
   return {{"model.rope.original_positions", "none: only the llama3 scaling has it"},
@@ -33,11 +33,14 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
           {"memory.recompute", options.recompute.empty() ? "none" : recompute_line(options.recompute)},
           {"memory.logits", format_bytes(options.logits_bytes)},
           {"memory.reserve",
-           fmt::format("{} measured and {} allowed for libraries", format_bytes(outside - kLibraryAllowanceBytes),
-                       format_bytes(kLibraryAllowanceBytes))},
-          {"plan.profile", "in the cache of the user"},
+           cuda ? fmt::format("{} of the device: measured, and room for libraries", format_bytes(outside))
+                : fmt::format("{} measured and {} allowed for libraries",
+                              format_bytes(outside - kLibraryAllowanceBytes), format_bytes(kLibraryAllowanceBytes))},
+          {"plan.profile", cuda ? "off" : "in the cache of the user"},
           {"memory.host_budget", format_bytes(host_budget)},
-          {"comm.transport", alone ? "self" : "mpi"},
+          {"comm.transport", alone  ? "self"
+                             : cuda ? std::string(to_text(config.comm.transport))
+                                    : "mpi"},
           {"comm.bucket", options.zero > 0 ? "none: a layer at a time"
                           : options.costs  ? link_source_text(options.links)
                                            : format_bytes(kFixedBucketBytes)},
@@ -47,10 +50,12 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
                                                       : format_bytes(options.gather_bytes)},
           {"comm.hierarchical", sums},
           {"comm.pipeline_chunks", std::to_string(options.pipeline_chunks)},
-          {"comm.cluster", "a CPU core per rank"},
-          {"comm.collectives", alone ? "none" : "own"},
+          {"comm.cluster", cuda ? config.gpu : "a CPU core per rank"},
+          {"comm.collectives", alone                                          ? "none"
+                               : config.comm.transport == TransportName::Nccl ? "NCCL's"
+                                                                              : "own"},
           {"comm.deadline", alone ? "none" : "5 median steps, at least 30 s"},
-          {"run.threads", std::to_string(options.threads)}};
+          {"run.threads", options.threads == kDeviceThreads ? "the cores of a rank" : std::to_string(options.threads)}};
 }
 
 }  // namespace plimsoll

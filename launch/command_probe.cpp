@@ -22,6 +22,8 @@ Config probed_config(const ConfigArguments& arguments, int ranks) {
   Config config = load_config(arguments.path, arguments.overrides);
   require(!config.parallel.automatic, ErrorKind::Config, "{}: is auto, but a probe needs the mesh that it measures",
           key_place(config, "parallel"));
+  require(config.device == DeviceKind::Cpu, ErrorKind::Config, "{}: is cuda, but a probe measures CPUs in this version",
+          key_place(config, "device"));
   check_for_ranks(config, ranks);
   return config;
 }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "launch/backend.hpp"
 #include "launch/config_keys.hpp"
 #include "launch/export.hpp"
 #include "launch/info.hpp"
@@ -64,7 +65,7 @@ int command_eval(const ConfigArguments& arguments, const EvalArguments& eval, co
 }
 
 int command_generate(const GenerateArguments& a) {
-  const GenerationSource source = open_generation_source(a.source, a.overrides, a.tokenizer);
+  GenerationSource source = open_generation_source(a.source, a.overrides, a.tokenizer);
   Place place;
   const std::vector<std::int32_t> prompt = source.tokenizer->encode(a.prompt);
   require(!prompt.empty(), ErrorKind::Usage, "--prompt is empty: there is nothing to continue");
@@ -72,10 +73,16 @@ int command_generate(const GenerateArguments& a) {
   // Keys and values of what there will be, and no more.
   options.cache_positions = std::min(options.cache_positions, std::ssize(prompt) + a.tokens);
   Programs programs = build_programs(options);
-  const auto infeasible = check_budget(programs, options, choose_budget(source.config, place),
-                                       source.config.memory.reserve.value_or(outside_arena_bytes()));
+  const Group self("control", make_self_transport());
+  const int threads = choose_threads(source.config, place);
+  Backend backend = make_backend(source.config, place, self, threads);
+  const auto infeasible = check_budget(programs, options, choose_budget(source.config, backend),
+                                       source.config.memory.reserve.value_or(outside_bytes(backend)));
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
-  Engine engine(std::move(programs), {options.threads, false, {}, nullptr});
+  EngineOptions engine_options;
+  engine_options.threads = threads;
+  engine_options.backend = &backend;
+  Engine engine(std::move(programs), engine_options);
   engine.load(HuggingFaceWeights::open(source.weights));
   std::vector<std::int32_t> made;
   std::string shown;
@@ -149,17 +156,17 @@ std::int64_t arena_budget(const PlanContext& context) {
 }
 
 // `parallel: auto`, or a prediction for an explicit layout where a cluster is named. A device of a named cluster also
-// says what it has and keeps, where the configuration does not.
+// says what it has and keeps, where the configuration does not; a GPU what it keeps.
 std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, const RunCosts& costs,
                                          PlanContext& context) {
   const bool named = !config.comm.cluster.empty();
-  if (!named && !config.parallel.automatic) return std::nullopt;
   const DeviceDescription& device = costs.cluster().device;
-  if (named && context.budget_bytes.least() == 0) context.budget_bytes = device.memory_bytes;
-  if (named && !config.memory.reserve) {
+  if ((named || config.device == DeviceKind::Cuda) && !config.memory.reserve) {
     context.outside_bytes = device.outside_bytes;
     context.outside_source = "description";
   }
+  if (!named && !config.parallel.automatic) return std::nullopt;
+  if (named && context.budget_bytes.least() == 0) context.budget_bytes = device.memory_bytes;
   if (auto choice = choose_layout(config, place, costs.machine(), context.budget_bytes.least(), context.outside_bytes))
     return choice;
   return predict_layout(config, place, costs.machine(), context.budget_bytes, context.outside_bytes);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "comm/config.hpp"
+#include "kernels/config.hpp"
 #include "optim/config.hpp"
 #include "parallel/config.hpp"
 #include "runtime/data/config.hpp"
@@ -62,6 +63,8 @@ struct Config {
   CommConfig comm;
   DType precision = DType::f32;  // of activations and matrix products: fp32 | bf16 | fp16 | fp64
   DeviceKind device = DeviceKind::Cpu;
+  CudaConfig cuda;
+  std::string gpu;  // the driver's name of the device that a run found; no key
   RunConfig run;
   std::shared_ptr<const ConfigNode> source;  // what was read, for the places in later errors; may be null
 };

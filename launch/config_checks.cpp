@@ -186,6 +186,7 @@ Issues rank_contradictions(const Config& config, int ranks) {
 
 Issues unsupported_values(const Config& config) {
   const TransportName transport = config.comm.transport;
+  const bool cuda = config.device == DeviceKind::Cuda;
   const std::optional<std::string> zero_shares = zero_shares_fault(config.parallel);
   struct Row {
     bool asked;
@@ -193,14 +194,23 @@ Issues unsupported_values(const Config& config) {
     const char* text;
   };
   const Row rows[] = {
-      {config.device == DeviceKind::Cuda, "device", "this build computes on the CPU only"},
+      {cuda && config.precision == DType::f64, "precision", "fp64 is for the CPU: device: cuda computes in fp32"},
       {zero_shares.has_value(), "parallel.shares", zero_shares ? zero_shares->c_str() : ""},
       {config.parallel.pipeline > 1 && config.model.tied && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi may sum the two copies of a tied embedding in different orders: not with pipeline"},
       {config.parallel.pipeline > 1 && !config.comm.overlap, "comm.overlap",
        "a stage that waits for a collective could not send what its peer waits for: true with pipeline"},
-      {transport != TransportName::Auto && transport != TransportName::Self && transport != TransportName::Mpi,
-       "comm.transport", "this build runs over auto, self or mpi"},
+      {transport == TransportName::Local || transport == TransportName::Fake, "comm.transport",
+       "runs go over auto, self, mpi, nccl or staged"},
+      {!cuda && (transport == TransportName::Nccl || transport == TransportName::Staged), "comm.transport",
+       "nccl and staged carry the memory of device: cuda"},
+      {cuda && transport == TransportName::Mpi, "comm.transport",
+       "mpi carries host memory: nccl, or staged (over mpi), with device: cuda"},
+      {cuda && transport != TransportName::Staged && config.comm.collectives == CollectiveSource::Mpi,
+       "comm.collectives", "mpi sums host memory: with device: cuda it needs comm.transport: staged"},
+      {cuda && !config.run.trace.empty(), "run.trace", "kernels of device: cuda are not timed one by one"},
+      {cuda && config.plan.profile && !config.plan.profile->empty(), "plan.profile",
+       "is of kernels on the CPU: device: cuda is planned by a data sheet, or comm.cluster"},
   };
   Issues issues;
   for (const Row& row : rows) {

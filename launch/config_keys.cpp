@@ -95,6 +95,7 @@ KeyTable<Config> config_keys() {
               section("comm", &C::comm, comm_keys()),
               precision_key(),
               key("device", &C::device, "what computes"),
+              section("cuda", &C::cuda, cuda_keys()),
               section("run", &C::run, run_keys()),
           }};
 }

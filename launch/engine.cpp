@@ -9,7 +9,6 @@
 
 #include "comm/collective_kernels.hpp"
 #include "comm/group.hpp"
-#include "kernels/cpu/register.hpp"
 #include "launch/allocation_counter.hpp"
 #include "launch/pipeline.hpp"
 #include "runtime/core/text.hpp"
@@ -93,32 +92,43 @@ Engine::Engine(Programs programs, const EngineOptions& options)
     : programs_(std::move(programs)), threads_(options.threads) {
   if (const auto world = options.groups.find("world"); world != options.groups.end()) world_ = world->second;
   omp_set_num_threads(options.threads);  // libraries that make their own parallel regions follow this
-  device_ = make_cpu_device(options.threads);
-  compute_ = device_->make_stream(StreamKind::Compute);
-  communication_ = device_->make_stream(StreamKind::Communication);
-  arena_ = std::make_unique<Arena>(*device_, programs_.plan.total_bytes);
+  if (options.backend == nullptr) own_backend_ = std::make_unique<Backend>(make_cpu_backend(options.threads));
+  backend_ = options.backend != nullptr ? options.backend : own_backend_.get();
+  Device& device = *backend_->device;
+  compute_ = device.make_stream(StreamKind::Compute);
+  communication_ = device.make_stream(StreamKind::Communication);
+  arena_ = std::make_unique<Arena>(device, programs_.plan.total_bytes);
   arena_->fill_canary(options.threads);
-  device_->fill(arena_->base(), 0, programs_.plan.persistent_bytes);
+  device.fill(arena_->base(), 0, programs_.plan.persistent_bytes);
+  values_ = std::make_unique<StepValues>(device, arena_->base() + programs_.plan.inputs_offset,
+                                         arena_->base() + programs_.plan.outputs_offset);
   if (programs_.plan.host_bytes > 0) {
-    copy_ = device_->make_stream(StreamKind::Copy);
-    host_arena_ = std::make_unique<Arena>(*device_, programs_.plan.host_bytes, ArenaPlace::Host);
+    copy_ = device.make_stream(StreamKind::Copy);
+    host_arena_ = std::make_unique<Arena>(device, programs_.plan.host_bytes, ArenaPlace::Host);
     host_arena_->fill_canary(options.threads);
   }
-  kernels_ = cpu_kernels();
+  kernels_ = backend_->kernels;
   add_collective_kernels(kernels_);
-  ExecutorContext context{device_.get(),  compute_.get(), communication_.get(), arena_->base(), &kernels_, {},
-                          options.profile};
+  ExecutorContext context{&device,
+                          compute_.get(),
+                          communication_.get(),
+                          arena_->base(),
+                          &kernels_,
+                          {},
+                          backend_->times_nodes ? options.profile : nullptr};
   context.copy = copy_.get();
+  context.values = values_.get();
   if (host_arena_) context.host_arena = host_arena_->base();
   for (const auto& [axis, group] : options.groups) context.groups[axis] = group;
   for (std::size_t i = 0; i < programs_.names.size(); ++i) {
     executors_[programs_.names[i]] = std::make_unique<Executor>(
         *programs_.graphs[i], programs_.plan, programs_.plan.program(programs_.names[i]), context,
-        ExecutorOptions{options.threads, options.poison, options.overlap, begin_counted_region, end_counted_region});
+        ExecutorOptions{backend_->threads, options.poison, options.overlap, begin_counted_region, end_counted_region,
+                        backend_->records});
   }
   if (programs_.schedule) {
     links_ = std::make_unique<StageLinks>(*executors_.at(programs_.names.front()), context, options.groups, programs_);
-    mark_actions(options.profile);
+    mark_actions(context.profile);
     for (std::size_t c = 0; programs_.has("train") && c < programs_.graph("train").pieces.size(); ++c) {
       const Graph& train = programs_.graph("train");
       output_parts_.push_back(train.pieces[c].output == kNoValue ? std::vector<std::size_t>{}
@@ -133,17 +143,23 @@ Engine::Engine(Programs programs, const EngineOptions& options)
       }
     }
   }
-  StepInputs& inputs = executors_.begin()->second->inputs();
-  inputs = StepInputs{};
+  std::int64_t token_bytes = 0;
+  for (const auto& [name, executor] : executors_) {
+    for (const char* input : {"tokens", "targets"}) {
+      if (executor->graph().named.contains(input))
+        token_bytes = std::max(token_bytes, executor->view(input).spec.bytes());
+    }
+  }
+  // Of a few micro-batches: the host need not be further ahead.
+  constexpr int kOnTheirWay = 8;
+  tokens_ = std::make_unique<Staging>(device, token_bytes, kOnTheirWay);
 }
 
 Engine::~Engine() = default;
 
-void Engine::set_seed(std::uint64_t seed) { executors_.begin()->second->inputs().seed = seed; }
+void Engine::set_seed(std::uint64_t seed) { values_->inputs().seed = seed; }
 
-void Engine::set_loss_scale(double scale) {
-  executors_.begin()->second->inputs().loss_scale = static_cast<float>(scale);
-}
+void Engine::set_loss_scale(double scale) { values_->inputs().loss_scale = static_cast<float>(scale); }
 
 const std::vector<Engine::LocalRun>& Engine::local_runs(std::string_view region) {
   if (const auto found = local_.find(region); found != local_.end()) return found->second;
@@ -217,7 +233,7 @@ void Engine::gather(std::string_view region, std::size_t tensor, std::int64_t fi
     const std::int64_t from = std::max(first, run.tensor_first);
     const std::int64_t to = std::min(first + count, run.tensor_first + run.count);
     if (from >= to) continue;
-    device_->copy_to_host(bytes + (from - first) * element, run.data + (from - run.tensor_first) * element,
+    device().copy_to_host(bytes + (from - first) * element, run.data + (from - run.tensor_first) * element,
                           (to - from) * element);
   }
   if (world_ == nullptr || world_->size() == 1) return;
@@ -270,7 +286,7 @@ void Engine::read(std::string_view region, const ReadElements& elements) {
       convert_elements(wide, host.data(), stored, rounded.data(), piece.count);
       host = std::move(rounded);
     }
-    device_->copy_to_device(run.data + piece.first * element, host.data(), piece.count * element);
+    device().copy_to_device(run.data + piece.first * element, host.data(), piece.count * element);
   });
 }
 

@@ -8,22 +8,25 @@
 #include <span>
 
 #include "comm/group.hpp"
+#include "launch/backend.hpp"
 #include "launch/programs.hpp"
 #include "runtime/checkpoint/weights.hpp"
 #include "runtime/device/arena.hpp"
+#include "runtime/device/staging.hpp"
 #include "runtime/exec/executor.hpp"
 
 namespace plimsoll {
 
 struct EngineOptions {
-  int threads = 1;
+  int threads = 1;  // of the host: what it reads and writes itself, and the kernels of the CPU
   bool poison = false;
   std::map<std::string, const Group*, std::less<>> groups;  // by mesh axis; outlive the engine
   Profile* profile = nullptr;
-  bool overlap = true;  // of compute and collectives
+  bool overlap = true;         // of compute and collectives
+  Backend* backend = nullptr;  // outlives the engine; null: the CPU
 };
 
-// A tensor of the run in host-readable memory, under its checkpoint name.
+// A tensor of the run in the memory of its device, under its checkpoint name.
 struct NamedTensor {
   std::string name;
   TensorSpec spec;
@@ -92,7 +95,7 @@ class Engine {
   Arena& arena() { return *arena_; }
   // What is offloaded lies there; null: nothing is.
   Arena* host_arena() { return host_arena_.get(); }
-  Device& device() { return *device_; }
+  Device& device() { return *backend_->device; }
   void set_seed(std::uint64_t seed);
 
   // What this rank has of the tensors of a flat region: "parameters", "gradients", or moments. In the arena.
@@ -125,8 +128,11 @@ class Engine {
   };
 
   Programs programs_;
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<Backend> own_backend_;
+  Backend* backend_;
   std::unique_ptr<Arena> arena_, host_arena_;
+  std::unique_ptr<StepValues> values_;
+  std::unique_ptr<Staging> tokens_;                         // of micro-batches, on their way to the arena
   std::unique_ptr<Stream> compute_, communication_, copy_;  // behind what they work on: they go first
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;

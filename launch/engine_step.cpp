@@ -25,13 +25,12 @@ void Engine::fill_input(Executor& executor, std::string_view name, int slot, std
   const View to = executor.view(name, slot);
   require(static_cast<std::int64_t>(from.size()) == to.spec.elements(), ErrorKind::Internal,
           "'{}' has {} elements, not {}", name, to.spec.elements(), from.size());
-  device_->copy_to_device(to.data, from.data(), to.spec.bytes());
+  tokens_->send(*compute_, to.data, from.data(), to.spec.bytes());
 }
 
 void Engine::train_micro_batch(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets,
                                Variant variant, double loss_seed, std::uint64_t first_sample) {
   Executor& train = executor("train");
-  compute_->synchronize();  // the device no longer reads the inputs of the micro-batch before
   fill_input(train, "tokens", 0, tokens);
   fill_input(train, "targets", 0, targets);
   train.inputs().loss_seed = loss_seed * static_cast<double>(train.inputs().loss_scale);
@@ -53,7 +52,6 @@ void Engine::rehearse(const MicroBatch& batch) {
   const Graph& graph = train.graph();
   if (!links_) train_micro_batch(batch.tokens, batch.targets, Variant::Middle, 1.0, batch.first_sample);
   for (std::size_t c = 0; c < graph.pieces.size(); ++c) {
-    compute_->synchronize();
     const PieceEnds& ends = graph.pieces[c];
     train.inputs().loss_seed = 1.0;
     train.inputs().first_sample = batch.first_sample;
@@ -114,7 +112,6 @@ void Engine::run_action(std::size_t index, Variant variant) {
   RunPart part{action.chunk, action.slot, half_of(action.kind), false};
   const bool forward = action.kind == ActionKind::Forward;
   train.join();
-  compute_->synchronize();  // the device no longer reads what the host writes now
   train.inputs().first_sample = batch.first_sample;
   if (forward && programs_.stage == 0 && action.chunk == 0) fill_input(train, "tokens", action.slot, batch.tokens);
   if (forward && ends.output == kNoValue) fill_input(train, "targets", action.slot, batch.targets);
@@ -156,7 +153,6 @@ StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t
   Executor& train = executor("train");
   train.join();
   const auto t = static_cast<double>(applied_updates + 1);
-  compute_->synchronize();
   StepInputs& in = train.inputs();
   in.learning_rate = static_cast<float>(learning_rate);
   in.bias_correction1 = static_cast<float>(1.0 - std::pow(betas_[0], t));
@@ -166,11 +162,12 @@ StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t
   train.synchronize();
   StepResult result;
   std::array<double, 2> loss{};
-  device_->copy_to_host(loss.data(), train.view("loss").data, sizeof(loss));
+  device().copy_to_host(loss.data(), train.view("loss").data, sizeof(loss));
   result.loss_sum = loss[0];
   result.targets = loss[1];
-  result.grad_norm = train.outputs().grad_norm;
-  result.applied = train.outputs().found_inf == 0;
+  const StepOutputs outputs = train.outputs();
+  result.grad_norm = outputs.grad_norm;
+  result.applied = outputs.found_inf == 0;
   return result;
 }
 
@@ -178,7 +175,6 @@ void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::spa
                                   double& sum, double& count) {
   Executor& evaluate = executor("evaluate");
   const Graph& graph = evaluate.graph();
-  compute_->synchronize();
   if (graph.named.contains("tokens")) fill_input(evaluate, "tokens", 0, tokens);
   if (graph.named.contains("targets")) fill_input(evaluate, "targets", 0, targets);
   if (graph.pieces.empty()) evaluate.run(Graph::Section::Forward);
@@ -192,7 +188,7 @@ void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::spa
   evaluate.synchronize();
   if (!graph.named.contains("loss")) return;
   std::array<double, 2> loss{};
-  device_->copy_to_host(loss.data(), evaluate.view("loss").data, sizeof(loss));
+  device().copy_to_host(loss.data(), evaluate.view("loss").data, sizeof(loss));
   sum += loss[0];
   count += loss[1];
 }

@@ -6,7 +6,10 @@
 
 #include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/libraries.hpp"
+#include "kernels/cuda_errors.hpp"
+#include "kernels/cuda_module.hpp"
 #include "launch/process.hpp"
+#include "runtime/core/error.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/device/device.hpp"
 
@@ -25,27 +28,45 @@ std::vector<std::string> libraries() {
   return names;
 }
 
+// What the build and the machine have; where `device: cuda` cannot work, why.
+std::string cuda_text() {
+  if (!cuda_is_built()) return "not built";
+  try {
+    const CudaModule& module = cuda_module();
+    const CudaVersions versions = module.versions();
+    std::string text = fmt::format("built for CUDA {}", cuda_version_text(versions.built_for));
+    const std::vector<CudaDeviceInfo> devices = module.devices();
+    text += fmt::format(", driver for {}", cuda_version_text(versions.driver));
+    for (const CudaDeviceInfo& d : devices)
+      text += fmt::format("; {}, {}, compute capability {}.{}", d.name, format_bytes(d.memory_bytes), d.major, d.minor);
+    return text;
+  } catch (const Error& error) {
+    return fmt::format("built, but not to be used here: {}", error.what());
+  }
+}
+
 }  // namespace
 
 std::string info_text(const std::string& mpi_version, bool json) {
   const auto device = make_cpu_device(1);
   const DeviceMemory memory = device->memory();
-  const nlohmann::ordered_json info{{"version", PLIMSOLL_VERSION},
-                                    {"commit", built_commit()},
-                                    {"build", PLIMSOLL_BUILD_TYPE},
-                                    {"compiler", fmt::format("g++ {}", __VERSION__)},
-                                    {"precisions", nlohmann::json::array({"fp32", "bf16", "fp16", "fp64"})},
-                                    {"devices", nlohmann::json::array({"cpu"})},
-                                    {"cuda", "not built"},
-                                    {"cpu", cpu_model()},
-                                    {"cores", usable_cores()},
-                                    {"avx512", cpu_has_avx512()},
-                                    {"memory_total_bytes", memory.total_bytes},
-                                    {"memory_free_bytes", memory.free_bytes},
-                                    {"matrix_products", gemm_description()},
-                                    {"mpi", mpi_version},
-                                    {"libraries", libraries()},
-                                    {"environment", environment_changes()}};
+  const nlohmann::ordered_json info{
+      {"version", PLIMSOLL_VERSION},
+      {"commit", built_commit()},
+      {"build", PLIMSOLL_BUILD_TYPE},
+      {"compiler", fmt::format("g++ {}", __VERSION__)},
+      {"precisions", nlohmann::json::array({"fp32", "bf16", "fp16", "fp64"})},
+      {"devices", cuda_is_built() ? nlohmann::json::array({"cpu", "cuda"}) : nlohmann::json::array({"cpu"})},
+      {"cuda", cuda_text()},
+      {"cpu", cpu_model()},
+      {"cores", usable_cores()},
+      {"avx512", cpu_has_avx512()},
+      {"memory_total_bytes", memory.total_bytes},
+      {"memory_free_bytes", memory.free_bytes},
+      {"matrix_products", gemm_description()},
+      {"mpi", mpi_version},
+      {"libraries", libraries()},
+      {"environment", environment_changes()}};
   if (json) return info.dump(2) + "\n";
   std::string out;
   for (const auto& [key, value] : info.items()) {

@@ -27,7 +27,7 @@ std::int64_t aligned(std::int64_t bytes) { return (bytes + kAlign - 1) / kAlign 
 
 // A rank of a group that nobody else is in: what the others would add is counted as a collective.
 class Alone : public Reducer {
-  void all_reduce(View, ReduceOp, std::byte*, const char*) const override {}
+  void all_reduce(View, ReduceOp, std::byte*, const CallSite&) const override {}
 };
 
 // Memory of the device for as long as this lives.

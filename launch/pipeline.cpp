@@ -6,9 +6,6 @@ namespace plimsoll {
 
 struct StageLinks::Buffer {
   View memory;
-  std::array<View, 2> copied;  // from, to
-  KernelArgs copy_args;
-  Kernel copy = nullptr;
   std::unique_ptr<Event> full, empty;
   Letter* last = nullptr;  // of those that were in it
 };
@@ -23,6 +20,9 @@ struct StageLinks::Letter {
   int peer = 0;              // in the group
   int part = 0;              // of the message
   bool sends = false;
+  std::array<View, 2> copied;  // from, to: between the buffer and the slot of an action
+  KernelArgs copy_args;
+  Kernel copy = nullptr;
   std::atomic<bool> awaited = false;  // this rank can do nothing else
   Profile* profile = nullptr;
   int row = -1;
@@ -117,10 +117,6 @@ std::unique_ptr<StageLinks::Channel> StageLinks::open(const Executor& buffers, c
     Buffer& b = channel->buffers[i];
     b.memory.spec = {{all.spec.elements() / std::ssize(channel->buffers)}, all.spec.dtype};
     b.memory.data = all.as<std::byte>() + static_cast<std::int64_t>(i) * b.memory.spec.bytes();
-    b.copy = copy_;
-    b.copy_args.value = b.copied.data();
-    b.copy_args.stream = compute_;
-    (sends ? b.copied[1] : b.copied[0]) = b.memory;
     b.full = context.device->make_event();
     b.empty = context.device->make_event();
   }
@@ -138,18 +134,23 @@ void StageLinks::list(Channel& channel, const ExecutorContext& context, const st
     letter.peer = m.peer;
     letter.sends = m.sends;
     letter.part = m.part;
+    letter.copy = copy_;
+    letter.copy_args.value = letter.copied.data();
+    letter.copy_args.stream = compute_;
     letter.profile = context.profile;
     if (context.profile != nullptr) letter.row = context.profile->add_row(profile_row(program, m));
   }
 }
 
-void StageLinks::copy(Buffer& b, const View& from, const View& to) {
-  b.copied = {View{from.data, b.memory.spec}, View{to.data, b.memory.spec}};
-  compute_->launch({[](void* buffer) {
-                      const auto* mine = static_cast<const Buffer*>(buffer);
+// The letter keeps what the task needs until the program runs again.
+void StageLinks::copy(Letter& letter, const View& from, const View& to) {
+  const TensorSpec& spec = letter.buffer->memory.spec;
+  letter.copied = {View{from.data, spec}, View{to.data, spec}};
+  compute_->launch({[](void* l) {
+                      const auto* mine = static_cast<const Letter*>(l);
                       mine->copy(mine->copy_args);
                     },
-                    &b});
+                    &letter});
 }
 
 void StageLinks::begin(std::string_view program) {
@@ -193,8 +194,9 @@ void StageLinks::take(MessageKind kind, const View& to) {
   await(kind);
   Channel& channel = *in_[index(kind)];
   for (std::size_t i = 0; i < channel.parts; ++i) {
-    Buffer& b = *(*channel.now)[channel.done++].buffer;
-    copy(b, b.memory, {to.as<std::byte>() + static_cast<std::int64_t>(i) * b.memory.spec.bytes(), b.memory.spec});
+    Letter& letter = (*channel.now)[channel.done++];
+    Buffer& b = *letter.buffer;
+    copy(letter, b.memory, {to.as<std::byte>() + static_cast<std::int64_t>(i) * b.memory.spec.bytes(), b.memory.spec});
     compute_->record(*b.empty);
   }
   receive_ahead(channel);
@@ -211,7 +213,7 @@ void StageLinks::put_part(MessageKind kind, const View& whole) {
   const View from{whole.as<std::byte>() + letter.part * b.memory.spec.bytes(), b.memory.spec};
   if (b.last != nullptr) b.last->awaited = true;
   compute_->wait(*b.empty);
-  copy(b, from, b.memory);
+  copy(letter, from, b.memory);
   compute_->record(*b.full);
   channel.stream->wait(*b.full);
   launch(channel, letter);

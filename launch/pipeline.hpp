@@ -49,7 +49,7 @@ class StageLinks {
             std::span<const StageMessage> messages);
   void launch(Channel& channel, Letter& letter);
   void receive_ahead(Channel& channel);
-  void copy(Buffer& buffer, const View& from, const View& to);
+  void copy(Letter& letter, const View& from, const View& to);
 
   Stream* compute_;
   Kernel copy_;

@@ -11,7 +11,8 @@ namespace plimsoll {
 
 class Reporter {
  public:
-  // `flops_per_step`: the model's own, of all ranks. `peak_gflops`: matrix-product rate of all ranks, measured before.
+  // `flops_per_step`: the model's own, of all ranks. `peak_gflops`: matrix-product rate of all ranks, measured before
+  // or of the data sheet.
   Reporter(const Config& config, std::int64_t first_step, double flops_per_step, double tokens_per_step,
            double peak_gflops, std::int64_t budget_bytes, StepTime predicted);
 

@@ -3,6 +3,7 @@
 #include "launch/cluster_file.hpp"
 #include "launch/measured.hpp"
 #include "launch/process.hpp"
+#include "runtime/plan/device_table.hpp"
 
 namespace plimsoll {
 namespace {
@@ -19,7 +20,11 @@ std::string broadcast(const Group& control, std::string text) {
 }  // namespace
 
 ClusterDescription choose_cluster(const Config& config) {
-  return config.comm.cluster.empty() ? ClusterDescription{} : load_cluster(config.comm.cluster);
+  if (!config.comm.cluster.empty()) return load_cluster(config.comm.cluster);
+  if (config.device == DeviceKind::Cpu) return {};
+  constexpr std::int64_t kMemoryOfH200 = std::int64_t{139} << 30;
+  const GpuDataSheet* gpu = find_gpu(config.gpu.empty() ? "H200" : config.gpu);
+  return describe_gpus(gpu != nullptr ? *gpu : *find_gpu("H200"), kMemoryOfH200, config.cuda.tf32);
 }
 
 RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes)

@@ -12,7 +12,8 @@
 
 namespace plimsoll {
 
-// The description of comm.cluster, or the default one.
+// The description of comm.cluster. Where it names none: a CPU core per rank, or with device: cuda the GPU that the run
+// found, and an H200 where it found none (`plan`) or one without a data sheet here.
 ClusterDescription choose_cluster(const Config& config);
 
 class RunCosts {

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "comm/group.hpp"
+#include "launch/backend.hpp"
 #include "launch/cluster_file.hpp"
 #include "launch/message_sizes.hpp"
 #include "launch/process.hpp"
@@ -252,7 +253,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.model = config.model;
   o.dtype = config.precision;
   o.sequence = config.data.sequence;
-  o.threads = choose_threads(config, place);
+  o.threads = config.device == DeviceKind::Cuda ? kDeviceThreads : choose_threads(config, place);
   o.mesh = choose_mesh(config, place.ranks);
   o.rank = place.rank;
   o.zero = static_cast<int>(config.parallel.zero.value_or(0));
@@ -306,10 +307,9 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   return o;
 }
 
-std::int64_t choose_budget(const Config& config, const Place& place) {
+std::int64_t choose_budget(const Config& config, const Backend& backend) {
   if (config.memory.budget) return *config.memory.budget;
-  const DeviceMemory memory = make_cpu_device(1)->memory();
-  return memory.free_bytes / 10 * 8 / place.local_ranks;
+  return free_bytes(backend) / 100 * (backend.device->outside_bytes() ? 95 : 80);
 }
 
 RankBudgets given_budgets(const Config& config, int ranks) {
@@ -322,10 +322,12 @@ RankBudgets given_budgets(const Config& config, int ranks) {
   return RankBudgets(std::move(by_rank));
 }
 
-std::int64_t choose_host_budget(const Config& config, const Place& place, std::int64_t budget_bytes) {
+std::int64_t choose_host_budget(const Config& config, const Place& place, const Backend& backend,
+                                std::int64_t budget_bytes) {
   if (config.memory.host_budget) return *config.memory.host_budget;
   const DeviceMemory memory = make_cpu_device(1)->memory();
-  return std::max<std::int64_t>(0, memory.free_bytes / place.local_ranks - budget_bytes) / 10 * 8;
+  const std::int64_t taken = backend.device->outside_bytes() ? 0 : budget_bytes;
+  return std::max<std::int64_t>(0, memory.free_bytes / place.local_ranks - taken) / 10 * 8;
 }
 
 }  // namespace plimsoll

@@ -14,6 +14,7 @@
 
 namespace plimsoll {
 
+struct Backend;
 class Group;
 
 // Where ranks and cores stand.
@@ -56,12 +57,14 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
                                std::shared_ptr<const ProfiledCosts> measured = nullptr,
                                std::optional<RecomputeChoice>* recompute = nullptr);
 
-// memory.budget, of a list the least, or by default 80 % of the memory that is free now, shared by the ranks of this
-// host.
-std::int64_t choose_budget(const Config& config, const Place& place);
+// memory.budget, of a list the least, or by default 80 % of the memory that a rank may count on now (free_bytes() of
+// its backend), of a device with memory of its own 95 %: nothing else will ask for it.
+std::int64_t choose_budget(const Config& config, const Backend& backend);
 // memory.budget of all ranks; 0 where it is auto. `config` went through check_for_ranks(), and has a layout.
 RankBudgets given_budgets(const Config& config, int ranks);
-// memory.host_budget, or by default 80 % of what `budget_bytes` leave of a rank's share of the free memory.
-std::int64_t choose_host_budget(const Config& config, const Place& place, std::int64_t budget_bytes);
+// memory.host_budget, or by default 80 % of a rank's share of the free host memory, less `budget_bytes` where these are
+// host memory too.
+std::int64_t choose_host_budget(const Config& config, const Place& place, const Backend& backend,
+                                std::int64_t budget_bytes);
 
 }  // namespace plimsoll

@@ -50,8 +50,10 @@ nlohmann::ordered_json rank_json(const RankSummary& r, std::int64_t steps) {
 }
 
 std::string peak_source(const RunSummary& s) {
-  return s.peak_step ? fmt::format("step {}, which was faster than the matrix products measured at start", *s.peak_step)
-                     : "the fastest of the matrix products measured at start, times the ranks";
+  const char* start = s.peak_of_data_sheet ? "the data sheet of the devices" : "the matrix products measured at start";
+  if (s.peak_step) return fmt::format("step {}, which was faster than {}", *s.peak_step, start);
+  return s.peak_of_data_sheet ? fmt::format("{}, of all ranks", start)
+                              : fmt::format("the fastest of {}, times the ranks", start);
 }
 
 }  // namespace

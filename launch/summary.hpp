@@ -20,16 +20,16 @@ struct RankSummary {
   std::int64_t budget_bytes = 0, planned_bytes = 0;  // planned: of the arena
   std::int64_t arena_high_water_bytes = 0;           // measured from what was written
   std::int64_t outside_arena_bytes = 0;              // peak of the process minus the arenas
-  std::int64_t peak_process_bytes = 0;
-  std::int64_t allocations_after_first_step = 0;  // by ops, on their own thread
+  std::int64_t peak_process_bytes = 0;               // of the device's memory where it has its own
+  std::int64_t allocations_after_first_step = 0;     // by ops, on their own thread
   // Sent by the training steps alone, by axis.
   std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};
   std::int64_t padding_bytes = 0;
   ClassBytes class_bytes{};
   // Of host memory, which is no part of the budget: its limit, and its arena.
   std::int64_t host_budget_bytes = 0, host_planned_bytes = 0, host_high_water_bytes = 0;
-  // Of the process peak, on a device whose memory is that of the host.
-  std::int64_t over_budget_bytes() const { return peak_process_bytes - host_planned_bytes - budget_bytes; }
+  // Of what the budget is for: the memory of the device.
+  std::int64_t over_budget_bytes() const { return outside_arena_bytes + planned_bytes - budget_bytes; }
   RankTimes predicted, measured;  // measured: means of the steps after the first
 };
 
@@ -47,6 +47,7 @@ struct RunSummary {
   // The rate that is 100 % MFU: of the fastest matrix product at start, or of a step that was faster still.
   double peak_gflops = 0;
   std::optional<std::int64_t> peak_step;
+  bool peak_of_data_sheet = false;  // else measured
   StepTime predicted;
   double measured_step_s = 0;  // median of the steps after the first; 0: there was one only
   std::string checkpoint;      // the last one that was saved; empty: none

@@ -8,8 +8,8 @@
 
 #include "comm/group.hpp"
 #include "kernels/cpu/gemm.hpp"
-#include "kernels/cpu/gemm_rate.hpp"
 #include "launch/allocation_counter.hpp"
+#include "launch/backend.hpp"
 #include "launch/choices.hpp"
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
@@ -49,7 +49,9 @@ struct Run {
   Config written;  // with `auto` where it was: another number of ranks may read it
   Place place;
   Group control;
-  Groups groups;
+  int threads = 1;  // of the host
+  Backend backend;
+  Groups groups;  // may carry the memory of the backend's device
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Dataset> dataset;
   RankBudgets budgets;
@@ -85,14 +87,17 @@ struct Run {
     dataset = std::make_unique<Dataset>(config.data, config.run.seed, config.model.vocabulary);
     agree(control, config);
     if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
-    const int threads = choose_threads(config, place);
-    if (purpose == Purpose::Train) peak_gflops = control.sum(measure_gemm_gflops(threads, config.precision));
-    outside = config.memory.reserve.value_or(outside_arena_bytes());
+    threads = choose_threads(config, place);
+    backend = make_backend(config, place, control, threads);
+    if (purpose == Purpose::Train) peak_gflops = control.sum(peak_flops(backend, config, threads) * 1e-9);
+    outside = config.memory.reserve.value_or(outside_bytes(backend));
     // All ranks plan alike, so they know what was measured: the largest of all ranks, and the budget of each.
     outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
-    if (purpose == Purpose::Train && chief() && !config.memory.reserve) remember_outside_bytes(place.ranks, outside);
+    const bool on_host = !backend.device->outside_bytes();
+    if (purpose == Purpose::Train && chief() && !config.memory.reserve && on_host)
+      remember_outside_bytes(place.ranks, outside);
     budgets = config.memory.budget ? given_budgets(config, place.ranks) : measured_budgets();
-    host_budget = choose_host_budget(config, place, budgets.of(place.rank));
+    host_budget = choose_host_budget(config, place, backend, budgets.of(place.rank));
     host_budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(host_budget)));
     costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budgets.least() - outside));
     if (auto choice = choose_layout(config, place, costs->machine(), budgets.least(), outside); choice && chief())
@@ -105,15 +110,28 @@ struct Run {
     const bool native = config.comm.collectives == CollectiveSource::Mpi;
     make_engine(purpose, [&] {
       groups = make_groups(options.mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
-        return mpi.group(axis, ranks, native);
+        return mpi.group(axis, ranks, native, transport_over());
       });
     });
     const bool shareable = options.mesh.data > 1 && options.micro_batches > 1;
     if (purpose == Purpose::Train && config.parallel.auto_shares && options.shares.empty() && shareable) share();
+    if (backend.transports) backend.transports->register_memory(engine->arena());
+  }
+
+  TransportOver transport_over() {
+    if (!backend.transports) return {};
+    return [this](const std::string& axis, std::shared_ptr<Transport> below, std::shared_ptr<WatchedGroup> watch) {
+      return backend.transports->over(axis, std::move(below), std::move(watch));
+    };
+  }
+
+  // Collective, when nothing is sent any more.
+  void close() {
+    if (backend.transports) backend.transports->close();
   }
 
   RankBudgets measured_budgets() const {
-    const std::int64_t mine = choose_budget(config, place);
+    const std::int64_t mine = choose_budget(config, backend);
     std::vector<std::int64_t> all(static_cast<std::size_t>(place.ranks));
     control.gather_values(&mine, sizeof(mine), all.data());
     return RankBudgets(std::move(all));
@@ -132,7 +150,7 @@ struct Run {
     // Sums in any case, for the report of times; spans where a trace was asked for.
     if (purpose == Purpose::Train) profile = traced() ? std::make_unique<Profile>() : std::make_unique<Profile>(0);
     connect();
-    EngineOptions engine_options{options.threads, config.run.poison, {}, profile.get(), config.comm.overlap};
+    EngineOptions engine_options{threads, config.run.poison, {}, profile.get(), config.comm.overlap, &backend};
     for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
     engine = std::make_unique<Engine>(std::move(programs), engine_options);
   }
@@ -183,6 +201,13 @@ struct Run {
   }
   bool traced() const { return !config.run.trace.empty(); }
   bool chief() const { return place.rank == 0; }
+  std::string compute_text() const {
+    if (config.device == DeviceKind::Cpu)
+      return fmt::format("{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks",
+                         options.threads, gemm_description(), peak_gflops);
+    const std::string carried = backend.transports ? ", messages by " + backend.transports->text() : "";
+    return fmt::format("{}{}; peak of all ranks {:.0f} GFLOP/s", backend.device->description(), carried, peak_gflops);
+  }
   PlanContext plan_context() const {
     return {budgets,     outside,     config.memory.reserve ? "memory.reserve" : "measured",
             place.ranks, host_budget, recompute};
@@ -263,6 +288,10 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   s.host_planned_bytes = plan.host_bytes;
   if (const Arena* host = run.engine->host_arena()) s.host_high_water_bytes = host->high_water();
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes - plan.host_bytes;
+  if (const auto outside = run.backend.device->outside_bytes()) {
+    s.outside_arena_bytes = *outside;
+    s.peak_process_bytes = *outside + plan.total_bytes;
+  }
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
   s.collective_bytes = run.sent_in_steps;
@@ -337,9 +366,7 @@ void train(Config given, const MpiSession& mpi) {
   Run run(std::move(given), mpi, Purpose::Train);
   const Config& config = run.config;
   if (run.chief()) {
-    fmt::print("{}{} threads per rank, matrix products by {}, {:.0f} GFLOP/s measured on all ranks\n",
-               plan_text(run.roles, run.plan_context(), nullptr), run.options.threads, gemm_description(),
-               run.peak_gflops);
+    fmt::print("{}{}\n", plan_text(run.roles, run.plan_context(), nullptr), run.compute_text());
     std::fflush(stdout);
   }
   if (run.traced()) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
@@ -356,7 +383,7 @@ void train(Config given, const MpiSession& mpi) {
   run.roles.clear();  // the graphs of all stages
   if (state.step >= config.train.steps) {
     if (run.chief()) fmt::print("{}: the run is finished ({} steps)\n", config.run.dir, state.step);
-    return;
+    return run.close();
   }
   BatchLoader loader(*run.dataset, run.loader(Split::Train, state.step));
   std::unique_ptr<BatchLoader> validation;
@@ -413,6 +440,7 @@ void train(Config given, const MpiSession& mpi) {
   }
   const std::int64_t steps = state.step - first_step;
   finish(run, reporter.get(), rank_summary(run, steps > 1 ? sums_after_first : sums_before, steps));
+  run.close();
   step_now = -1;
 }
 
@@ -432,6 +460,7 @@ Evaluation evaluate(Config given, const MpiSession& mpi, const EvaluateOptions& 
   BatchLoader loader(*run.dataset, run.loader(Split::Validation, 0));
   result.whole = !options.batches || *options.batches >= loader.steps();
   std::tie(result.loss, result.targets) = validation_loss(run, loader, options.batches, options.quiet);
+  run.close();
   return result;
 }
 

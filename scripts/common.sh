@@ -24,3 +24,15 @@ use_local_mpi() {
   if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
   export OMPI_MCA_mpi_yield_when_idle=1
 }
+
+# How many GPUs a program started here sees.
+visible_gpus() {
+  local listed
+  listed=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || true
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    local visible
+    visible=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^[:space:]]') || true
+    if [ "$visible" -lt "${listed:-0}" ]; then listed=$visible; fi
+  fi
+  printf '%s\n' "${listed:-0}"
+}

@@ -1,28 +1,45 @@
 #!/usr/bin/env bash
 # The smoke run: set-up, build, then a real training run on real text under mpirun, and a sample of what was learned.
-#   scripts/smoke.sh [--data FILE] [--ranks N] [--set key=value]…
+#   scripts/smoke.sh [--gpu] [--data FILE] [--ranks N] [--set key=value]…
 # Text: the King James Bible of Debian's bible-kjv, or FILE. Every run gets a new directory, runs/smoke-<time>.
+# --gpu trains on the GPUs of this machine, a rank on each (needs nvcc); without a GPU it ends with 69.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 text=
-ranks=4
+ranks=
+gpu=false
 overrides=()
 while [ $# -gt 0 ]; do
   case $1 in
+    --gpu) gpu=true ;;
     --data) text=$(realpath -e -- "${2:?--data needs a file}"); shift ;;
     --ranks) ranks=${2:?--ranks needs a number}; shift ;;
     --set) overrides+=(--set "${2:?--set needs key=value}"); shift ;;
-    -h | --help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) die "unknown argument '$1' (usage: scripts/smoke.sh [--data FILE] [--ranks N] [--set key=value]…)" ;;
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown argument '$1' (usage: scripts/smoke.sh [--gpu] [--data FILE] [--ranks N] [--set key=value]…)" ;;
   esac
   shift
 done
 
+preset=release
+config=configs/smoke.yaml
+if $gpu; then
+  gpus=$(visible_gpus)
+  if [ "$gpus" = 0 ]; then
+    say "no GPU is visible here (nvidia-smi lists none): nothing to run"
+    exit 69
+  fi
+  preset=cuda
+  config=configs/smoke_gpu.yaml
+  ranks=${ranks:-$gpus}
+fi
+ranks=${ranks:-4}
+
 "$root/scripts/setup.sh"
-"$root/scripts/build.sh" release plimsoll
+"$root/scripts/build.sh" "$preset" plimsoll
 cd "$root"
-plimsoll=build/release/bin/plimsoll
+plimsoll=build/$preset/bin/plimsoll
 use_fast_blas
 use_local_mpi
 
@@ -59,7 +76,7 @@ done
 
 say "training: $ranks ranks -> $run"
 step timeout -k 10 600 mpirun --oversubscribe --bind-to none -n "$ranks" \
-  "$plimsoll" train configs/smoke.yaml --set "run.dir=$run" --set "data.train=$tokens" "${overrides[@]}"
+  "$plimsoll" train "$config" --set "run.dir=$run" --set "data.train=$tokens" "${overrides[@]}"
 
 say "sample of $run"
 step timeout -k 10 120 "$plimsoll" generate "$run" --prompt "In the beginning" --tokens 100 --temperature 0.8 --seed 1

@@ -194,6 +194,12 @@ plimsoll_program_test(cuda_needs_nvcc
   LABELS unit TIMEOUT 120)
 set_tests_properties(cuda_needs_nvcc PROPERTIES PASS_REGULAR_EXPRESSION "PLIMSOLL_CUDA=ON needs nvcc")
 
+# Where no GPU is visible, what needs one says so.
+plimsoll_program_test(smoke_gpu_without_gpu
+  COMMAND ${CMAKE_COMMAND} -E env CUDA_VISIBLE_DEVICES= bash -c "\"$0\" --gpu && exit 1 || test $? = 69"
+    ${PROJECT_SOURCE_DIR}/scripts/smoke.sh
+  LABELS unit TIMEOUT 60)
+
 # The installed package: another project finds it, compiles against it and runs.
 plimsoll_program_test(install
   COMMAND ${CMAKE_COMMAND} -DBUILD=${PROJECT_BINARY_DIR} -DCONSUMER=${CMAKE_CURRENT_SOURCE_DIR}/install

@@ -146,10 +146,10 @@ struct Loss : LossWorkspace<T> {
       sums[2 * i + 1] = mine(targets[i]) ? static_cast<double>(widen(row_at(i).logits[targets[i] - first])) : 0;
       maxima[i] = static_cast<double>(maximum(row_at(i)));
     }
-    args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, reduction, args.label);
+    args.group->all_reduce({maxima, {{count}, DType::f64}}, ReduceOp::Max, reduction, args.site());
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) sums[2 * i] = exponentials(row_at(i), static_cast<W>(maxima[i]));
-    args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, reduction, args.label);
+    args.group->all_reduce({sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, reduction, args.site());
 #pragma omp parallel for schedule(static) num_threads(args.threads)
     for (std::int64_t i = 0; i < count; ++i) {
       const bool counts = targets[i] >= 0;

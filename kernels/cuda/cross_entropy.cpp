@@ -59,9 +59,9 @@ class Loss {
     const cudaStream_t stream = stream_of(args_);
     if (!split) return row_losses(stream, r, inputs, at.losses);
     row_maxima(stream, r, at.maxima, at.sums);
-    args_.group->all_reduce({at.maxima, {{count}, DType::f64}}, ReduceOp::Max, at.reduction, args_.label);
+    args_.group->all_reduce({at.maxima, {{count}, DType::f64}}, ReduceOp::Max, at.reduction, args_.site());
     row_sums(stream, r, at.maxima, at.sums);
-    args_.group->all_reduce({at.sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, at.reduction, args_.label);
+    args_.group->all_reduce({at.sums, {{2 * count}, DType::f64}}, ReduceOp::Sum, at.reduction, args_.site());
     finish_rows(stream, r, inputs, at.maxima, at.sums, at.losses);
   }
 

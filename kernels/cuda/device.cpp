@@ -5,11 +5,16 @@
 #include <cudnn.h>
 #endif
 
+#include <dlfcn.h>
+
+#include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <optional>
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/stream.hpp"
+#include "kernels/cuda_errors.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/text.hpp"
 
@@ -19,15 +24,41 @@ namespace {
 // cudaMalloc promises 256 bytes; a block of its own is aligned to its page.
 constexpr std::int64_t kDevicePage = std::int64_t{2} << 20;
 
-std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+std::int64_t in_pages(std::int64_t bytes) {
+  return (std::max<std::int64_t>(bytes, 1) + kDevicePage - 1) / kDevicePage * kDevicePage;
+}
+
+// Free memory of a device before this process uses it, by NVML, which comes with the driver; nullopt: it is not there.
+std::optional<std::int64_t> driver_free_bytes(const std::string& bus_id) {
+  struct Memory {  // nvmlMemory_t
+    unsigned long long total, free, used;
+  };
+  void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return std::nullopt;
+  const auto init = reinterpret_cast<int (*)()>(dlsym(library, "nvmlInit_v2"));
+  const auto find = reinterpret_cast<int (*)(const char*, void**)>(dlsym(library, "nvmlDeviceGetHandleByPciBusId_v2"));
+  const auto read = reinterpret_cast<int (*)(void*, Memory*)>(dlsym(library, "nvmlDeviceGetMemoryInfo"));
+  const auto shut_down = reinterpret_cast<int (*)()>(dlsym(library, "nvmlShutdown"));
+  std::optional<std::int64_t> free;
+  if (init != nullptr && find != nullptr && read != nullptr && shut_down != nullptr && init() == 0) {
+    void* device = nullptr;
+    Memory memory{};
+    if (find(bus_id.c_str(), &device) == 0 && read(device, &memory) == 0) free = static_cast<std::int64_t>(memory.free);
+    shut_down();
+  }
+  dlclose(library);
+  return free;
+}
+
+static_assert(kCudaInsufficientDriver == cudaErrorInsufficientDriver && kCudaNoDevice == cudaErrorNoDevice);
 
 void require_devices() {
   int count = 0;  // an error leaves it as it is
   const cudaError_t code = cudaGetDeviceCount(&count);
   const CudaVersions versions = cuda_versions();
   const std::string missing =
-      missing_device_text(code, cudaGetErrorString(code), code == cudaSuccess ? count : 0, versions.driver,
-                          versions.built_for, std::getenv("CUDA_VISIBLE_DEVICES"));
+      missing_gpu_text(code, cudaGetErrorString(code), code == cudaSuccess ? count : 0, versions.driver,
+                       versions.built_for, std::getenv("CUDA_VISIBLE_DEVICES"));
   require(missing.empty(), ErrorKind::Device, "device: cuda: {}", missing);
 }
 
@@ -43,8 +74,13 @@ CudaDeviceInfo device_info(int index) {
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(const CudaDeviceOptions& options) : options_(options), info_(device_info(options.index)) {
+    const std::optional<std::int64_t> before = driver_free_bytes(info_.pci_bus_id);
     use_device(options.index);
     check_cuda(cudaFree(nullptr), "cudaFree");  // makes the context
+    const std::optional<std::int64_t> after = driver_free_bytes(info_.pci_bus_id);
+    const DeviceMemory now = CudaDevice::memory();
+    free_at_start_ = now.free_bytes;
+    context_bytes_ = before && after ? std::max<std::int64_t>(0, *before - *after) : now.total_bytes - now.free_bytes;
   }
 
   std::string_view kind() const override { return "cuda"; }
@@ -58,6 +94,9 @@ class CudaDevice final : public Device {
     check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     return {static_cast<std::int64_t>(total), static_cast<std::int64_t>(free)};
   }
+  std::optional<std::int64_t> outside_bytes() const override {
+    return context_bytes_ + std::max<std::int64_t>(0, free_at_start_ - memory().free_bytes - allocated_);
+  }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
     if (kind == StreamKind::Communication && options_.host_communication) return make_hosted_stream(options_.index);
     return make_native_stream(options_.index, kind);
@@ -65,8 +104,8 @@ class CudaDevice final : public Device {
   std::unique_ptr<Event> make_event() override { return make_cuda_event(options_.index); }
 
   void* allocate(std::int64_t bytes) override;
-  void release(void* memory, std::int64_t) noexcept override {
-    if (cudaSetDevice(options_.index) == cudaSuccess) cudaFree(memory);
+  void release(void* memory, std::int64_t bytes) noexcept override {
+    if (cudaSetDevice(options_.index) == cudaSuccess && cudaFree(memory) == cudaSuccess) allocated_ -= in_pages(bytes);
   }
   void* allocate_host(std::int64_t bytes) override;
   void release_host(void* memory, std::int64_t) noexcept override { cudaFreeHost(memory); }
@@ -91,19 +130,22 @@ class CudaDevice final : public Device {
 
   CudaDeviceOptions options_;
   CudaDeviceInfo info_;
+  std::int64_t context_bytes_ =
+      0;  // with what other processes have, where the driver's library does not tell them apart
+  std::int64_t free_at_start_ = 0, allocated_ = 0;
 };
 
 void* CudaDevice::allocate(std::int64_t bytes) {
   require(bytes >= 0, ErrorKind::Internal, "an allocation of {} bytes", bytes);
   const DeviceMemory before = memory();
   void* memory = nullptr;
-  const std::int64_t pages = (std::max<std::int64_t>(bytes, 1) + kDevicePage - 1) / kDevicePage;
-  const cudaError_t code = cudaMalloc(&memory, static_cast<std::size_t>(pages * kDevicePage));
+  const cudaError_t code = cudaMalloc(&memory, static_cast<std::size_t>(in_pages(bytes)));
   require(code != cudaErrorMemoryAllocation, ErrorKind::OutOfMemory,
           "{}: cannot allocate {} ({} bytes): {} of {} are free", description(), format_bytes(bytes),
           format_count(bytes), format_bytes(before.free_bytes), format_bytes(before.total_bytes));
   check_cuda(code, "cudaMalloc");
   require(reinterpret_cast<std::uintptr_t>(memory) % 4096 == 0, ErrorKind::Internal, "cudaMalloc gave {}", memory);
+  allocated_ += in_pages(bytes);
   return memory;
 }
 
@@ -120,19 +162,6 @@ void* CudaDevice::allocate_host(std::int64_t bytes) {
 }
 
 }  // namespace
-
-std::string missing_device_text(int code, const char* reason, int devices, int driver, int built_for,
-                                const char* visible) {
-  if (code == cudaSuccess && devices > 0) return "";
-  if (driver == 0) return "this machine has no NVIDIA driver (libcuda.so.1)";
-  if (code == cudaErrorInsufficientDriver)
-    return fmt::format("the NVIDIA driver is for CUDA {} at most, this build needs {}", version_text(driver),
-                       version_text(built_for));
-  if (code == cudaSuccess || code == cudaErrorNoDevice)
-    return visible != nullptr ? fmt::format("the driver shows no GPU; CUDA_VISIBLE_DEVICES is '{}'", visible)
-                              : "the driver finds no GPU";
-  return fmt::format("the driver reports: {} (code {})", reason, code);
-}
 
 std::vector<CudaDeviceInfo> cuda_devices() {
   require_devices();

@@ -73,6 +73,19 @@ class Handle {
   cudaStream_t stream_ = nullptr;
 };
 
+void copy_blocks_async(void* to, std::int64_t to_stride, const void* from, std::int64_t from_stride, std::int64_t bytes,
+                       std::int64_t count, cudaStream_t stream) {
+  if (bytes == 0 || count == 0) return;
+  const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  if (count == 1) {
+    check_cuda(cudaMemcpyAsync(to, from, size(bytes), cudaMemcpyDefault, stream), "cudaMemcpyAsync");
+  } else {
+    check_cuda(cudaMemcpy2DAsync(to, size(to_stride), from, size(from_stride), size(bytes), size(count),
+                                 cudaMemcpyDefault, stream),
+               "cudaMemcpy2DAsync");
+  }
+}
+
 class NativeStream final : public Stream {
  public:
   NativeStream(int device, StreamKind kind) : device_(device), handle_(device, kind) {}
@@ -89,6 +102,11 @@ class NativeStream final : public Stream {
   void fill(void* device, std::uint8_t byte, std::int64_t bytes) override {
     check_cuda(cudaMemsetAsync(device, byte, static_cast<std::size_t>(bytes), handle_.get()), "cudaMemsetAsync");
   }
+  void copy_blocks(void* to, std::int64_t to_stride, const void* from, std::int64_t from_stride, std::int64_t bytes,
+                   std::int64_t count) override {
+    copy_blocks_async(to, to_stride, from, from_stride, bytes, count, handle_.get());
+  }
+  void catch_up() override { synchronize(); }
   void record(Event& event) override {
     CudaEvent& cuda = cuda_event(event);
     cuda.on_thread = false;
@@ -131,15 +149,17 @@ class HostedStream final : public Stream {
 
   void launch(Task task) override {
     thread_->launch(task);
-    thread_->launch({[](void* s) {
-                       check_cuda(cudaStreamSynchronize(static_cast<HostedStream*>(s)->handle_.get()),
-                                  "cudaStreamSynchronize");
-                     },
-                     this});
+    thread_->launch({[](void* s) { static_cast<HostedStream*>(s)->catch_up(); }, this});
   }
   void fill(void* device, std::uint8_t byte, std::int64_t bytes) override {
     check_cuda(cudaMemsetAsync(device, byte, static_cast<std::size_t>(bytes), handle_.get()), "cudaMemsetAsync");
   }
+  void copy_blocks(void* to, std::int64_t to_stride, const void* from, std::int64_t from_stride, std::int64_t bytes,
+                   std::int64_t count) override {
+    copy_blocks_async(to, to_stride, from, from_stride, bytes, count, handle_.get());
+    catch_up();
+  }
+  void catch_up() override { check_cuda(cudaStreamSynchronize(handle_.get()), "cudaStreamSynchronize"); }
   void copy(const Transfer& transfer) override {
     // A task has one argument, the transfer: so it goes over the stream of the thread.
     launch({[](void* t) {

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -48,6 +49,13 @@ class Stream {
   virtual void copy(const Transfer& transfer);
   // Only inside a task of this stream: after what the task has done so far.
   virtual void fill(void* device, std::uint8_t byte, std::int64_t bytes);
+  // Likewise, and done on return where tasks run on a thread of the host: `count` blocks of `bytes` that lie so many
+  // bytes apart in `to` and in `from`, none over another.
+  virtual void copy_blocks(void* to, std::int64_t to_stride, const void* from, std::int64_t from_stride,
+                           std::int64_t bytes, std::int64_t count);
+  // Likewise: blocks the host until what the task has asked for so far is done. Where tasks run on the host it is.
+  virtual void catch_up() {}
+  void copy_bytes(void* to, const void* from, std::int64_t bytes) { copy_blocks(to, bytes, from, bytes, bytes, 1); }
   virtual void record(Event& event) = 0;
   virtual void wait(
       const Event& event) = 0;  // later tasks start after `event`; the host does not block (inline CPU streams do)
@@ -83,6 +91,9 @@ class Device {
   virtual std::string_view kind() const = 0;  // "cpu" | "cuda"
   virtual std::string description() const = 0;
   virtual DeviceMemory memory() const = 0;
+  // What this process has of the device's memory besides allocate(): contexts and libraries. nullopt: it is the host's
+  // memory, of which everything else of the process has its part.
+  virtual std::optional<std::int64_t> outside_bytes() const { return std::nullopt; }
   virtual std::unique_ptr<Stream> make_stream(StreamKind kind) = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
   // The arena's allocation; everything else is host memory. Throws Error(OutOfMemory). Aligned to 4 KiB at least.

@@ -17,6 +17,11 @@ Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayo
   if (slots_.empty()) slots_.push_back(1);
   inputs_ = reinterpret_cast<StepInputs*>(context.arena + plan.inputs_offset);
   outputs_ = reinterpret_cast<StepOutputs*>(context.arena + plan.outputs_offset);
+  if (context.values == nullptr) {
+    own_values_ = std::make_unique<StepValues>(*context.device, context.arena + plan.inputs_offset,
+                                               context.arena + plan.outputs_offset);
+  }
+  values_ = context.values != nullptr ? context.values : own_values_.get();
   bound_.resize(graph.nodes.size());
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) bind(n, layout, context.arena);
   connect_streams(plan, layout);
@@ -72,6 +77,7 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
     const auto group = context_.groups.find(axis);
     require(group != context_.groups.end(), ErrorKind::Internal, "'{}' needs the group of axis '{}'", node.label, axis);
     args.group = group->second;
+    b.communicates = true;
   }
   b.slots.resize(static_cast<std::size_t>(slots_[std::min(static_cast<std::size_t>(node.chunk), slots_.size() - 1)]));
   for (std::size_t s = 0; s < b.slots.size(); ++s) bind_slot(node, static_cast<int>(s), args, b.slots[s]);
@@ -256,7 +262,7 @@ void Executor::run_kernel(Kernel kernel, const KernelArgs& args) const {
 void Executor::run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args) {
   constexpr std::uint8_t kNaNByte = 0xFF;  // all ones is a NaN in every floating dtype
   const Executor& owner = *bound.owner;
-  for (const auto& [data, bytes] : binding.poison_before) owner.context_.device->fill(data, kNaNByte, bytes);
+  for (const auto& [data, bytes] : binding.poison_before) bound.stream->fill(data, kNaNByte, bytes);
   if (bound.profile_row >= 0) {
     const std::int64_t begin = Profile::now_ns();
     owner.run_kernel(bound.kernel, args);
@@ -264,7 +270,7 @@ void Executor::run_bound(const Bound& bound, const Binding& binding, const Kerne
   } else {
     owner.run_kernel(bound.kernel, args);
   }
-  for (const auto& [data, bytes] : binding.poison_after) owner.context_.device->fill(data, kNaNByte, bytes);
+  for (const auto& [data, bytes] : binding.poison_after) bound.stream->fill(data, kNaNByte, bytes);
 }
 
 void Executor::take_turns(Stream& from, Stream& to) {
@@ -272,28 +278,83 @@ void Executor::take_turns(Stream& from, Stream& to) {
   to.wait(*turn_);
 }
 
-void Executor::run(Graph::Section section, Variant variant, const RunPart& part) {
-  const bool first = variant == Variant::First || variant == Variant::Only;
+std::vector<std::size_t> Executor::nodes_of(Graph::Section section, Variant variant, const RunPart& part) const {
   const auto bit = static_cast<std::uint8_t>(variant);
-  const auto slot = static_cast<std::size_t>(part.slot);
+  std::vector<std::size_t> nodes;
   for (std::size_t n = 0; n < bound_.size(); ++n) {
     const Node& node = graph_.nodes[n];
     if (graph_.section(n) != section || node.chunk != part.chunk || (node.when & bit) == 0) continue;
     if (part.half != Half::Both && node.late != (part.half == Half::Second)) continue;
+    nodes.push_back(n);
+  }
+  return nodes;
+}
+
+void Executor::launch_node(std::size_t n, Variant variant, const RunPart& part) {
+  const bool first = variant == Variant::First || variant == Variant::Only;
+  Bound& b = bound_[n];
+  Launch& launch = (first ? first_launch_ : later_launch_)[n][static_cast<std::size_t>(part.slot)];
+  b.stream->launch({[](void* l) {
+                      const auto* work = static_cast<const Launch*>(l);
+                      run_bound(*work->bound, *work->binding, *work->args);
+                    },
+                    &launch});
+}
+
+Executor::Recorded& Executor::recorded(Graph::Section section, Variant variant, const RunPart& part) {
+  const std::array<int, 5> key{static_cast<int>(section), static_cast<int>(variant), part.chunk, part.slot,
+                               static_cast<int>(part.half)};
+  const auto found = recorded_.find(key);
+  if (found != recorded_.end()) return found->second;
+  Recorded& of = recorded_[key];
+  of.nodes = nodes_of(section, variant, part);
+  of.records = options_.record && context_.profile == nullptr && !of.nodes.empty();
+  for (const std::size_t n : of.nodes) {
+    const Bound& b = bound_[n];
+    of.records = of.records && b.stream == context_.compute && !b.communicates;
+    of.before.insert(of.before.end(), b.waits.begin(), b.waits.end());
+    if (b.done != nullptr) of.after.push_back(b.done);
+  }
+  return of;
+}
+
+// Events of the compute stream's own nodes are recorded for others, never for itself: what it waits for here was
+// recorded before this run.
+void Executor::run_recorded(Recorded& of, Variant variant, const RunPart& part) {
+  Stream& compute = *context_.compute;
+  for (const Event* event : of.before) compute.wait(*event);
+  if (!of.recording && compute.begin_capture()) {
+    for (const std::size_t n : of.nodes) launch_node(n, variant, part);
+    of.recording = compute.end_capture();
+  }
+  if (of.recording) {
+    compute.replay(*of.recording);
+  } else {
+    of.records = false;
+    for (const std::size_t n : of.nodes) launch_node(n, variant, part);
+  }
+  for (Event* event : of.after) compute.record(*event);
+}
+
+void Executor::run(Graph::Section section, Variant variant, const RunPart& part) {
+  values_->send(*context_.compute);
+  Recorded& of = recorded(section, variant, part);
+  if (of.records && of.prepared && part.launched == nullptr) {
+    run_recorded(of, variant, part);
+    if (part.join) join();
+    return;
+  }
+  for (const std::size_t n : of.nodes) {
     Bound& b = bound_[n];
     const bool alone = turn_ != nullptr && b.stream == context_.communication;
     if (alone) take_turns(*context_.compute, *b.stream);
     for (Event* event : b.waits) b.stream->wait(*event);
-    Launch& launch = (first ? first_launch_ : later_launch_)[n][slot];
-    b.stream->launch({[](void* l) {
-                        const auto* work = static_cast<const Launch*>(l);
-                        run_bound(*work->bound, *work->binding, *work->args);
-                      },
-                      &launch});
+    launch_node(n, variant, part);
     if (b.done != nullptr) b.stream->record(*b.done);
     if (alone) take_turns(*b.stream, *context_.compute);
     if (part.launched != nullptr) part.launched(part.context, n);
   }
+  of.prepared = true;
   if (part.join) join();
 }
 

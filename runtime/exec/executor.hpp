@@ -10,6 +10,7 @@
 
 #include "runtime/exec/kernel_table.hpp"
 #include "runtime/exec/profile.hpp"
+#include "runtime/exec/step_values.hpp"
 #include "runtime/plan/memory.hpp"
 
 namespace plimsoll {
@@ -24,6 +25,9 @@ struct ExecutorOptions {
   // Called on the thread of a kernel right before and after it; may be null. They watch what kernels do (allocations).
   void (*before_node)() = nullptr;
   void (*after_node)() = nullptr;
+  // What a run() launches is recorded when it comes a second time, and replayed from then on, where the stream can
+  // record and no other stream takes part. Kernels prepare what they need in the first. Not with a profile.
+  bool record = false;
 };
 
 // What a program runs with. Everything outlives the executor.
@@ -37,6 +41,7 @@ struct ExecutorContext {
   Profile* profile = nullptr;                                 // may be null
   Stream* copy = nullptr;                                     // may be null when nothing is offloaded, like …
   std::byte* host_arena = nullptr;                            // … this: MemoryPlan::host_bytes long
+  StepValues* values = nullptr;  // of the arena, shared by its programs; null: the executor makes its own
 };
 
 // Which nodes of a section run, and for whom. Without a pipeline, all of them.
@@ -64,9 +69,9 @@ class Executor {
   // Blocks until all streams are idle; rethrows what a kernel threw.
   void synchronize();
 
-  // In the arena; the host writes inputs before run() and reads outputs after synchronize().
-  StepInputs& inputs() { return *inputs_; }
-  const StepOutputs& outputs() const { return *outputs_; }
+  // The host writes inputs before run(), which takes what they are then, and reads outputs after synchronize().
+  StepInputs& inputs() { return values_->inputs(); }
+  StepOutputs outputs() const { return values_->outputs(); }
   View view(ValueId value, int slot = 0) const;
   View view(std::string_view name, int slot = 0) const { return view(graph_.find(name), slot); }
   const Graph& graph() const { return graph_; }
@@ -85,6 +90,7 @@ class Executor {
     std::vector<Event*> waits;
     Event* done = nullptr;  // recorded when a node of another stream waits for it
     int profile_row = -1;
+    bool communicates = false;
     Executor* owner = nullptr;
   };
   void bind(std::size_t n, const ProgramLayout& layout, std::byte* arena);
@@ -95,15 +101,31 @@ class Executor {
   void add_profile_rows(const std::string& program);
   static void run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args);
   void take_turns(Stream& from, Stream& to);
+  // What a run launches.
+  struct Recorded {
+    std::vector<std::size_t> nodes;
+    bool records = false;
+    bool prepared = false;       // it ran once
+    std::vector<Event*> before;  // of other streams, which it waits for
+    std::vector<Event*> after;   // which others wait for
+    std::unique_ptr<Recording> recording;
+  };
+  // The nodes of a run, in order.
+  std::vector<std::size_t> nodes_of(Graph::Section section, Variant variant, const RunPart& part) const;
+  void launch_node(std::size_t n, Variant variant, const RunPart& part);
+  Recorded& recorded(Graph::Section section, Variant variant, const RunPart& part);
+  void run_recorded(Recorded& of, Variant variant, const RunPart& part);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
 
   const Graph& graph_;
   ExecutorContext context_;
   ExecutorOptions options_;
   std::vector<std::int64_t> value_offset_, value_stride_;
-  std::vector<int> slots_;  // by chunk
-  StepInputs* inputs_ = nullptr;
+  std::vector<int> slots_;              // by chunk
+  const StepInputs* inputs_ = nullptr;  // these two in the arena
   StepOutputs* outputs_ = nullptr;
+  std::unique_ptr<StepValues> own_values_;
+  StepValues* values_ = nullptr;
   std::vector<Bound> bound_;
   std::deque<std::unique_ptr<Event>> events_;
   // By stream; null where it has nothing to do, or touches persistent memory only.
@@ -115,6 +137,7 @@ class Executor {
     const KernelArgs* args;
   };
   std::vector<std::vector<Launch>> first_launch_, later_launch_;  // [node][slot], task arguments, fixed addresses
+  std::map<std::array<int, 5>, Recorded> recorded_;               // by section, variant, chunk, slot and half
 };
 
 }  // namespace plimsoll

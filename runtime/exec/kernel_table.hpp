@@ -39,6 +39,7 @@ struct KernelArgs {
   const typename Op::Attrs& attrs() const {
     return std::get<op_id<Op>>(*attributes);
   }
+  CallSite site() const { return {label, stream}; }
   bool accumulates(int slot) const { return (accumulate >> slot & 1U) != 0; }
   template <class T>
   T* v(int slot) const {

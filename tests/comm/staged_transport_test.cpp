@@ -59,6 +59,48 @@ TEST(StagedTransport, MovesDirectlyWhereItCan) {
   }
 }
 
+// What the task has asked its stream for is done before anything is copied out.
+TEST(StagedTransport, CatchesUpWithItsStream) {
+  // Does what it is asked for when it has to.
+  struct LazyStream final : Stream {
+    std::function<void()> asked;
+    void launch(Task task) override { task.run(task.argument); }
+    void fill(void* device, std::uint8_t byte, std::int64_t bytes) override {
+      asked = [=] { std::memset(device, byte, static_cast<std::size_t>(bytes)); };
+    }
+    void catch_up() override { asked(); }
+    void record(Event&) override {}
+    void wait(const Event&) override {}
+    void synchronize() override {}
+  };
+  const auto device = make_cpu_device(1);
+  const auto faults = test::on_ranks_over(2, [&](const std::shared_ptr<Transport>& below) -> std::string {
+    const Group group("data", make_staged_transport(below, *device));
+    LazyStream stream;
+    const CallSite at("label", &stream);
+    std::array<std::int32_t, 4> x{};
+    const View all{x.data(), {{4}, DType::i32}};
+    const auto ask = [&] { stream.fill(x.data(), static_cast<std::uint8_t>(group.rank() + 1), 16); };
+    ask();
+    std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(2)));
+    group.all_reduce(all, ReduceOp::Sum, scratch.data(), at);
+    if (x[3] != 0x03030303) return fmt::format("all_reduce gave {:x}", x[3]);
+    ask();
+    group.all_gather({x.data() + 2 * group.rank(), {{2}, DType::i32}}, all, at);
+    if (x[0] != 0x01010101 || x[3] != 0x02020202) return fmt::format("all_gather gave {:x} and {:x}", x[0], x[3]);
+    ask();
+    std::array<std::int32_t, 2> part{};
+    group.reduce_scatter(all, {part.data(), {{2}, DType::i32}}, ReduceOp::Sum, scratch.data(), at);
+    if (part[1] != 0x03030303) return fmt::format("reduce_scatter gave {:x}", part[1]);
+    ask();
+    if (group.rank() == 0) group.send(all, 1, at);
+    if (group.rank() == 1) group.receive(all, 0, at);
+    return group.rank() == 0 || x[3] == 0x01010101 ? "" : fmt::format("receive gave {:x}", x[3]);
+  });
+  EXPECT_EQ(faults[0], "");
+  EXPECT_EQ(faults[1], "");
+}
+
 // A rank fails in the middle of a tensor of many pieces: all ranks end, and no copy outlives the call (sanitizers).
 TEST(StagedTransport, FailingRankReleasesOthers) {
   const auto faults = on_staged_ranks(3, 4096, [](const SuiteGroup& g) -> std::string {

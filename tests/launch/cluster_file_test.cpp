@@ -1,6 +1,7 @@
 // Descriptions of clusters: the committed files, and what is said about wrong ones.
 
 #include "launch/cluster_file.hpp"
+#include "runtime/plan/device_table.hpp"
 
 #include <gtest/gtest.h>
 
@@ -42,6 +43,21 @@ TEST(ClusterFile, EveryCommittedFileIsReadAndSensible) {
     EXPECT_GT(c.inside.bytes_per_s, c.between.bytes_per_s) << entry.path();
   }
   EXPECT_EQ(files, 4);
+}
+
+TEST(ClusterFile, PeaksAreThoseOfTheDeviceTable) {
+  for (const char* name : {"a100", "h100", "h200"}) {
+    const DeviceDescription device = load_cluster((kFolder / fmt::format("{}.yaml", name)).string()).device;
+    const GpuDataSheet* gpu = find_gpu(device.name);
+    ASSERT_NE(gpu, nullptr) << device.name;
+    EXPECT_EQ(device.peak, gpu->peak) << name;
+  }
+  const ClusterDescription file = load_cluster((kFolder / "h200.yaml").string());
+  const ClusterDescription table = describe_gpus(*find_gpu("H200"), file.device.memory_bytes, false);
+  EXPECT_NEAR(table.inside.bytes_per_s, file.inside.bytes_per_s, 0.05 * file.inside.bytes_per_s);
+  EXPECT_EQ(table.inside.latency_s, file.inside.latency_s);
+  EXPECT_EQ(table.between, file.between);
+  EXPECT_EQ(table.devices_per_node, file.devices_per_node);
 }
 
 TEST(ClusterFile, TheCpuFileIsTheDefault) {

@@ -88,7 +88,7 @@ std::vector<std::vector<double>> whole_tensors(Engine& engine, std::string_view 
 }  // namespace
 
 RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Groups& groups, std::int64_t rows,
-                     std::int64_t steps, bool counts, bool poison) {
+                     std::int64_t steps, bool counts, bool poison, Backend* backend) {
   o.mesh = layout.mesh;
   o.zero = layout.zero;
   o.sequence_parallel = layout.sequence;
@@ -105,6 +105,7 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   set_shares(o, layout.shares, rows / layout.mesh.data / o.micro_batch);
   EngineOptions options;
   options.poison = poison;
+  options.backend = backend;
   options.overlap = layout.overlap;
   for (const auto& [axis, group] : groups) options.groups[axis] = &group;
   Engine engine(build_programs(o), options);
@@ -142,11 +143,24 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   return result;
 }
 
-RunResult train_on(const Layout& layout, const ProgramOptions& o, std::int64_t rows, std::int64_t steps, bool poison) {
+RunResult train_on(const Layout& layout, const ProgramOptions& o, std::int64_t rows, std::int64_t steps, bool poison,
+                   const std::function<Backend()>& backend) {
   std::vector<RunResult> all(static_cast<std::size_t>(layout.mesh.ranks()));
-  on_mesh(layout.mesh, [&](int rank, const Groups& groups) {
-    all[static_cast<std::size_t>(rank)] = train_rank(layout, o, rank, groups, rows, steps, rank == 0, poison);
-  });
+  std::vector<std::optional<Backend>> own(all.size());  // outlive the groups
+  for (auto& b : own) {
+    if (backend) b = backend();
+  }
+  const auto train = [&](int rank, const Groups& groups) {
+    auto& mine = own[static_cast<std::size_t>(rank)];
+    all[static_cast<std::size_t>(rank)] =
+        train_rank(layout, o, rank, groups, rows, steps, rank == 0, poison, mine ? &*mine : nullptr);
+    if (mine && mine->transports) mine->transports->close();
+  };
+  const auto over = [&](int rank, const std::string& axis, std::shared_ptr<Transport> below) {
+    auto& mine = own[static_cast<std::size_t>(rank)];
+    return mine && mine->transports ? mine->transports->over(axis, std::move(below), nullptr) : below;
+  };
+  on_mesh(layout.mesh, train, over);
   RunResult result = all.front();
   for (std::size_t r = 1; r < all.size(); ++r) {
     result.planned.push_back(all[r].planned.front());

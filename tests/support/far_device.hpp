@@ -79,6 +79,10 @@ class FarDevice final : public Device {
     void record(Event& event) override { near_->record(event); }
     void wait(const Event& event) override { near_->wait(event); }
     void synchronize() override { near_->synchronize(); }
+    void copy_blocks(void* to, std::int64_t to_stride, const void* from, std::int64_t from_stride, std::int64_t bytes,
+                     std::int64_t count) override {
+      near_->copy_blocks(device_.reach(to), to_stride, device_.reach(from), from_stride, bytes, count);
+    }
     void fill(void* device, std::uint8_t byte, std::int64_t bytes) override {
       near_->fill(device_.reach(device), byte, bytes);
     }

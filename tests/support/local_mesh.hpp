@@ -11,8 +11,12 @@
 
 namespace plimsoll::test {
 
+// What a rank puts over a transport between threads; on its own thread, collective over the ranks of the axis.
+using OverLocal =
+    std::function<std::shared_ptr<Transport>(int rank, const std::string& axis, std::shared_ptr<Transport> below)>;
+
 // body(rank, groups) on a thread per rank. A rank that throws aborts the others; its exception comes out of here.
-inline void on_mesh(const Mesh& mesh, const std::function<void(int, const Groups&)>& body) {
+inline void on_mesh(const Mesh& mesh, const std::function<void(int, const Groups&)>& body, const OverLocal& over = {}) {
   std::mutex mutex;
   std::map<std::pair<std::string, std::vector<int>>, std::vector<std::shared_ptr<Transport>>> made;
   const auto transport = [&](const std::string& axis, const std::vector<int>& ranks, int rank) {
@@ -26,7 +30,8 @@ inline void on_mesh(const Mesh& mesh, const std::function<void(int, const Groups
     Groups groups;
     try {
       groups = make_groups(mesh, rank, [&](const std::string& axis, const std::vector<int>& ranks) {
-        return Group(axis, transport(axis, ranks, rank));
+        auto local = transport(axis, ranks, rank);
+        return Group(axis, over ? over(rank, axis, std::move(local)) : std::move(local));
       });
       body(rank, groups);
     } catch (...) {

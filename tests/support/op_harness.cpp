@@ -7,6 +7,7 @@
 
 #include "launch/allocation_counter.hpp"
 #include "runtime/core/rng.hpp"
+#include "runtime/device/cpu_stream.hpp"
 #include "tests/support/device_copies.hpp"
 #include "tests/support/local_ranks.hpp"
 
@@ -215,6 +216,7 @@ class Execution {
     args.inputs = &step_inputs_;
     args.outputs = &step_outputs_;
     args.group = group_;
+    args.stream = host_stream_.get();
     begin_counted_region();
     if (how_.device != nullptr)
       run_on_device(kernel, args, scratch);
@@ -251,6 +253,7 @@ class Execution {
     copies.bring_back();
   }
 
+  const std::unique_ptr<Stream> host_stream_ = make_inline_stream();
   const KernelTable& kernels_;
   const OpCase& case_;
   const OpInputs& in_;

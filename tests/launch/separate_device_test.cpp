@@ -1,0 +1,257 @@
+// Nothing on the host touches the memory of the device: runs on a device that has its own
+// (tests/support/separate_device) give the bits of the CPU's.
+
+#include "tests/support/separate_device.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "launch/generate.hpp"
+#include "launch/run_files.hpp"
+#include "runtime/device/arena.hpp"
+#include "runtime/device/staging.hpp"
+#include "tests/comm/fake_nccl.hpp"
+#include "tests/support/equivalence.hpp"
+
+namespace plimsoll::test {
+namespace {
+
+constexpr std::int64_t kRows = 8, kSteps = 3;
+
+TEST(SeparateDevice, KeepsItsMemoryFromTheHost) {
+  const auto device = make_separate_device();
+  Arena arena(*device, 1 << 16);
+  EXPECT_FALSE(host_can_read(arena.base()));
+  std::int32_t value = 7, found = 0;
+  device->copy_to_device(arena.base(), &value, sizeof(value));
+  device->copy_to_host(&found, arena.base(), sizeof(found));
+  EXPECT_EQ(found, 7);
+  EXPECT_FALSE(host_can_read(arena.base()));
+  EXPECT_EQ(device->waits().copies, 2);
+}
+
+TEST(SeparateDevice, RunsTasksWhenTheHostWaits) {
+  const auto device = make_separate_device();
+  const auto stream = device->make_stream(StreamKind::Compute);
+  std::atomic<bool> ran = false;
+  stream->launch({[](void* flag) { *static_cast<std::atomic<bool>*>(flag) = true; }, &ran});
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(ran);
+  stream->synchronize();
+  EXPECT_TRUE(ran);
+}
+
+// What is sent may change as soon as send() returns, also where blocks are used again.
+TEST(Staging, SendsWhatWasThere) {
+  constexpr std::int32_t kValues = 10;
+  const auto device = make_separate_device();
+  Arena arena(*device, kValues * 4);
+  const auto stream = device->make_stream(StreamKind::Compute);
+  Staging staging(*device, 4, 3);
+  for (std::int32_t i = 0; i < kValues; ++i) {
+    std::int32_t value = 100 + i;
+    staging.send(*stream, arena.base() + 4 * static_cast<std::ptrdiff_t>(i), &value, sizeof(value));
+    value = -1;
+  }
+  stream->synchronize();
+  std::array<std::int32_t, kValues> found{};
+  device->copy_to_host(found.data(), arena.base(), sizeof(found));
+  for (std::int32_t i = 0; i < kValues; ++i) EXPECT_EQ(found[static_cast<std::size_t>(i)], 100 + i);
+}
+
+struct Case {
+  Layout layout;
+  ModelFamily family = ModelFamily::Gpt2;
+  RecomputeMode recompute = RecomputeMode::None;
+  bool poison = false;
+};
+
+class OnSeparateDevice : public testing::TestWithParam<Case> {};
+
+TEST_P(OnSeparateDevice, TrainsTheBitsOfTheCpu) {
+  const Case& c = GetParam();
+  ProgramOptions o = four_layer_options(c.family);
+  if (c.recompute != RecomputeMode::None)
+    o.recompute.assign(static_cast<std::size_t>(o.model.layers), LayerRecompute{c.recompute, {}});
+  const RunResult cpu = train_on(c.layout, o, kRows, kSteps, c.poison);
+  const RunResult separate = train_on(c.layout, o, kRows, kSteps, c.poison, [] { return make_separate_backend(); });
+  expect_same_bits(separate, cpu);
+  EXPECT_EQ(separate.high_water, separate.planned);
+  EXPECT_EQ(separate.host_high_water, separate.host_planned);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, OnSeparateDevice,
+    testing::Values(Case{}, Case{{}, ModelFamily::Llama}, Case{{}, ModelFamily::Gpt2, RecomputeMode::Offload},
+                    Case{{}, ModelFamily::Gpt2, RecomputeMode::None, true},
+                    Case{{.mesh = {.data = 2, .shards = 2}, .zero = 3}},
+                    Case{{.mesh = {.tensor = 2}, .sequence = true}, ModelFamily::Llama},
+                    Case{{.mesh = {.pipeline = 2}}},
+                    Case{{.mesh = {.pipeline = 2}, .schedule = ScheduleKind::ZbH1}, ModelFamily::Llama}),
+    [](const auto& test) {
+      const Case& c = test.param;
+      std::string name = fmt::format("{}_{}_{}{}", name_of(c.layout), family_name(c.family),
+                                     static_cast<int>(c.recompute), c.poison ? "_poison" : "");
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+// The messages of ranks whose memory the host cannot read, through host memory: the same bits, since sums are made in
+// the same order there. On every axis, also while launches are replayed.
+TEST(SeparateDevice, TrainsOverStagedTransports) {
+  for (const Layout& layout :
+       {Layout{.mesh = {.data = 2, .shards = 2}, .zero = 3}, Layout{.mesh = {.tensor = 2}, .sequence = true},
+        Layout{.mesh = {.pipeline = 2}, .schedule = ScheduleKind::ZbH1}}) {
+    const ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
+    const RunResult cpu = train_on(layout, o, kRows, kSteps);
+    const RunResult staged = train_on(layout, o, kRows, kSteps, false, [] {
+      return make_separate_backend_over({TransportName::Staged, nullptr, ""});
+    });
+    SCOPED_TRACE(name_of(layout));
+    expect_same_bits(staged, cpu);
+    EXPECT_EQ(staged.sent, cpu.sent);
+  }
+}
+
+// The same by calls of NCCL, of a library that makes sums in the order of ours.
+TEST(SeparateDevice, TrainsOverNccl) {
+  const Layout layout{.mesh = {.data = 2, .shards = 2}, .zero = 3};
+  const ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
+  const auto world = std::make_shared<FakeNcclWorld>();
+  std::vector<std::shared_ptr<FakeNccl>> libraries;
+  const RunResult nccl = train_on(layout, o, kRows, kSteps, false, [&] {
+    libraries.push_back(std::make_shared<FakeNccl>(world));
+    return make_separate_backend_over({TransportName::Nccl, libraries.back(), ""},
+                                      fmt::format("GPU {}", libraries.size()));
+  });
+  expect_same_bits(nccl, train_on(layout, o, kRows, kSteps));
+  for (const auto& library : libraries) {
+    const auto calls = [&](std::string_view name) {
+      return std::count_if(library->log.begin(), library->log.end(),
+                           [&](const std::string& call) { return call.starts_with(name); });
+    };
+    EXPECT_GT(calls("ncclAllGather"), kSteps * o.model.layers);
+    EXPECT_GT(calls("ncclReduceScatter"), kSteps * o.model.layers);
+    EXPECT_EQ(calls("ncclCommAbort"), 0);
+    EXPECT_EQ(calls("ncclCommDestroy"), calls("ncclCommInitRankConfig"));
+  }
+}
+
+// No step waits for the device before its end: one synchronization of each stream, and the copies of its results.
+TEST(SeparateDevice, HostWaitsAtTheEndOfAStepOnly) {
+  const auto waits_of = [](std::int64_t micro_batches) {
+    ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
+    Backend backend = make_separate_backend();
+    EngineOptions options;
+    options.backend = &backend;
+    Engine engine(build_programs(o), options);
+    engine.initialise(1);
+    const auto& device = dynamic_cast<const SeparateDevice&>(*backend.device);
+    const HostWaits before = device.waits();
+    tiny_step(engine, o, 0, 0, micro_batches * o.micro_batch, micro_batches * o.micro_batch);
+    const HostWaits after = device.waits();
+    return std::pair(after.copies - before.copies, after.synchronizations - before.synchronizations);
+  };
+  EXPECT_EQ(waits_of(1), waits_of(3));
+  EXPECT_EQ(waits_of(3), std::pair(std::int64_t{2}, std::int64_t{2}));
+}
+
+// One rank of four micro-batches: forward; backward of the first, those between, the last; update. Each is launched
+// node by node once, then recorded.
+TEST(SeparateDevice, ReplaysWhatItRecordedWithTheSameBits) {
+  const ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
+  const RunResult cpu = train_on({}, o, 4, kSteps);
+  Backend backend = make_separate_backend(true);
+  const Groups groups;
+  const RunResult replayed = train_rank({}, o, 0, groups, 4, kSteps, false, false, &backend);
+  expect_same_bits(replayed, cpu);
+  EXPECT_EQ(replayed.high_water, replayed.planned);
+  const auto& device = dynamic_cast<const SeparateDevice&>(*backend.device);
+  constexpr std::int64_t kSections = 5, kRuns = kSteps * (4 + 4 + 1);
+  EXPECT_EQ(device.captures(), kSections);
+  EXPECT_EQ(device.replays(), kRuns - kSections);
+}
+
+// What communicates or offloads is launched node by node, beside what is replayed.
+TEST(SeparateDevice, ReplaysBesideOtherStreams) {
+  ProgramOptions offloading = four_layer_options(ModelFamily::Llama);
+  offloading.recompute.assign(4, LayerRecompute{RecomputeMode::Offload, {}});
+  const ProgramOptions plain = four_layer_options(ModelFamily::Gpt2);
+  const auto records = [] { return make_separate_backend(true); };
+  expect_same_bits(train_on({}, offloading, kRows, kSteps, false, records), train_on({}, offloading, kRows, kSteps));
+  for (const Layout& layout : {Layout{.mesh = {.data = 2, .shards = 2}, .zero = 2}, Layout{.mesh = {.pipeline = 2}},
+                               Layout{.mesh = {.tensor = 2}}}) {
+    expect_same_bits(train_on(layout, plain, kRows, kSteps, false, records), train_on(layout, plain, kRows, kSteps));
+  }
+}
+
+// Evaluation, saving, resuming: two engines on devices of their own go on as one on the CPU that never stopped.
+TEST(SeparateDevice, EvaluatesSavesAndResumes) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  Config config = tiny_config(folder, "run");
+  check_for_ranks(config, 1);
+  ProgramOptions o;
+  o.model = config.model;
+  o.sequence = config.data.sequence;
+  o.micro_batch = 2;
+  o.train = o.evaluate = true;
+  const Group world("control", make_self_transport());
+  const auto evaluate = [&](Engine& engine) {
+    const TinyBatch batch = tiny_batch(o, 77, 0, o.micro_batch);
+    double sum = 0, count = 0;
+    engine.evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
+    return sum / count;
+  };
+  Engine cpu(build_programs(o), {});
+  cpu.initialise(5);
+  std::vector<double> expected, found;
+  for (std::int64_t step = 0; step < 4; ++step) expected.push_back(tiny_step(cpu, o, step, 0, 4, 4).loss());
+  expected.push_back(evaluate(cpu));
+
+  for (const std::int64_t first : {0, 2}) {
+    Backend backend = make_separate_backend();
+    EngineOptions options;
+    options.backend = &backend;
+    Engine engine(build_programs(o), options);
+    if (first == 0) {
+      engine.initialise(5);
+    } else {
+      const auto state = load_run(config, engine);
+      ASSERT_TRUE(state.has_value());
+      EXPECT_EQ(state->step, first);
+      engine.set_seed(5);
+    }
+    for (std::int64_t step = first; step < first + 2; ++step)
+      found.push_back(tiny_step(engine, o, step, 0, 4, 4).loss());
+    TrainingState state;
+    state.step = first + 2;
+    EXPECT_FALSE(save_run(config, engine, world, state).has_value());
+    if (first == 2) found.push_back(evaluate(engine));
+  }
+  EXPECT_EQ(found, expected);
+}
+
+TEST(SeparateDevice, Generates) {
+  const auto continued = [](Backend* backend) {
+    ProgramOptions o;
+    o.model = tiny_model(ModelFamily::Llama);
+    o.sequence = 16;
+    o.cache_positions = o.model.positions;
+    EngineOptions options;
+    options.backend = backend;
+    Engine engine(build_programs(o), options);
+    engine.initialise(3);
+    return generate(engine, {1, 2, 3, 4, 5}, 12, {}, [](std::int32_t) { return true; });
+  };
+  Backend separate = make_separate_backend();
+  EXPECT_EQ(continued(&separate), continued(nullptr));
+}
+
+}  // namespace
+}  // namespace plimsoll::test

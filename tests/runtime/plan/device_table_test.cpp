@@ -1,0 +1,51 @@
+#include "runtime/plan/device_table.hpp"
+
+#include <gtest/gtest.h>
+
+namespace plimsoll {
+namespace {
+
+TEST(DeviceTable, FindsTheDeviceByTheNameOfItsDriver) {
+  const std::pair<const char*, const char*> rows[] = {
+      {"NVIDIA H200", "H200"},
+      {"NVIDIA H200 NVL", "H200 NVL"},
+      {"NVIDIA H100 80GB HBM3", "H100"},
+      {"NVIDIA H100 PCIe", "H100 PCIe"},
+      {"NVIDIA A100-SXM4-80GB", "A100"},
+      {"NVIDIA A100 80GB PCIe", "A100"},
+      {"NVIDIA B200", "B200"},
+      {"NVIDIA L40S", "L40S"},
+      {"NVIDIA GeForce RTX 4090", "GeForce RTX 4090"},
+      {"NVIDIA GeForce RTX 5090", "GeForce RTX 5090"},
+      {"NVIDIA GeForce RTX 4090 Laptop GPU", ""},
+      {"NVIDIA GeForce RTX 5090 D", ""},
+      {"NVIDIA A1000", ""},
+      {"NVIDIA L40", ""},
+      {"", ""},
+  };
+  for (const auto& [driver, expected] : rows) {
+    const GpuDataSheet* gpu = find_gpu(driver);
+    EXPECT_EQ(gpu == nullptr ? "" : gpu->name, expected) << driver;
+  }
+}
+
+TEST(DeviceTable, PeaksFollowThePrecision) {
+  const GpuDataSheet& h200 = *find_gpu("NVIDIA H200");
+  EXPECT_EQ(peak_rate(h200, DType::bf16, false), 989.4e12);
+  EXPECT_EQ(peak_rate(h200, DType::f32, false), 67e12);
+  EXPECT_EQ(peak_rate(h200, DType::f32, true), 494.7e12);
+  EXPECT_EQ(peak_rate(h200, DType::bf16, true), 989.4e12);
+}
+
+TEST(DeviceTable, DescribesADeviceBelowItsPeaks) {
+  const DeviceDescription d = describe_gpu(*find_gpu("NVIDIA H200"), std::int64_t{140} << 30, false);
+  EXPECT_EQ(d.memory_bytes, std::int64_t{140} << 30);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    EXPECT_GT(d.attention.of(dtype), 0);
+    EXPECT_LT(d.attention.of(dtype), d.matmul.of(dtype));
+    EXPECT_LT(d.matmul.of(dtype), d.peak.of(dtype));
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll

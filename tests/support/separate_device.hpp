@@ -1,0 +1,34 @@
+#pragma once
+// A device whose memory the host cannot reach, as a GPU's, made from CPU streams. Its memory may be read and written
+// only by tasks of its streams and by its copies; anywhere else the process dies of SIGSEGV. Tasks of the compute and
+// copy streams run as late as they can: while the host is inside a call of the device that may block. So what the host
+// changes too early, or reads before it has waited, shows in the results.
+
+#include <memory>
+
+#include "launch/backend.hpp"
+
+namespace plimsoll::test {
+
+// What the host did that makes it wait for the device.
+struct HostWaits {
+  std::int64_t copies = 0, synchronizations = 0;
+};
+
+class SeparateDevice : public Device {
+ public:
+  virtual HostWaits waits() const = 0;
+  virtual std::int64_t captures() const = 0, replays() const = 0;
+};
+
+// `records`: its streams can record launches. Kernels use one thread.
+std::unique_ptr<SeparateDevice> make_separate_device(bool records = false);
+Backend make_separate_backend(bool records = false);
+// That of one of several ranks, with transports of its own; its streams can record launches. `address`: as
+// DeviceTransports has it.
+Backend make_separate_backend_over(DeviceTransportChoice choice, const std::string& address = "");
+
+// Asks the system, so that the answer no does not end the process.
+bool host_can_read(const void* memory);
+
+}  // namespace plimsoll::test
