@@ -16,6 +16,7 @@ namespace {
 
 struct Arguments {
   ConfigArguments config;
+  std::string train_plan;  // a file; empty: none
   PrepareArguments prepare;
   GenerateArguments generate;
   EvalArguments eval;
@@ -94,6 +95,8 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   CLI::App* train = verb("train", "train a model (under mpirun or srun for several ranks)");
   train->footer("PLIMSOLL_PROGRESS=auto|bar|plain: a bar on a terminal, plain lines elsewhere, or always one of them.");
   add_config(train, a.config);
+  train->add_option("--plan", a.train_plan, "follow this plan of `plan --out` or of another run, or stop before step 1")
+      ->type_name("FILE");
   CLI::App* eval = verb("eval", "loss over the whole validation split");
   add_config(eval, a.config);
   eval->add_option("--batches", a.eval.batches, "only this many global batches of the split")->check(whole_from(1));
@@ -123,6 +126,7 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
           "--svg", a.plan.svg,
           "draw memory over a step against the budget into this file, of --rank or of the rank that needs most")
       ->type_name("FILE");
+  plan->add_option("--out", a.plan.out, "write the plan into this file, for train --plan")->type_name("FILE");
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
   plan->add_flag("--json", a.json, "report as JSON");
   CLI::App* probe = verb("probe", "measure links and rates under mpirun or srun, for plan --cluster and comm.cluster");
@@ -219,7 +223,7 @@ int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context)
   }
   agree_about_command(mpi, command_agreement(app));
   const std::string verb = verbs.at(app.get_subcommands().front());
-  if (verb == "train") return command_train(a.config, mpi, context.run_dir);
+  if (verb == "train") return command_train(a.config, a.train_plan, mpi, context.run_dir);
   if (verb == "eval") return command_eval(a.config, a.eval, mpi);
   if (verb == "probe") return command_probe(a.probe, mpi);
   if (mpi.rank() != 0) return 0;  // the others are work for one process

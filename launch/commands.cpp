@@ -44,10 +44,11 @@ Config planning_config(const ConfigArguments& arguments, int ranks) {
 
 }  // namespace
 
-int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::string& run_dir) {
+int command_train(const ConfigArguments& arguments, const std::string& plan, const MpiSession& mpi,
+                  std::string& run_dir) {
   Config config = load_config(arguments.path, arguments.overrides);
   run_dir = config.run.dir;
-  train(std::move(config), mpi);
+  train(std::move(config), mpi, plan);
   return 0;
 }
 
@@ -224,6 +225,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
   if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+  if (!plan.out.empty()) replace_file(plan.out, whole_plan_json(config, roles, context).dump(2) + "\n");
   return 0;
 }
 

@@ -38,7 +38,7 @@ struct PlanArguments {
   std::optional<int> rank;  // whose peak is listed; none: of the rank that needs most
   std::string cluster;      // a file; empty: comm.cluster
   bool peak = false, verify = false, gantt = false, why = false;
-  std::string gantt_svg, svg;  // files; empty: none
+  std::string gantt_svg, svg, out;  // files; empty: none
 };
 struct GraphArguments {
   std::string program = "train";
@@ -52,7 +52,9 @@ struct ProbeArguments {
   bool check = false;  // measure again, at other sizes, and compare
 };
 
-int command_train(const ConfigArguments& arguments, const MpiSession& mpi, std::string& run_dir);
+// `plan`: a file that the run follows; empty: none.
+int command_train(const ConfigArguments& arguments, const std::string& plan, const MpiSession& mpi,
+                  std::string& run_dir);
 int command_eval(const ConfigArguments& arguments, const EvalArguments& eval, const MpiSession& mpi);
 int command_probe(const ProbeArguments& arguments, const MpiSession& mpi);
 int command_generate(const GenerateArguments& arguments);

@@ -1,9 +1,11 @@
 #include "launch/plan_report.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "launch/layout_choice.hpp"
 #include "launch/process.hpp"
 #include "launch/shard_choice.hpp"
 #include "launch/state_choice.hpp"
@@ -430,6 +432,13 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
     const double tokens = static_cast<double>(o.micro_batch * o.sequence);
     json["model_flops_per_token"] = static_cast<double>(largest.programs.train_flops_per_micro_batch) / tokens;
   }
+  return json;
+}
+
+nlohmann::json whole_plan_json(const Config& config, const std::vector<RankRole>& roles, const PlanContext& context) {
+  nlohmann::json json = plan_json(roles, context);
+  json["parallel"] = parallel_line(config.parallel);
+  if (!config.comm.cluster.empty()) json["cluster"] = std::filesystem::absolute(config.comm.cluster).string();
   return json;
 }
 

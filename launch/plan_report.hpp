@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "launch/config.hpp"
 #include "launch/recompute_report.hpp"
 #include "launch/roles.hpp"
 
@@ -26,5 +27,7 @@ std::string link_source_text(LinkSource links);
 std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& context, const RankRole* peak);
 // What the role holds that needs most, and under "roles" every role with its ranks.
 nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& context);
+// With what of `config` a run needs that follows it: plan.json.
+nlohmann::json whole_plan_json(const Config& config, const std::vector<RankRole>& roles, const PlanContext& context);
 
 }  // namespace plimsoll

@@ -297,7 +297,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   }
   o = sizes.choose(recompute);
   // A run that does not fit measures nothing more.
-  if (measured && sizes.fits() && covers_collectives(*measured, config, o)) {
+  if (config.plan.measured_links && measured && sizes.fits() && covers_collectives(*measured, config, o)) {
     o.costs = std::move(measured);
     o.links = LinkSource::Profile;
   }

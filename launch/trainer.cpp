@@ -69,7 +69,7 @@ struct Run {
   std::unique_ptr<Engine> engine;
   std::array<std::int64_t, kMeshAxes.size()> sent_in_steps{};
 
-  Run(Config given, const MpiSession& session, Purpose purpose)
+  Run(Config given, const MpiSession& session, Purpose purpose, const std::filesystem::path& plan = {})
       : mpi(session),
         config(std::move(given)),
         place{session.rank(), session.size(), session.local_rank(), session.local_size()},
@@ -80,6 +80,7 @@ struct Run {
     place.cores = cores_of_rank(control);
     written = config;
     check_for_ranks(config, place.ranks);
+    if (!plan.empty()) follow_plan(config, place.ranks, plan);
     if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
     tokenizer = data_tokenizer(config);
     complete_vocabulary(config, tokenizer.get());
@@ -105,6 +106,7 @@ struct Run {
     options = choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs(), costs->profile(),
                               &recompute_choice);
     roles = rank_roles(options);
+    if (!plan.empty()) check_followed(plan_json(roles, plan_context()), plan);
     const auto infeasible = infeasible_role(roles);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
     const bool native = config.comm.collectives == CollectiveSource::Mpi;
@@ -362,8 +364,8 @@ TrainingState first_state(Run& run) {
 
 std::int64_t current_step() { return step_now; }
 
-void train(Config given, const MpiSession& mpi) {
-  Run run(std::move(given), mpi, Purpose::Train);
+void train(Config given, const MpiSession& mpi, const std::filesystem::path& plan) {
+  Run run(std::move(given), mpi, Purpose::Train, plan);
   const Config& config = run.config;
   if (run.chief()) {
     fmt::print("{}{}\n", plan_text(run.roles, run.plan_context(), nullptr), run.compute_text());
@@ -373,12 +375,11 @@ void train(Config given, const MpiSession& mpi) {
   TrainingState state = first_state(run);
   // Only now: a run directory of another run was refused as it was.
   if (run.chief()) {
-    nlohmann::json plan = plan_json(run.roles, run.plan_context());
-    plan["parallel"] = parallel_line(config.parallel);
-    if (run.shares) plan["shares_by_speed"] = shares_json(*run.shares);
+    nlohmann::json made = whole_plan_json(config, run.roles, run.plan_context());
+    if (run.shares) made["shares_by_speed"] = shares_json(*run.shares);
     write_run_files(run.written,
                     run_choices(config, run.options, run.budgets, run.outside, run.host_budget, run.place.ranks),
-                    plan.dump(2));
+                    made.dump(2));
   }
   run.roles.clear();  // the graphs of all stages
   if (state.step >= config.train.steps) {

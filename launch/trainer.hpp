@@ -1,6 +1,7 @@
 #pragma once
 // `plimsoll train` and `plimsoll eval`: one rank's part of the main job.
 
+#include <filesystem>
 #include <optional>
 
 #include "launch/bootstrap.hpp"
@@ -10,8 +11,8 @@ namespace plimsoll {
 
 // Trains to train.steps, from the newest checkpoint of run.dir when there is one. Collective: every rank calls it with
 // the same configuration. Leaves config.yaml, plan.json, metrics.jsonl, TensorBoard events, checkpoints and
-// summary.json.
-void train(Config config, const MpiSession& mpi);
+// summary.json. `plan`: a file that the run follows to the byte (run_files.hpp); empty: none.
+void train(Config config, const MpiSession& mpi, const std::filesystem::path& plan = {});
 
 // Mean loss over the validation split, all of it or its first global batches: of the newest checkpoint of run.dir, or,
 // without one, of model.from. On every rank.

@@ -43,6 +43,7 @@ KeyTable<MemoryConfig> memory_keys();
 // Where plans take the times of kernels of this machine from.
 struct PlanConfig {
   std::optional<std::string> profile;  // a file; nullopt: auto, the one in the cache; empty: off, a description
+  bool measured_links = true;          // no key: sizes of messages may follow from the links that the profile has
   bool operator==(const PlanConfig&) const = default;
 };
 

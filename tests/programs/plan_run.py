@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""plan_run.py PLIMSOLL CLUSTER FOLDER -- LAUNCHER…: a run that follows the plan that `plan --out` wrote (train --plan) has its layout, its
+recomputation and its bytes, also where it would have chosen others; what is another run is refused before it leaves anything."""
+
+import json
+import sys
+from pathlib import Path
+
+from training_runs import Runs, call, run, sets
+
+CONFIG = """
+model: {{family: gpt2, layers: 4, hidden: 48, heads: 4, positions: 64}}
+data: {{train: {0}/text, validation: 0.1, sequence: 32}}
+train: {{steps: 4, global_batch: 16, micro_batch: auto, eval_batches: 2}}
+optimizer: {{lr: 3e-3}}
+parallel: auto
+memory: {{reserve: 200 MiB, recompute: auto}}
+run: {{seed: 3, log_every: 1, eval_every: 4, save_every: 4}}
+"""
+BINDING = ["arena_bytes", "class_bytes", "persistent", "programs", "ranks"]
+
+plimsoll, cluster, folder, launcher = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[5:]
+
+
+def refused(code, text, plan, *settings, ranks=2):
+    done = call(*launcher, ranks, plimsoll, "train", runs.config, "--plan", plan, *sets([f"run.dir={folder}/refused", *settings]))
+    if done.returncode != code or text not in done.stderr or (folder / "refused").exists():
+        sys.exit(f"{settings}: exit code {done.returncode}, expected {code} and '{text}'\n{done.stderr}")
+
+
+def plan(name, *arguments):
+    file = folder / name
+    run(plimsoll, "plan", runs.config, "--ranks", 2, "--out", file, *arguments)
+    return file, json.loads(file.read_text())
+
+
+def follow(name, file, planned, *settings):
+    run(*launcher, 2, plimsoll, "train", runs.config, "--plan", file, *sets([f"run.dir={folder / name}", *settings]))
+    made = runs.read(name, "plan.json")
+    for theirs, mine in zip(planned["roles"], made["roles"], strict=True):
+        if any(theirs[key] != mine[key] for key in BINDING):
+            sys.exit(f"{name}: {theirs}\nwas planned, and the run has {mine}")
+    for key in ["parallel", "micro_batch", "mesh"]:
+        if planned[key] != made[key]:
+            sys.exit(f"{name}: {key} {planned[key]}, and the run has {made[key]}")
+    if planned["recompute"]["layers"] != made["recompute"]["layers"]:
+        sys.exit(f"{name}: recomputes {made['recompute']}, planned: {planned['recompute']}")
+    arenas = {rank: role["arena_bytes"] for role in planned["roles"] for rank in role["ranks"]}
+    for rank in runs.read(name, "summary.json")["ranks"]:
+        if not rank["planned_bytes"] == rank["arena_high_water_bytes"] == arenas[rank["rank"]]:
+            sys.exit(f"{name}: {rank}")
+    return made
+
+
+runs = Runs(plimsoll, folder, CONFIG)
+file, chosen = plan("chosen.json", "--threads", 1)
+follow("as_planned", file, chosen)
+# With a tenth of the activations less, which the run's own budget does not ask for.
+one_layout = ["--threads", 1, "--cluster", cluster, "--set", "parallel={data: 2, zero: 1}", "--set", "train.micro_batch=8"]
+_, free = plan("free.json", *one_layout)
+file, less = plan("tight.json", *one_layout, "--budget", free["needed_bytes"] - free["class_bytes"]["activations"] // 10)
+if not less["recompute"]["layers"] or less["arena_bytes"] >= free["arena_bytes"]:
+    sys.exit(f"nothing is recomputed: {less['recompute']}")
+made = follow("tight", file, less, "memory.budget=2 GiB")
+if made["links"] != "cluster" or made["threads"] != 1:
+    sys.exit(f"{made['links']}, {made['threads']} threads")
+
+refused(78, "tight.json: is a plan for 2 rank(s), and this run has 1", file, ranks=1)
+refused(78, "tight.json: was made for another run: /parameters is", file, "model.hidden=64")
+refused(78, "tight.json: was made for another run: /mesh/zero is 1 there, and here 0", file, "parallel={data: 2, zero: 0}")
+refused(71, "memory.budget", file, "memory.budget=201 MiB")
+refused(65, "run.yaml: is not a plan", runs.config)
+refused(66, "nowhere.json: cannot be opened", folder / "nowhere.json")
+print(f"{free['arena_bytes']} and {less['arena_bytes']} bytes as planned")
