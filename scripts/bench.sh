@@ -6,7 +6,8 @@
 #   scripts/bench.sh --sizer [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
 #   scripts/bench.sh --layouts [--rounds N] [--steps N] [--out FILE]   parallel: auto against every layout of two ranks
 #   scripts/bench.sh --shares [--rounds N] [--steps N] [--micro-batches N] [--rivals N] [--out FILE]   even and uneven shares with one slow rank
-# PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh runs it tuned (default ../shared).
+#   scripts/bench.sh --gpu [--rounds N] [--steps N] [--models gpt2-124m,gpt2-1558m,llama-3.2-1b] [--sequences 1024,2048,4096] [--no-peer] [--out FILE]   bf16 on one GPU
+# PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh and tools/torch_gpu.py run it (default ../shared).
 #   scripts/bench.sh --pipeline [--rounds N] [--steps N] [--micro-batches N] [--layers N] [--hidden N]
 # Two stages, a core each, under every schedule: the step that was measured and the one that the simulator predicts.
 set -euo pipefail
@@ -19,15 +20,19 @@ if [ "${1:-}" = --pipeline ]; then
   use_local_mpi
   exec mpirun -n 2 --bind-to core "$root/build/release/bin/pipeline_bench" "$@"
 fi
-"$root/scripts/build.sh" release plimsoll
+preset=release
+if [ "${1:-}" = --gpu ]; then
+  need_gpu
+  preset=cuda
+fi
+"$root/scripts/build.sh" "$preset" plimsoll
 cd "$root"
 use_fast_blas
 use_local_mpi
-mkdir -p data
-[ -s data/kjv.txt ] || bible -f gen1:1-rev22:21 >data/kjv.txt
-[ -s data/kjv.idx ] || build/release/bin/plimsoll data prepare data/kjv.txt --out data/kjv
+king_james data/kjv.txt
+[ -s data/kjv.idx ] || "build/$preset/bin/plimsoll" data prepare data/kjv.txt --out data/kjv
 case ${1:-} in
-  --overlap | --budget | --layouts | --sizer | --shares)
+  --overlap | --budget | --layouts | --sizer | --shares | --gpu)
     what=${1#--}
     shift
     exec python3 "scripts/bench_$what.py" "$@"

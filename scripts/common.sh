@@ -14,9 +14,37 @@ step() {
   "$@"
 }
 
+# Packages that are carried instead of installed (carry.py): compilers, CMake, the loader and Open MPI look there first.
+if [ -n "${PLIMSOLL_CARRIED:-}" ]; then
+  PLIMSOLL_CARRIED=$(realpath -- "$PLIMSOLL_CARRIED")
+  [ -d "$PLIMSOLL_CARRIED/usr/include" ] || die "PLIMSOLL_CARRIED=$PLIMSOLL_CARRIED holds no usr/include: scripts/carry.py writes such a folder"
+  carried=$PLIMSOLL_CARRIED/usr
+  export PLIMSOLL_CARRIED PATH=$carried/bin:$PATH CMAKE_PREFIX_PATH=$carried
+  export C_INCLUDE_PATH=$carried/include CPLUS_INCLUDE_PATH=$carried/include
+  export LIBRARY_PATH=$carried/lib/x86_64-linux-gnu:${LIBRARY_PATH:-} LD_LIBRARY_PATH=$carried/lib/x86_64-linux-gnu:${LD_LIBRARY_PATH:-}
+  export OPAL_PREFIX=$carried PMIX_MCA_mca_base_component_path=$carried/lib/x86_64-linux-gnu/pmix2/lib/pmix
+fi
+
 # OpenBLAS reads its core type when it is loaded; an older one that a shell has preset halves its speed.
 use_fast_blas() {
   if grep -qm1 avx512f /proc/cpuinfo 2>/dev/null; then export OPENBLAS_CORETYPE=SkylakeX; fi
+}
+
+# The King James Bible as plain text, from Debian's package or from what is carried.
+king_james() {
+  [ -s "$1" ] && return
+  say "text: the King James Bible -> $1"
+  mkdir -p "$(dirname "$1")"
+  if [ -n "${PLIMSOLL_CARRIED:-}" ]; then cp "$PLIMSOLL_CARRIED/kjv.txt" "$1.part"; else bible -f gen1:1-rev22:21 >"$1.part"; fi
+  mv "$1.part" "$1"
+}
+
+# `gpus`: how many there are here. Ends with 69, as a run with device: cuda would, where there is none.
+need_gpu() {
+  gpus=$(visible_gpus)
+  [ "$gpus" = 0 ] || return 0
+  printf '%s: no GPU is visible here (nvidia-smi lists none)\n' "$(basename "$0")" >&2
+  exit 69
 }
 
 # Open MPI refuses root unless told; ranks that outnumber cores must give way while they wait.

@@ -25,6 +25,12 @@ for argument in "$@"; do
   esac
 done
 
+if [ -n "${PLIMSOLL_CARRIED:-}" ]; then
+  for program in g++ cmake ninja python3; do command -v "$program" >/dev/null || die "no $program here, and $PLIMSOLL_CARRIED has none"; done
+  say "set-up: packages of $PLIMSOLL_CARRIED"
+  exit 0
+fi
+
 command -v dpkg-query >/dev/null || die "this is no Debian system; install what corresponds to: ${packages[*]}"
 missing=()
 for package in "${packages[@]}"; do

@@ -25,11 +25,7 @@ done
 preset=release
 config=configs/smoke.yaml
 if $gpu; then
-  gpus=$(visible_gpus)
-  if [ "$gpus" = 0 ]; then
-    say "no GPU is visible here (nvidia-smi lists none): nothing to run"
-    exit 69
-  fi
+  need_gpu
   preset=cuda
   config=configs/smoke_gpu.yaml
   ranks=${ranks:-$gpus}
@@ -46,11 +42,7 @@ use_local_mpi
 mkdir -p data
 if [ -z "$text" ]; then
   text=data/kjv.txt
-  if [ ! -s "$text" ]; then
-    say "text: the King James Bible -> $text"
-    bible -f gen1:1-rev22:21 >"$text.part"
-    mv "$text.part" "$text"
-  fi
+  king_james "$text"
   tokens=data/kjv
 else
   # A file's name and content choose the prefix, so that two files never share one.

@@ -14,11 +14,13 @@
 #include <optional>
 
 #include "comm/group.hpp"
+#include "launch/backend.hpp"
 #include "launch/bootstrap.hpp"
 #include "launch/engine.hpp"
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/process.hpp"
+#include "launch/run_setup.hpp"
 #include "optim/loss_scale.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/tensor/convert.hpp"
@@ -233,11 +235,12 @@ void check_parameters(const std::filesystem::path& path, const std::vector<Model
           "{}: has {} tensors, the model has {} parameters", path.string(), file.tensors().size(), tensors.size());
 }
 
-// How the ranks share the work; what is left of them are replicas.
+// How the ranks share the work, and on what; what is left of them are replicas.
 struct Spread {
   int tensor = 1, pipeline = 1, zero = 0;
   bool sequence = false;
   DType precision = DType::f32;
+  DeviceKind device = DeviceKind::Cpu;
 };
 
 Mesh mesh_of(const Spread& spread, const ModelConfig& model, int ranks) {
@@ -252,7 +255,8 @@ Mesh mesh_of(const Spread& spread, const ModelConfig& model, int ranks) {
   return mesh;
 }
 
-Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Spread& spread) {
+Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Spread& spread,
+                        Backend& backend) {
   Prepared p{read_golden_folder(folder, mpi.rank() == 0), {}, nullptr};
   ProgramOptions options;
   options.model = p.golden.model;
@@ -260,6 +264,7 @@ Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& m
   options.sequence = p.golden.sequence;
   options.mesh = mesh_of(spread, p.golden.model, mpi.size());
   options.rank = mpi.rank();
+  options.threads = backend.threads;
   options.zero = spread.zero;
   options.sequence_parallel = spread.sequence;
   options.micro_batch = share_of(p.golden, options.mesh, mpi.rank()).rows;
@@ -269,8 +274,15 @@ Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& m
   options.logits = spread.pipeline == 1;
   options.optimizer = p.golden.curve.optimizer;
   EngineOptions engine_options;
+  engine_options.backend = &backend;
+  TransportOver over;
+  if (backend.transports) {
+    over = [&backend](const std::string& axis, std::shared_ptr<Transport> below, std::shared_ptr<WatchedGroup> watch) {
+      return backend.transports->over(axis, std::move(below), std::move(watch));
+    };
+  }
   p.groups = make_groups(options.mesh, mpi.rank(), [&](const std::string& axis, const std::vector<int>& ranks) {
-    return mpi.group(axis, ranks);
+    return mpi.group(axis, ranks, false, over);
   });
   for (const auto& [axis, group] : p.groups) engine_options.groups[axis] = &group;
   const HuggingFaceWeights weights = HuggingFaceWeights::open(folder);
@@ -284,12 +296,12 @@ Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& m
 }
 
 // The exit code of a folder: 0, 1 when a quantity is missed, else the kind of what is wrong with it.
-int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Spread& spread,
-                 const Group& control) {
+int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Spread& spread, const Group& control,
+                 Backend& backend) {
   std::optional<Prepared> prepared;
   int code = 0;
   try {
-    prepared.emplace(prepare_folder(folder, mpi, spread));
+    prepared.emplace(prepare_folder(folder, mpi, spread, backend));
   } catch (const Error& error) {
     code = static_cast<int>(error.kind());
     std::fflush(stdout);
@@ -308,7 +320,7 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
   if (spread.pipeline == 1) check_logits(*prepared->engine, golden, prepared->groups.find("tensor")->second, report);
   check_gradients(*prepared->engine, golden, share, report);
   // An update, with no learning rate as well, has moved the moments.
-  if (spread.pipeline > 1) prepared.emplace(prepare_folder(folder, mpi, spread));
+  if (spread.pipeline > 1) prepared.emplace(prepare_folder(folder, mpi, spread, backend));
   check_curve(*prepared->engine, prepared->golden, share, report);
   if (mpi.rank() == 0)
     std::printf("%s: %d of %d quantities within tolerance\n", folder.c_str(), report.checks() - report.failures(),
@@ -319,6 +331,11 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
 // The worst of all folders. What is there but is no such folder is skipped; nothing to check at all is an error.
 int check_all(std::span<const std::string> paths, const Spread& spread, const MpiSession& mpi) {
   const Group control = mpi.world("control");
+  Config config;
+  config.device = spread.device;
+  config.precision = spread.precision;
+  config.cuda.share = true;  // as many ranks as were started, on as many GPUs as there are
+  Backend backend = make_backend(config, {mpi.rank(), mpi.size(), mpi.local_rank(), mpi.local_size()}, control, 1);
   int worst = 0, checked = 0;
   for (const std::string& path : paths) {
     if (std::filesystem::exists(path) && !std::filesystem::exists(std::filesystem::path(path) / "golden.json")) {
@@ -326,8 +343,9 @@ int check_all(std::span<const std::string> paths, const Spread& spread, const Mp
       continue;
     }
     ++checked;
-    worst = std::max(worst, check_folder(path, mpi, spread, control));
+    worst = std::max(worst, check_folder(path, mpi, spread, control, backend));
   }
+  if (backend.transports) backend.transports->close();
   require(checked > 0, ErrorKind::MissingInput, "none of the {} paths is a folder with a golden.json", paths.size());
   return worst;
 }
@@ -347,10 +365,14 @@ constexpr std::array kPrecisions{std::pair{std::string_view("--precision=fp32"),
                                  std::pair{std::string_view("--precision=bf16"), DType::bf16},
                                  std::pair{std::string_view("--precision=fp16"), DType::f16}};
 
-// Does `argument` change how the ranks share the work, or in what precision?
+// Does `argument` change how the ranks share the work, on what, or in what precision?
 bool take_option(std::string_view argument, Spread& spread) {
   constexpr int kMostRanks = 1 << 16;
   if (argument == "--sequence") return spread.sequence = true;
+  if (argument == "--device=cpu" || argument == "--device=cuda") {
+    spread.device = argument.ends_with("cuda") ? DeviceKind::Cuda : DeviceKind::Cpu;
+    return true;
+  }
   for (const auto& [text, precision] : kPrecisions) {
     if (argument != text) continue;
     spread.precision = precision;
@@ -366,13 +388,14 @@ bool take_option(std::string_view argument, Spread& spread) {
 }
 
 constexpr const char* kUsage =
-    "usage: golden_check [--precision=fp32|bf16|fp16] FOLDER...\n"
-    "       mpirun -n N golden_check [--precision=...] [--tensor=N] [--sequence] [--pipeline=N] [--zero=0..3] "
+    "usage: golden_check [--precision=fp32|bf16|fp16] [--device=cpu|cuda] FOLDER...\n"
+    "       mpirun -n N golden_check [--precision=...] [--device=...] [--tensor=N] [--sequence] [--pipeline=N] "
+    "[--zero=0..3] "
     "FOLDER...\n"
     "Compares logits (not on a pipeline), loss, gradients, a training curve and the parameters after it with the\n"
     "reference results of each FOLDER (config.json, model.safetensors, golden.json, golden.safetensors,\n"
     "grads.safetensors, final.safetensors). These are fp32; in bf16 and fp16 more of a difference is tolerated, about\n"
-    "half as much again as PyTorch shows in them.\n"
+    "half as much again as PyTorch shows in them. With --device=cuda ranks may share a GPU.\n"
     "What is no folder with a golden.json is skipped. Exit code: 0 all within tolerance, 1 a quantity is missed, 65 a\n"
     "malformed folder, 66 a missing one or nothing to check, 78 a key that is not supported; the largest of all "
     "folders.\n";
