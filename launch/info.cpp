@@ -20,8 +20,9 @@ std::vector<std::string> libraries() {
   std::vector<std::string> names = kernel_libraries();
   names.insert(
       names.end(),
-      {"SentencePiece " PLIMSOLL_SENTENCEPIECE_VERSION, "protobuf " PLIMSOLL_PROTOBUF_VERSION,
-       "yaml-cpp " PLIMSOLL_YAML_CPP_VERSION, "CLI11 " PLIMSOLL_CLI11_VERSION, "spdlog " PLIMSOLL_SPDLOG_VERSION,
+      {fmt::format("SentencePiece {}", PLIMSOLL_SENTENCEPIECE_VERSION),
+       fmt::format("protobuf {}", PLIMSOLL_PROTOBUF_VERSION), fmt::format("yaml-cpp {}", PLIMSOLL_YAML_CPP_VERSION),
+       fmt::format("CLI11 {}", PLIMSOLL_CLI11_VERSION), fmt::format("spdlog {}", PLIMSOLL_SPDLOG_VERSION),
        fmt::format("fmt {}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100),
        fmt::format("nlohmann-json {}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
                    NLOHMANN_JSON_VERSION_PATCH)});

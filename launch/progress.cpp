@@ -68,7 +68,7 @@ std::string bar_line(const StepView& v, int columns) {
       static_cast<std::size_t>(std::max(columns - 1, 1));  // the last column would wrap on some terminals
   const double fraction = fraction_of(v.metrics.step, v.steps);
   const std::string count = fmt::format("{}/{}", v.metrics.step, v.steps);
-  const std::string full = fmt::format("{} {}  {}", bar(fraction, kWidestBar), count, step_line(v));
+  std::string full = fmt::format("{} {}  {}", bar(fraction, kWidestBar), count, step_line(v));
   if (full.size() <= space) return full;
   std::vector<std::string> values = short_values(v);
   std::string text;

@@ -153,7 +153,7 @@ void take_choices(Config& config, const nlohmann::json& plan, int ranks, const f
 }
 
 nlohmann::json read_plan(const fs::path& file, std::string_view remedy) {
-  const auto plan = nlohmann::json::parse(read_text_file(file), nullptr, false);
+  auto plan = nlohmann::json::parse(read_text_file(file), nullptr, false);
   require(plan.is_object() && plan.contains("roles"), ErrorKind::BadData, "{}: is not a plan; {}", file.string(),
           remedy);
   return plan;
@@ -239,7 +239,7 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
     const fs::path file = fs::path(config.run.dir) / name;
     if (fs::exists(file)) contents.copied_files.push_back(file);
   }
-  const auto error = save_checkpoint(checkpoint_folder(config), contents, config.run.keep);
+  auto error = save_checkpoint(checkpoint_folder(config), contents, config.run.keep);
   Request finished;
   world.broadcast(Request::view(finished), 0);
   return error;

@@ -69,7 +69,8 @@ std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t
   if (config.train.micro_batch) return {*config.train.micro_batch};
   const std::vector<std::int64_t>& shares = config.parallel.shares;
   if (!shares.empty())
-    return {config.train.global_batch / std::accumulate(shares.begin(), shares.end(), std::int64_t{0})};
+    return {config.train.global_batch /
+            std::max<std::int64_t>(1, std::accumulate(shares.begin(), shares.end(), std::int64_t{0}))};
   std::vector<std::int64_t> choices;
   const std::int64_t most = std::max<std::int64_t>(1, kMicroBatchTokens / config.data.sequence);
   for (std::int64_t rows = std::min(share, most); rows > 0; --rows) {

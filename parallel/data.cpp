@@ -36,7 +36,7 @@ Node gather_units(const Graph& graph, const FlatLayout& layout, const DataParall
 ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, TensorSpec spec) {
   Value flat;
   flat.name = name;
-  flat.spec = std::move(spec);
+  flat.spec = spec;
   flat.persistent = true;
   flat.memory = memory;
   return graph.named[name] = graph.add_value(std::move(flat));

@@ -165,8 +165,9 @@ LayoutEstimate LayoutCosts::Impl::play(const Layout& l, const std::vector<StageT
     PipelineCosts costs;
     const int stride = l.mesh.tensor * l.mesh.data;
     const LinkDescription& link = link_of(machine.cluster, l.mesh.pipeline, stride);
-    const double message = static_cast<double>(l.micro_batch * problem.sequence * problem.model.hidden *
-                                               dtype_bytes(problem.dtype) / (l.sequence_parallel ? l.mesh.tensor : 1));
+    const std::int64_t message_bytes = l.micro_batch * problem.sequence * problem.model.hidden *
+                                       dtype_bytes(problem.dtype) / (l.sequence_parallel ? l.mesh.tensor : 1);
+    const auto message = static_cast<double>(message_bytes);
     for (const StageTimes& t : stages) {
       costs.chunks.push_back(t.chunks);
       costs.links.push_back({link.latency_s, link.bytes_per_s, message});

@@ -218,7 +218,7 @@ PieceProfiles::Trades PieceProfiles::trades(const Layout& l, int stage_index, in
 
 double PieceProfiles::model_flops_per_sequence() {
   if (model_flops_ > 0) return model_flops_;
-  double flops[2];
+  double flops[2] = {};
   for (const int layers : {1, 2}) {
     ModelConfig model = problem_.model;
     model.layers = layers;

@@ -29,7 +29,7 @@ void add_all_reduce(Graph& graph, std::size_t at, const char* axis, int ranks, V
 Value persistent_value(std::string name, TensorSpec spec, MemoryClass memory) {
   Value v;
   v.name = std::move(name);
-  v.spec = std::move(spec);
+  v.spec = spec;
   v.persistent = true;
   v.memory = memory;
   return v;

@@ -46,9 +46,10 @@ RankCuts cuts_of(std::int64_t elements, std::int64_t line, std::span<const std::
   const auto all = static_cast<double>(std::accumulate(shares.begin(), shares.end(), std::int64_t{0}));
   RankCuts cuts{0};
   std::int64_t before = 0;
+  const std::int64_t lines = elements / line;
   for (const std::int64_t share : shares) {
     before += share;
-    cuts.push_back(std::llround(static_cast<double>(elements / line) * (static_cast<double>(before) / all)) * line);
+    cuts.push_back(std::llround(static_cast<double>(lines) * (static_cast<double>(before) / all)) * line);
   }
   return cuts;
 }
