@@ -89,15 +89,6 @@ std::string first_difference(const Items& a, int rank_a, const Items& b, int ran
                      a_longer ? rank_b : rank_a);
 }
 
-void flatten(const ConfigNode& node, const std::string& path, Items& items) {
-  if (node.kind != ConfigNode::Kind::Map) {
-    items.emplace_back(path, node.one_line());
-    return;
-  }
-  for (const ConfigEntry& entry : node.entries)
-    flatten(entry.value, path.empty() ? entry.key : path + "." + entry.key, items);
-}
-
 }  // namespace
 
 void agree_on(const Group& control, const Agreement& mine) {
@@ -125,9 +116,7 @@ Agreement build_agreement() {
 }
 
 Agreement config_agreement(const Config& config) {
-  Agreement a{"the configuration", "", {}};
-  flatten(config_keys().write(config), "", a.items);
-  return a;
+  return {"the configuration", "", config_keys().write(config).values()};
 }
 
 Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {

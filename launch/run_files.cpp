@@ -247,22 +247,12 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
 
 namespace {
 
-// "model.layers" → "2" and so on, of a section as it is written.
-void flatten(const ConfigNode& node, const std::string& path, std::map<std::string, std::string>& values) {
-  if (node.kind != ConfigNode::Kind::Map) {
-    values[path] = node.one_line();
-    return;
-  }
-  for (const ConfigEntry& entry : node.entries) flatten(entry.value, path + "." + entry.key, values);
-}
-
 // Keys of the model that say something else than the weights are of.
 void require_same_model(const ModelConfig& asked, const ModelConfig& stored, const fs::path& weights) {
-  std::map<std::string, std::string> want, have;
-  flatten(model_keys().write(asked), "model", want);
-  flatten(model_keys().write(stored), "model", have);
+  const auto saved = model_keys().write(stored).values("model");
+  std::map<std::string, std::string> have(saved.begin(), saved.end());
   std::vector<std::string> lines;
-  for (const auto& [key, value] : want) {
+  for (const auto& [key, value] : model_keys().write(asked).values("model")) {
     if (key == "model.preset" || key == "model.from" || value == "auto" || value == have[key]) continue;
     lines.push_back(
         fmt::format("{}: is {}, the weights in {} are of a model with {}", key, value, weights.string(), have[key]));

@@ -13,16 +13,6 @@ namespace plimsoll {
 namespace {
 
 namespace fs = std::filesystem;
-using Values = std::map<std::string, std::string>;
-
-void flatten(const ConfigNode& node, const std::string& path, Values& values) {
-  if (node.kind != ConfigNode::Kind::Map) {
-    values[path] = node.one_line();
-    return;
-  }
-  for (const ConfigEntry& entry : node.entries)
-    flatten(entry.value, path.empty() ? entry.key : path + "." + entry.key, values);
-}
 
 std::string file_text(const std::string& prefix) {
   for (const std::string& path : {prefix + ".bin", prefix}) {
@@ -59,8 +49,8 @@ bool is_changeable(const std::string& key) {
 }
 
 nlohmann::json identity_of(const Config& config) {
-  Values values;
-  flatten(config_keys().write(config), "", values);
+  const auto written = config_keys().write(config).values();
+  std::map<std::string, std::string> values(written.begin(), written.end());
   values["data.train"] = train_text(config.data);
   values["data.validation"] = validation_text(config.data);
   nlohmann::json identity{{"fixed", nlohmann::json::object()}, {"changeable", nlohmann::json::object()}};

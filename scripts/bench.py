@@ -10,9 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("PLIMSOLL_SHARED", ROOT.parent / "shared"))
-PYTHON = os.environ.get("PYTHON", "python3")
+from bench_runs import DATA, PROGRAM, PYTHON, SHARED, start, write_results
+
 SEQUENCE = 256
 PRECISIONS = ("fp32", "bf16", "fp16")
 PEER_PRECISIONS = ("fp32", "bf16")
@@ -55,7 +54,7 @@ def ours(model, layout, precision, steps):
         config = Path(folder) / "bench.yaml"
         config.write_text(
             f"model: {spec['model']}\n"
-            f"data: {{train: {ROOT}/data/kjv, validation: 0, sequence: {SEQUENCE}}}\n"
+            f"data: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\n"
             f"train: {{steps: {steps}, global_batch: {spec['batch']}, micro_batch: {spec['batch'] // layout.replicas // layout.micro_batches}}}\n"
             f"memory: {{budget: {spec.get('budget', 'auto')}}}\n"
             f"parallel: {layout.parallel}\nprecision: {precision}\n"
@@ -63,10 +62,7 @@ def ours(model, layout, precision, steps):
             f"run: {{dir: {run}, threads: {layout.threads}, eval_every: 0, save_every: 0, log_every: 1}}\n")
         launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(layout.ranks)] if layout.ranks > 1 else []
         before = cpu_seconds()
-        done = subprocess.run([*launch, str(ROOT / "build/release/bin/plimsoll"), "train", str(config)],
-                              capture_output=True, text=True, timeout=900)
-        if done.returncode != 0:
-            raise SystemExit(f"{model}, {layout.name} failed:\n{done.stderr[-2000:]}")
+        start([*launch, PROGRAM, "train", config], f"{model}, {layout.name}")
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][2:]
         summary = json.loads((run / "summary.json").read_text())
         median = lambda key: statistics.median(line[key] for line in lines)
@@ -142,10 +138,8 @@ def main():
     print(HEADER)
     for row in rows:
         print(text_of(row))
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
-    Path(a.out).write_text(json.dumps(dict(commit=commit, cpu=cpu, cores=os.cpu_count(), load=os.getloadavg(), rounds=a.rounds, rows=rows), indent=1) + "\n")
-    print(f"load {os.getloadavg()}, results in {a.out}")
+    write_results(a.out, cpu=cpu, cores=os.cpu_count(), rounds=a.rounds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_runs import DATA, ROOT, start, write_results
+from bench_runs import DATA, PYTHON, ROOT, SHARED, start, write_results
 
-SHARED = Path(os.environ.get("PLIMSOLL_SHARED", ROOT.parent / "shared"))
-PYTHON = os.environ.get("PYTHON", "python3")
 MODELS = {
     "gpt2-124m": "{preset: gpt2-124m, vocabulary: 50304, dropout: 0, positions: %d}",
     "gpt2-1558m": "{preset: gpt2-1558m, vocabulary: 50304, dropout: 0, positions: %d}",

@@ -7,6 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build/release/bin/plimsoll"
 DATA = ROOT / "data/kjv"
+SHARED = Path(os.environ.get("PLIMSOLL_SHARED", ROOT.parent / "shared"))
+PYTHON = os.environ.get("PYTHON", "python3")
 
 
 def start(command, what, timeout=900):

@@ -60,6 +60,15 @@ std::string ConfigNode::one_line() const {
   return {};
 }
 
+std::vector<std::pair<std::string, std::string>> ConfigNode::values(const std::string& prefix) const {
+  if (kind != Kind::Map) return {{prefix, one_line()}};
+  std::vector<std::pair<std::string, std::string>> all;
+  for (const ConfigEntry& e : entries) {
+    for (auto& value : e.value.values(prefix.empty() ? e.key : prefix + "." + e.key)) all.push_back(std::move(value));
+  }
+  return all;
+}
+
 std::string quote_text(std::string_view text) {
   constexpr std::size_t kMost = 60;
   std::string shown;

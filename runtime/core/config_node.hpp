@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace plimsoll {
@@ -38,6 +39,9 @@ struct ConfigNode {
   ConfigPlace place_of(std::string_view path) const;
   // The value on one line, as in YAML's flow style.
   std::string one_line() const;
+  // Of a Map and the Maps in it: one_line() of every other value by its path "a.b.c", behind `prefix` where it is not
+  // empty ("prefix.a.b.c"); in the order of the entries.
+  std::vector<std::pair<std::string, std::string>> values(const std::string& prefix = "") const;
 };
 
 struct ConfigEntry {
