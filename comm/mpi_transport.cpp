@@ -4,7 +4,6 @@
 #if __has_include(<mpi-ext.h>)
 #include <mpi-ext.h>
 #endif
-#include <sched.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
@@ -119,22 +118,20 @@ class MpiTransport : public Transport, public WholeCollectives {
   bool receive(View, int, const CallSite&) override { return false; }
 
  private:
-  // Open MPI moves data only inside its calls, so the wait is a loop of tests; it gives the core away in between, since
-  // the compute threads may need it.
+  // Open MPI moves data only inside its calls, so the wait is a loop of tests. After the first ones it sleeps in
+  // between, since computing threads may need the core: a thread that slept gets it back at once, one that yielded when
+  // they have had their slices.
   static void wait_for(std::span<MPI_Request> requests) {
-    constexpr int kSpins = 200;
+    constexpr int kSpins = 10;
     for (int tries = 0;; ++tries) {
       int done = 0;
       check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
                 "MPI_Testall");
       if (done != 0) return;
       require(!stop_requested(), ErrorKind::PeerLost, "this rank failed while it waited for messages of others");
-      if (tries < kSpins) {
-        sched_yield();
-      } else {
-        fine_timers();
-        std::this_thread::sleep_for(std::chrono::microseconds(20));
-      }
+      if (tries < kSpins) continue;
+      fine_timers();
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
     }
   }
   static bool fits(const View& whole) { return whole.spec.bytes() <= std::numeric_limits<int>::max(); }

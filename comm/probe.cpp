@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <memory>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/median.hpp"
+#include "runtime/device/cpu_stream.hpp"
 
 namespace plimsoll {
 namespace {
@@ -75,7 +77,49 @@ class Probe {
   std::unique_ptr<std::byte[]> scratch_, whole_, part_;
 };
 
+// Units of work a second until `ends`.
+template <class Ends>
+double work_rate(const std::function<void()>& work, const Ends& ends) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  std::int64_t units = 0;
+  do {
+    work();
+    ++units;
+  } while (!ends());
+  return static_cast<double>(units) / std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 }  // namespace
+
+double probe_slowdown(const Group& group, LinkOperation operation, std::int64_t bytes,
+                      const std::function<void()>& work) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kRepetitions = 5;
+  constexpr double kLeastSeconds = 0.1;
+  const Probe probe(group, operation, bytes);
+  bytes = probe.whole_bytes(bytes);
+  probe.seconds(bytes, nullptr);  // warms up
+  const auto times = static_cast<int>(std::ceil(kLeastSeconds / std::max(probe.seconds(bytes, nullptr).all, 1e-6)));
+  const std::unique_ptr<Stream> stream = make_worker_stream();  // as in a step
+  const std::unique_ptr<Event> done = make_cpu_event();
+  std::vector<double> lost;
+  for (int r = 0; r < kRepetitions; ++r) {
+    group.barrier();
+    const auto until = Clock::now() + std::chrono::duration<double>(kLeastSeconds);
+    const double alone = work_rate(work, [&] { return Clock::now() >= until; });
+    group.barrier();
+    auto operations = [&] {
+      for (int i = 0; i < times; ++i) probe.run(bytes);
+    };
+    stream->launch({[](void* run) { (*static_cast<decltype(operations)*>(run))(); }, &operations});
+    stream->record(*done);
+    const double beside = work_rate(work, [&] { return done->ready(); });
+    done->synchronize();  // throws what went wrong there
+    lost.push_back(group.max(1 - beside / alone));
+  }
+  return std::clamp(median(std::move(lost)), 0.0, 0.95);
+}
 
 LinkTable probe(const Group& group, LinkOperation operation, const ProbeOptions& options) {
   require(group.size() >= 2, ErrorKind::Internal, "probe of axis {}: {} rank", group.axis(), group.size());

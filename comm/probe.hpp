@@ -27,4 +27,10 @@ struct ProbeOptions {
 // ranks (otherwise Error(Internal)). Allocates its buffers (three times largest_bytes at most) and frees them.
 LinkTable probe(const Group& group, LinkOperation operation, const ProbeOptions& options = {});
 
+// Of work that each rank does on this thread, in units of `work` (a millisecond or less), while another one runs
+// operations of `bytes` for at least a tenth of a second: the share, in [0, 1), that the rank loses to them which loses
+// most; the median of a few. Collective over the group, as above.
+double probe_slowdown(const Group& group, LinkOperation operation, std::int64_t bytes,
+                      const std::function<void()>& work);
+
 }  // namespace plimsoll

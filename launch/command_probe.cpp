@@ -55,6 +55,14 @@ void tell_errors(const LinkErrors& errors) {
   fmt::print("all of them: median error {:.1f} %\n", 100 * errors.median);
 }
 
+void tell_slowdowns(const std::vector<MeasuredLink>& links) {
+  for (const MeasuredLink& link : links) {
+    if (link.slows > 0)
+      fmt::print("{:<9}{:<15}takes {:.0f} % of the work beside it\n", link.axis, to_text(link.operation),
+                 100 * link.slows);
+  }
+}
+
 }  // namespace
 
 int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
@@ -87,6 +95,8 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
     if (tells) tell_errors(link_errors(cluster.measured, again));
   }
   // After the links: threads that compute once go on looking for work, beside the messages.
+  measure_slowdowns(control, groups, choose_threads(config, place), cluster.measured);
+  if (tells) tell_slowdowns(cluster.measured);
   cluster.device = measure_device(control, choose_threads(config, place), place.local_ranks);
   const std::string guess = fit_links(cluster, mesh, hosts_of(control));
   if (place.rank != 0) return 0;

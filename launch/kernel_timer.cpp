@@ -6,8 +6,8 @@
 #include <chrono>
 
 #include "comm/probe.hpp"
-#include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/register.hpp"
+#include "launch/unit_of_work.hpp"
 #include "runtime/core/median.hpp"
 
 namespace plimsoll {
@@ -206,18 +206,15 @@ std::optional<MeasuredLink> KernelTimer::link(LinkOperation operation) {
   if (options_.most_bytes > 0) probing.largest_bytes = std::min(kLinkBytes, options_.most_bytes / 4);
   if (probing.largest_bytes < kLinkBytes / 64 || !allowed(0)) return std::nullopt;
   const double begin = now_s();
-  const std::vector<float> a(kWork * kWork, 1.0F), b(kWork * kWork, 1.0F);
-  std::vector<float> c(kWork * kWork);
   omp_set_num_threads(options_.threads);
-  probing.work = [&] {
-    gemm(false, true, kWork, kWork, kWork, a.data(), kWork, b.data(), kWork, 0.0F, c.data(), kWork);
-  };
+  probing.work = UnitOfWork(kWork);
   const LinkTable table = probe(*options_.group, operation, probing);
-  MeasuredLink link{"world", operation, options_.group->size(), 1, {}, {}};
+  MeasuredLink link{"world", operation, options_.group->size(), 1, {}, {}, 0};
   for (const LinkSample& sample : table.samples()) {
     link.bytes.push_back(sample.bytes);
     link.seconds.push_back(sample.seconds);
   }
+  link.slows = probe_slowdown(*options_.group, operation, probing.largest_bytes, UnitOfWork());
   spent_s_ += slowest(now_s() - begin);
   return link;
 }

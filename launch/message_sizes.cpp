@@ -121,6 +121,8 @@ GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const 
   std::vector<double> ends(graph.nodes.size(), 0);
   if (o.costs) ends = node_ends(graph, *o.costs, strides_of(o.mesh), final_variant(o));
   BucketProblem problem{ready_items(graph, items, ends), ends.back(), 0, {}};
+  if (o.costs)
+    problem.slows = o.costs->collective_slows(CollectiveKind::AllReduce, o.mesh.data, axis_stride(o.mesh, "data"));
   data.bucket_ends = fixed_buckets(problem.items, data.bucket_bytes);
   if (o.costs) {
     const auto best_ends = [&](const BucketChoice& choice) {

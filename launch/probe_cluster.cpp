@@ -12,6 +12,7 @@
 #include "kernels/cpu/gemm_rate.hpp"
 #include "kernels/cpu/register.hpp"
 #include "launch/process.hpp"
+#include "launch/unit_of_work.hpp"
 #include "runtime/core/median.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/tensor/convert.hpp"
@@ -126,7 +127,7 @@ std::vector<MeasuredLink> measure_links(const Group& control, const Mesh& mesh, 
     for (const LinkOperation operation : kOperations) {
       std::vector<LinkSample> mine;
       if (group.size() > 1) mine = probe(group, operation, options).samples();
-      MeasuredLink link{std::string(axis), operation, ranks, stride, {}, {}};
+      MeasuredLink link{std::string(axis), operation, ranks, stride, {}, {}, 0};
       for (const LinkSample& sample : slowest(control, mine)) {
         link.bytes.push_back(sample.bytes);
         link.seconds.push_back(sample.seconds);
@@ -136,6 +137,20 @@ std::vector<MeasuredLink> measure_links(const Group& control, const Mesh& mesh, 
     }
   }
   return links;
+}
+
+void measure_slowdowns(const Group& control, const Groups& groups, int threads, std::vector<MeasuredLink>& links) {
+  constexpr double kLong_s = 0.05;  // messages as long as those that compute hides
+  omp_set_num_threads(threads);
+  const UnitOfWork work;
+  for (MeasuredLink& link : links) {
+    if (link.operation == LinkOperation::SendReceive) continue;
+    std::size_t size = 0;
+    while (size + 1 < link.bytes.size() && link.seconds[size] < kLong_s) ++size;
+    const auto group = groups.find(link.axis);
+    const bool here = group != groups.end() && group->second.size() > 1;
+    link.slows = control.max(here ? probe_slowdown(group->second, link.operation, link.bytes[size], work) : 0);
+  }
 }
 
 DeviceDescription measure_device(const Group& control, int threads, int local_ranks) {

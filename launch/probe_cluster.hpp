@@ -18,6 +18,10 @@ std::vector<MeasuredLink> measure_links(const Group& control, const Mesh& mesh, 
                                         const ProbeOptions& options,
                                         const std::function<void(const MeasuredLink&)>& told = {});
 
+// MeasuredLink::slows of collectives: what they take from matrix products of `threads` threads beside them. Collective
+// over `control`, with the groups that the links were measured on.
+void measure_slowdowns(const Group& control, const Groups& groups, int threads, std::vector<MeasuredLink>& links);
+
 // What the slowest rank reaches while all of them compute: matrix products and attention in every precision,
 // elementwise kernels, copies. `memory_bytes` and what lies outside the arena are of a rank; `peak` is the rate of
 // matrix products, for want of a data sheet. The overhead of a kernel is not measured. Collective over `control`.

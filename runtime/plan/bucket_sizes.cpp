@@ -11,18 +11,25 @@ namespace {
 constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr double kSameEnd = 1e-9;  // of the end: cuts that differ by less are as good as each other
 
+// How much later work is done behind so many bytes of messages.
+double delay_of(const BucketProblem& problem, std::int64_t bytes) {
+  return problem.slows > 0 && bytes > 0 ? problem.slows * problem.seconds(bytes) : 0;
+}
+
 // Every bucket of neighbouring items: when it can begin and what it takes.
 class Cuts {
  public:
   explicit Cuts(const BucketProblem& problem) : n_(problem.items.size()), cells_(n_ * (n_ + 1)) {
-    for (std::size_t i = 0; i < n_; ++i) {
+    std::int64_t before = 0;
+    for (std::size_t i = 0; i < n_; before += problem.items[i++].bytes) {
       Cell bucket{0, 0};
+      const double delayed_s = delay_of(problem, before);
       std::int64_t bytes = 0;
       for (std::size_t j = i + 1; j <= n_; ++j) {
         const ReadyItem& item = problem.items[j - 1];
         if (j > i + 1 && !item.joins) break;
         bytes += item.bytes;
-        bucket.ready_s = std::max(bucket.ready_s, item.ready_s);
+        bucket.ready_s = std::max(bucket.ready_s, item.ready_s + delayed_s);
         const bool fits = problem.most_bytes == 0 || bytes <= problem.most_bytes || j == i + 1;
         bucket.takes_s = fits ? problem.seconds(bytes) : kNever;
         cells_[i * (n_ + 1) + j] = bucket;
@@ -135,6 +142,7 @@ Buckets time_buckets(const BucketProblem& problem, std::vector<std::size_t> ends
   require(!ends.empty() && ends.back() == problem.items.size(), ErrorKind::Internal, "buckets that leave out items");
   Buckets buckets;
   std::size_t item = 0;
+  std::int64_t before = 0;
   for (const std::size_t end : ends) {
     require(item < end, ErrorKind::Internal, "an empty bucket before item {}", end);
     double ready = 0;
@@ -143,7 +151,8 @@ Buckets time_buckets(const BucketProblem& problem, std::vector<std::size_t> ends
       ready = std::max(ready, problem.items[item].ready_s);
       bytes += problem.items[item].bytes;
     }
-    buckets.end_s = std::max(buckets.end_s, ready) + problem.seconds(bytes);
+    buckets.end_s = std::max(buckets.end_s, ready + delay_of(problem, before)) + problem.seconds(bytes);
+    before += bytes;
   }
   buckets.ends = std::move(ends);
   buckets.exposed_s = std::max(0.0, buckets.end_s - problem.compute_end_s);

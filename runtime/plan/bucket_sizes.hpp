@@ -29,6 +29,7 @@ struct BucketProblem {
   double compute_end_s = 0;      // of the work that messages hide behind; no item is ready later
   std::int64_t most_bytes = 0;   // of a bucket, unless it is one item that is larger; 0: no limit
   MessageSeconds seconds;
+  double slows = 0;  // of the work beside them, messages take this share (CostModel::collective_slows)
 };
 
 // Neighbouring items that are sent as one, one bucket after the other.
@@ -38,9 +39,10 @@ struct Buckets {
   double exposed_s = 0;           // of that, after the work has ended
 };
 
-// What these buckets take: F[j] = max(F[i], max r over items i+1..j) + T(bytes of i+1..j). That is the recurrence of
-// planner.md with a table for α + b·m, and with the latest of the ready times for the last, as items need not be ready
-// in their order.
+// What these buckets take: F[j] = max(F[i], max r over items i+1..j + s·T(bytes of 1..i)) + T(bytes of i+1..j). That is
+// the recurrence of planner.md with a table for α + b·m, with the latest of the ready times for the last, as items need
+// not be ready in their order, and with the work that messages before have delayed by the share s of their time (as if
+// they had been one: how they were cut counts for little, and so the answer stays exact).
 Buckets time_buckets(const BucketProblem& problem, std::vector<std::size_t> ends);
 
 // Buckets of as many items as `bytes` and ReadyItem::joins allow, at least one each.

@@ -78,6 +78,7 @@ KeyTable<MeasuredLink> measured_keys() {
               key("stride", &C::stride, between(1, 1 << 20), "ranks", "between neighbours of a group"),
               numbers_key("bytes", &C::bytes, "bytes", "of the whole tensor, rising"),
               numbers_key("seconds", &C::seconds, "s", "for each of the sizes"),
+              key("slows", &C::slows, from_below(0, 1), "", "share of the work beside it that a rank loses meanwhile"),
           }};
 }
 
@@ -92,7 +93,7 @@ void read_measured(ClusterDescription& cluster, const ConfigNode& node, const Ke
     MeasuredLink link;
     keys.read(link, item, here);
     for (const std::string& name : keys.names()) {
-      if (item.entry(name) == nullptr) here.child(name).fault(item, "is required");
+      if (name != "slows" && item.entry(name) == nullptr) here.child(name).fault(item, "is required");
     }
     if (scope.errors->size() > before) continue;
     if (link.bytes.empty() || link.bytes.size() != link.seconds.size()) {
@@ -153,8 +154,8 @@ KeyTable<ClusterDescription> cluster_keys() {
               key("nodes", &C::nodes, between(1, 1 << 20), "nodes", "auto: as many as the ranks need"),
               section("inside", &C::inside, link_keys()),
               section("between", &C::between, link_keys()),
-              {"measured", "list of maps", "", "", "axis, operation, ranks, stride, bytes, seconds; may be left out",
-               read_measured, write_measured},
+              {"measured", "list of maps", "", "",
+               "axis, operation, ranks, stride, bytes, seconds, slows; may be left out", read_measured, write_measured},
           }};
 }
 

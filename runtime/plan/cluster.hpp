@@ -48,6 +48,7 @@ struct MeasuredLink {
   std::int64_t ranks = 2, stride = 1;
   std::vector<std::int64_t> bytes;  // as LinkLine has them; at least one, rising, positive
   std::vector<double> seconds;      // of each size, positive
+  double slows = 0;                 // of the work beside it, a rank loses this share while it runs; in [0, 1)
   LinkTable table() const;
   bool operator==(const MeasuredLink&) const = default;
 };

@@ -70,6 +70,13 @@ double DescribedCosts::collective_seconds(CollectiveKind kind, std::int64_t byte
   return rounds * link.latency_s + sent / link.bytes_per_s;
 }
 
+double DescribedCosts::collective_slows(CollectiveKind kind, int ranks, int stride) const {
+  for (const MeasuredLink& link : cluster_.measured) {
+    if (link.operation == operation_of(kind) && link.ranks == ranks && link.stride == stride) return link.slows;
+  }
+  return 0;
+}
+
 double DescribedCosts::memory_seconds(std::int64_t bytes) const {
   return static_cast<double>(bytes) / cluster_.device.memory_bytes_per_s + cluster_.device.kernel_overhead_s;
 }

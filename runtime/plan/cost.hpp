@@ -24,6 +24,9 @@ class CostModel {
   virtual double node_seconds(const Graph& graph, const Node& node) const = 0;
   // Of a collective over `ranks` ranks that are `stride` apart; `bytes` as CollectiveCall::paced_bytes().
   virtual double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const = 0;
+  // Of the compute beside such a collective, a rank loses this share while it runs, in [0, 1): messages take processor
+  // time, or units and memory of a GPU. 0 where nobody measured it.
+  virtual double collective_slows(CollectiveKind /*kind*/, int /*ranks*/, int /*stride*/) const { return 0; }
   // Of one pass over memory.
   virtual double memory_seconds(std::int64_t bytes) const = 0;
 };
@@ -43,6 +46,7 @@ class DescribedCosts : public CostModel {
   explicit DescribedCosts(ClusterDescription cluster);
   double node_seconds(const Graph& graph, const Node& node) const override;
   double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override;
+  double collective_slows(CollectiveKind kind, int ranks, int stride) const override;
   double memory_seconds(std::int64_t bytes) const override;
   const ClusterDescription& cluster() const { return cluster_; }
 

@@ -53,6 +53,8 @@ std::optional<LinkOperation> operation_named(const json& name) {
 bool is_link(const json& link) {
   if (!link.is_object() || !operation_named(link.value("operation", json()))) return false;
   const json bytes = link.value("bytes", json()), seconds = link.value("seconds", json());
+  const json slows = link.value("slows", json(0.0));
+  if (!slows.is_number() || slows < 0.0 || slows >= 1.0) return false;
   if (!bytes.is_array() || !seconds.is_array() || bytes.empty() || bytes.size() != seconds.size()) return false;
   for (std::size_t i = 0; i < bytes.size(); ++i) {
     const bool rises = bytes[i].is_number_integer() && bytes[i] > (i == 0 ? json(0) : bytes[i - 1]);
@@ -66,7 +68,10 @@ json to_json(const KernelProfile& profile) {
            {"memory_seconds_per_byte", profile.memory_seconds_per_byte},
            {"links", json::array()}};
   for (const MeasuredLink& link : profile.links)
-    own["links"].push_back({{"operation", to_text(link.operation)}, {"bytes", link.bytes}, {"seconds", link.seconds}});
+    own["links"].push_back({{"operation", to_text(link.operation)},
+                            {"bytes", link.bytes},
+                            {"seconds", link.seconds},
+                            {"slows", link.slows}});
   return own;
 }
 
@@ -81,6 +86,7 @@ KernelProfile from_json(const json& own, int processes) {
     l.ranks = processes;
     link["bytes"].get_to(l.bytes);
     link["seconds"].get_to(l.seconds);
+    l.slows = link.value("slows", 0.0);
   }
   return profile;
 }
@@ -181,7 +187,7 @@ KernelProfile profile_of_text(const std::string& text, int processes) {
 ProfiledCosts::ProfiledCosts(const CostModel& described, KernelProfile profile, NodeTimer* timer, int processes)
     : described_(described), timer_(timer), processes_(processes), profile_(std::move(profile)) {}
 
-const LinkTable* ProfiledCosts::link(LinkOperation operation) const {
+const ProfiledCosts::MeasuredTable* ProfiledCosts::link(LinkOperation operation) const {
   const auto [entry, is_new] = links_.try_emplace(operation);
   if (is_new) {
     auto known = std::find_if(profile_.links.begin(), profile_.links.end(),
@@ -192,7 +198,7 @@ const LinkTable* ProfiledCosts::link(LinkOperation operation) const {
         grew_ = true;
       }
     }
-    if (known != profile_.links.end()) entry->second = known->table();
+    if (known != profile_.links.end()) entry->second = MeasuredTable{known->table(), known->slows};
   }
   return entry->second ? &*entry->second : nullptr;
 }
@@ -200,11 +206,18 @@ const LinkTable* ProfiledCosts::link(LinkOperation operation) const {
 double ProfiledCosts::collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const {
   const double described = described_.collective_seconds(kind, bytes, ranks, stride);
   if (ranks == 1 || processes_ == 1) return described;
-  const LinkTable* all = link(operation_of(kind));
+  const MeasuredTable* all = link(operation_of(kind));
   if (all == nullptr) return described;
-  const double measured = all->seconds(static_cast<double>(bytes));
+  const double measured = all->table.seconds(static_cast<double>(bytes));
   return ranks == processes_ ? measured
                              : described * measured / described_.collective_seconds(kind, bytes, processes_, 1);
+}
+
+double ProfiledCosts::collective_slows(CollectiveKind kind, int ranks, int stride) const {
+  const double described = described_.collective_slows(kind, ranks, stride);
+  if (ranks == 1 || processes_ == 1) return described;
+  const MeasuredTable* all = link(operation_of(kind));
+  return all == nullptr ? described : all->slows;
 }
 
 double ProfiledCosts::node_seconds(const Graph& graph, const Node& node) const {

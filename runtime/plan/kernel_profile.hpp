@@ -64,6 +64,7 @@ class ProfiledCosts : public CostModel {
   ProfiledCosts(const CostModel& described, KernelProfile profile, NodeTimer* timer, int processes = 1);
   double node_seconds(const Graph& graph, const Node& node) const override;
   double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override;
+  double collective_slows(CollectiveKind kind, int ranks, int stride) const override;
   double memory_seconds(std::int64_t bytes) const override;
   // Is this collective measured, over all processes? Measures it first where there is a timer.
   bool measures(LinkOperation operation) const { return processes_ > 1 && link(operation) != nullptr; }
@@ -80,16 +81,20 @@ class ProfiledCosts : public CostModel {
   struct Known {
     double described, measured;
   };
-  const LinkTable* link(LinkOperation operation) const;
+  struct MeasuredTable {
+    LinkTable table;
+    double slows;
+  };
+  const MeasuredTable* link(LinkOperation operation) const;
 
   const CostModel& described_;
   NodeTimer* timer_;
   int processes_;
   mutable KernelProfile profile_;
   mutable bool grew_ = false;
-  mutable std::map<LinkOperation, std::optional<LinkTable>> links_;    // of all processes, those that were asked for
-  mutable std::map<std::string, bool> asked_;                          // kernel_key → in the profile
-  mutable std::map<std::pair<OpId, Phase>, std::vector<Known>> like_;  // of those that were asked for
+  mutable std::map<LinkOperation, std::optional<MeasuredTable>> links_;  // of all processes, those that were asked for
+  mutable std::map<std::string, bool> asked_;                            // kernel_key → in the profile
+  mutable std::map<std::pair<OpId, Phase>, std::vector<Known>> like_;    // of those that were asked for
 };
 
 }  // namespace plimsoll

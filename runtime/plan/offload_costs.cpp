@@ -31,6 +31,9 @@ class FreeCopies : public CostModel {
   double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override {
     return costs_.collective_seconds(kind, bytes, ranks, stride);
   }
+  double collective_slows(CollectiveKind kind, int ranks, int stride) const override {
+    return costs_.collective_slows(kind, ranks, stride);
+  }
   double memory_seconds(std::int64_t bytes) const override { return costs_.memory_seconds(bytes); }
 
  private:

@@ -19,6 +19,13 @@ std::int64_t runs_of(const Node& node, Graph::Section section, std::int64_t micr
          (runs_in(node, Variant::Middle) ? micro_batches - 2 : 0);
 }
 
+// `own` seconds of work of which messages take the share `slows` for the next `busy` seconds.
+double beside(double own, double busy, double slows) {
+  if (slows == 0 || busy <= 0) return own;
+  const double done = busy * (1 - slows);
+  return own < done ? own / (1 - slows) : own + busy - done;
+}
+
 }  // namespace
 
 StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrides& strides)
@@ -26,11 +33,13 @@ StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrid
       segments_(graph),
       own_(graph.nodes.size()),
       wire_(graph.nodes.size(), 0),
+      slows_(graph.nodes.size(), 0),
       axis_(graph.nodes.size()) {
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) own_[n] = costs.node_seconds(graph, graph.nodes[n]);
   for (const CollectiveCall& call : collectives(graph)) {
     wire_[call.node] += costs.collective_seconds(call.kind, call.paced_bytes(), call.ranks, strides(call.axis));
     axis_[call.node] = call.axis;
+    slows_[call.node] = costs.collective_slows(call.kind, call.ranks, strides(call.axis));
   }
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     if (graph.nodes[n].stream == StreamKind::Compute) continue;
@@ -41,7 +50,7 @@ StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrid
 }
 
 StepClock::State StepClock::start() const {
-  return {{}, std::vector<double>(segments_.count(), 0), std::vector<double>(segments_.count(), 0)};
+  return {{}, std::vector<double>(segments_.count(), 0), std::vector<double>(segments_.count(), 0), 0};
 }
 
 void StepClock::join(State& s) const {
@@ -59,7 +68,14 @@ void StepClock::play(State& s, Graph::Section section, Variant variant, int chun
       for (std::size_t i = first; i < last; ++i) begin = std::max(begin, a.writes ? s.used[i] : s.written[i]);
     });
     double& stream = s.stream[static_cast<std::size_t>(node.stream)];
-    stream = std::max(stream, begin) + own_[n] + wire_[n];
+    begin = std::max(begin, stream);
+    double own = own_[n];
+    if (node.stream == StreamKind::Communication) {
+      s.slows = slows_[n];
+    } else if (node.stream == StreamKind::Compute) {
+      own = beside(own, s.stream[static_cast<std::size_t>(StreamKind::Communication)] - begin, s.slows);
+    }
+    stream = begin + own + wire_[n];
     for_each_access(graph_, node, [&](const MemoryAccess& a) {
       const auto [first, last] = segments_.of(a.value);
       for (std::size_t i = first; i < last; ++i) {

@@ -46,6 +46,7 @@ class StepClock {
   struct State {
     std::array<double, kMostStreams> stream{};
     std::vector<double> written, used;
+    double slows = 0;  // of compute, the last collective beside it takes this share
     double now() const { return *std::max_element(stream.begin(), stream.end()); }
   };
   State start() const;
@@ -55,6 +56,7 @@ class StepClock {
   const Graph& graph_;
   MemorySegments segments_;
   std::vector<double> own_, wire_;  // seconds, by node
+  std::vector<double> slows_;       // of compute beside it, the share that the node takes
   std::vector<std::string> axis_;
   bool joins_ = false;  // streams wait for each other where a section ends
 };

@@ -71,7 +71,7 @@ TEST(ClusterFile, WhatIsWrittenIsReadBack) {
   c.nodes = 3;
   c.inside = {1.25e-5, 3.1e9};
   EXPECT_EQ(parse_cluster(write_cluster(c, "# nothing measured\n"), "c.yaml"), c);
-  c.measured.push_back({"data", LinkOperation::AllReduce, 4, 2, {1024, 4096}, {1.5e-5, 2.25e-5}});
+  c.measured.push_back({"data", LinkOperation::AllReduce, 4, 2, {1024, 4096}, {1.5e-5, 2.25e-5}, 0.25});
   c.measured.push_back({"tensor", LinkOperation::SendReceive, 2, 1, {8}, {1e-6}});
   const std::string text = write_cluster(c, "# measured\n");
   EXPECT_EQ(text.rfind("# measured\n", 0), 0U);
@@ -91,6 +91,7 @@ TEST(ClusterFile, FaultsOfMeasurementsNameTheirPlace) {
            {"{" + rest + "bytes: [1], seconds: [0]}", "measured[0].seconds: "},
            {"{" + rest + "bytes: [x], seconds: [1]}", "measured[0].bytes: expected an integer, got 'x'"},
            {"{" + rest + "bytes: [1]}", "measured[0].seconds: is required"},
+           {"{" + rest + "bytes: [1], seconds: [1], slows: 1}", "measured[0].slows: "},
            {"{" + rest + "bites: [1]}", "unknown key 'bites' in 'measured[0]'"},
            {"{axis: data, operation: all_reduced, ranks: 2, stride: 1, bytes: [1], seconds: [1]}",
             "measured[0].operation: "},

@@ -72,6 +72,7 @@ TEST(Buckets, TheChoiceIsTheBestOfAllCuts) {
     for (int i = 0; i < (items > 12 ? 3 : 20); ++i) {
       BucketProblem problem = random_problem(random, items);
       if (i % 3 == 0) problem.most_bytes = 2500;
+      if (i % 2 == 0) problem.slows = 0.1 * (i % 9);
       const double least = brute_force(problem).end_s;
       const BucketChoice choice = choose_buckets(problem);
       EXPECT_NEAR(choice.best.end_s, least, 1e-9 * least) << items << " items, round " << i;
@@ -99,6 +100,18 @@ TEST(Buckets, ComputeHidesAllButTheLast) {
   EXPECT_DOUBLE_EQ(choice.one.end_s, 36);
   EXPECT_DOUBLE_EQ(choice.gain_over_one_s(), 10);
   EXPECT_DOUBLE_EQ(choice.gain_over_fixed_s(), 10) << "25 MiB holds all three";
+}
+
+// The same where messages take half of the work beside them: the second is ready 3 s later, the third 5.5 s (half of
+// what 10 bytes take as one), and two messages are done as early as three.
+TEST(Buckets, MessagesDelayTheWorkBesideThem) {
+  BucketProblem problem{{{0, 5}, {10, 5}, {20, 5}}, 20, 0, over({1, 1}), 0.5};
+  EXPECT_DOUBLE_EQ(time_buckets(problem, {1, 2, 3}).end_s, 31.5);
+  EXPECT_DOUBLE_EQ(time_buckets(problem, {2, 3}).end_s, 31.5);
+  EXPECT_DOUBLE_EQ(time_buckets(problem, {1, 3}).end_s, 34);
+  EXPECT_DOUBLE_EQ(time_buckets(problem, {3}).end_s, 36) << "nothing is left that it could delay";
+  EXPECT_EQ(choose_buckets(problem).best.ends, (std::vector<std::size_t>{2, 3}));
+  EXPECT_DOUBLE_EQ(choose_buckets(problem).best.exposed_s, 11.5);
 }
 
 // Where there is time, items travel together; nothing is cut for nothing.

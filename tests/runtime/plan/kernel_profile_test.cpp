@@ -74,7 +74,7 @@ class FakeTimer : public NodeTimer {
   std::optional<MeasuredLink> link(LinkOperation operation) override {
     ++asked_links;
     if (operation == LinkOperation::AllGather) return std::nullopt;
-    return MeasuredLink{"world", operation, 4, 1, {1024, 2048}, {0.25, 0.5}};
+    return MeasuredLink{"world", operation, 4, 1, {1024, 2048}, {0.25, 0.5}, 0.125};
   }
   int asked_links = 0;
   int asked = 0;
@@ -112,6 +112,9 @@ TEST(ProfiledCosts, CollectivesOfAllProcessesAreMeasuredOnce) {
   using Kind = CollectiveKind;
   EXPECT_DOUBLE_EQ(costs.collective_seconds(Kind::AllReduce, 2048, 4, 1), 0.5);
   EXPECT_DOUBLE_EQ(costs.collective_seconds(Kind::AllReduce, 1024, 4, 1), 0.25);
+  EXPECT_EQ(costs.collective_slows(Kind::AllReduce, 4, 1), 0.125);
+  EXPECT_EQ(costs.collective_slows(Kind::AllReduce, 1, 1), 0) << "nobody to talk to";
+  EXPECT_EQ(costs.collective_slows(Kind::AllGather, 4, 1), 0) << "was not measured";
   const double longer = 0.5 / described.collective_seconds(Kind::AllReduce, 2048, 4, 1);
   EXPECT_DOUBLE_EQ(costs.collective_seconds(Kind::AllReduce, 2048, 2, 2),
                    longer * described.collective_seconds(Kind::AllReduce, 2048, 2, 2));

@@ -14,15 +14,16 @@ using namespace test;
 // A second for each kernel of a phase, and for each byte of a collective so many.
 class PlainCosts : public CostModel {
  public:
-  explicit PlainCosts(double wire) : wire_(wire) {}
+  explicit PlainCosts(double wire, double slows = 0) : wire_(wire), slows_(slows) {}
   double node_seconds(const Graph&, const Node& node) const override { return op_info(node.op).collective ? 0 : 1; }
   double collective_seconds(CollectiveKind, std::int64_t bytes, int ranks, int) const override {
     return ranks > 1 ? wire_ * static_cast<double>(bytes) : 0;
   }
+  double collective_slows(CollectiveKind, int, int) const override { return slows_; }
   double memory_seconds(std::int64_t) const override { return 0; }
 
  private:
-  double wire_;
+  double wire_, slows_;
 };
 
 int next_to(std::string_view) { return 1; }
@@ -95,6 +96,26 @@ TEST(StepTime, CollectivesAreHiddenUntilTheyTakeLonger) {
     before = step;
   }
   EXPECT_GT(before, 10 * free);
+}
+
+// Kernels beside collectives lose a share of their time, at most that share of what the collectives take.
+TEST(StepTime, CollectivesSlowTheKernelsBesideThem) {
+  ProgramOptions o = tiny_options(ModelFamily::Gpt2);
+  o.mesh.data = 2;
+  o.bucket_bytes = 8 << 10;
+  const Programs programs = build_programs(o);
+  const Graph& graph = programs.graph("train");
+  for (const double wire : {1e-6, 1e-4, 1e-3}) {
+    const double plain = StepClock(graph, PlainCosts(wire), next_to).step_seconds(2);
+    const double sent = StepClock(graph, PlainCosts(wire), next_to).work(2).collective_s.at("data");
+    double before = plain;
+    for (const double slows : {0.1, 0.5, 0.9}) {
+      const double step = StepClock(graph, PlainCosts(wire, slows), next_to).step_seconds(2);
+      EXPECT_GT(step, before) << wire << " " << slows;
+      EXPECT_LE(step, plain + slows * sent + 1e-9) << wire << " " << slows;
+      before = step;
+    }
+  }
 }
 
 // ZeRO-3 gathers in every micro-batch, forward and backward.
