@@ -12,6 +12,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "kernels/cpu/register.hpp"
@@ -88,8 +89,34 @@ class HostInside {
   int exceptions_;
 };
 
+// By name, how often a range began; and how many have not ended.
+class RangeLog {
+ public:
+  void begin(const char* name) {
+    const std::lock_guard lock(mutex_);
+    ++begun_[name];
+    ++open_[std::this_thread::get_id()];
+  }
+  void end() {
+    const std::lock_guard lock(mutex_);
+    require(open_[std::this_thread::get_id()]-- > 0, ErrorKind::Internal, "a range ends on a thread that began none");
+  }
+  std::map<std::string, std::int64_t> begun() const {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [thread, open] : open_)
+      require(open == 0, ErrorKind::Internal, "{} ranges have not ended", open);
+    return begun_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, std::int64_t> begun_;
+  std::map<std::thread::id, std::int64_t> open_;
+};
+
 struct Shared {
   Gate gate;
+  RangeLog ranges;
   std::atomic<std::int64_t> copies = 0, synchronizations = 0, captures = 0, replays = 0;
 };
 
@@ -158,6 +185,8 @@ class SeparateStream final : public Stream {
     ++shared_.replays;
     for (const Task& task : static_cast<TaskList&>(recording).tasks) launch(task);
   }
+  void begin_range(const char* name) override { shared_.ranges.begin(name); }
+  void end_range() override { shared_.ranges.end(); }
 
  private:
   void make_room() {
@@ -214,6 +243,7 @@ class Separate final : public SeparateDevice {
   HostWaits waits() const override { return {shared_.copies, shared_.synchronizations}; }
   std::int64_t captures() const override { return shared_.captures; }
   std::int64_t replays() const override { return shared_.replays; }
+  std::map<std::string, std::int64_t> ranges() const override { return shared_.ranges.begun(); }
 
  private:
   template <class Work>

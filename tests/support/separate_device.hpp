@@ -4,7 +4,9 @@
 // copy streams run as late as they can: while the host is inside a call of the device that may block. So what the host
 // changes too early, or reads before it has waited, shows in the results.
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "launch/backend.hpp"
 
@@ -19,6 +21,8 @@ class SeparateDevice : public Device {
  public:
   virtual HostWaits waits() const = 0;
   virtual std::int64_t captures() const = 0, replays() const = 0;
+  // How often a range of this name began; Error(Internal) while one is open.
+  virtual std::map<std::string, std::int64_t> ranges() const = 0;
 };
 
 // `records`: its streams can record launches. Kernels use one thread.
