@@ -103,8 +103,7 @@ class RangeLog {
   }
   std::map<std::string, std::int64_t> begun() const {
     const std::lock_guard lock(mutex_);
-    for (const auto& [thread, open] : open_)
-      require(open == 0, ErrorKind::Internal, "{} ranges have not ended", open);
+    for (const auto& [thread, open] : open_) require(open == 0, ErrorKind::Internal, "{} ranges have not ended", open);
     return begun_;
   }
 
@@ -210,11 +209,14 @@ class SeparateStream final : public Stream {
 
 class Separate final : public SeparateDevice {
  public:
-  explicit Separate(bool records) : records_(records) {}
+  Separate(bool records, OutsideBytes outside) : records_(records), outside_(std::move(outside)) {}
 
   std::string_view kind() const override { return "separate"; }
   std::string description() const override { return "a device of its own memory, for tests"; }
   DeviceMemory memory() const override { return cpu_->memory(); }
+  std::optional<std::int64_t> outside_bytes() const override {
+    return outside_ ? std::optional(outside_()) : std::nullopt;
+  }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
     return std::make_unique<SeparateStream>(shared_, kind, records_);
   }
@@ -255,24 +257,29 @@ class Separate final : public SeparateDevice {
   }
 
   bool records_;
+  OutsideBytes outside_;
   std::unique_ptr<Device> cpu_ = make_cpu_device(1);
   Shared shared_;
 };
 
 }  // namespace
 
-std::unique_ptr<SeparateDevice> make_separate_device(bool records) { return std::make_unique<Separate>(records); }
+std::unique_ptr<SeparateDevice> make_separate_device(bool records, OutsideBytes outside) {
+  return std::make_unique<Separate>(records, std::move(outside));
+}
 
-Backend make_separate_backend(bool records) {
+Backend make_separate_backend(bool records, OutsideBytes outside) {
   Backend backend;
-  backend.device = make_separate_device(records);
+  backend.name = "separate";
+  backend.kernels_name = "separate, of the CPU";
+  backend.device = make_separate_device(records, std::move(outside));
   backend.kernels = cpu_kernels();
   backend.records = records;
   return backend;
 }
 
-Backend make_separate_backend_over(DeviceTransportChoice choice, const std::string& address) {
-  Backend backend = make_separate_backend(true);
+Backend make_separate_backend_over(DeviceTransportChoice choice, const std::string& address, OutsideBytes outside) {
+  Backend backend = make_separate_backend(true, std::move(outside));
   backend.transports = std::make_unique<DeviceTransports>(std::move(choice), *backend.device, address, false);
   return backend;
 }
