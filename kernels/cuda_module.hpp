@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,5 +60,7 @@ bool cuda_is_built();
 // Opens the module on the first call. Error(Config): this build has none; Error(Device): it, or a library that it
 // needs, is not on this machine.
 const CudaModule& cuda_module();
+// The file that it opens. Error(Device): it is not on this machine.
+std::filesystem::path cuda_module_file();
 
 }  // namespace plimsoll

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "comm/group.hpp"
@@ -9,6 +10,9 @@
 #include "kernels/cpu/gemm_rate.hpp"
 #include "kernels/cpu/register.hpp"
 #include "kernels/cuda_module.hpp"
+#include "launch/device_rates.hpp"
+#include "launch/node_runner.hpp"
+#include "launch/probe_cluster.hpp"
 #include "launch/process.hpp"
 #include "launch/run_setup.hpp"
 #include "runtime/core/rng.hpp"
@@ -17,16 +21,36 @@
 namespace plimsoll {
 namespace {
 
-// Kernels and their libraries come to a GPU when they are first called.
-constexpr std::int64_t kRoomOnGpu = std::int64_t{512} << 20;
-// Channels and buffers of NCCL's communicators, which are made when the plan is there.
-constexpr std::int64_t kRoomForNccl = std::int64_t{1} << 30;
+// The code of kernels comes to a GPU when it is first called, and libraries choose by shape: room for those that the
+// first calls did not bring, and for recorded launches.
+constexpr std::int64_t kRoomOnGpu = std::int64_t{128} << 20;
+// Messages that each group of a library carries first: it connects differently for small ones and large ones.
+constexpr std::array<std::int64_t, 2> kFirstMessages{std::int64_t{1} << 10, std::int64_t{16} << 20};
+// Tokens of the first product and the first attention, at most.
+constexpr std::int64_t kFirstTokens = 4096;
 
 RankGpu rank_gpu(const CudaDeviceInfo& info) {
   RankGpu gpu;
   gpu.host = stream_id(host_name());
   std::memcpy(gpu.bus_id.data(), info.pci_bus_id.data(), std::min(info.pci_bus_id.size(), gpu.bus_id.size() - 1));
+  std::memcpy(gpu.name.data(), info.name.data(), std::min(info.name.size(), gpu.name.size() - 1));
+  gpu.memory_bytes = info.memory_bytes;
   return gpu;
+}
+
+// What the times of its kernels depend on.
+std::string kernels_name(const CudaDeviceInfo& info, const CudaModule& module, bool tf32) {
+  const CudaVersions versions = module.versions();
+  return fmt::format("{}{}, module {:016x}, cuBLAS {}, cuDNN {}", info.name, tf32 ? " with TF32" : "",
+                     hash_of_file(cuda_module_file().string()), versions.cublas, versions.cudnn);
+}
+
+PrecisionRates peak_of(const std::string& gpu, bool tf32) {
+  const GpuDataSheet* sheet = find_gpu(gpu);
+  if (sheet == nullptr) return {};
+  PrecisionRates peak = sheet->peak;
+  peak.fp32 = peak_rate(*sheet, DType::f32, tf32);
+  return peak;
 }
 
 bool same_gpu(const RankGpu& a, const RankGpu& b) { return a.host == b.host && a.bus_id == b.bus_id; }
@@ -47,21 +71,29 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   require(!shared || config.cuda.share, ErrorKind::Config,
           "{}: {}; {} {} visible on this host: cuda.share: true allows that", key_place(config, "device"),
           shared.value_or(""), devices.size(), devices.size() == 1 ? "is" : "are");
-  config.gpu = info.name;
   DeviceTransportChoice choice = choose_device_transport(config, shared, control, open_nccl);
   if (config.comm.transport == TransportName::Auto) config.comm.transport = choice.name;
   options.host_communication = choice.name == TransportName::Staged;
   Backend backend;
-  backend.device = module.make_device(options);
+  backend.name = info.name;
+  backend.kernels_name = kernels_name(info, module, options.tf32);
+  backend.peak = peak_of(info.name, options.tf32);
   backend.threads = kDeviceThreads;
-  if (place.ranks > 1)
-    backend.transports = std::make_unique<DeviceTransports>(
-        std::move(choice), *backend.device, fmt::format("{} {}", host_name(), info.pci_bus_id), mpi_reaches_cuda());
   backend.kernels = module.kernels(options);
   backend.sharing_ranks =
       static_cast<int>(std::count_if(all.begin(), all.end(), [&](const RankGpu& g) { return same_gpu(g, mine); }));
+  // The free memory of a device is that of all who use it: what this rank keeps is seen while nobody else changes it.
+  take_turns(control, all, [&] {
+    backend.device = module.make_device(options);
+    warm_up(backend, config.model, config.precision, config.data.sequence);
+    backend.kept_bytes = backend.device->outside_bytes().value_or(0);
+  });
+  if (place.ranks > 1)
+    backend.transports = std::make_unique<DeviceTransports>(
+        std::move(choice), *backend.device, fmt::format("{} {}", host_name(), info.pci_bus_id), mpi_reaches_cuda());
   backend.records = config.cuda.graphs == CudaGraphs::Auto;
   backend.times_nodes = false;
+  config.gpu = find_gpus(all, control, backend);
   return backend;
 }
 
@@ -69,6 +101,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
 
 Backend make_cpu_backend(int threads) {
   Backend backend;
+  backend.name = cpu_model();
   backend.device = make_cpu_device(threads);
   backend.kernels = cpu_kernels();
   backend.threads = threads;
@@ -82,6 +115,22 @@ Backend make_backend(Config& config, const Place& place, const Group& control, i
   return backend;
 }
 
+FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend) {
+  FoundGpu found{all.front().name.data(), all.front().memory_bytes};
+  const bool described = std::all_of(all.begin(), all.end(), [](const RankGpu& g) { return find_gpu(g.name.data()); });
+  if (described) return found;
+  found.measured = measure_device(control, backend, 1);
+  found.measured->name = found.name;
+  return found;
+}
+
+TransportOver transport_over(Backend& backend) {
+  if (!backend.transports) return {};
+  return [&backend](const std::string& axis, std::shared_ptr<Transport> below, std::shared_ptr<WatchedGroup> watch) {
+    return backend.transports->over(axis, std::move(below), std::move(watch));
+  };
+}
+
 std::optional<std::string> shared_gpu(std::span<const RankGpu> ranks) {
   for (std::size_t a = 0; a < ranks.size(); ++a) {
     for (std::size_t b = a + 1; b < ranks.size(); ++b) {
@@ -92,21 +141,123 @@ std::optional<std::string> shared_gpu(std::span<const RankGpu> ranks) {
   return std::nullopt;
 }
 
+void take_turns(const Group& control, std::span<const RankGpu> all, const std::function<void()>& work) {
+  const auto before = [&](std::size_t rank) {  // ranks with its GPU that come first
+    return std::count_if(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(rank),
+                         [&](const RankGpu& g) { return same_gpu(g, all[rank]); });
+  };
+  const std::ptrdiff_t mine = before(static_cast<std::size_t>(control.rank()));
+  std::ptrdiff_t last = 0;
+  for (std::size_t rank = 0; rank < all.size(); ++rank) last = std::max(last, before(rank));
+  for (std::ptrdiff_t turn = 0; turn <= last; ++turn) {
+    if (turn == mine) work();
+    control.barrier();
+  }
+}
+
+void warm_up(Backend& backend, const ModelConfig& given, DType dtype, std::int64_t sequence) {
+  if (!backend.device->outside_bytes()) return;
+  const ModelConfig model = resolve(given);
+  Device& device = *backend.device;
+  const std::int64_t tokens = std::clamp<std::int64_t>(sequence, 1, kFirstTokens);
+  SlotSpecs product, attention;
+  product.set(Linear::kX, {{tokens, model.hidden}, dtype});
+  product.set(Linear::kWeight, {{model.hidden, model.hidden}, dtype});
+  product.set(Linear::kBias, {{model.hidden}, dtype});
+  const HeadLayout heads{static_cast<int>(model.heads), static_cast<int>(model.kv_heads),
+                         static_cast<int>(model.head_dim)};
+  attention.set(Attention::kQkv, {{1, tokens, heads.packed_width()}, dtype});
+  const Attention::Attrs scaled{heads, 1 / std::sqrt(static_cast<double>(heads.head_dim))};
+  const auto stream = device.make_stream(StreamKind::Compute);
+  for (const Node& node : {lone_node<Linear>({}, product), lone_node<Linear>({}, product, Phase::InputGrad),
+                           lone_node<Linear>({}, product, Phase::WeightGrad), lone_node<Attention>(scaled, attention),
+                           lone_node<Attention>(scaled, attention, Phase::InputGrad)}) {
+    const Kernel kernel = NodeRunner::kernel_of(backend.kernels, node);
+    if (kernel == nullptr) continue;  // the run will say so
+    NodeRunner runner(device, *stream, kernel, node, backend.threads);
+    runner.launch();
+    stream->synchronize();
+  }
+}
+
+namespace {
+
+// Every rank sends to the next one and receives from the one before, on the way that such messages have.
+void send_around(const Group& group, const View& sent, const View& received, bool back, const CallSite& at) {
+  const int ranks = group.size(), rank = group.rank(), step = back ? ranks - 1 : 1;
+  const int to = (rank + step) % ranks, from = (rank + ranks - step) % ranks;
+  const bool first = rank % 2 == 0;
+  if (first) group.send(sent, to, at);
+  group.receive(received, from, at);
+  if (!first) group.send(sent, to, at);
+}
+
+// What a step asks of the groups of an axis.
+void call_group(const Group& group, Device& device, Stream& stream, std::int64_t bytes) {
+  const std::int64_t floats = std::max<std::int64_t>(1, bytes / dtype_bytes(DType::f32) / group.size());
+  const TensorSpec all{{floats * group.size()}, DType::f32}, mine{{floats}, DType::f32};
+  DeviceBuffer buffer(device, DeviceBuffer::rounded(all.bytes()) + DeviceBuffer::rounded(mine.bytes()));
+  struct Call {
+    const Group* group;
+    Stream* stream;
+    View whole, part;
+  } call{&group, &stream, {buffer.take(all.bytes()), all}, {buffer.take(mine.bytes()), mine}};
+  device.fill(call.whole.data, 0, call.whole.spec.bytes());
+  device.fill(call.part.data, 0, call.part.spec.bytes());
+  stream.launch({[](void* c) {
+                   const auto& [asked, on, whole, part] = *static_cast<const Call*>(c);
+                   const CallSite at("first call", on);
+                   if (asked->axis().starts_with("pipeline")) {
+                     send_around(*asked, part, {whole.data, part.spec}, asked->axis() == "pipeline_back", at);
+                     return;
+                   }
+                   asked->all_reduce(whole, ReduceOp::Sum, nullptr, at);
+                   asked->reduce_scatter(whole, part, ReduceOp::Sum, nullptr, at);
+                   asked->all_gather(part, whole, at);
+                 },
+                 &call});
+  stream.synchronize();
+}
+
+}  // namespace
+
+Groups connect_groups(Backend& backend, const Mesh& mesh, int rank, const GroupMaker& make) {
+  const bool counts = backend.transports && backend.transports->uses_nccl();
+  if (!counts) return make_groups(mesh, rank, make);
+  Device& device = *backend.device;
+  backend.transports->close();
+  const std::int64_t before = device.outside_bytes().value_or(0);
+  Groups groups = make_groups(mesh, rank, make);
+  const auto stream = device.make_stream(StreamKind::Communication);
+  for (const std::string_view axis : kMeshAxes) {
+    const Group& group = groups.find(axis)->second;
+    for (const std::int64_t bytes : kFirstMessages) {
+      if (group.size() > 1) call_group(group, device, *stream, bytes);
+    }
+  }
+  backend.group_bytes = std::max<std::int64_t>(0, device.outside_bytes().value_or(0) - before);
+  return groups;
+}
+
 std::int64_t free_bytes(const Backend& backend) {
   const std::int64_t share = backend.device->memory().free_bytes / backend.sharing_ranks;
-  return share + backend.device->outside_bytes().value_or(0);
+  return share + (backend.device->outside_bytes() ? bytes_outside_now(backend) : 0);
 }
 
 std::int64_t outside_bytes(const Backend& backend) {
-  const auto on_device = backend.device->outside_bytes();
-  if (!on_device) return outside_arena_bytes();
-  return *on_device + kRoomOnGpu + (backend.transports && backend.transports->uses_nccl() ? kRoomForNccl : 0);
+  if (!backend.device->outside_bytes()) return outside_arena_bytes();
+  return backend.kept_bytes + backend.group_bytes + kRoomOnGpu;
 }
 
-double peak_flops(const Backend& backend, const Config& config, int threads) {
+std::int64_t bytes_outside_now(const Backend& backend) {
+  const std::int64_t at_start = backend.kept_bytes + backend.group_bytes;
+  return backend.sharing_ranks > 1 ? at_start : backend.device->outside_bytes().value_or(at_start);
+}
+
+double peak_flops(Backend& backend, const Config& config, int threads) {
   if (!backend.device->outside_bytes()) return measure_gemm_gflops(threads, config.precision) * 1e9;
-  const GpuDataSheet* gpu = find_gpu(config.gpu);
-  return gpu == nullptr ? 0 : peak_rate(*gpu, config.precision, config.cuda.tf32);
+  const double of_sheet = backend.peak.of(config.precision);
+  return of_sheet > 0 ? of_sheet : product_flops_per_s(backend, config.precision);
 }
 
 }  // namespace plimsoll

@@ -1,12 +1,15 @@
 #pragma once
 // What a rank computes on: its device, and the kernels for it.
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "launch/config.hpp"
 #include "launch/device_transport.hpp"
+#include "launch/groups.hpp"
 #include "runtime/device/device.hpp"
 #include "runtime/exec/kernel_table.hpp"
 
@@ -15,8 +18,23 @@ namespace plimsoll {
 class Group;
 struct Place;
 
+// A rank's GPU: its host, the device's address on it, and what it is.
+struct RankGpu {
+  std::uint64_t host = 0;  // a hash of its name
+  std::array<char, 32> bus_id{};
+  std::array<char, 96> name{};  // the driver's
+  std::int64_t memory_bytes = 0;
+};
+
 struct Backend {
+  std::string name;  // of the processor or the GPU
+  // Of a GPU, with what else times of kernels depend on: the module and its libraries. Empty: the CPU.
+  std::string kernels_name;
+  PrecisionRates peak;  // of its data sheet; 0: it has none here
   std::unique_ptr<Device> device;
+  // Of a device with memory of its own: what context and libraries keep of it after a first call of each, as this rank
+  // found it when nobody else of the run used the device; and what the groups of the run do (connect_groups).
+  std::int64_t kept_bytes = 0, group_bytes = 0;
   KernelTable kernels;      // without collectives
   int sharing_ranks = 1;    // of this host, with the device's memory
   bool records = false;     // programs are recorded and replayed (ExecutorOptions)
@@ -29,16 +47,31 @@ struct Backend {
 // `threads`: of its kernels.
 Backend make_cpu_backend(int threads);
 // By `device`, `cuda` and `comm.transport` of the configuration, with a GPU by the local rank; fills config.gpu and
-// what comm.transport is on GPUs where it was auto. Collective over `control`. Error(Config): this build has no CUDA,
-// ranks would share a GPU without cuda.share, or NCCL would have to; Error(Device): this machine has no driver, no
-// device, or not the libraries.
+// what comm.transport is on GPUs where it was auto. GPUs of which one has no data sheet here are measured, all at once.
+// Collective over `control`. Error(Config): this build has no CUDA, ranks would share a GPU without cuda.share, or NCCL
+// would have to; Error(Device): this machine has no driver, no device, or not the libraries.
 Backend make_backend(Config& config, const Place& place, const Group& control, int threads);
 
-// A rank's GPU: its host, and the device's address on it.
-struct RankGpu {
-  std::uint64_t host = 0;  // a hash of its name
-  std::array<char, 32> bus_id{};
-};
+// A call of each kernel library on a device with memory of its own, at the sizes of a model and in the dtype of its
+// run: handles, kernels' code and what else libraries keep come to the device, and nothing else is left there. What
+// the model leaves open is as resolve() has it.
+void warm_up(Backend& backend, const ModelConfig& model, DType dtype, std::int64_t sequence);
+// work() of this rank, while no other rank with the same GPU is in its own; on return all have done theirs. `all`: by
+// rank of `control`, over which this is collective.
+void take_turns(const Group& control, std::span<const RankGpu> all, const std::function<void()>& work);
+
+// The groups of a mesh (make_groups), with what they keep of the device's memory in `group_bytes`: each has carried
+// every collective of its axis, small and large, where the transport is a library on the device (NCCL connects at the
+// first call). Those that were made before are closed. Collective over all ranks.
+Groups connect_groups(Backend& backend, const Mesh& mesh, int rank, const GroupMaker& make);
+
+// What all ranks plan for, so that they plan alike: the GPU of rank 0; where one of `all` has no data sheet, what the
+// slowest of them reaches, measured now. Collective over `control`.
+FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend);
+
+// What groups of this backend put over transports of MPI; empty: nothing. The backend outlives it.
+TransportOver transport_over(Backend& backend);
+
 // "ranks 0 and 2 have the same GPU …": the first two of them; nullopt: each has its own.
 std::optional<std::string> shared_gpu(std::span<const RankGpu> ranks);
 
@@ -47,8 +80,11 @@ std::int64_t free_bytes(const Backend& backend);
 // What this rank has of the budget's memory besides an arena that it has not made yet, and room for what libraries
 // allocate later.
 std::int64_t outside_bytes(const Backend& backend);
-// FLOP/s that are 100 % MFU on this rank, in `dtype`: of the data sheet where the device has one here, measured on the
-// CPU; 0: unknown.
-double peak_flops(const Backend& backend, const Config& config, int threads);
+// What it has of a device's memory besides its arena, without such room: measured now, and at the start where ranks
+// share the device.
+std::int64_t bytes_outside_now(const Backend& backend);
+// FLOP/s that are 100 % MFU on this rank, in the run's precision: of the data sheet where the device has one here, else
+// measured.
+double peak_flops(Backend& backend, const Config& config, int threads);
 
 }  // namespace plimsoll

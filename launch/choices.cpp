@@ -36,7 +36,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
            cuda ? fmt::format("{} of the device: measured, and room for libraries", format_bytes(outside))
                 : fmt::format("{} measured and {} allowed for libraries",
                               format_bytes(outside - kLibraryAllowanceBytes), format_bytes(kLibraryAllowanceBytes))},
-          {"plan.profile", cuda ? "off" : "in the cache of the user"},
+          {"plan.profile", "in the cache of the user"},
           {"memory.host_budget", format_bytes(host_budget)},
           {"comm.transport", alone  ? "self"
                              : cuda ? std::string(to_text(config.comm.transport))
@@ -50,7 +50,8 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
                                                       : format_bytes(options.gather_bytes)},
           {"comm.hierarchical", sums},
           {"comm.pipeline_chunks", std::to_string(options.pipeline_chunks)},
-          {"comm.cluster", cuda ? config.gpu : "a CPU core per rank"},
+          {"comm.cluster",
+           cuda ? config.gpu.name + (config.gpu.measured ? ", measured" : "") : std::string("a CPU core per rank")},
           {"comm.collectives", alone                                          ? "none"
                                : config.comm.transport == TransportName::Nccl ? "NCCL's"
                                                                               : "own"},

@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <functional>
 
+#include "launch/backend.hpp"
 #include "launch/cluster_file.hpp"
 #include "launch/commands.hpp"
 #include "launch/handshake.hpp"
@@ -22,8 +23,6 @@ Config probed_config(const ConfigArguments& arguments, int ranks) {
   Config config = load_config(arguments.path, arguments.overrides);
   require(!config.parallel.automatic, ErrorKind::Config, "{}: is auto, but a probe needs the mesh that it measures",
           key_place(config, "parallel"));
-  require(config.device == DeviceKind::Cpu, ErrorKind::Config, "{}: is cuda, but a probe measures CPUs in this version",
-          key_place(config, "device"));
   check_for_ranks(config, ranks);
   return config;
 }
@@ -36,11 +35,14 @@ Mesh probed_mesh(const ProbeArguments& arguments, const Config& config, int rank
   return mesh;
 }
 
-std::string comment_of(const ClusterDescription& cluster, const Mesh& mesh, const std::string& guess) {
+std::string comment_of(const ClusterDescription& cluster, const Mesh& mesh, const Backend& backend,
+                       const std::string& guess) {
   std::string comment =
       fmt::format("# Measured by plimsoll probe on {} rank(s), {} of a host: data {} x pipeline {} x tensor {}.\n",
                   mesh.ranks(), cluster.devices_per_node, mesh.data, mesh.pipeline, mesh.tensor);
-  comment += "# Not measured: kernel_overhead_s and the latency of host; peak is the rate of matrix products.\n";
+  if (backend.transports) comment += fmt::format("# Messages by {}.\n", backend.transports->text());
+  comment += fmt::format("# Not measured: kernel_overhead_s and the latency of host; peak is {}.\n",
+                         backend.peak == PrecisionRates{} ? "the rate of matrix products" : "that of the data sheet");
   return guess.empty() ? comment : comment + fmt::format("# {}.\n", guess);
 }
 
@@ -74,14 +76,21 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
   require(!a.check || *largest >= kLeastChecked, ErrorKind::Usage, "--check with --largest '{}': needs at least {}",
           a.largest, format_bytes(kLeastChecked));
   Place place{mpi.rank(), mpi.size(), mpi.local_rank(), mpi.local_size()};
-  const Config config = probed_config(a.config, place.ranks);
+  Config config = probed_config(a.config, place.ranks);
   const Mesh mesh = probed_mesh(a, config, place.ranks);
   const Group control = mpi.world("control");
   agree(control, config);
   place.cores = cores_of_rank(control);
-  const Groups groups = make_groups(mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
-    return mpi.group(axis, ranks, config.comm.collectives == CollectiveSource::Mpi);
+  const int threads = choose_threads(config, place);
+  Backend backend = make_backend(config, place, control, threads);
+  Groups groups = make_groups(mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
+    return mpi.group(axis, ranks, config.comm.collectives == CollectiveSource::Mpi, transport_over(backend));
   });
+  std::unique_ptr<Stream> messages;
+  if (backend.transports) {
+    messages = backend.device->make_stream(StreamKind::Communication);
+    options.on = {backend.device.get(), messages.get()};
+  }
   const bool tells = place.rank == 0 && !a.out.empty();
   ClusterDescription cluster;
   cluster.devices_per_node = static_cast<std::int64_t>(control.max(place.local_ranks));
@@ -95,12 +104,13 @@ int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
     if (tells) tell_errors(link_errors(cluster.measured, again));
   }
   // After the links: threads that compute once go on looking for work, beside the messages.
-  measure_slowdowns(control, groups, choose_threads(config, place), cluster.measured);
+  measure_slowdowns(control, groups, backend, threads, options.on, cluster.measured);
   if (tells) tell_slowdowns(cluster.measured);
-  cluster.device = measure_device(control, choose_threads(config, place), place.local_ranks);
+  cluster.device = measure_device(control, backend, threads);
+  if (backend.transports) backend.transports->close();
   const std::string guess = fit_links(cluster, mesh, hosts_of(control));
   if (place.rank != 0) return 0;
-  const std::string text = write_cluster(cluster, comment_of(cluster, mesh, guess));
+  const std::string text = write_cluster(cluster, comment_of(cluster, mesh, backend, guess));
   if (!tells) {
     fmt::print("{}", text);
     return 0;

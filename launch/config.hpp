@@ -16,6 +16,7 @@
 #include "parallel/config.hpp"
 #include "runtime/data/config.hpp"
 #include "runtime/model/config.hpp"
+#include "runtime/plan/cluster.hpp"
 #include "runtime/plan/config.hpp"
 #include "runtime/tensor/dtype.hpp"
 
@@ -51,6 +52,13 @@ constexpr std::array<EnumName, 2> enum_names(DeviceKind) {
   return {named(DeviceKind::Cpu, "cpu"), named(DeviceKind::Cuda, "cuda")};
 }
 
+// The GPU that a run found: that of rank 0, which all ranks plan for.
+struct FoundGpu {
+  std::string name;  // the driver's; empty: none was looked for
+  std::int64_t memory_bytes = 0;
+  std::optional<DeviceDescription> measured = {};  // where a rank's has no data sheet (runtime/plan/device_table.hpp)
+};
+
 struct Config {
   ModelConfig model;
   DataConfig data;
@@ -64,7 +72,7 @@ struct Config {
   DType precision = DType::f32;  // of activations and matrix products: fp32 | bf16 | fp16 | fp64
   DeviceKind device = DeviceKind::Cpu;
   CudaConfig cuda;
-  std::string gpu;  // the driver's name of the device that a run found; no key
+  FoundGpu gpu;  // no key
   RunConfig run;
   std::shared_ptr<const ConfigNode> source;  // what was read, for the places in later errors; may be null
 };

@@ -4,26 +4,20 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <set>
 
 #include "kernels/cpu/gemm_rate.hpp"
-#include "kernels/cpu/register.hpp"
-#include "launch/process.hpp"
-#include "launch/unit_of_work.hpp"
+#include "launch/device_rates.hpp"
+#include "launch/node_runner.hpp"
 #include "runtime/core/median.hpp"
 #include "runtime/core/text.hpp"
-#include "runtime/tensor/convert.hpp"
 
 namespace plimsoll {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr LinkOperation kOperations[]{LinkOperation::SendReceive, LinkOperation::ReduceScatter,
                                       LinkOperation::AllGather, LinkOperation::AllReduce};
-constexpr int kRepetitions = 7;
 
 // Axes that carry what other axes do: control, and the pipeline in its other direction.
 bool is_measured(std::string_view axis) { return axis != "world" && axis != "pipeline_back"; }
@@ -37,78 +31,6 @@ std::vector<LinkSample> slowest(const Group& control, const std::vector<LinkSamp
     all.push_back({static_cast<std::int64_t>(control.max(static_cast<double>(here.bytes))), control.max(here.seconds)});
   }
   return all;
-}
-
-// Median seconds of a call, after one that warms up.
-template <class F>
-double seconds_of(const F& call) {
-  call();
-  std::vector<double> times;
-  for (int i = 0; i < kRepetitions; ++i) {
-    const auto begin = Clock::now();
-    call();
-    times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
-  }
-  return std::max(median(std::move(times)), 1e-9);
-}
-
-// Seconds of the forward kernel of an op without whole numbers, on inputs of ones.
-template <class Op>
-struct TimedKernel {
-  double seconds = 0, flops = 0;
-  std::int64_t bytes = 0;  // of all its slots
-
-  TimedKernel(const typename Op::Attrs& attrs, SlotSpecs specs, DType dtype, int threads) {
-    const Attrs attributes(std::in_place_index<op_id<Op>>, attrs);
-    op_info(op_id<Op>).infer(attributes, specs);
-    std::array<View, kMaxSlots> values;
-    std::vector<std::vector<std::byte>> memory;
-    for (std::size_t s = 0; s < Op::slots.size(); ++s) {
-      if (!specs.has(static_cast<int>(s))) continue;
-      const TensorSpec& spec = specs[static_cast<int>(s)];
-      auto& buffer = memory.emplace_back(static_cast<std::size_t>(spec.bytes()));
-      values[s] = {buffer.data(), spec};
-      bytes += spec.bytes();
-      const std::vector<float> ones(static_cast<std::size_t>(spec.elements()), 1.0F);
-      convert_elements(DType::f32, ones.data(), spec.dtype, buffer.data(), spec.elements());
-    }
-    std::vector<std::byte> scratch(
-        static_cast<std::size_t>(Op::workspace_bytes(attrs, specs, Phase::Forward, threads)) + 64);
-    const StepInputs inputs;
-    KernelArgs args;
-    args.value = values.data();
-    args.attributes = &attributes;
-    args.workspace = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64;
-    args.threads = threads;
-    args.inputs = &inputs;
-    const Kernel kernel = cpu_kernels().find(op_id<Op>, Phase::Forward, dtype);
-    flops = static_cast<double>(Op::flops(attrs, specs, Phase::Forward));
-    seconds = seconds_of([&] { kernel(args); });
-  }
-};
-
-double attention_flops_per_s(DType dtype, int threads) {
-  const Attention::Attrs attrs{{12, 12, 64}, 0.125, 0, 1};
-  SlotSpecs specs;
-  specs.set(Attention::kQkv, {{1, 512, attrs.layout.packed_width()}, dtype});
-  const TimedKernel<Attention> kernel(attrs, specs, dtype, threads);
-  return kernel.flops / kernel.seconds;
-}
-
-double elementwise_bytes_per_s(int threads) {
-  constexpr std::int64_t kElements = std::int64_t{8} << 20;  // of three arrays: beyond any cache
-  SlotSpecs specs;
-  specs.set(Add::kA, {{kElements}, DType::f32});
-  specs.set(Add::kB, {{kElements}, DType::f32});
-  const TimedKernel<Add> kernel({}, specs, DType::f32, threads);
-  return static_cast<double>(kernel.bytes) / kernel.seconds;
-}
-
-double copied_bytes_per_s() {
-  constexpr std::size_t kBytes = std::size_t{32} << 20;
-  const std::vector<std::byte> from(kBytes, std::byte{1});
-  std::vector<std::byte> to(kBytes);
-  return static_cast<double>(kBytes) / seconds_of([&] { std::memcpy(to.data(), from.data(), kBytes); });
 }
 
 }  // namespace
@@ -139,40 +61,51 @@ std::vector<MeasuredLink> measure_links(const Group& control, const Mesh& mesh, 
   return links;
 }
 
-void measure_slowdowns(const Group& control, const Groups& groups, int threads, std::vector<MeasuredLink>& links) {
+void measure_slowdowns(const Group& control, const Groups& groups, Backend& backend, int threads, const ProbePlace& on,
+                       std::vector<MeasuredLink>& links) {
   constexpr double kLong_s = 0.05;  // messages as long as those that compute hides
-  omp_set_num_threads(threads);
-  const UnitOfWork work;
+  omp_set_num_threads(threads);     // products follow this
+  const std::unique_ptr<Stream> compute = backend.device->make_stream(StreamKind::Compute);
+  LoneProduct work(backend, *compute, LoneProduct::kShort);
   for (MeasuredLink& link : links) {
     if (link.operation == LinkOperation::SendReceive) continue;
     std::size_t size = 0;
     while (size + 1 < link.bytes.size() && link.seconds[size] < kLong_s) ++size;
     const auto group = groups.find(link.axis);
     const bool here = group != groups.end() && group->second.size() > 1;
-    link.slows = control.max(here ? probe_slowdown(group->second, link.operation, link.bytes[size], work) : 0);
+    const auto slows = [&] {
+      return probe_slowdown(
+          group->second, link.operation, link.bytes[size], [&] { work.run(); }, on);
+    };
+    link.slows = control.max(here ? slows() : 0);
   }
 }
 
-DeviceDescription measure_device(const Group& control, int threads, int local_ranks) {
+DeviceDescription measure_device(const Group& control, Backend& backend, int threads) {
   const auto of_slowest = [&](double rate) { return -control.max(-rate); };
   const auto of_largest = [&](std::int64_t bytes) {
     return static_cast<std::int64_t>(control.max(static_cast<double>(bytes)));
   };
+  const bool on_host = !backend.device->outside_bytes();
   omp_set_num_threads(threads);  // products follow this
   DeviceDescription device;
-  device.name = fmt::format("{}, {} thread{}", cpu_model(), threads, threads == 1 ? "" : "s");
+  device.name = on_host ? fmt::format("{}, {} thread{}", backend.name, threads, threads == 1 ? "" : "s") : backend.name;
   control.barrier();
   const auto rates = [&](const auto& rate) {
     return PrecisionRates{of_slowest(rate(DType::f64)), of_slowest(rate(DType::f32)), of_slowest(rate(DType::bf16)),
                           of_slowest(rate(DType::f16))};
   };
-  device.matmul = rates([&](DType dtype) { return measure_gemm_gflops(threads, dtype) * 1e9; });
-  device.attention = rates([&](DType dtype) { return attention_flops_per_s(dtype, threads); });
-  device.peak = device.matmul;
-  device.memory_bytes_per_s = of_slowest(elementwise_bytes_per_s(threads));
-  device.host.bytes_per_s = of_slowest(copied_bytes_per_s());
-  device.memory_bytes = -of_largest(-make_cpu_device(1)->memory().total_bytes / local_ranks);
-  device.outside_bytes = of_largest(outside_arena_bytes());
+  // Of the host, the products alone: what MFU is a share of there.
+  device.matmul = rates([&](DType dtype) {
+    return on_host ? measure_gemm_gflops(threads, dtype) * 1e9 : product_flops_per_s(backend, dtype);
+  });
+  device.attention = rates([&](DType dtype) { return attention_flops_per_s(backend, dtype); });
+  device.peak =
+      rates([&](DType dtype) { return backend.peak.of(dtype) > 0 ? backend.peak.of(dtype) : device.matmul.of(dtype); });
+  device.memory_bytes_per_s = of_slowest(elementwise_bytes_per_s(backend));
+  device.host.bytes_per_s = of_slowest(copied_bytes_per_s(backend));
+  device.memory_bytes = -of_largest(-backend.device->memory().total_bytes / backend.sharing_ranks);
+  device.outside_bytes = of_largest(outside_bytes(backend));
   return device;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "comm/probe.hpp"
+#include "launch/backend.hpp"
 #include "launch/groups.hpp"
 #include "runtime/plan/cluster.hpp"
 
@@ -18,14 +19,16 @@ std::vector<MeasuredLink> measure_links(const Group& control, const Mesh& mesh, 
                                         const ProbeOptions& options,
                                         const std::function<void(const MeasuredLink&)>& told = {});
 
-// MeasuredLink::slows of collectives: what they take from matrix products of `threads` threads beside them. Collective
-// over `control`, with the groups that the links were measured on.
-void measure_slowdowns(const Group& control, const Groups& groups, int threads, std::vector<MeasuredLink>& links);
+// MeasuredLink::slows of collectives: what they take from matrix products of the backend beside them, `threads` on the
+// host. `on`: as for the links. Collective over `control`, with the groups that the links were measured on.
+void measure_slowdowns(const Group& control, const Groups& groups, Backend& backend, int threads, const ProbePlace& on,
+                       std::vector<MeasuredLink>& links);
 
-// What the slowest rank reaches while all of them compute: matrix products and attention in every precision,
-// elementwise kernels, copies. `memory_bytes` and what lies outside the arena are of a rank; `peak` is the rate of
-// matrix products, for want of a data sheet. The overhead of a kernel is not measured. Collective over `control`.
-DeviceDescription measure_device(const Group& control, int threads, int local_ranks);
+// What the slowest rank reaches while all of them compute: matrix products and attention in every precision that the
+// backend has kernels for, elementwise kernels, copies. `memory_bytes` and what lies outside the arena are of a rank;
+// `peak` is that of the data sheet, and the rate of matrix products for want of one. The overhead of a kernel is not
+// measured. `threads`: of the host. Collective over `control`.
+DeviceDescription measure_device(const Group& control, Backend& backend, int threads);
 
 // `inside` and `between` as the line that fits the messages of measured groups whose ranks are on one host, or not;
 // `hosts`: of each rank, anything that is the same on one host. Where there was no such group, the line is that of the

@@ -118,8 +118,8 @@ std::int64_t peak_rss_bytes() {
 
 std::int64_t outside_arena_bytes() { return current_rss_bytes() + kLibraryAllowanceBytes; }
 
-std::uint64_t hash_of_binary() {
-  std::ifstream file("/proc/self/exe", std::ios::binary);
+std::uint64_t hash_of_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
   XXH64_state_t* state = XXH64_createState();
   XXH64_reset(state, 0);
   std::vector<char> piece(1 << 20);
@@ -130,6 +130,8 @@ std::uint64_t hash_of_binary() {
   XXH64_freeState(state);
   return hash;
 }
+
+std::uint64_t hash_of_binary() { return hash_of_file("/proc/self/exe"); }
 
 std::string cpu_model() {
   const std::string line = status_line("/proc/cpuinfo", "model name");

@@ -26,7 +26,8 @@ std::int64_t current_rss_bytes();
 std::int64_t peak_rss_bytes();
 // What this process has besides an arena that it has not made yet, and kLibraryAllowanceBytes.
 std::int64_t outside_arena_bytes();
-std::uint64_t hash_of_binary();  // of the file that this process runs
+std::uint64_t hash_of_file(const std::string& path);  // of nothing where it cannot be read
+std::uint64_t hash_of_binary();                       // of the file that this process runs
 std::string cpu_model();
 bool cpu_has_avx512();
 

@@ -3,6 +3,7 @@
 #include "launch/cluster_file.hpp"
 #include "launch/measured.hpp"
 #include "launch/process.hpp"
+#include "runtime/core/error.hpp"
 #include "runtime/plan/device_table.hpp"
 
 namespace plimsoll {
@@ -23,15 +24,20 @@ ClusterDescription choose_cluster(const Config& config) {
   if (!config.comm.cluster.empty()) return load_cluster(config.comm.cluster);
   if (config.device == DeviceKind::Cpu) return {};
   constexpr std::int64_t kMemoryOfH200 = std::int64_t{139} << 30;
-  const GpuDataSheet* gpu = find_gpu(config.gpu.empty() ? "H200" : config.gpu);
-  return describe_gpus(gpu != nullptr ? *gpu : *find_gpu("H200"), kMemoryOfH200, config.cuda.tf32);
+  if (config.gpu.name.empty()) return describe_gpus(*find_gpu("H200"), kMemoryOfH200, config.cuda.tf32);
+  if (config.gpu.measured) return describe_gpus(*config.gpu.measured);
+  const GpuDataSheet* gpu = find_gpu(config.gpu.name);
+  require(gpu != nullptr, ErrorKind::Internal, "{} has no data sheet and was not measured", config.gpu.name);
+  return describe_gpus(*gpu, config.gpu.memory_bytes, config.cuda.tf32);
 }
 
-RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes)
+RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes,
+                   Backend* backend, const Group* messages)
     : cluster_(choose_cluster(config)), described_(cluster_), costs_(&described_) {
-  const bool here = config.comm.cluster.empty() && config.device == DeviceKind::Cpu;
+  const bool here = config.comm.cluster.empty() && (config.device == DeviceKind::Cpu || backend != nullptr);
   if (!here || config.plan.profile == "") return;
   owner_ = {cpu_model(), build_name(), choose_threads(config, place), place.local_ranks};
+  if (config.device == DeviceKind::Cuda) owner_.device = backend->kernels_name;
   named_ = config.plan.profile.has_value();
   file_ = named_ ? std::filesystem::path(*config.plan.profile) : cache_file("kernels.json");
   writes_ = control != nullptr && place.rank == 0;
@@ -40,6 +46,10 @@ RunCosts::RunCosts(const Config& config, const Place& place, const Group* contro
   if (control != nullptr) {
     KernelTimerOptions options{owner_.threads, most_bytes};
     if (place.ranks > 1) options.group = control;
+    if (config.device == DeviceKind::Cuda) {
+      options.backend = backend;
+      options.messages = place.ranks > 1 ? messages : nullptr;
+    }
     timer_ = std::make_unique<KernelTimer>(options);
   }
   // Collectives were measured over the ranks of one host.

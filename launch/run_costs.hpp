@@ -13,15 +13,17 @@
 namespace plimsoll {
 
 // The description of comm.cluster. Where it names none: a CPU core per rank, or with device: cuda the GPU that the run
-// found, and an H200 where it found none (`plan`) or one without a data sheet here.
+// found, by its data sheet or as it was measured, and an H200 where none was looked for (`plan`).
 ClusterDescription choose_cluster(const Config& config);
 
 class RunCosts {
  public:
   // `control`: of all ranks, which then must ask for the same nodes in the same order; null: nothing is measured.
   // `most_bytes`: of the buffers of a measured node. Rank 0 reads the file. Error(Config), on every rank, where a named
-  // file cannot be used.
-  RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes);
+  // file cannot be used. With device: cuda, `backend` is whose kernels are measured, and without it nothing is known of
+  // this machine; `messages`: of all ranks, over its transports, where there are several. Both outlive this.
+  RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes,
+           Backend* backend = nullptr, const Group* messages = nullptr);
   RunCosts(const RunCosts&) = delete;
   RunCosts& operator=(const RunCosts&) = delete;
   LayoutMachine machine() const { return {cluster_, costs_}; }

@@ -40,6 +40,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 std::atomic<std::int64_t> step_now{-1};
 
+Mesh replicas(int ranks) {
+  Mesh mesh;
+  mesh.data = mesh.shards = ranks;
+  return mesh;
+}
+
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 // Everything of one rank, in the order in which it is made.
@@ -51,7 +57,8 @@ struct Run {
   Group control;
   int threads = 1;  // of the host
   Backend backend;
-  Groups groups;  // may carry the memory of the backend's device
+  Groups groups;                  // may carry the memory of the backend's device
+  std::optional<Mesh> connected;  // that groups are of
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Dataset> dataset;
   RankBudgets budgets;
@@ -91,40 +98,66 @@ struct Run {
     threads = choose_threads(config, place);
     backend = make_backend(config, place, control, threads);
     if (purpose == Purpose::Train) peak_gflops = control.sum(peak_flops(backend, config, threads) * 1e-9);
-    outside = config.memory.reserve.value_or(outside_bytes(backend));
-    // All ranks plan alike, so they know what was measured: the largest of all ranks, and the budget of each.
-    outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
+    // A device's groups are made before the plan: what they keep of its memory is measured, and so are messages. A mesh
+    // that is not known yet is one of replicas, and made again.
+    if (backend.transports)
+      connect(config.parallel.automatic ? replicas(place.ranks) : choose_mesh(config, place.ranks));
+    agree_on_outside();
     const bool on_host = !backend.device->outside_bytes();
     if (purpose == Purpose::Train && chief() && !config.memory.reserve && on_host)
       remember_outside_bytes(place.ranks, outside);
     budgets = config.memory.budget ? given_budgets(config, place.ranks) : measured_budgets();
     host_budget = choose_host_budget(config, place, backend, budgets.of(place.rank));
     host_budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(host_budget)));
-    costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budgets.least() - outside));
+    costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budgets.least() - outside),
+                                       &backend, backend.transports ? &groups.find("world")->second : nullptr);
     if (auto choice = choose_layout(config, place, costs->machine(), budgets.least(), outside); choice && chief())
       fmt::print("{}", layout_text(*choice, costs->cluster(), budgets.least() - outside, false));
-    options = choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs(), costs->profile(),
-                              &recompute_choice);
+    choose(purpose);
     roles = rank_roles(options);
     if (!plan.empty()) check_followed(plan_json(roles, plan_context()), plan);
     const auto infeasible = infeasible_role(roles);
     require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
-    const bool native = config.comm.collectives == CollectiveSource::Mpi;
-    make_engine(purpose, [&] {
-      groups = make_groups(options.mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
-        return mpi.group(axis, ranks, native, transport_over());
-      });
-    });
+    make_engine(purpose, [&] { connect(options.mesh); });
     const bool shareable = options.mesh.data > 1 && options.micro_batches > 1;
     if (purpose == Purpose::Train && config.parallel.auto_shares && options.shares.empty() && shareable) share();
     if (backend.transports) backend.transports->register_memory(engine->arena());
   }
 
-  TransportOver transport_over() {
-    if (!backend.transports) return {};
-    return [this](const std::string& axis, std::shared_ptr<Transport> below, std::shared_ptr<WatchedGroup> watch) {
-      return backend.transports->over(axis, std::move(below), std::move(watch));
+  // Makes the groups of a mesh, in the place of those of another. Collective.
+  void connect(const Mesh& mesh) {
+    if (connected == mesh) return;
+    const bool native = config.comm.collectives == CollectiveSource::Mpi;
+    Groups made =
+        connect_groups(backend, mesh, place.rank, [&](const std::string& axis, const std::vector<int>& ranks) {
+          return mpi.group(axis, ranks, native, transport_over(backend));
+        });
+    for (auto& [axis, group] : made) groups[axis] = std::move(group);  // where others point to
+    connected = mesh;
+  }
+  // All ranks plan alike, so they know what was measured: the largest of all ranks, and the budget of each.
+  void agree_on_outside() {
+    outside = config.memory.reserve.value_or(outside_bytes(backend));
+    outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
+  }
+  // What groups of a device keep of its memory is known when they are made, and those of a mesh that was chosen now are
+  // made then: so what follows from their memory is chosen again.
+  void choose(Purpose purpose) {
+    const auto programs = [&] {
+      return choose_programs(config, place, purpose, budgets, outside, host_budget, &costs->costs(), costs->profile(),
+                             &recompute_choice);
     };
+    if (backend.transports) {
+      connect(choose_mesh(config, place.ranks));
+      agree_on_outside();
+    }
+    options = programs();
+    if (!backend.transports || connected == options.mesh) return;
+    connect(options.mesh);
+    agree_on_outside();
+    options = programs();
+    connect(options.mesh);
+    agree_on_outside();
   }
 
   // Collective, when nothing is sent any more.
@@ -290,9 +323,9 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   s.host_planned_bytes = plan.host_bytes;
   if (const Arena* host = run.engine->host_arena()) s.host_high_water_bytes = host->high_water();
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes - plan.host_bytes;
-  if (const auto outside = run.backend.device->outside_bytes()) {
-    s.outside_arena_bytes = *outside;
-    s.peak_process_bytes = *outside + plan.total_bytes;
+  if (run.backend.device->outside_bytes()) {
+    s.outside_arena_bytes = bytes_outside_now(run.backend);
+    s.peak_process_bytes = s.outside_arena_bytes + plan.total_bytes;
   }
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;

@@ -206,6 +206,22 @@ plimsoll_program_test(smoke_gpu_without_gpu
     ${PROJECT_SOURCE_DIR}/scripts/smoke.sh
   LABELS unit TIMEOUT 60)
 
+# On a GPU, under compute-sanitizer: a reference model in two precisions (fused attention and our own), launched and replayed.
+set(sanitizer_run Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/sanitizer_run.py)
+plimsoll_program_test(sanitizer_run_self_test COMMAND ${sanitizer_run} --self-test ${CMAKE_CURRENT_BINARY_DIR}/sanitizer_run
+  LABELS unit TIMEOUT 60)
+if(PLIMSOLL_CUDA)
+  foreach(tool IN ITEMS memcheck racecheck)
+    foreach(precision IN ITEMS fp32 bf16)
+      plimsoll_program_test(sanitizer.${tool}.${precision}
+        COMMAND ${sanitizer_run} ${tool} $<TARGET_FILE:golden_check> --device=cuda --precision=${precision}
+          ${CMAKE_CURRENT_SOURCE_DIR}/golden/qwen3_tied
+        LABELS gpu TIMEOUT 1200 SERIAL)
+      set_tests_properties(sanitizer.${tool}.${precision} PROPERTIES SKIP_RETURN_CODE 77)
+    endforeach()
+  endforeach()
+endif()
+
 # The installed package: another project finds it, compiles against it and runs.
 plimsoll_program_test(install
   COMMAND ${CMAKE_COMMAND} -DBUILD=${PROJECT_BINARY_DIR} -DCONSUMER=${CMAKE_CURRENT_SOURCE_DIR}/install

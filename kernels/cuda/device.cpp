@@ -102,6 +102,7 @@ class CudaDevice final : public Device {
     return make_native_stream(options_.index, kind);
   }
   std::unique_ptr<Event> make_event() override { return make_cuda_event(options_.index); }
+  std::unique_ptr<Timer> make_timer() override { return make_cuda_timer(options_.index); }
 
   void* allocate(std::int64_t bytes) override;
   void release(void* memory, std::int64_t bytes) noexcept override {

@@ -1,6 +1,7 @@
 #include "kernels/cuda/stream.hpp"
 
 #include "kernels/cuda/check.hpp"
+#include "kernels/cuda/ranges.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/device/cpu_stream.hpp"
 
@@ -30,6 +31,36 @@ class CudaEvent final : public Event {
   cudaEvent_t native = nullptr;
   std::unique_ptr<Event> hosted;
   bool on_thread = false;  // the last record() was on a hosted stream
+};
+
+class CudaTimer final : public Timer {
+ public:
+  explicit CudaTimer(int device) {
+    use_device(device);
+    check_cuda(cudaEventCreate(&begin_), "cudaEventCreate");
+    check_cuda(cudaEventCreate(&end_), "cudaEventCreate");
+  }
+  ~CudaTimer() override {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  CudaTimer(const CudaTimer&) = delete;
+  CudaTimer& operator=(const CudaTimer&) = delete;
+
+  void start(Stream& stream) override { record(begin_, stream); }
+  void stop(Stream& stream) override { record(end_, stream); }
+  double seconds() override {
+    check_cuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  static void record(cudaEvent_t event, Stream& stream) {
+    check_cuda(cudaEventRecord(event, static_cast<cudaStream_t>(stream.native_handle())), "cudaEventRecord");
+  }
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
 CudaEvent& cuda_event(const Event& event) {
@@ -134,6 +165,8 @@ class NativeStream final : public Stream {
     use_device(device_);
     check_cuda(cudaGraphLaunch(static_cast<CudaRecording&>(recording).executable, handle_.get()), "cudaGraphLaunch");
   }
+  void begin_range(const char* name) override { push_range(name); }
+  void end_range() override { pop_range(); }
 
  private:
   int device_;
@@ -187,6 +220,8 @@ class HostedStream final : public Stream {
   }
   void synchronize() override { thread_->synchronize(); }
   void* native_handle() override { return handle_.get(); }
+  void begin_range(const char* name) override { push_range(name); }
+  void end_range() override { pop_range(); }
 
  private:
   int device_;
@@ -202,6 +237,7 @@ std::unique_ptr<Stream> make_native_stream(int device, StreamKind kind) {
   return std::make_unique<NativeStream>(device, kind);
 }
 std::unique_ptr<Stream> make_hosted_stream(int device) { return std::make_unique<HostedStream>(device); }
+std::unique_ptr<Timer> make_cuda_timer(int device) { return std::make_unique<CudaTimer>(device); }
 std::unique_ptr<Event> make_cuda_event(int device) { return std::make_unique<CudaEvent>(device); }
 
 }  // namespace plimsoll

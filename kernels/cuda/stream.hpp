@@ -15,6 +15,8 @@ namespace plimsoll {
 std::unique_ptr<Stream> make_native_stream(int device, StreamKind kind);
 std::unique_ptr<Stream> make_hosted_stream(int device);
 std::unique_ptr<Event> make_cuda_event(int device);
+// Of native streams.
+std::unique_ptr<Timer> make_cuda_timer(int device);
 // Of the calling thread.
 void use_device(int device);
 

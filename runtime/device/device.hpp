@@ -67,6 +67,33 @@ class Stream {
   virtual bool begin_capture() { return false; }
   virtual std::unique_ptr<Recording> end_capture();
   virtual void replay(Recording& recording);
+  // What the calling thread asks of the stream between the two has a name in the timeline of a profiler, where one
+  // listens; ranges nest. `name` outlives both calls.
+  virtual void begin_range(const char* /*name*/) {}
+  virtual void end_range() {}
+};
+
+// A range for as long as this lives.
+class NamedRange {
+ public:
+  NamedRange(Stream& stream, const char* name) : stream_(stream) { stream_.begin_range(name); }
+  ~NamedRange() { stream_.end_range(); }
+  NamedRange(const NamedRange&) = delete;
+  NamedRange& operator=(const NamedRange&) = delete;
+
+ private:
+  Stream& stream_;
+};
+
+// How long a stream takes for what it is given between start() and stop(), on its own clock: neither the host's waiting
+// nor what the stream did before counts. For streams that are not communication's.
+class Timer {
+ public:
+  virtual ~Timer() = default;
+  virtual void start(Stream& stream) = 0;
+  virtual void stop(Stream& stream) = 0;
+  // Blocks the host until the stream has come to stop(). Rethrows what a task threw.
+  virtual double seconds() = 0;
 };
 
 // True on a stream's own thread once that stream is being destroyed. A task that waits for others polls it and throws,
@@ -96,6 +123,8 @@ class Device {
   virtual std::optional<std::int64_t> outside_bytes() const { return std::nullopt; }
   virtual std::unique_ptr<Stream> make_stream(StreamKind kind) = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
+  // Unless a device has a clock of its own: tasks that read the host's. The device outlives it.
+  virtual std::unique_ptr<Timer> make_timer();
   // The arena's allocation; everything else is host memory. Throws Error(OutOfMemory). Aligned to 4 KiB at least.
   virtual void* allocate(std::int64_t bytes) = 0;
   virtual void release(void* memory, std::int64_t bytes) noexcept = 0;

@@ -1,11 +1,39 @@
-// What a stream does unless its device does it otherwise: host code reaches the memory of the device.
+// What a stream and a device do unless they do it otherwise: host code reaches the memory of the device and runs the
+// tasks.
 
+#include <chrono>
 #include <cstring>
 
 #include "runtime/core/error.hpp"
 #include "runtime/device/device.hpp"
 
 namespace plimsoll {
+namespace {
+
+class HostTimer final : public Timer {
+ public:
+  explicit HostTimer(Device& device) : stopped_(device.make_event()) {}
+  void start(Stream& stream) override { stream.launch({read_clock, &begin_}); }
+  void stop(Stream& stream) override {
+    stream.launch({read_clock, &end_});
+    stream.record(*stopped_);
+  }
+  double seconds() override {
+    stopped_->synchronize();
+    return std::chrono::duration<double>(end_ - begin_).count();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static void read_clock(void* to) { *static_cast<Clock::time_point*>(to) = Clock::now(); }
+
+  std::unique_ptr<Event> stopped_;
+  Clock::time_point begin_, end_;
+};
+
+}  // namespace
+
+std::unique_ptr<Timer> Device::make_timer() { return std::make_unique<HostTimer>(*this); }
 
 void Stream::copy(const Transfer& transfer) {
   launch({[](void* t) {

@@ -9,6 +9,7 @@ namespace plimsoll {
 Executor::Executor(const Graph& graph, const MemoryPlan& plan, const ProgramLayout& layout,
                    const ExecutorContext& context, const ExecutorOptions& options)
     : graph_(graph),
+      program_(layout.name),
       context_(context),
       options_(options),
       value_offset_(layout.value_offset),
@@ -65,6 +66,8 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   b.stream = stream_of(node.stream);
   require(b.stream != nullptr, ErrorKind::Internal, "'{}' needs a {} stream", node.label, stream_name(node.stream));
   args.stream = b.stream;
+  b.range = fmt::format("{} {} {}", op.name, work_name(node), node.label);
+  if (node.layer >= 0) b.range += fmt::format(" of layer {}", node.layer);
   const std::string axis = std::visit(
       [](const auto& a) -> std::string {
         if constexpr (requires { a.axis; })
@@ -92,8 +95,11 @@ Stream* Executor::stream_of(StreamKind kind) const {
   return nullptr;
 }
 
+namespace {
+constexpr std::array<std::string_view, 3> kSectionNames{"forward", "backward", "update"};
+}
+
 void Executor::add_profile_rows(const std::string& program) {
-  constexpr std::array<std::string_view, 3> sections{"forward", "backward", "update"};
   std::vector<std::int64_t> bytes(graph_.nodes.size(), 0);
   std::vector<std::string> axis(graph_.nodes.size());
   for (const CollectiveCall& call : collectives(graph_)) {
@@ -108,7 +114,7 @@ void Executor::add_profile_rows(const std::string& program) {
     row.op = op.name;
     row.phase = work_name(node);
     row.label = node.label;
-    row.section = sections[static_cast<std::size_t>(graph_.section(n))];
+    row.section = kSectionNames[static_cast<std::size_t>(graph_.section(n))];
     row.layer = node.layer;
     row.again = node.again;
     row.flops = op.flops(node.attrs, node.specs, node.phase);
@@ -262,6 +268,7 @@ void Executor::run_kernel(Kernel kernel, const KernelArgs& args) const {
 void Executor::run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args) {
   constexpr std::uint8_t kNaNByte = 0xFF;  // all ones is a NaN in every floating dtype
   const Executor& owner = *bound.owner;
+  const NamedRange range(*bound.stream, bound.range.c_str());
   for (const auto& [data, bytes] : binding.poison_before) bound.stream->fill(data, kNaNByte, bytes);
   if (bound.profile_row >= 0) {
     const std::int64_t begin = Profile::now_ns();
@@ -308,6 +315,8 @@ Executor::Recorded& Executor::recorded(Graph::Section section, Variant variant, 
   if (found != recorded_.end()) return found->second;
   Recorded& of = recorded_[key];
   of.nodes = nodes_of(section, variant, part);
+  of.range = fmt::format("{} {}", program_, kSectionNames[static_cast<std::size_t>(section)]);
+  if (slots_.size() > 1) of.range += fmt::format(", chunk {}", part.chunk);
   of.records = options_.record && context_.profile == nullptr && !of.nodes.empty();
   for (const std::size_t n : of.nodes) {
     const Bound& b = bound_[n];
@@ -339,6 +348,7 @@ void Executor::run_recorded(Recorded& of, Variant variant, const RunPart& part) 
 void Executor::run(Graph::Section section, Variant variant, const RunPart& part) {
   values_->send(*context_.compute);
   Recorded& of = recorded(section, variant, part);
+  const NamedRange range(*context_.compute, of.range.c_str());
   if (of.records && of.prepared && part.launched == nullptr) {
     run_recorded(of, variant, part);
     if (part.join) join();

@@ -91,6 +91,7 @@ class Executor {
     Event* done = nullptr;  // recorded when a node of another stream waits for it
     int profile_row = -1;
     bool communicates = false;
+    std::string range;  // its name for profilers: "linear forward attention.qkv of layer 3"
     Executor* owner = nullptr;
   };
   void bind(std::size_t n, const ProgramLayout& layout, std::byte* arena);
@@ -104,6 +105,7 @@ class Executor {
   // What a run launches.
   struct Recorded {
     std::vector<std::size_t> nodes;
+    std::string range;  // its name for profilers: "train backward"
     bool records = false;
     bool prepared = false;       // it ran once
     std::vector<Event*> before;  // of other streams, which it waits for
@@ -118,6 +120,7 @@ class Executor {
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
 
   const Graph& graph_;
+  std::string program_;  // its name
   ExecutorContext context_;
   ExecutorOptions options_;
   std::vector<std::int64_t> value_offset_, value_stride_;

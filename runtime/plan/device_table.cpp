@@ -17,6 +17,15 @@ constexpr std::array kGpus{
     GpuDataSheet{"GeForce RTX 5090", {1.6e12, 104.8e12, 209.5e12, 209.5e12}, 104.8e12, 1.792e12, 64e9},
 };
 
+ClusterDescription nodes_of(const DeviceDescription& device, double link_bytes_per_s) {
+  ClusterDescription cluster;
+  cluster.device = device;
+  cluster.devices_per_node = 8;
+  cluster.inside = {8e-6, 0.8 * link_bytes_per_s};
+  cluster.between = {20e-6, 45e9};
+  return cluster;
+}
+
 }  // namespace
 
 const GpuDataSheet* find_gpu(std::string_view driver_name) {
@@ -56,12 +65,12 @@ DeviceDescription describe_gpu(const GpuDataSheet& gpu, std::int64_t memory_byte
 }
 
 ClusterDescription describe_gpus(const GpuDataSheet& gpu, std::int64_t memory_bytes, bool tf32) {
-  ClusterDescription cluster;
-  cluster.device = describe_gpu(gpu, memory_bytes, tf32);
-  cluster.devices_per_node = 8;
-  cluster.inside = {8e-6, 0.8 * gpu.link_bytes_per_s};
-  cluster.between = {20e-6, 45e9};
-  return cluster;
+  return nodes_of(describe_gpu(gpu, memory_bytes, tf32), gpu.link_bytes_per_s);
+}
+
+ClusterDescription describe_gpus(const DeviceDescription& measured) {
+  constexpr double kPcieLink = 32e9;
+  return nodes_of(measured, kPcieLink);
 }
 
 }  // namespace plimsoll

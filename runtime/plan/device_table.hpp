@@ -27,5 +27,7 @@ double peak_rate(const GpuDataSheet& gpu, DType dtype, bool tf32);
 DeviceDescription describe_gpu(const GpuDataSheet& gpu, std::int64_t memory_bytes, bool tf32);
 // Nodes of eight of them: four fifths of the link's rate, and the network of configs/clusters/h200.yaml.
 ClusterDescription describe_gpus(const GpuDataSheet& gpu, std::int64_t memory_bytes, bool tf32);
+// Nodes of eight of a device that has no row here and was measured: four fifths of a PCIe 4.0 link, the same network.
+ClusterDescription describe_gpus(const DeviceDescription& measured);
 
 }  // namespace plimsoll

@@ -37,7 +37,10 @@ std::string attributes_text(const Attrs& attrs) {
   return text;
 }
 
-std::string owner_name(const ProfileOwner& owner) { return fmt::format("{} x {}", owner.threads, owner.processes); }
+std::string owner_name(const ProfileOwner& owner) {
+  return owner.device.empty() ? fmt::format("{} x {}", owner.threads, owner.processes)
+                              : fmt::format("{} x {}", owner.device, owner.processes);
+}
 
 bool is_time(const json& value) {
   return value.is_number() && std::isfinite(value.get<double>()) && value.get<double>() > 0;

@@ -25,18 +25,20 @@ struct KernelProfile {
   bool operator==(const KernelProfile&) const = default;
 };
 
-// Whose profile it is: times hold for a CPU, a build, and so many threads in each of so many processes on the host.
+// Whose profile it is: times hold for a CPU, a build, and so many threads in each of so many processes on the host; of
+// kernels of another device, for that and the libraries of its kernels, whatever the threads.
 struct ProfileOwner {
   std::string cpu, build;
   int threads = 1, processes = 1;
+  std::string device = {};  // with its libraries; empty: the CPU
 };
 
-// A file holds the profiles of one CPU and build, by threads and processes. Reads that of `owner`: empty where the file
-// is missing or has none, and where it is of another CPU or build or cannot be read, unless `strict`: then those are
-// Error(Config) that say why.
+// A file holds the profiles of one CPU and build, by threads or device, and processes. Reads that of `owner`: empty
+// where the file is missing or has none, and where it is of another CPU or build or cannot be read, unless `strict`:
+// then those are Error(Config) that say why.
 KernelProfile read_kernel_profile(const std::filesystem::path& file, const ProfileOwner& owner, bool strict);
-// Replaces that of `owner`, and keeps those of other threads and processes. The file is replaced as a whole (temporary
-// file and rename); false where that fails.
+// Replaces that of `owner`, and keeps those of other threads, devices and processes. The file is replaced as a whole
+// (temporary file and rename); false where that fails.
 bool write_kernel_profile(const std::filesystem::path& file, const ProfileOwner& owner, const KernelProfile& profile);
 
 // As text for other processes, and from it.

@@ -7,7 +7,9 @@
 #include <mutex>
 #include <thread>
 
+#include "comm/staged_transport.hpp"
 #include "runtime/core/error.hpp"
+#include "tests/support/far_device.hpp"
 #include "tests/support/local_ranks.hpp"
 
 namespace plimsoll {
@@ -64,6 +66,33 @@ TEST(Probe, MovesTheBytesOfTheOperation) {
   EXPECT_EQ(sent(LinkOperation::AllGather) - messages, collectives * 3 * bytes - repetitions * 2 * bytes);
   EXPECT_EQ(sent(LinkOperation::ReduceScatter) - messages, collectives * 3 * bytes - repetitions * 2 * bytes);
   EXPECT_EQ(sent(LinkOperation::AllReduce) - messages, collectives * 2 * 3 * bytes - repetitions * 2 * bytes);
+}
+
+// The same over memory that only copies reach, in tasks of a communication stream.
+TEST(Probe, MeasuresMessagesOfDevices) {
+  for (const LinkOperation operation : kOperations) {
+    std::mutex mutex;
+    std::vector<std::vector<LinkSample>> tables;
+    const auto faults = test::on_ranks_over(3, [&](const std::shared_ptr<Transport>& below) -> std::string {
+      test::FarDevice device;
+      const Group group("data", make_staged_transport(below, device, {.piece_bytes = 1 << 12}));
+      const auto stream = device.make_stream(StreamKind::Communication);
+      const std::int64_t before = group.bytes_sent();
+      const ProbeOptions options{.largest_bytes = 1 << 14, .repetitions = 2, .on = {&device, stream.get()}};
+      const LinkTable table = probe(group, operation, options);
+      const std::lock_guard lock(mutex);
+      tables.push_back(table.samples());
+      // A pair sends; of a collective everybody.
+      const bool sends = operation != LinkOperation::SendReceive || group.rank() == 0;
+      return !sends || group.bytes_sent() - before > (1 << 14) ? "" : "nothing was sent";
+    });
+    for (const std::string& fault : faults) EXPECT_EQ(fault, "") << to_text(operation);
+    ASSERT_EQ(std::ssize(tables), 3);
+    ASSERT_EQ(tables[0].size(), 5U) << "1 KiB to 16 KiB";
+    for (const auto& table : tables) {
+      for (std::size_t i = 0; i < table.size(); ++i) EXPECT_EQ(table[i].seconds, tables[0][i].seconds);
+    }
+  }
 }
 
 TEST(Probe, RefusesOneRank) {

@@ -2,10 +2,22 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <mutex>
+#include <set>
+#include <thread>
+
 #include "comm/group.hpp"
+#include "kernels/cpu/register.hpp"
 #include "kernels/cuda_errors.hpp"
 #include "kernels/cuda_module.hpp"
 #include "launch/run_setup.hpp"
+#include "tests/comm/fake_nccl.hpp"
+#include "tests/launch/tiny_run.hpp"
+#include "tests/support/local_ranks.hpp"
+#include "tests/support/separate_device.hpp"
 
 namespace plimsoll {
 namespace {
@@ -22,6 +34,121 @@ TEST(Backend, RanksThatShareAGpuAreFound) {
   EXPECT_EQ(shared_gpu(std::array{gpu(1, 'a')}), std::nullopt);
   EXPECT_EQ(shared_gpu(std::array{gpu(1, 'a'), gpu(1, 'b'), gpu(2, 'b'), gpu(1, 'b')}),
             "ranks 1 and 3 have the same GPU (b)");
+}
+
+// While a rank is at work, no other one with its GPU is; those of other GPUs may be.
+TEST(Backend, RanksThatShareAGpuTakeTurns) {
+  const std::array gpus{gpu(1, 'a'), gpu(1, 'b'), gpu(1, 'a'), gpu(2, 'a'), gpu(1, 'a')};
+  std::array<std::atomic<int>, 5> inside{};
+  std::atomic<int> worked = 0;
+  const auto faults = test::on_ranks(5, [&](const Group& control) -> std::string {
+    const auto rank = static_cast<std::size_t>(control.rank());
+    const std::size_t shared = rank == 2 || rank == 4 ? 0 : rank;
+    bool alone = true;
+    take_turns(control, gpus, [&] {
+      alone = ++inside[shared] == 1;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      alone = alone && inside[shared]-- == 1;
+      ++worked;
+    });
+    if (worked != 5) return "a rank goes on before all have had their turn";
+    return alone ? "" : "two ranks at once";
+  });
+  EXPECT_EQ(faults, std::vector<std::string>(5));
+}
+
+std::atomic<std::int64_t> kept_by_library = 0;
+void product_that_allocates(const KernelArgs& args) {
+  kept_by_library = 700;
+  cpu_kernels().find(op_id<Linear>, Phase::Forward, DType::f32)(args);
+}
+
+// What a library keeps comes with its first call, before the plan.
+TEST(Backend, FirstCallsBringWhatLibrariesKeep) {
+  kept_by_library = 0;
+  Backend backend = test::make_separate_backend(false, [] { return 1000 + kept_by_library.load(); });
+  backend.kernels.add<Linear>(Phase::Forward, DType::f32, product_that_allocates);
+  EXPECT_EQ(backend.device->outside_bytes(), 1000);
+  warm_up(backend, test::tiny_model(ModelFamily::Llama), DType::f32, 16);
+  EXPECT_EQ(backend.device->outside_bytes(), 1700);
+  backend.kept_bytes = 1700;
+  kept_by_library = 5000;
+  EXPECT_EQ(bytes_outside_now(backend), 6000);
+  backend.sharing_ranks = 2;
+  EXPECT_EQ(bytes_outside_now(backend), 1700) << "what changes may be another rank's";
+  EXPECT_GT(outside_bytes(backend), 1700) << "with room for what comes later";
+}
+
+// Communicators keep memory of the device, some of it only when they are first used; a mesh in the place of another has
+// closed those of the other.
+TEST(Backend, GroupsOfADeviceAreMeasured) {
+  const auto world = std::make_shared<test::FakeNcclWorld>();
+  const Mesh first{.data = 4, .shards = 2}, second{.data = 2, .pipeline = 2};
+  std::mutex mutex;
+  std::map<std::pair<std::string, std::vector<int>>, std::vector<std::shared_ptr<Transport>>> made;
+  const auto faults = test::on_ranks(4, [&](const Group& control) -> std::string {
+    const int rank = control.rank();
+    std::atomic<std::int64_t> kept = 1000;
+    const auto library = std::make_shared<test::FakeNccl>(world);
+    std::set<std::string> used;
+    library->answer = [&](const std::string& call) {
+      if (call.starts_with("ncclCommInitRankConfig")) kept += 10;
+      if (call.starts_with("ncclCommDestroy")) kept -= 10;
+      const std::string name = call.substr(0, call.find_first_of(" ,"));
+      for (const char* known : {"ncclAllReduce", "ncclReduceScatter", "ncclAllGather", "ncclSend", "ncclRecv"}) {
+        if (name == known) used.insert(name);
+      }
+      return kNcclSuccess;
+    };
+    Backend backend = test::make_separate_backend_over({TransportName::Nccl, library, ""}, fmt::format("GPU {}", rank),
+                                                       [&] { return kept + static_cast<std::int64_t>(used.size()); });
+    const auto make = [&](const Mesh& mesh) {
+      return connect_groups(backend, mesh, rank, [&](const std::string& axis, const std::vector<int>& ranks) {
+        std::shared_ptr<Transport> below;
+        {
+          const std::lock_guard lock(mutex);
+          auto& all = made[{fmt::format("{} of {}", axis, mesh.pipeline), ranks}];
+          if (all.empty()) all = make_local_transports(static_cast<int>(ranks.size()));
+          below = all[static_cast<std::size_t>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin())];
+        }
+        return Group(axis, transport_over(backend)(axis, std::move(below), nullptr));
+      });
+    };
+    Groups groups = make(first);
+    if (backend.group_bytes != 4 * 10 + 3) return fmt::format("{} bytes of four groups", backend.group_bytes);
+    // World, data, replica and embedding; of the pipeline, each way, all stages together and each direction of a pair.
+    groups = make(second);
+    if (backend.group_bytes != 10 * 10 + 2) return fmt::format("{} bytes of six groups", backend.group_bytes);
+    backend.transports->close();
+    return kept == 1000 ? "" : "not all were closed";
+  });
+  EXPECT_EQ(faults, std::vector<std::string>(4));
+}
+
+// A GPU without a data sheet is measured, for all ranks.
+TEST(Backend, UnknownGpusAreMeasured) {
+  const auto find = [](const char* other) {
+    std::array gpus{gpu(1, 'a'), gpu(1, 'b')};
+    std::strcpy(gpus[0].name.data(), "NVIDIA H200");
+    std::strcpy(gpus[1].name.data(), other);
+    gpus[0].memory_bytes = 7;
+    std::array<FoundGpu, 2> found;
+    const auto faults = test::on_ranks(2, [&](const Group& control) -> std::string {
+      Backend backend = test::make_separate_backend(false, [] { return 1; });
+      found[static_cast<std::size_t>(control.rank())] = find_gpus(gpus, control, backend);
+      return "";
+    });
+    EXPECT_EQ(faults, std::vector<std::string>(2));
+    EXPECT_EQ(found[0].measured, found[1].measured);
+    EXPECT_EQ(found[0].name, "NVIDIA H200");
+    EXPECT_EQ(found[1].name, "NVIDIA H200");
+    EXPECT_EQ(found[0].memory_bytes, 7);
+    return found[0];
+  };
+  EXPECT_FALSE(find("NVIDIA H200").measured);
+  const FoundGpu measured = find("NVIDIA X1");
+  ASSERT_TRUE(measured.measured);
+  EXPECT_GT(measured.measured->matmul.bf16, 1e7);
 }
 
 TEST(Backend, SaysWhyThereIsNoGpu) {

@@ -10,6 +10,7 @@
 #include "launch/step_times.hpp"
 #include "tests/launch/tiny_run.hpp"
 #include "tests/support/local_ranks.hpp"
+#include "tests/support/separate_device.hpp"
 
 namespace plimsoll {
 namespace {
@@ -37,6 +38,57 @@ TEST(KernelTimer, EveryNodeOfAProgramIsMeasured) {
       EXPECT_GT(timer.spent_seconds(), 0);
     }
   }
+}
+
+// The same where the host only launches, and its memory is not the device's.
+TEST(KernelTimer, NodesOfADeviceAreMeasured) {
+  Backend backend = make_separate_backend();
+  backend.times_nodes = false;
+  KernelTimerOptions options;
+  options.backend = &backend;
+  KernelTimer timer(options);
+  ProgramOptions o = tiny_options(ModelFamily::Llama);
+  o.mesh = {.tensor = 2};
+  const Programs programs = build_programs(o);
+  int measured = 0;
+  for (const Node& node : programs.graph("train").nodes) {
+    const auto seconds = timer.node_seconds(programs.graph("train"), node);
+    EXPECT_EQ(seconds.has_value(), !op_info(node.op).collective) << kernel_key(node);
+    if (!seconds) continue;
+    ++measured;
+    EXPECT_GT(*seconds, 0) << kernel_key(node);
+    EXPECT_LT(*seconds, 1) << kernel_key(node);
+  }
+  EXPECT_GT(measured, 20);
+  const auto rate = timer.memory_seconds_per_byte();
+  ASSERT_TRUE(rate);
+  EXPECT_GT(*rate, 1e-12);
+  EXPECT_LT(*rate, 1e-6);
+}
+
+TEST(KernelTimer, MessagesOfDevicesAreMeasured) {
+  std::array<std::vector<MeasuredLink>, 2> seen;
+  const auto faults = on_ranks_over(2, [&](const std::shared_ptr<Transport>& below) {
+    Backend backend = make_separate_backend_over({TransportName::Staged, nullptr, ""});
+    const Group control("control", below);
+    // Its own channel, as in a run; here messages and control take turns.
+    const Group messages("world", backend.transports->over("world", below, nullptr));
+    KernelTimerOptions options;
+    options.group = &control;
+    options.backend = &backend;
+    options.messages = &messages;
+    options.most_bytes = std::int64_t{4} << 20;
+    KernelTimer timer(options);
+    const auto link = timer.link(LinkOperation::AllReduce);
+    if (!link) return std::string("not measured");
+    seen[static_cast<std::size_t>(control.rank())].push_back(*link);
+    return std::string();
+  });
+  EXPECT_EQ(faults, std::vector<std::string>(2));
+  ASSERT_EQ(seen[0].size(), 1U);
+  EXPECT_EQ(seen[0], seen[1]);
+  EXPECT_EQ(seen[0][0].ranks, 2);
+  EXPECT_EQ(seen[0][0].bytes.back(), 1 << 20);
 }
 
 // A product of four times the rows takes longer: what is measured is the kernel.
@@ -136,6 +188,50 @@ TEST(RunCosts, AFileIsKeptAndRefusedOnAllRanks) {
     EXPECT_NE(fault.find("plan.profile"), std::string::npos) << fault;
     EXPECT_NE(fault.find("is of another CPU ('abacus'"), std::string::npos) << fault;
   }
+}
+
+// Times of a GPU's kernels are in the file beside those of the CPU, under what they depend on.
+TEST(RunCosts, ADeviceHasItsOwnTimes) {
+  const TempFolder folder;
+  const std::string file = (folder / "kernels.json").string();
+  const Programs programs = build_programs(tiny_options(ModelFamily::Gpt2));
+  const Graph& graph = programs.graph("train");
+  const Group alone("control", make_self_transport());
+  Backend backend = make_separate_backend();
+  backend.times_nodes = false;
+  const auto times = [&](const std::string& device) {
+    Config config = tiny_config(folder, "run", {"plan.profile=" + file});
+    if (!device.empty()) {
+      config.device = DeviceKind::Cuda;
+      config.gpu = {"NVIDIA H200", std::int64_t{140} << 30};
+      backend.kernels_name = device;
+    }
+    const RunCosts costs(config, {}, &alone, std::int64_t{1} << 30, device.empty() ? nullptr : &backend);
+    std::vector<double> all;
+    for (const Node& node : graph.nodes) all.push_back(costs.costs().node_seconds(graph, node));
+    costs.keep();
+    return std::pair(all, costs.text());
+  };
+  const auto gpu = times("GPU, library 1"), cpu = times("");
+  EXPECT_NE(gpu.second.find("of them now"), std::string::npos) << gpu.second;
+  EXPECT_NE(gpu.first, cpu.first);
+  EXPECT_EQ(times("GPU, library 1").first, gpu.first) << "what is known is not measured again";
+  EXPECT_EQ(times("").first, cpu.first);
+  EXPECT_NE(times("GPU, library 2").second.find("of them now"), std::string::npos) << "another library measures anew";
+  EXPECT_NE(read_text(file).find("GPU, library 1 x 1"), std::string::npos);
+}
+
+TEST(RunCosts, AGpuIsDescribedByItsSheetOrAsItWasMeasured) {
+  Config config =
+      parse_config("model: {preset: gpt2-124m}\ndata: {train: none, sequence: 8}\ndevice: cuda\n", "f.yaml");
+  EXPECT_EQ(choose_cluster(config).device.name, "H200") << "plan: nothing was looked for";
+  config.gpu = {"NVIDIA A100-SXM4-80GB", std::int64_t{80} << 30};
+  EXPECT_EQ(choose_cluster(config).device.name, "A100");
+  EXPECT_EQ(choose_cluster(config).device.memory_bytes, std::int64_t{80} << 30);
+  config.gpu.name = "NVIDIA X1";
+  EXPECT_THROW(choose_cluster(config), Error) << "never as another device";
+  config.gpu.measured.emplace().matmul.bf16 = 7e12;
+  EXPECT_EQ(choose_cluster(config).device.matmul.bf16, 7e12);
 }
 
 TEST(RunCosts, OffAndANamedClusterAreDescriptions) {

@@ -10,7 +10,9 @@
 
 #include "launch/cluster_file.hpp"
 #include "runtime/plan/cost.hpp"
+#include "tests/comm/fake_nccl.hpp"
 #include "tests/support/local_mesh.hpp"
+#include "tests/support/separate_device.hpp"
 
 namespace plimsoll {
 namespace {
@@ -113,7 +115,9 @@ TEST(ProbeCluster, WhatIsMeasuredIsReadBackAndUsed) {
   test::on_mesh(mesh, [&](int rank, const Groups& groups) {
     const Group& control = groups.find("world")->second;
     ClusterDescription mine;
-    mine.device = measure_device(control, 1, 2);
+    Backend backend = make_cpu_backend(1);
+    backend.sharing_ranks = 2;
+    mine.device = measure_device(control, backend, 1);
     mine.measured = measure_links(control, mesh, groups, kQuick);
     const std::lock_guard lock(mutex);
     if (rank == 0) cluster = mine;
@@ -133,6 +137,48 @@ TEST(ProbeCluster, WhatIsMeasuredIsReadBackAndUsed) {
   const MeasuredLink& sums = read.measured.back();
   ASSERT_EQ(sums.operation, LinkOperation::AllReduce);
   EXPECT_DOUBLE_EQ(costs.collective_seconds(CollectiveKind::AllReduce, sums.bytes.back(), 2, 1), sums.seconds.back());
+}
+
+// The links and rates of devices whose memory the host does not reach, through host memory and by calls of a library.
+TEST(ProbeCluster, MeasuresDevices) {
+  const Mesh mesh{.data = 2};
+  const auto world = std::make_shared<test::FakeNcclWorld>();
+  for (const TransportName name : {TransportName::Staged, TransportName::Nccl}) {
+    std::array<std::vector<MeasuredLink>, 2> seen;
+    std::array<DeviceDescription, 2> devices;
+    std::array<Backend, 2> backends;
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      const auto library = name == TransportName::Nccl ? std::make_shared<test::FakeNccl>(world) : nullptr;
+      backends[rank] =
+          test::make_separate_backend_over({name, library, ""}, fmt::format("GPU {}", rank), [] { return 1000; });
+      backends[rank].peak.bf16 = 5e12;
+    }
+    test::on_mesh(
+        mesh,
+        [&](int rank, const Groups& groups) {
+          const auto at = static_cast<std::size_t>(rank);
+          const auto stream = backends[at].device->make_stream(StreamKind::Communication);
+          ProbeOptions options = kQuick;
+          options.on = {backends[at].device.get(), stream.get()};
+          const Group& control = groups.find("world")->second;
+          seen[at] = measure_links(control, mesh, groups, options);
+          devices[at] = measure_device(control, backends[at], 1);
+        },
+        [&](int rank, const std::string& axis, std::shared_ptr<Transport> below) {
+          return backends[static_cast<std::size_t>(rank)].transports->over(axis, std::move(below), nullptr);
+        });
+    ASSERT_EQ(seen[0].size(), 4U);
+    EXPECT_EQ(seen[0], seen[1]);
+    EXPECT_EQ(devices[0], devices[1]);
+    EXPECT_EQ(devices[0].name, "separate");
+    EXPECT_EQ(devices[0].peak.bf16, 5e12) << "of the data sheet";
+    EXPECT_EQ(devices[0].peak.fp32, devices[0].matmul.fp32) << "for want of one";
+    for (const double rate : {devices[0].matmul.fp32, devices[0].matmul.bf16, devices[0].attention.fp16,
+                              devices[0].memory_bytes_per_s, devices[0].host.bytes_per_s}) {
+      EXPECT_GT(rate, 1e7);
+      EXPECT_LT(rate, 1e15);
+    }
+  }
 }
 
 }  // namespace

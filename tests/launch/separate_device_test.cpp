@@ -177,6 +177,45 @@ TEST(SeparateDevice, ReplaysWhatItRecordedWithTheSameBits) {
   EXPECT_EQ(device.replays(), kRuns - kSections);
 }
 
+// Profilers see a name for each section that runs and for each node that is launched.
+TEST(SeparateDevice, RangesNameSectionsAndNodes) {
+  const ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
+  Backend backend = make_separate_backend(true);
+  train_rank({}, o, 0, {}, 4, kSteps, false, false, &backend);
+  const auto ranges = dynamic_cast<const SeparateDevice&>(*backend.device).ranges();
+  const auto count = [&](const std::string& name) { return ranges.contains(name) ? ranges.at(name) : 0; };
+  constexpr std::int64_t kMicroBatches = kSteps * 4;
+  EXPECT_EQ(count("train forward"), kMicroBatches);
+  EXPECT_EQ(count("train backward"), kMicroBatches);
+  EXPECT_EQ(count("train update"), kSteps);
+  const Programs programs = build_programs(o);
+  std::map<std::string, std::int64_t> nodes;
+  for (std::size_t n = 0; n < programs.graph("train").backward_begin; ++n) {
+    const Node& node = programs.graph("train").nodes[n];
+    const std::string layer = node.layer < 0 ? "" : fmt::format(" of layer {}", node.layer);
+    nodes[fmt::format("{} forward {}{}", op_info(node.op).name, node.label, layer)] += kMicroBatches;
+  }
+  EXPECT_GT(nodes.size(), 4U);
+  for (const auto& [name, times] : nodes) EXPECT_EQ(count(name), times) << name;
+}
+
+// A stream's time is what it takes for its tasks, whenever the host lets it.
+TEST(SeparateDevice, TimersMeasureTheStream) {
+  const auto device = make_separate_device();
+  const auto stream = device->make_stream(StreamKind::Compute);
+  const auto timer = device->make_timer();
+  const auto sleep = [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(30)); };
+  stream->launch({sleep, nullptr});
+  timer->start(*stream);
+  stream->launch({sleep, nullptr});
+  timer->stop(*stream);
+  stream->launch({sleep, nullptr});
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const double seconds = timer->seconds();
+  EXPECT_GE(seconds, 0.030);
+  EXPECT_LT(seconds, 0.090);
+}
+
 // What communicates or offloads is launched node by node, beside what is replayed.
 TEST(SeparateDevice, ReplaysBesideOtherStreams) {
   ProgramOptions offloading = four_layer_options(ModelFamily::Llama);

@@ -12,6 +12,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "kernels/cpu/register.hpp"
@@ -88,8 +89,33 @@ class HostInside {
   int exceptions_;
 };
 
+// By name, how often a range began; and how many have not ended.
+class RangeLog {
+ public:
+  void begin(const char* name) {
+    const std::lock_guard lock(mutex_);
+    ++begun_[name];
+    ++open_[std::this_thread::get_id()];
+  }
+  void end() {
+    const std::lock_guard lock(mutex_);
+    require(open_[std::this_thread::get_id()]-- > 0, ErrorKind::Internal, "a range ends on a thread that began none");
+  }
+  std::map<std::string, std::int64_t> begun() const {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [thread, open] : open_) require(open == 0, ErrorKind::Internal, "{} ranges have not ended", open);
+    return begun_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, std::int64_t> begun_;
+  std::map<std::thread::id, std::int64_t> open_;
+};
+
 struct Shared {
   Gate gate;
+  RangeLog ranges;
   std::atomic<std::int64_t> copies = 0, synchronizations = 0, captures = 0, replays = 0;
 };
 
@@ -158,6 +184,8 @@ class SeparateStream final : public Stream {
     ++shared_.replays;
     for (const Task& task : static_cast<TaskList&>(recording).tasks) launch(task);
   }
+  void begin_range(const char* name) override { shared_.ranges.begin(name); }
+  void end_range() override { shared_.ranges.end(); }
 
  private:
   void make_room() {
@@ -181,11 +209,14 @@ class SeparateStream final : public Stream {
 
 class Separate final : public SeparateDevice {
  public:
-  explicit Separate(bool records) : records_(records) {}
+  Separate(bool records, OutsideBytes outside) : records_(records), outside_(std::move(outside)) {}
 
   std::string_view kind() const override { return "separate"; }
   std::string description() const override { return "a device of its own memory, for tests"; }
   DeviceMemory memory() const override { return cpu_->memory(); }
+  std::optional<std::int64_t> outside_bytes() const override {
+    return outside_ ? std::optional(outside_()) : std::nullopt;
+  }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
     return std::make_unique<SeparateStream>(shared_, kind, records_);
   }
@@ -214,6 +245,7 @@ class Separate final : public SeparateDevice {
   HostWaits waits() const override { return {shared_.copies, shared_.synchronizations}; }
   std::int64_t captures() const override { return shared_.captures; }
   std::int64_t replays() const override { return shared_.replays; }
+  std::map<std::string, std::int64_t> ranges() const override { return shared_.ranges.begun(); }
 
  private:
   template <class Work>
@@ -225,24 +257,29 @@ class Separate final : public SeparateDevice {
   }
 
   bool records_;
+  OutsideBytes outside_;
   std::unique_ptr<Device> cpu_ = make_cpu_device(1);
   Shared shared_;
 };
 
 }  // namespace
 
-std::unique_ptr<SeparateDevice> make_separate_device(bool records) { return std::make_unique<Separate>(records); }
+std::unique_ptr<SeparateDevice> make_separate_device(bool records, OutsideBytes outside) {
+  return std::make_unique<Separate>(records, std::move(outside));
+}
 
-Backend make_separate_backend(bool records) {
+Backend make_separate_backend(bool records, OutsideBytes outside) {
   Backend backend;
-  backend.device = make_separate_device(records);
+  backend.name = "separate";
+  backend.kernels_name = "separate, of the CPU";
+  backend.device = make_separate_device(records, std::move(outside));
   backend.kernels = cpu_kernels();
   backend.records = records;
   return backend;
 }
 
-Backend make_separate_backend_over(DeviceTransportChoice choice, const std::string& address) {
-  Backend backend = make_separate_backend(true);
+Backend make_separate_backend_over(DeviceTransportChoice choice, const std::string& address, OutsideBytes outside) {
+  Backend backend = make_separate_backend(true, std::move(outside));
   backend.transports = std::make_unique<DeviceTransports>(std::move(choice), *backend.device, address, false);
   return backend;
 }

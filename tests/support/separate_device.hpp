@@ -4,7 +4,10 @@
 // copy streams run as late as they can: while the host is inside a call of the device that may block. So what the host
 // changes too early, or reads before it has waited, shows in the results.
 
+#include <functional>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "launch/backend.hpp"
 
@@ -19,14 +22,20 @@ class SeparateDevice : public Device {
  public:
   virtual HostWaits waits() const = 0;
   virtual std::int64_t captures() const = 0, replays() const = 0;
+  // How often a range of this name began; Error(Internal) while one is open.
+  virtual std::map<std::string, std::int64_t> ranges() const = 0;
 };
 
+// What outside_bytes() of such a device is.
+using OutsideBytes = std::function<std::int64_t()>;
+
 // `records`: its streams can record launches. Kernels use one thread.
-std::unique_ptr<SeparateDevice> make_separate_device(bool records = false);
-Backend make_separate_backend(bool records = false);
+std::unique_ptr<SeparateDevice> make_separate_device(bool records = false, OutsideBytes outside = {});
+Backend make_separate_backend(bool records = false, OutsideBytes outside = {});
 // That of one of several ranks, with transports of its own; its streams can record launches. `address`: as
 // DeviceTransports has it.
-Backend make_separate_backend_over(DeviceTransportChoice choice, const std::string& address = "");
+Backend make_separate_backend_over(DeviceTransportChoice choice, const std::string& address = "",
+                                   OutsideBytes outside = {});
 
 // Asks the system, so that the answer no does not end the process.
 bool host_can_read(const void* memory);

@@ -33,6 +33,32 @@ Task throwing() {
   return {[](void*) { fail(ErrorKind::PeerLost, "rank 3 is gone"); }, nullptr};
 }
 
+// What runs before start() and after stop() does not count; what a task throws comes out where the time is asked for.
+TEST(CpuStream, TimersMeasureWhatLiesBetween) {
+  const auto device = make_cpu_device(1);
+  for (const StreamKind kind : {StreamKind::Compute, StreamKind::Copy}) {
+    const auto stream = device->make_stream(kind);
+    const auto timer = device->make_timer();
+    std::vector<int> order;
+    Step before{&order, 0, 60ms}, timed{&order, 1, 20ms}, after{&order, 2, 60ms};
+    stream->launch(before.task());
+    timer->start(*stream);
+    stream->launch(timed.task());
+    timer->stop(*stream);
+    stream->launch(after.task());
+    const double seconds = timer->seconds();
+    EXPECT_GE(seconds, 0.020);
+    EXPECT_LT(seconds, 0.060);
+    stream->synchronize();
+  }
+  const auto stream = device->make_stream(StreamKind::Copy);
+  const auto timer = device->make_timer();
+  timer->start(*stream);
+  stream->launch(throwing());
+  timer->stop(*stream);
+  EXPECT_THROW(timer->seconds(), Error);
+}
+
 TEST(CpuStream, TasksRunInOrderAlsoWhenTheRingIsFull) {
   const auto device = make_cpu_device(1);
   const auto stream = device->make_stream(StreamKind::Communication);

@@ -47,5 +47,16 @@ TEST(DeviceTable, DescribesADeviceBelowItsPeaks) {
   }
 }
 
+// What has no row is planned for as it was measured, and not as another device.
+TEST(DeviceTable, DescribesNodesOfAMeasuredDevice) {
+  DeviceDescription measured;
+  measured.name = "another GPU";
+  measured.matmul.bf16 = 123e12;
+  const ClusterDescription nodes = describe_gpus(measured);
+  EXPECT_EQ(nodes.device, measured);
+  EXPECT_EQ(nodes.between, describe_gpus(*find_gpu("H200"), 1, false).between);
+  EXPECT_LT(nodes.inside.bytes_per_s, describe_gpus(*find_gpu("H200"), 1, false).inside.bytes_per_s);
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -176,6 +176,12 @@ TEST(KernelProfileFile, KeepsOneProfileForEachNumberOfThreadsAndProcesses) {
   EXPECT_EQ(read_kernel_profile(file, one, true), profile_of(0.25, 2));
   EXPECT_EQ(read_kernel_profile(file, two, true), profile_of(1e-7, 1));
   EXPECT_EQ(read_kernel_profile(file, {"cpu", "build", 2, 2}, true), KernelProfile{});
+  // Devices of the same machine are beside them.
+  const ProfileOwner gpu{"cpu", "build", 1, 2, "a GPU, its libraries"};
+  EXPECT_EQ(read_kernel_profile(file, gpu, true), KernelProfile{});
+  ASSERT_TRUE(write_kernel_profile(file, gpu, profile_of(3e-6, 2)));
+  EXPECT_EQ(read_kernel_profile(file, gpu, true), profile_of(3e-6, 2));
+  EXPECT_EQ(read_kernel_profile(file, one, true), profile_of(0.25, 2));
   // Nothing is left beside it.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(file.parent_path()), {}), 1);
   EXPECT_FALSE(write_kernel_profile(folder / "", one, profile_of(1, 2)));

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Small cases on a GPU under compute-sanitizer: memcheck over what the program's own kernels and its libraries' touch,
+racecheck over the shared memory of its own. Exit code 77, with the reason, where there is no GPU, no compute-sanitizer,
+or one that does not work on this device; 1 with what it found.
+    sanitizer_run.py memcheck|racecheck PROGRAM ARGUMENTS…     PROGRAM ends with 69 where there is no GPU
+    sanitizer_run.py --self-test FOLDER"""
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+SKIPPED, NO_GPU, FOUND = 77, 69, 86
+# What a sanitizer that cannot work here says, before or instead of its summary.
+REFUSALS = re.compile(r"not supported|unsupported|insufficient (permissions|privileges)|internal sanitizer error|unable to (attach|initialize|inject)|failed to (attach|initialize|inject)|requires (a )?(newer|later) driver", re.I)
+# Of the runs of the libraries only memory is checked: their kernels order accesses in ways that racecheck does not follow.
+TOOLS = {
+    "memcheck": (["--tool", "memcheck"], re.compile(r"ERROR SUMMARY: (\d+) error")),
+    "racecheck": (["--tool", "racecheck", "--kernel-name", "kernel_substring=plimsoll"],
+                  re.compile(r"RACECHECK SUMMARY: (\d+) hazard")),
+}
+
+
+def skip(reason):
+    print(f"skipped: {reason}")
+    return SKIPPED
+
+
+def find_sanitizer():
+    for folder in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        candidate = Path(folder or "") / "bin/compute-sanitizer"
+        if folder and os.access(candidate, os.X_OK):
+            return str(candidate)
+    return shutil.which("compute-sanitizer")
+
+
+def check(tool, command):
+    options, summary = TOOLS[tool]
+    alone = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    if alone.returncode == NO_GPU:
+        return skip((alone.stderr or alone.stdout).strip())
+    if alone.returncode != 0:
+        print(f"{command} fails by itself (exit code {alone.returncode}):\n{alone.stdout}{alone.stderr}")
+        return 1
+    sanitizer = find_sanitizer()
+    if sanitizer is None:
+        return skip("there is no compute-sanitizer here (it comes with the CUDA toolkit)")
+    done = subprocess.run([sanitizer, *options, "--error-exitcode", str(FOUND), *command], capture_output=True, text=True,
+                          timeout=1100)
+    said = done.stdout + done.stderr
+    found = summary.search(said)
+    if found is None and REFUSALS.search(said):
+        return skip(f"compute-sanitizer refuses this device: {said.strip()[-400:]}")
+    if found is None or int(found.group(1)) > 0 or done.returncode != 0:
+        print(f"{tool}, exit code {done.returncode}:\n{said[-8000:]}")
+        return 1
+    print(found.group(0))
+    return 0
+
+
+def self_test(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "bin").mkdir(parents=True)
+    os.environ["CUDA_HOME"] = str(folder)
+
+    def script(path, text):
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
+
+    program = script(folder / "program", 'echo ran "$@"')
+    without = script(folder / "without", "echo 'device: cuda: this machine has no NVIDIA driver' >&2; exit 69")
+    broken = script(folder / "broken", "exit 3")
+    fake = folder / "bin/compute-sanitizer"
+    # It runs the program at its end, as the real one does, and with the options of the tool.
+    run = 'for last; do :; done; "$last" >/dev/null || exit 1; '
+    cases = [
+        ("memcheck", program, run + "echo '========= ERROR SUMMARY: 0 errors'", 0),
+        ("racecheck", program, run + "echo '========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)'", 0),
+        ("racecheck", program, run + 'case "$*" in *kernel_substring=plimsoll*) echo RACECHECK SUMMARY: 0 hazards;; esac', 0),
+        ("memcheck", program, "echo '========= ERROR SUMMARY: 3 errors'; exit 86", 1),
+        ("racecheck", program, "echo '========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)'", 1),
+        ("memcheck", program, "echo '========= ERROR SUMMARY: 0 errors'; exit 5", 1),
+        ("memcheck", program, "echo '========= Error: Device not supported'; exit 1", SKIPPED),
+        ("memcheck", program, "echo 'unrecognised option'; exit 1", 1),
+        ("memcheck", without, "exit 1", SKIPPED),
+        ("memcheck", broken, "echo '========= ERROR SUMMARY: 0 errors'", 1),
+    ]
+    for tool, command, sanitizer, expected in cases:
+        script(fake, sanitizer)
+        got = check(tool, [command])
+        assert got == expected, (tool, command, sanitizer, got, expected)
+    fake.unlink()
+    if shutil.which("compute-sanitizer") is None and not Path("/usr/local/cuda/bin/compute-sanitizer").exists():
+        assert check("memcheck", [program]) == SKIPPED
+    return 0
+
+
+if sys.argv[1] == "--self-test":
+    sys.exit(self_test(Path(sys.argv[2])))
+sys.exit(check(sys.argv[1], sys.argv[2:]))
