@@ -114,7 +114,8 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
   plan->add_option("--cluster", a.plan.cluster,
                    "devices and links to plan for (configs/clusters), instead of comm.cluster; predicts the step time")
       ->type_name("FILE");
-  plan->add_flag("--why", a.plan.why, "with parallel: auto, an example of every reason for which layouts fell");
+  plan->add_flag("--why", a.plan.why,
+                 "which constraints hold the plan back and what each costs, by plans without them; why layouts fell");
   CLI::Option* peak = plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
   plan->add_option("--rank", a.plan.rank, "the peak of this rank; default: of the one that needs most")
       ->check(whole_from(0))

@@ -11,6 +11,7 @@
 #include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
 #include "launch/plan_report.hpp"
+#include "launch/plan_why.hpp"
 #include "launch/process.hpp"
 #include "launch/progress.hpp"
 #include "launch/run_costs.hpp"
@@ -156,9 +157,9 @@ std::int64_t arena_budget(const PlanContext& context) {
   return context.budget_bytes.least() > 0 ? context.budget_bytes.least() - context.outside_bytes : 0;
 }
 
-// `parallel: auto`, or a prediction for an explicit layout where a cluster is named. A device of a named cluster also
-// says what it has and keeps, where the configuration does not; a GPU what it keeps.
-std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, const RunCosts& costs,
+// `parallel: auto`, or a prediction for an explicit layout where a cluster is named or somebody asks why. A device of a
+// named cluster also says what it has and keeps, where the configuration does not; a GPU what it keeps.
+std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, const RunCosts& costs, bool why,
                                          PlanContext& context) {
   const bool named = !config.comm.cluster.empty();
   const DeviceDescription& device = costs.cluster().device;
@@ -166,7 +167,7 @@ std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, con
     context.outside_bytes = device.outside_bytes;
     context.outside_source = "description";
   }
-  if (!named && !config.parallel.automatic) return std::nullopt;
+  if (!named && !config.parallel.automatic && !why) return std::nullopt;
   if (named && context.budget_bytes.least() == 0) context.budget_bytes = device.memory_bytes;
   if (auto choice = choose_layout(config, place, costs.machine(), context.budget_bytes.least(), context.outside_bytes))
     return choice;
@@ -194,7 +195,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   context.host_budget_bytes = config.memory.host_budget;
   const std::int64_t host_bytes = config.memory.host_budget.value_or(kNoHostLimit);
   const RunCosts costs(config, place, nullptr, 0);
-  const std::optional<LayoutChoice> layouts = plan_layouts(config, place, costs, context);
+  const Config given = config;
+  const std::optional<LayoutChoice> layouts = plan_layouts(config, place, costs, plan.why, context);
   std::optional<RecomputeChoice> recompute;
   const ProgramOptions options =
       choose_programs(config, place, Purpose::Train, context.budget_bytes, context.outside_bytes, host_bytes,
@@ -206,14 +208,21 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
   }
   const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
+  std::optional<Infeasible> infeasible;
+  if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
+  if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
+  std::optional<PlanWhy> why;
+  if (plan.why && !infeasible) why = explain_plan(given, place, costs.machine(), *layouts, roles, context);
   if (json) {
     nlohmann::json report = plan_json(roles, context);
     if (plan.verify) report["verified"] = true;
-    if (layouts) report["layouts"] = layout_json(*layouts);
+    if (layouts) report["layouts"] = layout_json(*layouts, plan.why);
+    if (why) report["why"] = why_json(*why);
     print_json(report);
   } else {
     if (layouts) fmt::print("{}", layout_text(*layouts, costs.cluster(), arena_budget(context), plan.why));
     fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
+    if (why) fmt::print("{}", why_text(*why));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
   if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(roles.front().programs, plan, json);
@@ -221,9 +230,6 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     replace_file(plan.svg, memory_svg(shown.programs.plan, "train",
                                       {context.outside_bytes, context.budget_bytes.least_of(shown.ranks)}));
   }
-  std::optional<Infeasible> infeasible;
-  if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
-  if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
   if (!plan.out.empty()) replace_file(plan.out, whole_plan_json(config, roles, context).dump(2) + "\n");
   return 0;

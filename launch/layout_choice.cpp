@@ -4,6 +4,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "launch/known_plans.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
@@ -24,34 +25,70 @@ double gain_of_sizes(const Programs& p, const ProgramOptions& o) {
   return static_cast<double>(o.micro_batches) * of_each + of_step;
 }
 
-// A rank other than the first may hold most: every stage that is not like a larger one. The stage that recomputes most
-// adds that to the step.
+// What a step takes in the programs of all stages; without memory.
+class StepGains {
+ public:
+  StepGains(const ProgramOptions& options, const CostModel& costs) : options_(options), costs_(costs) {}
+
+  void add(const Programs& stage) {
+    sizes_ = std::min(sizes_, gain_of_sizes(stage, options_));  // all stages are as fast as the slowest
+    if (options_.recompute.empty()) return;
+    const auto passes = static_cast<double>(options_.micro_batches + options_.mesh.pipeline - 1);
+    const Graph& graph = stage.graph("train");
+    recompute_ = std::max(recompute_, passes * (recompute_seconds(graph, costs_) +
+                                                offload_seconds(graph, costs_, options_.host.overlap)));
+  }
+  void write(ExactMemory& exact) const {
+    exact.recompute_s = recompute_;
+    exact.sizes_s = sizes_;
+  }
+
+ private:
+  const ProgramOptions& options_;
+  const CostModel& costs_;
+  double recompute_ = 0;  // of the stage that has most, which adds that to the step
+  double sizes_ = std::numeric_limits<double>::infinity();
+};
+
+// A rank other than the first may hold most: every stage that is not like a larger one.
 ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) {
   ExactMemory most;
-  const auto passes = static_cast<double>(options.micro_batches + options.mesh.pipeline - 1);
-  double recompute = 0, sizes = std::numeric_limits<double>::infinity();
+  StepGains gains(options, costs);
   for (const int stage : distinct_stages(options)) {
     const Programs programs = build_programs(at_stage(options, stage));
     const MemoryPlan& plan = programs.plan;
     if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
-    sizes = std::min(sizes, gain_of_sizes(programs, options));  // all stages are as fast as the slowest
-    if (!options.recompute.empty())
-      recompute = std::max(recompute, passes * (recompute_seconds(programs.graph("train"), costs) +
-                                                offload_seconds(programs.graph("train"), costs, options.host.overlap)));
+    gains.add(programs);
   }
-  most.recompute_s = recompute;
-  most.sizes_s = sizes;
+  gains.write(most);
   return most;
+}
+
+// Do its plans depend on sizes of messages that gain_of_sizes() counts?
+bool has_sizes(const ProgramOptions& o) {
+  const bool gathers = o.zero == 3 && o.mesh.shards > 1, buckets = o.zero == 0 && o.mesh.data > 1;
+  return o.costs && (gathers || (buckets && !o.bucket_bytes) || (o.mesh.tensor > 1 && o.tensor_chunks > 1));
+}
+
+// The same where it fits `arena_bytes` (0: no limit), as ExactLayouts::plan has it: of plans that are known already.
+ExactMemory any_plan(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes) {
+  ExactMemory any;
+  for (const int stage : distinct_stages(options)) {
+    if (arena_bytes == 0) break;
+    any.arena_bytes = std::max(any.arena_bytes, known_bytes(at_stage(options, stage), arena_bytes).arena);
+    if (any.arena_bytes > arena_bytes) return largest_rank(options, costs);
+  }
+  if (options.recompute.empty() && !has_sizes(options)) return any;
+  StepGains gains(options, costs);
+  for (const int stage : distinct_stages(options)) gains.add(timed_programs(at_stage(options, stage)));
+  gains.write(any);
+  return any;
 }
 
 std::int64_t class_bytes(const ExactMemory& memory, std::initializer_list<MemoryClass> classes) {
   std::int64_t sum = 0;
   for (const MemoryClass c : classes) sum += memory.class_bytes[static_cast<std::size_t>(c)];
   return sum;
-}
-
-std::string milliseconds(double seconds) {
-  return seconds < 10 ? fmt::format("{:.4g} ms", seconds * 1e3) : fmt::format("{:.4g} s", seconds);
 }
 
 std::int64_t host_limit(const Config& config) { return config.memory.host_budget.value_or(kNoHostLimit); }
@@ -89,6 +126,10 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   const RecomputeMode mode = recompute_mode(config.memory);
   p.rewrite_at_need = mode == RecomputeMode::Auto;
   p.offload = config.memory.host_budget.has_value();
+  const bool links = !config.comm.cluster.empty();
+  p.sized_buckets = links && !config.comm.bucket;
+  p.sized_gathers = links;
+  p.sized_chunks = links && config.parallel.tensor_chunks != 1;
   const bool unlimited = p.rewrite_at_need && arena_bytes == 0 && config.memory.recompute_layers.empty();
   if (mode != RecomputeMode::None && !unlimited) {
     p.rewrite = [mode](Graph& graph) {
@@ -138,15 +179,27 @@ LayoutChoice predict_layout(const Config& config, const Place& place, const Layo
   return choice;
 }
 
-ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, const CostModel& costs,
-                         std::int64_t budget_bytes, std::int64_t outside_bytes) {
+namespace {
+
+ProgramOptions programs_with(const Config& config, const Place& place, const Layout& layout, const CostModel& costs,
+                             std::int64_t budget_bytes, std::int64_t outside_bytes) {
   Config with = config;
   use_layout(with, layout);
-  ExactMemory exact = largest_rank(
-      choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), &costs), costs);
-  // Of other modes the estimate of the layout has the time.
+  return choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), &costs);
+}
+
+// Of other modes the estimate of the layout has the time.
+ExactMemory without_estimated(const Config& config, ExactMemory exact) {
   if (recompute_mode(config.memory) != RecomputeMode::Auto) exact.recompute_s = 0;
   return exact;
+}
+
+}  // namespace
+
+ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, const CostModel& costs,
+                         std::int64_t budget_bytes, std::int64_t outside_bytes) {
+  return without_estimated(
+      config, largest_rank(programs_with(config, place, layout, costs, budget_bytes, outside_bytes), costs));
 }
 
 namespace {
@@ -167,27 +220,54 @@ std::optional<double> stage_recompute_s(const Config& config, const Place& place
 }  // namespace
 
 std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
-                                          std::int64_t budget_bytes, std::int64_t outside_bytes) {
+                                          std::int64_t budget_bytes, std::int64_t outside_bytes,
+                                          int most_tensor_nodes) {
   if (!config.parallel.automatic) return std::nullopt;
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
   Place first = place;
   first.rank = 0;
   ExactLayouts exact;
+  std::vector<std::pair<Layout, ProgramOptions>> planned;
   exact.plan = [&](const Layout& layout) {
-    return exact_memory(config, first, layout, *machine.costs, budget_bytes, outside_bytes);
+    const ProgramOptions& options =
+        planned.emplace_back(layout, programs_with(config, first, layout, *machine.costs, budget_bytes, outside_bytes))
+            .second;
+    return without_estimated(config, any_plan(options, *machine.costs, arena));
+  };
+  exact.describe = [&](const Layout& layout) {
+    const auto found = std::find_if(planned.begin(), planned.end(), [&](const auto& p) { return p.first == layout; });
+    return without_estimated(config, largest_rank(found->second, *machine.costs));
   };
   if (arena > 0 && config.memory.recompute == RecomputeMode::Auto && config.memory.recompute_layers.empty()) {
     exact.recompute_s = [&](const Layout& layout, int stage) {
       return stage_recompute_s(config, first, layout, stage, *machine.costs, budget_bytes, outside_bytes);
     };
   }
-  LayoutChoice choice = choose_layout(layout_problem(config, place.ranks, arena), machine, exact);
+  LayoutProblem problem = layout_problem(config, place.ranks, arena);
+  problem.most_tensor_nodes = most_tensor_nodes;
+  LayoutChoice choice = choose_layout(problem, machine, exact);
   require(!choice.best.empty() || choice.least_memory, ErrorKind::Config,
           "{}: no layout of {} ranks can run this model and batch: {}", key_place(config, "parallel"), place.ranks,
-          choice.examples.empty() ? "" : choice.examples.front().second);
+          choice.fell.empty() ? "" : choice.fell.front().text);
   use_layout(config, choice.best.empty() ? choice.least_memory->layout : choice.best.front().layout);
   return choice;
 }
+
+namespace {
+
+// All of them, or, where they are many, the first of every reason.
+std::string fallen_text(const LayoutChoice& choice) {
+  constexpr std::int64_t kAll = 48, kOfEach = 6;
+  const bool all = std::ssize(choice.fell) <= kAll;
+  std::map<std::string, std::int64_t> shown;
+  std::string out;
+  for (const FallenLayout& f : choice.fell) {
+    if (all || ++shown[f.reason] <= kOfEach) out += fmt::format("  {}: {}\n", to_text(f.layout), f.text);
+  }
+  return all ? out : out + "  --json has all of them\n";
+}
+
+}  // namespace
 
 std::string parallel_line(const ParallelConfig& parallel) { return parallel_keys().write(parallel).one_line(); }
 
@@ -210,8 +290,8 @@ std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cl
     const LayoutEstimate& e = r.estimate;
     const ExactMemory memory = r.exact.value_or(ExactMemory{e.memory_bound_bytes, {}});
     using enum MemoryClass;
-    out += fmt::format("  {:>11}{:>6.1f} %{:>7.1f} %{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", milliseconds(e.step_s),
-                       100 * e.mfu, 100 * e.bubble, milliseconds(e.exposed_s),
+    out += fmt::format("  {:>11}{:>6.1f} %{:>7.1f} %{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", format_seconds(e.step_s),
+                       100 * e.mfu, 100 * e.bubble, format_seconds(e.exposed_s),
                        format_bytes(class_bytes(memory, {Parameters, Gradients, Optimizer})),
                        format_bytes(class_bytes(memory, {Activations})), format_bytes(memory.arena_bytes),
                        arena_bytes > 0 ? format_bytes(arena_bytes - memory.arena_bytes) : "", to_text(r.layout));
@@ -226,12 +306,13 @@ std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cl
   for (const auto& [reason, count] : choice.fallen)
     reasons.push_back(fmt::format("{} {}", reason, format_count(count)));
   if (!reasons.empty()) out += fmt::format("  fell: {}\n", join(reasons, ", "));
-  if (!why) return out;
-  for (const auto& [layout, text] : choice.examples) out += fmt::format("  {}: {}\n", to_text(layout), text);
-  return out;
+  if (choice.unplanned_least_s)
+    out += fmt::format("  the search ended after {} plans: what it has not planned takes at least {}\n",
+                       format_count(choice.planned), format_seconds(*choice.unplanned_least_s));
+  return why ? out + fallen_text(choice) : out;
 }
 
-nlohmann::json layout_json(const LayoutChoice& choice) {
+nlohmann::json layout_json(const LayoutChoice& choice, bool why) {
   nlohmann::json json{{"tried", choice.tried}, {"planned", choice.planned}, {"fallen", choice.fallen}};
   json["best"] = nlohmann::json::array();
   for (const RankedLayout& r : choice.best) {
@@ -253,8 +334,9 @@ nlohmann::json layout_json(const LayoutChoice& choice) {
     }
     json["best"].push_back(std::move(row));
   }
-  for (const auto& [layout, text] : choice.examples)
-    json["why"].push_back({{"layout", to_text(layout)}, {"reason", text}});
+  if (choice.unplanned_least_s) json["unplanned_least_ms"] = *choice.unplanned_least_s * 1e3;
+  for (const FallenLayout& f : choice.fell)
+    if (why) json["fell"].push_back({{"layout", to_text(f.layout)}, {"reason", f.reason}, {"text", f.text}});
   return json;
 }
 

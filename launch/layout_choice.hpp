@@ -28,16 +28,18 @@ LayoutChoice predict_layout(const Config& config, const Place& place, const Layo
 // Chooses and writes the layout where the configuration says `parallel: auto`; nullopt where it does not. Budgets as
 // in choose_programs(). Where nothing fits, it writes the layout that needs least: check_budget() then has the rest.
 // Depends on its arguments only, and asks for costs in the same order everywhere, so all ranks choose alike.
+// `most_tensor_nodes`: LayoutProblem's.
 std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
-                                          std::int64_t budget_bytes, std::int64_t outside_bytes);
+                                          std::int64_t budget_bytes, std::int64_t outside_bytes,
+                                          int most_tensor_nodes = 1);
 
 // The parallel section on one line of YAML, for plan.json; reading it back is Error(BadData) where it cannot be read.
 std::string parallel_line(const ParallelConfig& parallel);
 ParallelConfig read_parallel_line(const std::string& line, const std::string& file);
 
-// The best layouts, their time and memory; with `why`, what every other one fell for.
+// The best layouts, their time and memory; with `why`, what the others fell for (as text, of many some).
 std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
                         bool why);
-nlohmann::json layout_json(const LayoutChoice& choice);
+nlohmann::json layout_json(const LayoutChoice& choice, bool why = false);
 
 }  // namespace plimsoll

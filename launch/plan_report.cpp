@@ -14,11 +14,6 @@
 namespace plimsoll {
 namespace {
 
-const ProgramLayout& largest_program(const MemoryPlan& plan) {
-  return *std::max_element(plan.programs.begin(), plan.programs.end(),
-                           [](const ProgramLayout& a, const ProgramLayout& b) { return a.step_bytes < b.step_bytes; });
-}
-
 std::string ranks_text(const RankRole& role) {
   return fmt::format("rank{} {}", role.ranks.size() > 1 ? "s" : "", rank_ranges(role.ranks));
 }
@@ -367,6 +362,11 @@ nlohmann::json role_json(const RankRole& role, const PlanContext& context, const
 }
 
 }  // namespace
+
+const ProgramLayout& largest_program(const MemoryPlan& plan) {
+  return *std::max_element(plan.programs.begin(), plan.programs.end(),
+                           [](const ProgramLayout& a, const ProgramLayout& b) { return a.step_bytes < b.step_bytes; });
+}
 
 std::string link_source_text(LinkSource links) {
   switch (links) {

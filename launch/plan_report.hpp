@@ -20,6 +20,8 @@ struct PlanContext {
   std::vector<RecomputeReport> recompute = {};                   // by role; may be empty
 };
 
+// The program whose step region is the largest.
+const ProgramLayout& largest_program(const MemoryPlan& plan);
 // "by the links of comm.cluster": how it is decided what is sent at once.
 std::string link_source_text(LinkSource links);
 // Of every role of the run: bytes per class, total, budget and margin, and which ranks hold what. `peak`, where given:

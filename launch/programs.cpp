@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "comm/group.hpp"
+#include "launch/known_plans.hpp"
 #include "launch/message_sizes.hpp"
 #include "launch/nearest_changes.hpp"
 #include "optim/update.hpp"
@@ -91,6 +92,18 @@ void rewrite_activations(Graph& graph, const ProgramOptions& o) {
   offload(graph, sent);
 }
 
+// The parameters of a model, on one rank.
+struct WholeModel {
+  explicit WholeModel(const ModelConfig& m) : model(m), graph(build_transformer(m, {1, 1, Head::Hidden})) {}
+  bool is_of(const ModelConfig& m) const { return model == m; }
+  ModelConfig model;
+  Graph graph;
+};
+std::shared_ptr<const WholeModel> whole_model(const ModelConfig& model) {
+  static Remembered<WholeModel, ModelConfig> known(4);
+  return known.of(model);
+}
+
 // What this rank's stage of a pipeline runs.
 void add_schedule(const ProgramOptions& o, Programs& p) {
   if (o.mesh.pipeline == 1) return;
@@ -129,9 +142,9 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
     cut_outputs(graph, o.pipeline_chunks);
     add_message_buffers(graph, true);
     if (data.zero < 2) sum_tied_gradients(graph, o.model, pipeline_parallel(o), scratch);
-    const Graph whole = build_transformer(o.model, {1, 1, Head::Hidden});
-    update.places = places_in_model(graph, whole);
-    update.tensors = static_cast<std::int64_t>(whole.parameters.size());
+    const auto whole = whole_model(o.model);
+    update.places = places_in_model(graph, whole->graph);
+    update.tensors = static_cast<std::int64_t>(whole->graph.parameters.size());
     update.norm_axes.push_back({"pipeline", o.mesh.pipeline});
   }
   const FlatLayout layout = flat_layout(graph, data.shards, o.state_shares);
@@ -204,7 +217,8 @@ void set_shares(ProgramOptions& o, std::vector<std::int64_t> shares, std::int64_
 
 std::vector<ModelTensor> model_tensors(const ModelConfig& model) {
   std::vector<ModelTensor> tensors;
-  for (const Parameter& p : build_transformer(model, {1, 1, Head::Hidden}).parameters) {
+  const auto whole = whole_model(model);
+  for (const Parameter& p : whole->graph.parameters) {
     for (const ParameterPart& part : p.parts) tensors.push_back({part.name, part.shape});
   }
   return tensors;
@@ -349,6 +363,14 @@ Programs planned_programs(const ProgramOptions& o, const Planning& planning) {
 }
 
 }  // namespace
+
+Programs timed_programs(const ProgramOptions& o) {
+  Programs p;
+  add_schedule(o, p);
+  p.names.emplace_back("train");
+  p.graphs.push_back(std::make_unique<Graph>(train_graph(o, p, {})));
+  return p;
+}
 
 MemoryPlan plan_of(const ProgramOptions& o, std::int64_t enough_bytes, const Graph* keeping) {
   return planned_programs(o, {false, enough_bytes, keeping}).plan;

@@ -168,6 +168,8 @@ Programs build_programs(const ProgramOptions& options);
 // Their memory plan alone; `enough_bytes` as plan_memory() has it. `keeping`: the graph of keeping_graph(), for whoever
 // plans one rank with several recomputations.
 MemoryPlan plan_of(const ProgramOptions& options, std::int64_t enough_bytes = 0, const Graph* keeping = nullptr);
+// The train program alone, without a plan, for what it is predicted to take: graph, buckets, gathers, chunk_times.
+Programs timed_programs(const ProgramOptions& options);
 // Forward and backward of this rank with everything kept, before parameters are placed and collectives of gradients are
 // added: what the recompute planner looks at. The schedule is null without a pipeline.
 struct KeepingGraph {

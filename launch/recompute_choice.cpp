@@ -1,11 +1,8 @@
 #include "launch/recompute_choice.hpp"
 
 #include <algorithm>
-#include <deque>
 #include <limits>
 #include <map>
-#include <memory>
-#include <mutex>
 #include <tuple>
 #include <utility>
 
@@ -27,112 +24,29 @@ RecomputeLimits limits_of(const RecomputeStage& stage) {
   return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000, 0.01};
 }
 
-// The bytes of a rank's plan, what it cannot do without, and of what it offloads.
-struct PlannedBytes {
-  std::int64_t arena = 0, least = 0, host = 0;
-};
-
-// What a byte plan follows from: everything but `recompute`, what only searches and reports look at, and, where no
-// buckets are cut, what the machine is like. A new field does not compile before it is named here.
-auto plan_fields(const ProgramOptions& o) {
-  const auto& [model, dtype, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel, tensor_chunks,
-               schedule, chunks, pipeline_chunks, pipeline_choice, stage_layers, micro_batches, shares, state_shares,
-               bucket_bytes, hierarchical, gather_bytes, gather_by_links, prefetch, costs, links, shard_choice,
-               logits_bytes, recompute, host, optimizer, train, evaluate, logits, cache_positions] = o;
-  return std::tuple_cat(std::tie(model, dtype, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel,
-                                 tensor_chunks, schedule, chunks, pipeline_chunks, stage_layers, micro_batches, shares,
-                                 state_shares, bucket_bytes, hierarchical, gather_bytes, gather_by_links, prefetch,
-                                 logits_bytes, optimizer, train, evaluate, logits, cache_positions),
-                        std::tuple(zero == 0 && mesh.data > 1 ? costs.get() : nullptr));
-}
-
-// The last `most` of those that searches of the process asked for, by what they are about.
-template <class Kept, class Key>
-class Remembered {
- public:
-  explicit Remembered(std::size_t most) : most_(most) {}
-
-  std::shared_ptr<Kept> of(const Key& key) {
-    const std::lock_guard lock(mutex_);
-    const auto same = std::find_if(known_.begin(), known_.end(), [&](const auto& k) { return k->is_of(key); });
-    if (same != known_.end()) return *same;
-    if (known_.size() == most_) known_.pop_front();
-    return known_.emplace_back(std::make_shared<Kept>(key));
-  }
-
- private:
-  std::size_t most_;
-  std::mutex mutex_;
-  std::deque<std::shared_ptr<Kept>> known_;
-};
-
-constexpr std::size_t kKnownStages = 32;
-
-// Bytes of the plans of one rank. A layout is looked at for what one of its stages recomputes, then for all of them,
-// and at last as the one that was chosen.
-class KnownBytes {
- public:
-  explicit KnownBytes(const ProgramOptions& there) : there_(there) {}
-  bool is_of(const ProgramOptions& there) const { return plan_fields(there_) == plan_fields(there); }
-
-  static std::shared_ptr<KnownBytes> of(const ProgramOptions& there) {
-    static Remembered<KnownBytes, ProgramOptions> all(kKnownStages);
-    return all.of(there);
-  }
-
-  std::optional<PlannedBytes> find(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
-    const std::lock_guard lock(mutex_);
-    for (const Plan& plan : plans_) {
-      if (plan.enough_bytes == enough_bytes && plan.chosen == chosen) return plan.bytes;
-    }
-    return std::nullopt;
-  }
-  void add(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes, const PlannedBytes& bytes) {
-    const std::lock_guard lock(mutex_);
-    plans_.push_back({chosen, enough_bytes, bytes});
-  }
-
- private:
-  struct Plan {
-    std::vector<LayerRecompute> chosen;
-    std::int64_t enough_bytes;
-    PlannedBytes bytes;
-  };
-
-  ProgramOptions there_;
-  std::mutex mutex_;
-  std::vector<Plan> plans_;
-};
-
-// Byte plans of one stage, each made once, as good as it takes to know whether they are within `arena_bytes`.
+// Byte plans of one stage, as good as it takes to know whether they are within `arena_bytes`.
 class BytePlans {
  public:
   // `keeping`: keeping_graph(there).
   BytePlans(const ProgramOptions& there, const Graph& keeping, const std::vector<int>& layers, std::int64_t arena_bytes)
-      : there_(there), keeping_(keeping), layers_(layers), budget_(arena_bytes), known_(KnownBytes::of(there)) {}
-  PlannedBytes of(const std::vector<LayerRecompute>& chosen) { return known_plan(chosen, budget_); }
-  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return known_plan(chosen, 0); }
+      : there_(there), keeping_(keeping), layers_(layers), budget_(arena_bytes) {}
+  PlannedBytes of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, budget_); }
+  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, 0); }
 
  private:
-  PlannedBytes known_plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
-    if (const auto known = known_->find(chosen, enough_bytes)) return *known;
-    const PlannedBytes bytes = plan(chosen, enough_bytes);
-    known_->add(chosen, enough_bytes, bytes);
-    return bytes;
-  }
   PlannedBytes plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
     there_.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
     for (std::size_t i = 0; i < chosen.size(); ++i) there_.recompute[static_cast<std::size_t>(layers_[i])] = chosen[i];
-    const MemoryPlan plan = plan_of(there_, enough_bytes, &keeping_);
-    return {plan.total_bytes, least_bytes(plan), plan.host_bytes};
+    return known_bytes(there_, enough_bytes, &keeping_);
   }
 
   ProgramOptions there_;
   const Graph& keeping_;
   std::vector<int> layers_;
   std::int64_t budget_;
-  std::shared_ptr<KnownBytes> known_;
 };
+
+constexpr std::size_t kKnownStages = 32;
 
 // A planner with its answers. They are kept for all searches of the process: layouts of a cluster often differ in what
 // lies beside the activations, not in the layers of a stage, and the budgets that are tried follow from the stage.
@@ -411,30 +325,11 @@ StageKey key_of(const ProgramOptions& o, int stage, const Schedule* schedule, co
   return {stage == 0, stage + 1 == o.mesh.pipeline, numbers};
 }
 
-std::vector<int> layers_at(const ProgramOptions& o, int stage, const std::vector<int>& cuts) {
-  std::vector<int> layers;
-  for (int chunk = 0; chunk < o.chunks; ++chunk) {
-    const auto piece = static_cast<std::size_t>(piece_index(o.mesh.pipeline, stage, chunk));
-    const int first = cuts.empty() ? 0 : cuts[piece];
-    const int end = piece + 1 < cuts.size() ? cuts[piece + 1] : static_cast<int>(o.model.layers);
-    for (int layer = first; layer < end; ++layer) layers.push_back(layer);
-  }
-  return layers;
-}
-
 }  // namespace
 
 GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
   return stage_of(keeping_graph(there), there, costs);
 }
-
-std::int64_t least_bytes(const MemoryPlan& plan) {
-  std::int64_t live = 0;
-  for (const ProgramLayout& program : plan.programs) live = std::max(live, program.max_live_bytes);
-  return plan.persistent_bytes + live;
-}
-
-std::int64_t planned_bytes(const ProgramOptions& options) { return plan_of(options).total_bytes; }
 
 StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
                                    std::int64_t arena_bytes) {

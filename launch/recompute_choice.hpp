@@ -15,7 +15,7 @@
 
 #include <span>
 
-#include "launch/programs.hpp"
+#include "launch/known_plans.hpp"
 #include "runtime/plan/recompute_graph.hpp"
 
 namespace plimsoll {
@@ -48,11 +48,5 @@ StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, con
 
 // What the recompute planner sees of the stage of a rank.
 GraphStage stage_graph(const ProgramOptions& options, const CostModel& costs);
-
-// What no placement of such a plan can do without, rounded up to kArenaAlignment; few need more.
-std::int64_t least_bytes(const MemoryPlan& plan);
-
-// What a rank of `options` needs when it recomputes what they say.
-std::int64_t planned_bytes(const ProgramOptions& options);
 
 }  // namespace plimsoll

@@ -100,14 +100,25 @@ std::vector<LayerRecompute> recompute_layers(const Config& config) {
   return layers;
 }
 
+// Of equal descriptions the same object: plans are known by it.
+std::shared_ptr<const CostModel> described_costs(const ClusterDescription& cluster) {
+  struct Described {
+    explicit Described(const ClusterDescription& c) : costs(c) {}
+    bool is_of(const ClusterDescription& c) const { return costs.cluster() == c; }
+    DescribedCosts costs;
+  };
+  static Remembered<Described, ClusterDescription> known(4);
+  const std::shared_ptr<Described> found = known.of(cluster);
+  return {found, &found->costs};
+}
+
 // Bytes that the first rank whose plan does not fit lacks at least; 0: all fit. `arena_bytes` 0: no limit.
 std::int64_t lacking_bytes(const ProgramOptions& o, std::int64_t arena_bytes) {
   if (arena_bytes == 0 && o.host.bytes == kNoHostLimit) return 0;
   for (const int stage : distinct_stages(o)) {  // they differ, and all ranks must choose alike
-    const MemoryPlan plan = plan_of(at_stage(o, stage), arena_bytes);
-    if (arena_bytes > 0 && plan.total_bytes > arena_bytes)
-      return std::max<std::int64_t>(1, least_bytes(plan) - arena_bytes);
-    if (plan.host_bytes > o.host.bytes) return plan.host_bytes - o.host.bytes;
+    const PlannedBytes plan = known_bytes(at_stage(o, stage), arena_bytes);
+    if (arena_bytes > 0 && plan.arena > arena_bytes) return std::max<std::int64_t>(1, plan.least - arena_bytes);
+    if (plan.host > o.host.bytes) return plan.host - o.host.bytes;
   }
   return 0;
 }
@@ -268,7 +279,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.prefetch = static_cast<int>(config.comm.prefetch.value_or(1));
   o.gather_bytes = config.comm.gather.value_or(0);
   if (!config.comm.cluster.empty()) {
-    o.costs = std::make_shared<DescribedCosts>(load_cluster(config.comm.cluster));
+    o.costs = described_costs(load_cluster(config.comm.cluster));
     o.links = LinkSource::Cluster;
   }
   o.recompute = recompute_layers(config);

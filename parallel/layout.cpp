@@ -33,8 +33,8 @@ class Enumerator {
       : costs_(costs), problem_(costs.problem()), cluster_(cluster), choice_(choice) {}
 
   std::vector<Layout> all() {
-    const std::int64_t per_node = std::min<std::int64_t>(problem_.ranks, cluster_.devices_per_node);
-    for (const int tensor : divisors(per_node)) {
+    const std::int64_t together = problem_.most_tensor_nodes * cluster_.devices_per_node;
+    for (const int tensor : divisors(std::min<std::int64_t>(problem_.ranks, together))) {
       if (problem_.ranks % tensor != 0) continue;
       const int rest = problem_.ranks / tensor;
       for (const int pipeline : divisors(rest)) {
@@ -96,7 +96,8 @@ class Enumerator {
   bool fell(const Layout& l, const std::vector<ConfigIssue>& issues) {
     if (issues.empty()) return false;
     ++choice_.tried;
-    if (++choice_.fallen[issues.front().key] == 1) choice_.examples.emplace_back(l, issues.front().text);
+    ++choice_.fallen[issues.front().key];
+    choice_.fell.push_back({l, issues.front().key, issues.front().text});
     return true;
   }
   void keep(const Layout& l) {
@@ -111,11 +112,11 @@ class Enumerator {
   std::vector<Layout> layouts_;
 };
 
-// A layout on its way: with a bound of its time, then with its estimate, then (where that adds to it) with what the
-// plan of a stage, and then that of all of them, does to fit.
+// A layout on its way: with a bound of its time, then with that of its estimate, then (where that adds to it) with what
+// the plan of a stage does to fit, and at last with the time of its plan.
 enum class Known : std::uint8_t { Bound, Estimate, Stage, Plan };
 struct Entry {
-  double seconds;
+  double seconds;      // at least, until it is planned
   std::int64_t bytes;  // equally fast: the smaller one
   std::size_t index;
   Known known;
@@ -144,12 +145,17 @@ class Search {
         case Known::Plan: choice_.best.push_back(std::move(planned_.at(top.index))); break;
       }
     }
-    std::stable_sort(choice_.best.begin(), choice_.best.end(), [](const RankedLayout& a, const RankedLayout& b) {
-      return a.estimate.step_s < b.estimate.step_s;
-    });
-    if (!queue_.empty())
-      fall(queue_.top().index, "time", "slower than the best", static_cast<std::int64_t>(queue_.size()));
+    if (choice_.best.size() < most) take_planned(most);
+    for (; !queue_.empty(); queue_.pop()) {
+      const Entry& entry = queue_.top();
+      fall(entry.index, "time",
+           fmt::format("slower than the best: {} {:.4g} ms", entry.known == Known::Plan ? "its plan takes" : "at least",
+                       1e3 * entry.seconds));
+    }
     if (choice_.best.empty() && !layouts_.empty()) find_least();
+    for (RankedLayout& ranked : choice_.best) {
+      if (ranked.exact && exact_.describe) ranked.exact = exact_.describe(ranked.layout);
+    }
     return std::move(choice_);
   }
 
@@ -163,7 +169,7 @@ class Search {
       least_ = i;
     }
     if (budget() > 0 && bytes > budget()) {
-      fall(i, "memory", fmt::format("needs at least {} bytes of {}", bytes, budget()), 1);
+      fall(i, "memory", fmt::format("needs at least {} bytes of {}", bytes, budget()));
     } else {
       queue_.push({costs_.time_bound_s(layouts_[i]), bytes, i, Known::Bound});
     }
@@ -171,7 +177,7 @@ class Search {
 
   void estimate(const Entry& entry) {
     const LayoutEstimate& e = estimates_[entry.index] = costs_.estimate(layouts_[entry.index]);
-    queue_.push({e.step_s, entry.bytes, entry.index, Known::Estimate});
+    queue_.push({e.least_s(), entry.bytes, entry.index, Known::Estimate});
   }
 
   // Does the stage that recomputes most, one of several, say more than the estimate did?
@@ -181,7 +187,7 @@ class Search {
     const std::optional<double> seconds = exact_.recompute_s(layouts_[entry.index], e.recompute_stage);
     if (!seconds || *seconds <= e.recompute_s) return false;
     e.set_recompute(*seconds);
-    queue_.push({e.step_s, entry.bytes, entry.index, Known::Stage});
+    queue_.push({e.least_s(), entry.bytes, entry.index, Known::Stage});
     return true;
   }
 
@@ -195,22 +201,32 @@ class Search {
     if (!ranked.exact || budget() == 0 || ranked.exact->arena_bytes <= budget()) {
       if (ranked.exact) ranked.estimate.set_recompute(ranked.exact->recompute_s);
       if (ranked.exact) ranked.estimate.set_sizes(ranked.exact->sizes_s);
-      if (ranked.estimate.step_s > entry.seconds) {
-        queue_.push({ranked.estimate.step_s, entry.bytes, i, Known::Plan});
-        planned_.emplace(i, std::move(ranked));
-      } else {
-        choice_.best.push_back(std::move(ranked));
-      }
+      queue_.push({ranked.estimate.step_s, entry.bytes, i, Known::Plan});
+      planned_.emplace(i, std::move(ranked));
       return;
     }
-    fall(i, "memory", fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget()), 1);
+    fall(i, "memory", fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget()));
     if (!choice_.least_memory || ranked.exact->arena_bytes < choice_.least_memory->exact->arena_bytes)
       choice_.least_memory = std::move(ranked);
   }
 
-  void fall(std::size_t i, const std::string& why, const std::string& text, std::int64_t count) {
-    if (choice_.fallen[why] == 0) choice_.examples.emplace_back(layouts_[i], text);
-    choice_.fallen[why] += count;
+  // The search ended early: what was planned counts, and what was not has a bound.
+  void take_planned(std::size_t most) {
+    std::vector<Entry> rest;
+    for (; !queue_.empty() && choice_.best.size() < most; queue_.pop()) {
+      if (queue_.top().known == Known::Plan) {
+        choice_.best.push_back(std::move(planned_.at(queue_.top().index)));
+      } else {
+        rest.push_back(queue_.top());
+      }
+    }
+    if (!rest.empty()) choice_.unplanned_least_s = rest.front().seconds;
+    for (const Entry& entry : rest) queue_.push(entry);
+  }
+
+  void fall(std::size_t i, const char* why, std::string text) {
+    ++choice_.fallen[why];
+    choice_.fell.push_back({layouts_[i], why, std::move(text)});
   }
 
   void find_least() {

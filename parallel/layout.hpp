@@ -4,9 +4,9 @@
 // the budget (planner.md, section 4). A function of its arguments alone: every rank finds the same.
 //
 // Every combination that parallel/rules.hpp allows is tried; its memory and its time are bounded from below, and what
-// is left is searched best first: by time, then the exact memory of the plan. So the answer is the fastest layout that
-// fits, as if every layout had been planned; and of the layouts that are planned and fit, the fastest when sizes of
-// messages follow from the links.
+// is left is searched best first: by the least time that it can have, then by the time and the exact memory of its
+// plan. The search ends when nothing that is left can be faster than what was planned. So the answer is the fastest
+// layout that fits, as if every layout had been planned, with messages of sizes that follow from the links.
 
 #include <functional>
 #include <map>
@@ -38,6 +38,7 @@ struct LayoutProblem {
   std::int64_t budget_bytes = 0;   // of a rank's arena; 0: no limit
   bool reduction_scratch = false;  // sums over ranks need memory, as on the CPU
   bool pipelines = true;           // may be more than one stage
+  int most_tensor_nodes = 1;       // whose devices a split layer may be spread over
   int most_zero = 3;
   // Rewrites the differentiated graph of a piece (recomputation); may be empty.
   std::function<void(Graph&)> rewrite;
@@ -45,6 +46,9 @@ struct LayoutProblem {
   // for the time, to which the exact plan adds (ExactMemory::recompute_s).
   bool rewrite_at_need = false;
   bool offload = false;  // and values may wait in host memory instead
+  // What exact plans size by the links (ExactMemory::sizes_s): buckets of gradients without ZeRO, ZeRO-3's gathers,
+  // chunks of split linears.
+  bool sized_buckets = false, sized_gathers = false, sized_chunks = false;
 };
 
 // Rates are those of `costs`; nodes and links those of `cluster`.
@@ -71,16 +75,19 @@ ParallelConfig to_parallel(const Layout& layout);
 struct LayoutEstimate {
   double step_s = 0;
   double bubble = 0;                    // idle share of the pipeline
+  double idle_s = 0;                    // that is, of step_s
   double exposed_s = 0;                 // communication that nothing hides, of step_s
   double update_s = 0;                  // optimizer, of step_s
   double recompute_s = 0;               // of step_s, where memory.recompute: auto needs it; see LayoutCosts::estimate
   int recompute_stage = 0;              // which needs that
+  double hideable_s = 0;                // of step_s: sizes of messages take off no more
   double sizes_s = 0;                   // off step_s already: see ExactMemory
   double mfu = 0;                       // model FLOPs per second of all ranks / peak of the data sheet
   std::int64_t memory_bound_bytes = 0;  // no plan of the largest rank has fewer
-  // What recomputation takes, and what the sizes of messages save, is known better.
+  // What recomputation takes, and what the sizes of messages save (of which hideable_s counts), is known better.
   void set_recompute(double seconds);
   void set_sizes(double seconds);
+  double least_s() const { return step_s + sizes_s - hideable_s; }  // whatever the sizes are
 };
 
 // What the plan of a layout takes on the rank that has most.
@@ -95,7 +102,10 @@ struct ExactMemory {
 
 // Who plans layouts exactly.
 struct ExactLayouts {
-  std::function<ExactMemory(const Layout&)> plan;  // empty: nobody; then the bound stands for the memory
+  // Empty: nobody; then the bound stands for the memory. Where it fits, `arena_bytes` may be more than the plan needs,
+  // and `class_bytes` nothing, until describe() was asked.
+  std::function<ExactMemory(const Layout&)> plan;
+  std::function<ExactMemory(const Layout&)> describe;  // to the byte; of a layout that was planned. Empty: plan() is
   // What the plan of one stage adds to a step in order to fit: at most ExactMemory::recompute_s, and asked first, since
   // it takes the time of one stage. nullopt: it does not fit. Empty: nobody.
   std::function<std::optional<double>(const Layout&, int stage)> recompute_s;
@@ -107,12 +117,21 @@ struct RankedLayout {
   std::optional<ExactMemory> exact;  // nullopt: nobody was asked
 };
 
+// A layout that is not among the best, and why: the key of the rule that it breaks, "memory" or "time".
+struct FallenLayout {
+  Layout layout;
+  std::string reason, text;
+};
+
 struct LayoutChoice {
-  std::vector<RankedLayout> best;                        // fastest first, at most `most`; empty: none fits
-  std::optional<RankedLayout> least_memory;              // where none fits, the one that needs least of those looked at
-  std::map<std::string, std::int64_t> fallen;            // why → layouts
-  std::vector<std::pair<Layout, std::string>> examples;  // of every reason, the first layout
-  std::int64_t tried = 0, planned = 0;  // combinations; of them, those whose exact memory was asked for
+  std::vector<RankedLayout> best;              // fastest first, at most `most`; empty: none fits
+  std::optional<RankedLayout> least_memory;    // where none fits, the one that needs least of those looked at
+  std::vector<FallenLayout> fell;              // all others; those that are slower from the fastest on
+  std::map<std::string, std::int64_t> fallen;  // how many of them, by reason
+  std::int64_t tried = 0, planned = 0;         // combinations; of them, those whose exact memory was asked for
+  // Where plans keep turning out larger or slower than their bounds, the search ends after some hundred of them: then
+  // no layout that was not planned is faster than this. nullopt: none is faster than the last of `best`.
+  std::optional<double> unplanned_least_s;
 };
 
 // Estimates layouts of one problem on one machine. Costs of pieces are measured on graphs of one and two layers, which
@@ -124,7 +143,7 @@ class LayoutCosts {
   // All but stage_layers is given; they are cut so that the slowest piece is as fast as possible.
   void cut_stages(Layout& layout);
   std::int64_t memory_bound_bytes(const Layout& layout);
-  double time_bound_s(const Layout& layout);  // at most estimate().step_s
+  double time_bound_s(const Layout& layout);  // at most estimate().least_s()
   // With rewrite_at_need, recompute_s is the least that any exact plan within the budget adds.
   LayoutEstimate estimate(const Layout& layout);
   const LayoutProblem& problem() const;
@@ -134,7 +153,7 @@ class LayoutCosts {
   std::unique_ptr<Impl> impl_;
 };
 
-// Every layout that the rules allow, stages cut; `fallen` counts the others by reason.
+// Every layout that the rules allow, stages cut; the others have fallen.
 std::vector<Layout> enumerate_layouts(LayoutCosts& costs, const ClusterDescription& cluster, LayoutChoice& choice);
 
 LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayouts& exact,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "optim/update.hpp"
 #include "parallel/layout_memory.hpp"
@@ -16,6 +17,9 @@ struct Queue {
   double free_s = 0;
   void send(double ready_s, double takes_s) { free_s = std::max(free_s, ready_s) + takes_s; }
 };
+
+// Messages as they usually are, or as if their sizes cost nothing: nobody knows sizes that leave less exposed.
+enum class Sizes : std::uint8_t { Usual, Ideal };
 
 struct StageTimes {
   std::vector<ChunkCost> chunks;  // of a micro-batch
@@ -45,9 +49,11 @@ struct LayoutCosts::Impl {
 
   double reduce_s(const Layout& l, std::int64_t elements) const;
   double gather_s(const Layout& l, std::int64_t elements) const;
-  StageTimes stage(const Layout& l, int stage);
-  void add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers, StageTimes& t) const;
-  void add_sharded_steps(const Layout& l, const PieceProfile& p, std::int64_t layers, ChunkCost& c,
+  // Do the links decide about sizes, and does that change anything?
+  bool sized(const Layout& l) const;
+  StageTimes stage(const Layout& l, int stage, Sizes sizes);
+  void add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers, Sizes sizes, StageTimes& t) const;
+  void add_sharded_steps(const Layout& l, const PieceProfile& p, std::int64_t layers, Sizes sizes, ChunkCost& c,
                          StageTimes& t) const;
   void add_update(const Layout& l, const std::vector<PieceProfile>& profiles, StageTimes& t) const;
   LayoutEstimate play(const Layout& l, const std::vector<StageTimes>& stages);
@@ -70,7 +76,7 @@ double LayoutCosts::Impl::gather_s(const Layout& l, std::int64_t elements) const
 
 // ZeRO 0 and 1: units are summed in the last micro-batch as its backward finishes them, from the last layer on; without
 // ZeRO in buckets of whole units.
-void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers,
+void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers, Sizes sizes,
                                        StageTimes& t) const {
   const ChunkCost& last = t.chunks.front();
   const double backward = last.input_grad_s + last.weight_grad_s;
@@ -93,11 +99,14 @@ void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, s
   }
   queue.send(ready, reduce_s(l, bucket));
   t.tail_s = std::max(0.0, queue.free_s - backward);
+  if (sizes == Sizes::Usual || l.zero > 0 || !problem.sized_buckets) return;
+  // The last message goes behind backward, and all of them take no less than one with all their bytes.
+  t.tail_s = std::min(t.tail_s, std::max(reduce_s(l, 0), reduce_s(l, p.elements()) - backward));
 }
 
 // ZeRO 2 and 3 communicate in every micro-batch, each unit of a piece beside the work on the one before.
-void LayoutCosts::Impl::add_sharded_steps(const Layout& l, const PieceProfile& p, std::int64_t count, ChunkCost& c,
-                                          StageTimes& t) const {
+void LayoutCosts::Impl::add_sharded_steps(const Layout& l, const PieceProfile& p, std::int64_t count, Sizes sizes,
+                                          ChunkCost& c, StageTimes& t) const {
   const auto layers = static_cast<double>(count);
   const std::int64_t unit = p.layer_elements / count;
   const auto gather_of = [&](std::int64_t elements) { return l.zero == 3 && elements > 0 ? gather_s(l, elements) : 0; };
@@ -105,12 +114,21 @@ void LayoutCosts::Impl::add_sharded_steps(const Layout& l, const PieceProfile& p
   const double gather = gather_of(unit), gather_embedding = gather_of(p.embedding_elements);
   const double gather_head = gather_of(p.head_elements);
   const double forward = c.forward_s / layers, backward = (c.input_grad_s + c.weight_grad_s) / layers;
-  const double made_forward =
+  double made_forward =
       gather_embedding + gather + (layers - 1) * std::max(forward, gather) + std::max(forward, gather_head);
   const double reduce = reduce_of(unit), reduce_embedding = reduce_of(p.embedding_elements);
   const double reduce_head = reduce_of(p.head_elements);
-  const double made_backward = gather_head + gather + std::max(backward, reduce_head) +
-                               (layers - 1) * std::max(backward, reduce + gather) + reduce + reduce_embedding;
+  double made_backward = gather_head + gather + std::max(backward, reduce_head) +
+                         (layers - 1) * std::max(backward, reduce + gather) + reduce + reduce_embedding;
+  if (sizes == Sizes::Ideal && l.zero == 3 && problem.sized_gathers) {
+    // The first unit is gathered before, the last sum comes after; everything is gathered at once, at best.
+    const double all = gather_s(l, p.elements()), sums = layers * reduce + reduce_embedding + reduce_head;
+    const double first = gather_embedding > 0 ? gather_embedding : gather;
+    made_forward = std::min(made_forward, std::max(first + c.forward_s, all));
+    const double last = (gather_head > 0 ? gather_head : gather) + c.input_grad_s + c.weight_grad_s +
+                        (reduce_embedding > 0 ? reduce_embedding : reduce);
+    made_backward = std::min(made_backward, std::max(last, all + sums));
+  }
   t.exposed_s += made_forward + made_backward - c.forward_s - c.input_grad_s - c.weight_grad_s;
   c.forward_s = made_forward;
   c.input_grad_s = made_backward - c.weight_grad_s;
@@ -135,17 +153,27 @@ void LayoutCosts::Impl::add_update(const Layout& l, const std::vector<PieceProfi
   t.gather_s = std::max(0.0, queue.free_s - t.update_s);
 }
 
-StageTimes LayoutCosts::Impl::stage(const Layout& l, int stage) {
+bool LayoutCosts::Impl::sized(const Layout& l) const {
+  if (problem.sized_chunks && l.mesh.tensor > 1) return true;
+  return l.mesh.data > 1 && ((problem.sized_buckets && l.zero == 0) || (problem.sized_gathers && l.zero == 3));
+}
+
+StageTimes LayoutCosts::Impl::stage(const Layout& l, int stage, Sizes sizes) {
   StageTimes t;
   std::vector<PieceProfile> profiles;
   for (int chunk = 0; chunk < l.chunks; ++chunk) {
-    const PieceProfile& p = profiles.emplace_back(pieces.of(l, stage, chunk));
+    PieceProfile& p = profiles.emplace_back(pieces.of(l, stage, chunk));
+    if (sizes == Sizes::Ideal && problem.sized_chunks) {
+      p.times.forward_s -= std::exchange(p.times.exposed_forward_s, 0);
+      p.times.backward_s -= std::exchange(p.times.exposed_backward_s, 0);
+    }
     const double weight = std::min(p.times.weight_grad_s, p.times.backward_s);
     t.chunks.push_back({p.times.forward_s, p.times.backward_s - weight, weight});
     t.exposed_s += p.times.exposed_forward_s + p.times.exposed_backward_s;
-    if (l.mesh.data > 1 && l.zero >= 2) add_sharded_steps(l, p, pieces.layers(l, stage, chunk), t.chunks.back(), t);
+    if (l.mesh.data > 1 && l.zero >= 2)
+      add_sharded_steps(l, p, pieces.layers(l, stage, chunk), sizes, t.chunks.back(), t);
   }
-  if (l.mesh.data > 1 && l.zero < 2) add_reductions(l, profiles.front(), pieces.layers(l, stage, 0), t);
+  if (l.mesh.data > 1 && l.zero < 2) add_reductions(l, profiles.front(), pieces.layers(l, stage, 0), sizes, t);
   add_update(l, profiles, t);
   return t;
 }
@@ -180,6 +208,7 @@ LayoutEstimate LayoutCosts::Impl::play(const Layout& l, const std::vector<StageT
       busy += count * stages[s].all_s();
     }
     e.bubble = 1 - busy / (compute * static_cast<double>(stages.size()));
+    e.idle_s = e.bubble * compute;
   }
   double tail = 0;
   for (std::size_t s = 0; s < stages.size(); ++s) {
@@ -208,6 +237,7 @@ void LayoutEstimate::set_recompute(double seconds) {
 }
 
 void LayoutEstimate::set_sizes(double seconds) {
+  seconds = std::min(seconds, hideable_s);
   add_seconds(*this, sizes_s - seconds);
   sizes_s = seconds;
 }
@@ -256,7 +286,7 @@ double LayoutCosts::time_bound_s(const Layout& l) {
   // the last gradient goes back through them, beside which a stage may still have weight gradients to make.
   double before = 0, most = 0, update = 0, gather = 0;
   for (int s = 0; s < l.mesh.pipeline; ++s) {
-    const StageTimes t = impl_->stage(l, s);
+    const StageTimes t = impl_->stage(l, s, Sizes::Ideal);
     const double first_tail = s == 0 ? t.tail_s : 0;
     most = std::max(most, before + static_cast<double>(l.micro_batches) * t.all_s() + first_tail);
     before += t.forward_s() + (l.schedule == ScheduleKind::ZbH1 ? 0 : t.chunks.front().input_grad_s);
@@ -267,9 +297,13 @@ double LayoutCosts::time_bound_s(const Layout& l) {
 }
 
 LayoutEstimate LayoutCosts::estimate(const Layout& l) {
-  std::vector<StageTimes> stages;
-  for (int s = 0; s < l.mesh.pipeline; ++s) stages.push_back(impl_->stage(l, s));
-  LayoutEstimate e = impl_->play(l, stages);
+  const auto play = [&](Sizes sizes) {
+    std::vector<StageTimes> stages;
+    for (int s = 0; s < l.mesh.pipeline; ++s) stages.push_back(impl_->stage(l, s, sizes));
+    return impl_->play(l, stages);
+  };
+  LayoutEstimate e = play(Sizes::Usual);
+  if (impl_->sized(l)) e.hideable_s = std::max(0.0, e.step_s - play(Sizes::Ideal).step_s);
   e.memory_bound_bytes = memory_bound_bytes(l);
   const double peak = impl_->machine.cluster.device.peak.of(problem().dtype);
   const double flops = impl_->pieces.model_flops_per_sequence() * static_cast<double>(problem().global_batch);

@@ -74,6 +74,10 @@ std::string format_bytes(std::int64_t bytes) {
   return fmt::format("{:.2f} {}", value, unit);
 }
 
+std::string format_seconds(double seconds) {
+  return seconds < 10 ? fmt::format("{:.4g} ms", seconds * 1e3) : fmt::format("{:.4g} s", seconds);
+}
+
 std::string format_count(std::int64_t value) {
   std::string digits = std::to_string(std::abs(value));
   for (std::ptrdiff_t at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > 0; at -= 3) {

@@ -14,6 +14,8 @@ namespace plimsoll {
 std::optional<std::int64_t> parse_bytes(std::string_view text);
 // 1610612736 → "1.50 GiB"; below 1 KiB "123 B".
 std::string format_bytes(std::int64_t bytes);
+// 0.0123 → "12.3 ms"; from 10 s on "12.3 s".
+std::string format_seconds(double seconds);
 // 12345678 → "12,345,678".
 std::string format_count(std::int64_t value);
 // The candidate with the smallest edit distance, when that is at most a third of the name's length (at least 1, at most

@@ -1,6 +1,7 @@
 #include "runtime/plan/offset_problem.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
 #include <numeric>
@@ -52,87 +53,130 @@ std::vector<std::int64_t> conflict_degrees(const Problem& problem) {
   return degree;
 }
 
+constexpr std::size_t kBlock = 32;
+
+// Buffers that follow each other, by offset.
+struct Block {
+  std::size_t count = 0;
+  std::array<int, kBlock> first, last;  // beyond `count`: never
+  std::array<std::int64_t, kBlock> offset{}, end{};
+
+  Block() {
+    first.fill(std::numeric_limits<int>::max());
+    last.fill(-1);
+  }
+  // A bit for each buffer that lives with the item. Compilers make a few wide comparisons of it.
+  std::uint32_t meeting(const Item& item) const {
+    std::uint32_t bits = 0;
+    for (std::size_t k = 0; k < kBlock; ++k) {
+      const bool meets = (first[k] <= item.last) & (last[k] >= item.first);
+      bits |= std::uint32_t{meets} << k;
+    }
+    return bits;
+  }
+  void insert(const Item& item, std::int64_t at) {
+    const auto begin = offset.begin();
+    const auto k = std::upper_bound(begin, begin + static_cast<std::ptrdiff_t>(count), at) - begin;
+    put(first, k, item.first);
+    put(last, k, item.last);
+    put(offset, k, at);
+    put(end, k, at + item.size);
+    ++count;
+  }
+
+ private:
+  template <class T>
+  void put(std::array<T, kBlock>& values, std::ptrdiff_t at, T value) {
+    const auto begin = values.begin(), up_to = begin + static_cast<std::ptrdiff_t>(count);
+    std::copy_backward(begin + at, up_to, up_to + 1);
+    begin[at] = value;
+  }
+};
+
+// What is known of all buffers of a block.
+struct Summary {
+  std::uint64_t times = 0;  // when one of them lives: Shelf::times_of()
+  int most_first = -1, least_last = std::numeric_limits<int>::max();
+  std::int64_t offset = 0, last_offset = 0, most_end = 0;  // offset: of the first
+  std::int64_t most_gap = 0;                               // at least the largest gap between them
+
+  void add(const Item& item, std::int64_t at, std::uint64_t times_of_item) {
+    const bool empty = times == 0;
+    if (!empty && at >= last_offset) most_gap = std::max(most_gap, at - most_end);
+    if (!empty && at < offset) most_gap = std::max(most_gap, offset - at - item.size);
+    offset = empty ? at : std::min(offset, at);
+    last_offset = empty ? at : std::max(last_offset, at);
+    most_end = std::max(most_end, at + item.size);
+    most_first = std::max(most_first, item.first);
+    least_last = std::min(least_last, item.last);
+    times |= times_of_item;
+  }
+};
+
 // Placed buffers by offset: the scan of place_in_order is the hot loop of the portfolio. It passes over blocks of them
-// that cannot matter: those that live at other times, and those that live with the item and leave no gap for it.
+// that cannot matter, those that live at other times and those that live with the item and leave no gap for it, and in
+// the others over what lives at other times.
 class Shelf {
  public:
   explicit Shelf(int sections) : sections_(std::max(1, sections)) {}
 
   std::int64_t find(const Item& item, Fit fit) const {
-    Scan scan{item.size};
+    std::int64_t top = 0, best = -1, best_gap = std::numeric_limits<std::int64_t>::max();
     const std::uint64_t times = times_of(item.first, item.last);
-    for (const Block& block : blocks_) {
-      if ((block.times & times) == 0) continue;
-      const bool all_meet = block.most_first <= item.last && block.least_last >= item.first;
-      if (all_meet && block.most_gap < item.size && block.placed.front().offset - scan.top < item.size) {
-        scan.top = std::max(scan.top, block.most_end);
+    for (std::size_t b = 0; b < summaries_.size(); ++b) {
+      const Summary& all = summaries_[b];
+      if ((all.times & times) == 0) continue;
+      const bool all_meet = all.most_first <= item.last && all.least_last >= item.first;
+      if (all_meet && all.most_gap < item.size && all.offset - top < item.size) {
+        top = std::max(top, all.most_end);
         continue;
       }
-      for (const Placed& p : block.placed) {
-        if (p.first > item.last || p.last < item.first) continue;
-        if (scan.pass(p) && fit == Fit::First) return scan.best;
+      const Block& block = blocks_[b];
+      for (std::uint32_t bits = block.meeting(item); bits != 0; bits &= bits - 1) {
+        const auto k = static_cast<std::size_t>(std::countr_zero(bits));
+        const std::int64_t gap = block.offset[k] - top;
+        if (gap >= item.size && gap < best_gap) {
+          best = top;
+          best_gap = gap;
+          if (fit == Fit::First) return best;
+        }
+        top = std::max(top, block.end[k]);
       }
     }
-    return scan.best >= 0 ? scan.best : scan.top;
+    return best >= 0 ? best : top;
   }
 
   void insert(const Item& item, std::int64_t offset) {
-    if (blocks_.empty()) blocks_.emplace_back();
-    auto block = std::upper_bound(blocks_.begin() + 1, blocks_.end(), offset,
-                                  [](std::int64_t at, const Block& b) { return at < b.placed.front().offset; }) -
-                 1;
-    block->insert({offset, offset + item.size, item.first, item.last}, times_of(item.first, item.last));
-    if (block->placed.size() < kMostPlaced) return;
-    const auto middle = block->placed.begin() + static_cast<std::ptrdiff_t>(kMostPlaced / 2);
-    Block below, above;
-    for (auto p = block->placed.begin(); p != block->placed.end(); ++p)
-      (p < middle ? below : above).insert(*p, times_of(p->first, p->last));
-    *block = std::move(below);
-    blocks_.insert(block + 1, std::move(above));
+    if (blocks_.empty()) {
+      blocks_.emplace_back();
+      summaries_.emplace_back();
+    }
+    const auto after = std::upper_bound(summaries_.begin() + 1, summaries_.end(), offset,
+                                        [](std::int64_t at, const Summary& s) { return at < s.offset; });
+    auto b = static_cast<std::size_t>(after - summaries_.begin()) - 1;
+    if (blocks_[b].count == kBlock) {
+      split(b);
+      if (offset >= summaries_[b + 1].offset) ++b;
+    }
+    blocks_[b].insert(item, offset);
+    summaries_[b].add(item, offset, times_of(item.first, item.last));
   }
 
  private:
-  static constexpr std::size_t kMostPlaced = 32;
-
-  struct Placed {
-    std::int64_t offset, end;
-    int first, last;
-  };
-
-  struct Scan {
-    std::int64_t size, top = 0, best = -1, best_gap = std::numeric_limits<std::int64_t>::max();
-    // Goes on above a buffer; true where the gap below it is the tightest so far.
-    bool pass(const Placed& p) {
-      const std::int64_t gap = p.offset - top;
-      const bool fits = gap >= size && gap < best_gap;
-      if (fits) {
-        best = top;
-        best_gap = gap;
-      }
-      top = std::max(top, p.end);
-      return fits;
+  void split(std::size_t b) {
+    const Block whole = blocks_[b];
+    const auto next = static_cast<std::ptrdiff_t>(b) + 1;
+    blocks_.insert(blocks_.begin() + next, Block{});
+    summaries_.insert(summaries_.begin() + next, Summary{});
+    blocks_[b] = {};
+    summaries_[b] = {};
+    for (std::size_t k = 0; k < kBlock; ++k) {
+      const Item item{whole.end[k] - whole.offset[k], whole.first[k], whole.last[k], 0};
+      const std::size_t half = b + 2 * k / kBlock;
+      blocks_[half].insert(item, whole.offset[k]);
+      summaries_[half].add(item, whole.offset[k], times_of(item.first, item.last));
     }
-  };
-
-  struct Block {
-    std::vector<Placed> placed;  // by offset
-    int most_first = -1, least_last = std::numeric_limits<int>::max();
-    std::int64_t most_end = 0, most_gap = 0;  // most_gap: at least the largest gap between its buffers
-    std::uint64_t times = 0;                  // times_of() its buffers
-
-    void insert(const Placed& p, std::uint64_t times_of_p) {
-      times |= times_of_p;
-      if (!placed.empty() && p.offset >= placed.back().offset) most_gap = std::max(most_gap, p.offset - most_end);
-      if (!placed.empty() && p.offset < placed.front().offset)
-        most_gap = std::max(most_gap, placed.front().offset - p.end);
-      placed.insert(std::upper_bound(placed.begin(), placed.end(), p.offset,
-                                     [](std::int64_t at, const Placed& other) { return at < other.offset; }),
-                    p);
-      most_first = std::max(most_first, p.first);
-      least_last = std::min(least_last, p.last);
-      most_end = std::max(most_end, p.end);
-    }
-  };
+  }
 
   // A bit for each 64th of all sections in which a buffer lives.
   std::uint64_t times_of(int first, int last) const {
@@ -142,6 +186,7 @@ class Shelf {
 
   std::int64_t sections_;
   std::vector<Block> blocks_;
+  std::vector<Summary> summaries_;  // of each block
 };
 
 }  // namespace
@@ -165,29 +210,34 @@ Problem make_problem(std::span<const Lifetime> lifetimes, std::int64_t alignment
   return problem;
 }
 
-std::vector<Order> portfolio_orders(const Problem& problem) {
-  const auto degree = conflict_degrees(problem);
+Order portfolio_order(const Problem& problem, int which) {
   const auto& items = problem.items;
   const auto by = [&](std::string name, auto key) {
     return Order{std::move(name), sorted_indices(items.size(), [&](int a, int b) {
                    return std::tuple(key(a), items[a].size) > std::tuple(key(b), items[b].size);
                  })};
   };
-  // double: an area of large buffers over many positions passes 2^63
-  return {
-      by("lifetime", [&](int i) { return items[i].lifetime; }), by("size", [&](int i) { return items[i].size; }),
-      by("area", [&](int i) { return static_cast<double>(items[i].size) * static_cast<double>(items[i].lifetime); }),
-      by("log2 lifetime + size", [&](int i) { return std::bit_width(static_cast<std::uint64_t>(items[i].lifetime)); }),
-      by("conflict degree", [&](int i) { return degree[i]; })};
+  switch (which) {
+    case 0: return by("lifetime", [&](int i) { return items[i].lifetime; });
+    case 1: return by("size", [&](int i) { return items[i].size; });
+    case 2:  // double: an area of large buffers over many positions passes 2^63
+      return by("area",
+                [&](int i) { return static_cast<double>(items[i].size) * static_cast<double>(items[i].lifetime); });
+    case 3:
+      return by("log2 lifetime + size",
+                [&](int i) { return std::bit_width(static_cast<std::uint64_t>(items[i].lifetime)); });
+    default: return by("conflict degree", [degree = conflict_degrees(problem)](int i) { return degree[i]; });
+  }
 }
 
-Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit) {
+Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit, std::int64_t limit) {
   Placement placement{std::vector<std::int64_t>(problem.items.size()), 0};
   Shelf shelf(problem.sections);
   for (const int i : order) {
     const Item& item = problem.items[i];
     placement.offset[i] = shelf.find(item, fit);
     placement.peak = std::max(placement.peak, placement.offset[i] + item.size);
+    if (placement.peak >= limit) break;
     shelf.insert(item, placement.offset[i]);
   }
   return placement;

@@ -5,6 +5,7 @@
 // once, in order. Two intervals meet exactly when they share such a set, so sections replace positions everywhere.
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,11 +42,13 @@ struct Order {
 
 Problem make_problem(std::span<const Lifetime> lifetimes, std::int64_t alignment);
 
-// The five orders of the portfolio, most demanding item first; ties by size, then by index.
-std::vector<Order> portfolio_orders(const Problem& problem);
+// The orders of the portfolio, most demanding item first; ties by size, then by index. `which` is below kOrders.
+inline constexpr int kOrders = 5;
+Order portfolio_order(const Problem& problem, int which);
 
 // Places the items one after another, each in the lowest (First) or the tightest (Best) free range between the buffers
-// that live with it, or on top of them.
-Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit);
+// that live with it, or on top of them. It ends where the peak reaches `limit`: then the placement is of no use.
+Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit,
+                         std::int64_t limit = std::numeric_limits<std::int64_t>::max());
 
 }  // namespace plimsoll::offsets

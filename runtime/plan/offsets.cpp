@@ -46,10 +46,12 @@ Best stacked(const Problem& problem) {
 
 Best run_portfolio(const Problem& problem, std::int64_t target) {
   Best best;
-  for (auto& order : offsets::portfolio_orders(problem)) {
+  best.placement.peak = std::numeric_limits<std::int64_t>::max();
+  for (int which = 0; which < offsets::kOrders; ++which) {
+    const offsets::Order order = offsets::portfolio_order(problem, which);
     for (const Fit fit : {Fit::First, Fit::Best}) {
-      Placement placement = offsets::place_in_order(problem, order.items, fit);
-      if (!best.method.empty() && placement.peak >= best.placement.peak) continue;
+      Placement placement = offsets::place_in_order(problem, order.items, fit, best.placement.peak);
+      if (placement.peak >= best.placement.peak) continue;
       best = {std::move(placement), order.items, fit, order.name + (fit == Fit::First ? ", first fit" : ", best fit")};
       if (best.placement.peak <= target) return best;
     }
@@ -75,7 +77,7 @@ void climb(const Problem& problem, std::int64_t target, std::int64_t max_nodes, 
     const std::size_t to = random.bits(draw++) % from;
     std::vector<int> moved = order;
     std::rotate(moved.begin() + to, moved.begin() + from, moved.begin() + from + 1);
-    Placement placement = offsets::place_in_order(problem, moved, best.fit);
+    Placement placement = offsets::place_in_order(problem, moved, best.fit, current.peak + 1);
     if (placement.peak > current.peak) continue;
     order = std::move(moved);
     current = std::move(placement);

@@ -35,7 +35,12 @@ void extend(std::vector<Label>& target, const std::vector<Label>& labels, const 
     return (task.apart ? 0 : label.saved_bytes) + item.peak_bytes > task.room_bytes ||
            label.saved_bytes + item.saved_bytes > task.cap_bytes;
   };
-  if (labels.empty() || too_large(labels.front())) return;
+  // Labels rise in bytes and fall in cost: those that are neither too large nor too dear follow each other.
+  const auto dear = [&](const Label& label) { return label.ps + item.ps + rest_ps >= task.incumbent_ps; };
+  const auto fits_end =
+      std::partition_point(labels.begin(), labels.end(), [&](const Label& label) { return !too_large(label); });
+  const auto cheap = std::partition_point(labels.begin(), fits_end, dear);
+  if (cheap == fits_end) return;
   scratch.clear();
   const auto add = [&](const Label& label) {
     if (!scratch.empty() && scratch.back().ps <= label.ps) return;
@@ -43,11 +48,9 @@ void extend(std::vector<Label>& target, const std::vector<Label>& labels, const 
     scratch.push_back(label);
   };
   std::size_t old = 0;
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    if (too_large(labels[i])) break;
-    const Label next{labels[i].saved_bytes + item.saved_bytes, labels[i].ps + item.ps, begin.layer, static_cast<int>(i),
-                     begin.item};
-    if (next.ps + rest_ps >= task.incumbent_ps) continue;
+  for (auto label = cheap; label != fits_end; ++label) {
+    const Label next{label->saved_bytes + item.saved_bytes, label->ps + item.ps, begin.layer,
+                     static_cast<int>(label - labels.begin()), begin.item};
     while (old < target.size() && target[old].saved_bytes <= next.saved_bytes) add(target[old++]);
     add(next);
   }
@@ -103,17 +106,25 @@ std::int64_t SuffixBound::least_ps(int layer, std::int64_t bytes) const {
   if (less <= 0) return s.ps;
   const auto end = std::lower_bound(s.bytes.begin(), s.bytes.end(), less);
   if (end == s.bytes.end()) return kUnreachable;
-  const auto at = static_cast<std::size_t>(end - s.bytes.begin());
-  const double before = at == 0 ? 0 : s.bytes[at - 1], ps = at == 0 ? 0 : s.costs[at - 1];
-  const double least = ps + (s.costs[at] - ps) * (less - before) / (s.bytes[at] - before);
+  return s.ps_at(static_cast<std::size_t>(end - s.bytes.begin()), less);
+}
+
+std::int64_t SuffixBound::Suffix::ps_at(std::size_t at, double less) const {
+  const double before = at == 0 ? 0 : bytes[at - 1], least_before = at == 0 ? 0 : costs[at - 1];
+  const double least = least_before + (costs[at] - least_before) * (less - before) / (bytes[at] - before);
   // Rounding of the doubles must not raise the bound.
-  return s.ps + static_cast<std::int64_t>(std::floor(least * (1 - 1e-12)));
+  return ps + static_cast<std::int64_t>(std::floor(least * (1 - 1e-12)));
 }
 
 void SuffixBound::prune(std::vector<Label>& labels, int layer, std::int64_t cap, std::int64_t incumbent_ps) const {
+  // Labels rise: what is left for the layers to come falls, and so the slope that ends there moves on.
+  const Suffix& s = suffix_[layer];
+  std::size_t at = 0;
   std::erase_if(labels, [&](const Label& label) {
-    const std::int64_t least = least_ps(layer, cap - label.saved_bytes);
-    return least == kUnreachable || label.ps + least >= incumbent_ps;
+    const auto less = static_cast<double>(s.saved + label.saved_bytes - cap);
+    while (at < s.bytes.size() && s.bytes[at] < less) ++at;
+    if (less > 0 && at == s.bytes.size()) return true;
+    return label.ps + (less <= 0 ? s.ps : s.ps_at(at, less)) >= incumbent_ps;
   });
 }
 

@@ -35,6 +35,8 @@ class SuffixBound {
   struct Suffix {
     std::int64_t saved = 0, ps = 0;    // of the cheapest choice
     std::vector<double> bytes, costs;  // sums over slopes, the flattest first: bytes less, cost more
+    // Of `less` bytes less, where slope `at` is the first that reaches them.
+    std::int64_t ps_at(std::size_t at, double less) const;
   };
   std::vector<Suffix> suffix_;
 };

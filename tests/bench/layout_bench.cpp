@@ -4,6 +4,7 @@
 // plans.
 
 #include <chrono>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "launch/cluster_file.hpp"
@@ -57,12 +58,14 @@ void plan_large(const char* name, const ModelConfig& model, const ClusterDescrip
   Config config = bf16_config(model, 8192, kRanks);
   const DescribedCosts costs(cluster);
   const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t cpu = std::clock();
   const LayoutChoice choice = *choose_layout(config, place_of(kRanks), {cluster, &costs}, cluster.device.memory_bytes,
                                              cluster.device.outside_bytes);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   nlohmann::json json{
       {"model", name},         {"ranks", kRanks},       {"parameters", format_count(parameter_count(model))},
       {"planning_s", seconds}, {"tried", choice.tried}, {"planned", choice.planned}};
+  json["planning_cpu_s"] = static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC;
   for (const RankedLayout& r : choice.best) {
     json["best"].push_back({{"layout", to_text(r.layout)},
                             {"step_s", r.estimate.step_s},
