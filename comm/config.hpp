@@ -30,6 +30,7 @@ constexpr std::array<EnumName, 3> enum_names(HierarchicalSums) {
 }
 
 inline constexpr std::int64_t kMostPipelineChunks = 64;
+inline constexpr std::int64_t kMostPrefetchUses = 64;
 
 struct CommConfig {
   TransportName transport = TransportName::Auto;
@@ -37,7 +38,7 @@ struct CommConfig {
   std::optional<std::int64_t> prefetch;  // gathers that one of ZeRO-3 begins ahead; nullopt: auto
   std::optional<std::int64_t> gather;    // bytes of parameters that ZeRO-3 gathers together; nullopt: auto
   HierarchicalSums hierarchical = HierarchicalSums::Auto;
-  std::optional<std::int64_t> node_ranks;           // of `hierarchical` on: what the plan of a resumed run has. No key
+  std::optional<std::int64_t> node_ranks;  // of `hierarchical` on: what the plan of a resumed run has. No key
   std::optional<std::int64_t> pipeline_chunks = 1;  // of a stage's output, on their way one by one; nullopt: auto
   bool overlap = true;                              // false: compute waits for every collective
   CollectiveSource collectives = CollectiveSource::Auto;
