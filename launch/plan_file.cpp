@@ -7,6 +7,7 @@
 #include "launch/layout_choice.hpp"
 #include "launch/recompute_report.hpp"
 #include "launch/run_files.hpp"
+#include "launch/run_setup.hpp"
 #include "parallel/rules.hpp"
 #include "runtime/checkpoint/json_file.hpp"
 
@@ -189,6 +190,31 @@ json read_plan(const fs::path& file, std::string_view remedy) {
   return plan;
 }
 
+// Buckets and gathers, which follow from what links and kernels take: from what they took when the plan was made.
+void take_sizes(Config& config, const PlanPart& plan, int ranks) {
+  const Mesh mesh = choose_mesh(config, ranks);
+  std::vector<std::vector<std::int64_t>> buckets(static_cast<std::size_t>(mesh.pipeline)), gathers = buckets;
+  std::optional<std::int64_t> gather_bytes;
+  for (const PlanPart& role : plan.parts("roles")) {
+    const auto members = role.wholes("ranks", 0);
+    role.require_that(members && !members->empty() && members->front() < ranks, "ranks", "a list of ranks of the plan");
+    const auto stage = static_cast<std::size_t>(coordinates(mesh, static_cast<int>(members->front())).pipeline);
+    if (const auto part = role.part("buckets")) {
+      const auto bytes = part->wholes("bytes", 1);
+      part->require_that(bytes && !bytes->empty(), "bytes", "a list of bytes");
+      buckets[stage] = *bytes;
+    }
+    if (const auto part = role.part("gathers")) {
+      gathers[stage] = part->wholes("ends", 1).value_or(std::vector<std::int64_t>{});
+      gather_bytes = std::max(gather_bytes.value_or(0), part->whole("most_bytes", 0, kMostBytes).value_or(0));
+    }
+  }
+  if (!config.comm.bucket) config.comm.planned_buckets = std::move(buckets);
+  if (config.comm.gather || !gather_bytes) return;
+  config.comm.gather = gather_bytes;
+  config.comm.planned_gathers = std::move(gathers);
+}
+
 // What decides the bytes and the bits of a run: no times, and nothing that was measured.
 json binding_part(const json& plan) {
   json part;
@@ -198,13 +224,13 @@ json binding_part(const json& plan) {
     }
   };
   take(part, plan,
-       {"parameters", "ranks", "mesh", "micro_batch", "sequence", "threads", "logits_bytes", "shares", "state_shares",
-        "stage_message"});
+       {"parameters", "ranks", "mesh", "micro_batch", "sequence", "threads", "logits_bytes", "shares", "state_shares"});
+  if (plan.contains("stage_message")) take(part["stage_message"], plan["stage_message"], {"bytes", "pieces"});
   for (const json& role : plan["roles"]) {
     json& mine = part["roles"].emplace_back();
     take(mine, role, {"role", "ranks", "arena_bytes", "host_arena_bytes", "class_bytes", "persistent", "programs"});
     if (role.contains("buckets")) take(mine["buckets"], role["buckets"], {"bytes", "node_ranks"});
-    if (role.contains("gathers")) take(mine["gathers"], role["gathers"], {"distance", "gathers"});
+    if (role.contains("gathers")) take(mine["gathers"], role["gathers"], {"distance", "gathers", "ends"});
     if (role.contains("recompute")) take(mine["recompute"], role["recompute"], {"layers"});
   }
   return part;
@@ -229,6 +255,7 @@ void follow_plan(Config& config, int ranks, const fs::path& file) {
   if (issues.empty()) issues = rank_issues(config.parallel, ranks, config.train.global_batch, config.train.micro_batch);
   require(issues.empty(), ErrorKind::Config, "{}: was made for another run: {}: {}", file.string(),
           issues.empty() ? "" : issues.front().key, issues.empty() ? "" : issues.front().text);
+  take_sizes(config, plan, ranks);
   config.parallel.auto_shares = false;  // it has them, or they are even
   // What is recomputed is said by layer; a budget that it does not fit changes nothing of it.
   if (config.memory.recompute == RecomputeMode::Auto) config.memory.recompute = RecomputeMode::None;

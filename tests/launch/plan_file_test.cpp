@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "launch/cluster_file.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/run_setup.hpp"
 #include "runtime/core/text.hpp"
@@ -158,6 +159,85 @@ TEST_F(PlanFile, AMissingPartIsSaidOnce) {
   const auto [kind, text] = error_of([&, file = write(other)] { check_followed(plan(config()), file); });
   EXPECT_EQ(kind, ErrorKind::Config);
   EXPECT_NE(text.find("/logits_bytes is missing there, and here 134217728"), std::string::npos) << text;
+}
+
+ClusterDescription cluster_of(double latency_s, double bytes_per_s) {
+  ClusterDescription c;
+  c.inside = c.between = {latency_s, bytes_per_s};
+  c.device.matmul.fp32 = c.device.attention.fp32 = 1e8;
+  return c;
+}
+
+// What a plan sized by links and kernels is in the file: that these are measured anew is no other run.
+TEST_F(PlanFile, SizesAreThoseOfTheFileWhateverLinksAreLikeNow) {
+  struct Case {
+    std::vector<std::string> settings;
+    ClusterDescription then, now;
+    const char* changes;  // what would be chosen otherwise now
+  };
+  const ClusterDescription slow = cluster_of(1, 1e12);
+  const std::vector<Case> cases{
+      {{}, cluster_of(0, 1e8), slow, "/roles/0/buckets/bytes"},
+      {{"parallel.pipeline=2", "parallel.data=2"}, cluster_of(0, 1e8), slow, "/roles/1/buckets/bytes"},
+      {{"parallel.zero=3"}, cluster_of(1e-4, 6e5), slow, "/gathers/distance"},
+      {{"parallel.zero=3"}, cluster_of(2e-2, 1e9), cluster_of(1e-9, 1e5), "/gathers/ends"},
+      {{"parallel.tensor=2", "parallel.sequence=false", "parallel.tensor_chunks=auto"},
+       cluster_of(1e-6, 4e6),
+       slow,
+       "/mesh/tensor_chunks"},
+      {{"parallel.pipeline=2", "train.micro_batch=1", "comm.pipeline_chunks=auto"},
+       cluster_of(1e-6, 4e6),
+       slow,
+       "/stage_message/pieces"},
+  };
+  for (const Case& c : cases) {
+    std::vector<std::string> with_cluster = c.settings;
+    with_cluster.push_back("comm.cluster=" + (folder_ / "cluster.yaml").string());
+    const int ranks = c.settings.size() == 2 && c.settings[1] == "parallel.data=2" ? 4 : 2;
+    const auto made = [&](const Config& config) {
+      const ProgramOptions o = choose_programs(config, {0, ranks, 0, ranks}, Purpose::Train, 0, 0);
+      return whole_plan_json(config, rank_roles(o), {0, 0, "", ranks});
+    };
+    test::write_text(folder_ / "cluster.yaml", write_cluster(c.then, "# then\n"));
+    const json planned = made(config(with_cluster, ranks));
+    const std::filesystem::path file = write(planned);
+    test::write_text(folder_ / "cluster.yaml", write_cluster(c.now, "# now\n"));
+    const json::json_pointer changes(c.changes);
+    EXPECT_NE(made(config(with_cluster, ranks))[changes], planned[changes]) << c.changes;
+    for (const bool named : {false, true}) {
+      Config followed = config(named ? with_cluster : c.settings, ranks);
+      follow_plan(followed, ranks, file);
+      const json mine = made(followed);
+      EXPECT_EQ(mine[changes], planned[changes]) << c.changes;
+      EXPECT_NO_THROW(check_followed(mine, file)) << c.changes;
+    }
+  }
+}
+
+TEST_F(PlanFile, SizesThatTheProgramCannotHaveAreOfAnotherRun) {
+  test::write_text(folder_ / "cluster.yaml", write_cluster(cluster_of(0, 1e8), "# fast\n"));
+  const std::string cluster = "comm.cluster=" + (folder_ / "cluster.yaml").string();
+  const json planned = plan(config({cluster})), sharded = plan(config({cluster, "parallel.zero=3"}));
+  const auto refused = [&](const json& other, const std::vector<std::string>& settings) {
+    const std::filesystem::path file = write(other);
+    return error_of([&] {
+      Config c = config(settings);
+      follow_plan(c, 2, file);
+      check_followed(plan(c), file);
+    });
+  };
+  json other = planned;
+  auto& bytes = other["roles"][0]["buckets"]["bytes"];
+  bytes[0] = bytes[0].get<std::int64_t>() + 4;
+  EXPECT_EQ(refused(other, {}).first, ErrorKind::Config);
+  EXPECT_NE(refused(other, {}).second.find("/roles/0/buckets/bytes"), std::string::npos) << refused(other, {}).second;
+  for (const json& ends : {json{1, 2}, json{2, 1}, json{1000}}) {
+    other = sharded;
+    other["roles"][0]["gathers"]["ends"] = ends;
+    const auto [kind, text] = refused(other, {"parallel.zero=3"});
+    EXPECT_EQ(kind, ErrorKind::Config);
+    EXPECT_NE(text.find("/roles/0/gathers/"), std::string::npos) << text;
+  }
 }
 
 }  // namespace
