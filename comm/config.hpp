@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/core/keys_fwd.hpp"
 
@@ -30,6 +31,7 @@ constexpr std::array<EnumName, 3> enum_names(HierarchicalSums) {
 }
 
 inline constexpr std::int64_t kMostPipelineChunks = 64;
+inline constexpr std::int64_t kMostPrefetchUses = 64;
 
 struct CommConfig {
   TransportName transport = TransportName::Auto;
@@ -37,7 +39,10 @@ struct CommConfig {
   std::optional<std::int64_t> prefetch;  // gathers that one of ZeRO-3 begins ahead; nullopt: auto
   std::optional<std::int64_t> gather;    // bytes of parameters that ZeRO-3 gathers together; nullopt: auto
   HierarchicalSums hierarchical = HierarchicalSums::Auto;
-  std::optional<std::int64_t> node_ranks;           // of `hierarchical` on: what the plan of a resumed run has. No key
+  std::optional<std::int64_t> node_ranks;  // of `hierarchical` on: what the plan of a resumed run has. No key
+  // Of a plan that the run follows, by stage: the bytes of each bucket, and the ends of the gathers among the uses.
+  // No key; empty: chosen.
+  std::vector<std::vector<std::int64_t>> planned_buckets, planned_gathers;
   std::optional<std::int64_t> pipeline_chunks = 1;  // of a stage's output, on their way one by one; nullopt: auto
   bool overlap = true;                              // false: compute waits for every collective
   CollectiveSource collectives = CollectiveSource::Auto;

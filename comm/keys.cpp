@@ -17,7 +17,7 @@ KeyTable<CommConfig> comm_keys() {
               "bucket", &C::bucket, above(0),
               "gradients sent together, without zero; auto: what is done first over the links of comm.cluster or, "
               "where it names none, those that plan.profile measured; 25 MiB where it has none either"),
-          key("prefetch", &C::prefetch, between(0, 64), "1",
+          key("prefetch", &C::prefetch, between(0, static_cast<double>(kMostPrefetchUses)), "1",
               "parameters of zero: 3 are gathered as many uses ahead (those that are gathered together count as one); "
               "auto: what is fastest over the links of comm.cluster or plan.profile within the budget, at least 1; 1 "
               "where neither has any"),

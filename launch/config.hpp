@@ -24,6 +24,9 @@ namespace plimsoll {
 
 struct ConfigNode;
 
+// What a key, or a plan that is followed, may say at most.
+inline constexpr std::int64_t kMostBatch = std::int64_t{1} << 30, kMostThreads = 4096;
+
 // Batches are in sequences: global_batch over all ranks per step, micro_batch per rank per forward.
 struct TrainConfig {
   std::int64_t steps = 300;

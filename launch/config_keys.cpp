@@ -8,7 +8,7 @@ namespace plimsoll {
 namespace {
 
 constexpr double kMostSteps = 1e12;
-constexpr double kMostBatch = 1 << 30;
+constexpr double kMostSequences = static_cast<double>(kMostBatch);
 
 constexpr std::array kPrecisions{named(DType::f32, "fp32"), named(DType::bf16, "bf16"), named(DType::f16, "fp16"),
                                  named(DType::f64, "fp64")};
@@ -52,10 +52,10 @@ KeyTable<TrainConfig> train_keys() {
   using C = TrainConfig;
   return {.keys = {
               key("steps", &C::steps, between(1, kMostSteps), "steps", "length of the run"),
-              key("global_batch", &C::global_batch, between(1, kMostBatch), "sequences", "over all ranks per step"),
-              key("micro_batch", &C::micro_batch, between(1, kMostBatch), "sequences",
+              key("global_batch", &C::global_batch, between(1, kMostSequences), "sequences", "over all ranks per step"),
+              key("micro_batch", &C::micro_batch, between(1, kMostSequences), "sequences",
                   "per rank per forward; auto: chosen by the plan"),
-              key("eval_batches", &C::eval_batches, between(1, kMostBatch), "1",
+              key("eval_batches", &C::eval_batches, between(1, kMostSequences), "1",
                   "global batches per evaluation in train; auto: all of the validation data, as eval does"),
           }};
 }
@@ -74,7 +74,7 @@ KeyTable<RunConfig> run_keys() {
               key("keep", &C::keep, between(0, kMostSteps), "1", "newest checkpoints kept; 0: all"),
               key_or("off", std::string(), "trace", &C::trace, {}, "", "file for a Chrome trace of the steps"),
               key("poison", &C::poison, "debugging: dead memory is filled with NaN"),
-              key("threads", &C::threads, between(1, 4096), "threads",
+              key("threads", &C::threads, between(1, static_cast<double>(kMostThreads)), "threads",
                   "for computing, per rank; auto: cores / ranks of this host"),
           }};
 }

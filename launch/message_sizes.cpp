@@ -61,6 +61,26 @@ MessageSeconds flat_sums(const ProgramOptions& o) {
   };
 }
 
+// Of the plan that is followed, what it has for this stage; empty: nothing.
+std::vector<std::int64_t> of_stage(const std::vector<std::vector<std::int64_t>>& planned, const ProgramOptions& o) {
+  const auto stage = static_cast<std::size_t>(coordinates(o.mesh, o.rank).pipeline);
+  return stage < planned.size() ? planned[stage] : std::vector<std::int64_t>{};
+}
+
+// The ends of buckets of so many bytes; nullopt where these items do not add up to them.
+std::optional<std::vector<std::size_t>> planned_ends(std::span<const ReadyItem> items,
+                                                     const std::vector<std::int64_t>& bytes) {
+  std::vector<std::size_t> ends;
+  std::size_t item = 0;
+  for (std::int64_t left : bytes) {
+    while (left > 0 && item < items.size()) left -= items[item++].bytes;
+    if (left != 0) return std::nullopt;
+    ends.push_back(item);
+  }
+  if (ends.empty() || item != items.size()) return std::nullopt;
+  return ends;
+}
+
 // Inside nodes, over nodes, and back.
 MessageSeconds sums_of_nodes(const ProgramOptions& o) {
   return [costs = o.costs, inside = o.mesh.shards, nodes = o.mesh.data / o.mesh.shards,
@@ -123,10 +143,11 @@ GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const 
   BucketProblem problem{ready_items(graph, items, ends), ends.back(), 0, {}};
   if (o.costs)
     problem.slows = o.costs->collective_slows(CollectiveKind::AllReduce, o.mesh.data, axis_stride(o.mesh, "data"));
-  data.bucket_ends = fixed_buckets(problem.items, data.bucket_bytes);
+  const auto planned = planned_ends(problem.items, of_stage(o.planned_buckets, o));
+  data.bucket_ends = planned ? *planned : fixed_buckets(problem.items, data.bucket_bytes);
   if (o.costs) {
     const auto best_ends = [&](const BucketChoice& choice) {
-      return o.bucket_bytes ? data.bucket_ends : choice.best.ends;
+      return planned || o.bucket_bytes ? data.bucket_ends : choice.best.ends;
     };
     if (data.node_ranks > 1) {
       problem.seconds = flat_sums(o);
@@ -185,22 +206,51 @@ GatherSections joined(const GatherProblem& problem, std::int64_t most_bytes, boo
   return sections;
 }
 
+// Joins the uses of gathers that end where the plan that is followed says; false: these uses have no such gathers.
+bool join_as_planned(GatherSections& sections, const std::vector<std::int64_t>& ends) {
+  GatherSections planned = sections;
+  std::size_t end = 0, before = 0;
+  for (std::vector<GatherUse>& uses : planned) {
+    for (std::size_t u = 0; u < uses.size(); ++u) {
+      const bool begins = u == 0 || (end > 0 && static_cast<std::size_t>(ends[end - 1]) == before + u);
+      if (!begins && !uses[u].joins) return false;
+      uses[u].joined = !begins;
+      const bool closes = end < ends.size() && static_cast<std::size_t>(ends[end]) == before + u + 1;
+      if (closes) ++end;
+      if (u + 1 == uses.size() && !closes) return false;
+    }
+    before += uses.size();
+  }
+  if (end != ends.size()) return false;
+  sections = std::move(planned);
+  return true;
+}
+
+// As the plan says that these programs follow, or as `o` does.
+GatherSections joined(const GatherProblem& problem, const ProgramOptions& o) {
+  GatherSections sections = problem.sections;
+  const std::vector<std::int64_t> ends = of_stage(o.planned_gathers, o);
+  if (!ends.empty() && join_as_planned(sections, ends)) return sections;
+  return joined(problem, o.gather_bytes, o.gather_by_links);
+}
+
 bool gathers_units(const ProgramOptions& o) { return o.zero == 3 && o.mesh.shards > 1; }
 
 }  // namespace
 
 std::vector<std::size_t> size_gathers(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
   if (!gathers_units(o) || o.gather_bytes == 0) return {};
-  return gather_ends(joined(gather_problem(o, graph, layout), o.gather_bytes, o.gather_by_links));
+  return gather_ends(joined(gather_problem(o, graph, layout), o));
 }
 
 GatherAhead time_gathers(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
   const GatherProblem problem = gather_problem(o, graph, layout);
-  const GatherSections sections = joined(problem, o.gather_bytes, o.gather_by_links);
+  const GatherSections sections = joined(problem, o);
   GatherAhead gathers;
   gathers.distance = o.prefetch;
   gathers.most_bytes = o.gather_bytes;
-  gathers.gathers = gather_ends(sections).size();
+  gathers.ends = gather_ends(sections);
+  gathers.gathers = gathers.ends.size();
   gathers.uses = gather_ends(problem.sections).size();
   if (!o.costs) return gathers;
   gathers.chosen = time_prefetch(sections, problem.seconds, o.prefetch);

@@ -171,6 +171,7 @@ nlohmann::json gathers_json(const GatherAhead& gathers) {
   nlohmann::json json{{"distance", gathers.distance},
                       {"most_bytes", gathers.most_bytes},
                       {"gathers", gathers.gathers},
+                      {"ends", gathers.ends},
                       {"uses", gathers.uses}};
   if (!gathers.chosen) return json;
   json["exposed_ms"] = gathers.chosen->exposed_s * 1e3;

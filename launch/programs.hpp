@@ -60,6 +60,9 @@ struct ProgramOptions {
   std::int64_t gather_bytes = 0;
   bool gather_by_links = false;
   int prefetch = 1;
+  // Of a plan that is followed, by stage: the bytes of each bucket, and the ends of the gathers among the uses. Where
+  // they are no buckets or gathers of these programs, or empty, the above counts.
+  std::vector<std::vector<std::int64_t>> planned_buckets, planned_gathers;
   std::shared_ptr<const CostModel> costs;        // what the machine is like; null: nobody said
   LinkSource links = LinkSource::None;           // where they are from
   std::optional<ShardGroupChoice> shard_choice;  // why mesh.shards, where links and memory decided
@@ -100,6 +103,7 @@ struct GatherAhead {
   int distance = 1;
   std::int64_t most_bytes = 0;            // of a gather of several units; 0: there is none
   std::size_t gathers = 0, uses = 0;      // of a micro-batch
+  std::vector<std::size_t> ends;          // of the gathers among the uses
   std::optional<Prefetch> apart;          // each unit by itself, with ProgramOptions::costs
   std::optional<Prefetch> chosen, usual;  // what they are predicted to take, with ProgramOptions::costs; usual: 1
   std::optional<Prefetch> plain;          // each unit by itself, one ahead

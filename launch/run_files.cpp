@@ -4,14 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
-#include "launch/layout_choice.hpp"
-#include "launch/recompute_report.hpp"
 #include "launch/run_identity.hpp"
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
-#include "parallel/rules.hpp"
 #include "runtime/checkpoint/file.hpp"
-#include "runtime/checkpoint/json_file.hpp"
 #include "runtime/checkpoint/weights.hpp"
 #include "runtime/core/keys.hpp"
 #include "runtime/core/log.hpp"
@@ -96,126 +92,6 @@ void write_run_files(const Config& config, const Choices& choices, const std::st
     copy_tokenizer(source.path, config.run.dir);
     break;
   }
-}
-
-namespace {
-
-// What `plan` has where `config` says auto.
-void take_choices(Config& config, const nlohmann::json& plan, int ranks, const fs::path& file) {
-  const auto keep = [&](const char* name, std::optional<std::int64_t>& key) {
-    if (!key && plan.contains(name)) key = plan[name].get<std::int64_t>();
-  };
-  if (config.parallel.automatic && plan.contains("parallel")) {
-    config.parallel = read_parallel_line(plan["parallel"].get<std::string>(), file.string());
-  }
-  if (config.memory.recompute == RecomputeMode::Auto && plan.contains("recompute") &&
-      plan["recompute"].contains("yaml")) {
-    std::vector<LayerRecompute> layers =
-        read_recompute_line(plan["recompute"]["yaml"].get<std::string>(), file.string());
-    if (std::ssize(layers) == config.model.layers) config.memory.recompute_layers = std::move(layers);
-  }
-  if (config.parallel.auto_shard && plan.contains("mesh")) {
-    config.parallel.auto_shard = false;
-    if (config.parallel.zero.value_or(0) > 0) config.parallel.shard = plan["mesh"]["shard"].get<std::int64_t>();
-  }
-  // Products of some of the rows may round otherwise than whole ones.
-  if (!config.parallel.tensor_chunks && plan.contains("mesh"))
-    config.parallel.tensor_chunks = plan["mesh"].value("tensor_chunks", std::int64_t{1});
-  if (!config.comm.pipeline_chunks) {
-    const nlohmann::json message = plan.value("stage_message", nlohmann::json::object());
-    config.comm.pipeline_chunks = message.value("pieces", std::int64_t{1});
-  }
-  if (plan.contains("buckets") && config.comm.hierarchical == HierarchicalSums::Auto) {
-    const std::int64_t node_ranks = plan["buckets"].value("node_ranks", std::int64_t{1});
-    config.comm.hierarchical = node_ranks > 1 ? HierarchicalSums::On : HierarchicalSums::Off;
-    if (node_ranks > 1) config.comm.node_ranks = node_ranks;
-  }
-  if (!config.comm.prefetch && plan.contains("gathers"))
-    config.comm.prefetch = plan["gathers"]["distance"].get<std::int64_t>();
-  const auto mesh = plan.value("mesh", nlohmann::json::object());
-  if (config.parallel.auto_state_shares && mesh.value("zero", std::int64_t{0}) == config.parallel.zero) {
-    ParallelConfig parallel = config.parallel;
-    parallel.state_shares = plan.value("state_shares", std::vector<std::int64_t>{});
-    parallel.auto_state_shares = false;
-    // Of another shard axis they are no guide.
-    if (rank_issues(parallel, ranks, config.train.global_batch, config.train.micro_batch).empty())
-      config.parallel = std::move(parallel);
-  }
-  keep("micro_batch", config.train.micro_batch);
-  keep("logits_bytes", config.memory.logits);
-  if (config.parallel.auto_shares && plan.contains("shares")) {
-    ParallelConfig parallel = config.parallel;
-    parallel.shares = plan["shares"].get<std::vector<std::int64_t>>();
-    // Of another micro-batch they are no guide either.
-    if (rank_issues(parallel, ranks, config.train.global_batch, config.train.micro_batch).empty())
-      config.parallel = std::move(parallel);
-  }
-}
-
-nlohmann::json read_plan(const fs::path& file, std::string_view remedy) {
-  auto plan = nlohmann::json::parse(read_text_file(file), nullptr, false);
-  require(plan.is_object() && plan.contains("roles"), ErrorKind::BadData, "{}: is not a plan; {}", file.string(),
-          remedy);
-  return plan;
-}
-
-// What decides the bytes and the bits of a run: no times, and nothing that was measured.
-nlohmann::json binding_part(const nlohmann::json& plan) {
-  nlohmann::json part;
-  const auto take = [](nlohmann::json& to, const nlohmann::json& from, std::initializer_list<const char*> names) {
-    for (const char* name : names) {
-      if (from.contains(name)) to[name] = from[name];
-    }
-  };
-  take(part, plan,
-       {"parameters", "ranks", "mesh", "micro_batch", "sequence", "threads", "logits_bytes", "shares", "state_shares",
-        "stage_message"});
-  for (const nlohmann::json& role : plan["roles"]) {
-    nlohmann::json& mine = part["roles"].emplace_back();
-    take(mine, role, {"role", "ranks", "arena_bytes", "host_arena_bytes", "class_bytes", "persistent", "programs"});
-    if (role.contains("buckets")) take(mine["buckets"], role["buckets"], {"bytes", "node_ranks"});
-    if (role.contains("gathers")) take(mine["gathers"], role["gathers"], {"distance", "gathers"});
-    if (role.contains("recompute")) take(mine["recompute"], role["recompute"], {"layers"});
-  }
-  return part;
-}
-
-}  // namespace
-
-void keep_plan_choices(Config& config, int ranks) {
-  const fs::path file = fs::path(config.run.dir) / "plan.json";
-  if (!fs::exists(checkpoint_folder(config)) || !fs::exists(file)) return;
-  const nlohmann::json plan = read_plan(file, "remove it to plan the run anew");
-  if (plan.value("ranks", 0) == ranks) take_choices(config, plan, ranks, file);
-}
-
-void follow_plan(Config& config, int ranks, const fs::path& file) {
-  const nlohmann::json plan = read_plan(file, "plimsoll plan --out writes one");
-  const int planned = plan.value("ranks", 0);
-  require(planned == ranks, ErrorKind::Config, "{}: is a plan for {} rank(s), and this run has {}", file.string(),
-          planned, ranks);
-  take_choices(config, plan, ranks, file);
-  config.parallel.auto_shares = false;  // it has them, or they are even
-  // What is recomputed is said by layer; a budget that it does not fit changes nothing of it.
-  if (config.memory.recompute == RecomputeMode::Auto) config.memory.recompute = RecomputeMode::None;
-  if (const std::int64_t threads = plan.value("threads", std::int64_t{0}); threads > 0 && !config.run.threads)
-    config.run.threads = threads;
-  if (config.comm.cluster.empty()) config.comm.cluster = plan.value("cluster", "");
-  config.plan.measured_links = plan.value("links", "") == "profile";
-}
-
-void check_followed(const nlohmann::json& mine, const fs::path& file) {
-  const nlohmann::json planned = binding_part(read_plan(file, "plimsoll plan --out writes one")),
-                       here = binding_part(mine);
-  const nlohmann::json differences = nlohmann::json::diff(planned, here);
-  if (differences.empty()) return;
-  const std::string path = differences.front()["path"].get<std::string>();
-  const nlohmann::json::json_pointer at(path);
-  const auto shown = [&](const nlohmann::json& part) {
-    return part.contains(at) ? part[at].dump() : std::string("not there");
-  };
-  fail(ErrorKind::Config, "{}: was made for another run: {} is {} there, and here {}", file.string(), path,
-       shown(planned), shown(here));
 }
 
 std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world,

@@ -2,7 +2,6 @@
 // What a run leaves on disk besides its metrics: configuration, plan, checkpoints.
 
 #include <filesystem>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 
 #include "launch/config.hpp"
@@ -17,19 +16,6 @@ std::filesystem::path checkpoint_folder(const Config& config);
 // Writes config.yaml, with what was chosen for its `auto` as comments, and plan.json (temp + rename).
 // Error(CheckpointIo).
 void write_run_files(const Config& config, const Choices& choices, const std::string& plan);
-
-// A run that has checkpoints goes on with what its plan.json chose where `config` says auto (parallel,
-// parallel.shares, parallel.state_shares, memory.recompute, train.micro_batch, memory.logits): memory that is free
-// today, and who is slow today, must not change its bits. A plan for another number of ranks is no guide.
-void keep_plan_choices(Config& config, int ranks);
-
-// The run is to be exactly the one that `plimsoll plan --out` or a run planned: `config` gets all its choices, its
-// cluster and its threads where it says auto. MissingInput, BadData: it is no plan; Error(Config): for another number
-// of ranks.
-void follow_plan(Config& config, int ranks, const std::filesystem::path& file);
-// `mine`: plan_json() of the run. Error(Config), naming the first difference, unless mesh, sizes and the bytes of every
-// rank are those of the plan that was followed.
-void check_followed(const nlohmann::json& mine, const std::filesystem::path& file);
 
 // Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. Rank 0 writes what it
 // gathers from all; collective. nullopt, or (on rank 0) what went wrong.

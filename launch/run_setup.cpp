@@ -278,6 +278,8 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.bucket_bytes = config.comm.bucket;
   o.prefetch = static_cast<int>(config.comm.prefetch.value_or(1));
   o.gather_bytes = config.comm.gather.value_or(0);
+  o.planned_buckets = config.comm.planned_buckets;
+  o.planned_gathers = config.comm.planned_gathers;
   if (!config.comm.cluster.empty()) {
     o.costs = described_costs(load_cluster(config.comm.cluster));
     o.links = LinkSource::Cluster;

@@ -16,6 +16,7 @@
 #include "launch/handshake.hpp"
 #include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
+#include "launch/plan_file.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
 #include "launch/progress.hpp"

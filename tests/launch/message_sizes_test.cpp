@@ -10,8 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/cluster_file.hpp"
+#include "launch/plan_file.hpp"
 #include "launch/plan_report.hpp"
-#include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "parallel/overlap.hpp"
 #include "tests/launch/tiny_run.hpp"

@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "launch/plan_file.hpp"
 #include "launch/plan_report.hpp"
-#include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "runtime/checkpoint/file.hpp"
 #include "tests/launch/tiny_run.hpp"

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "launch/cluster_file.hpp"
+#include "launch/plan_file.hpp"
 #include "launch/recompute_report.hpp"
-#include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "tests/launch/quiet_run.hpp"
 

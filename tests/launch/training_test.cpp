@@ -14,7 +14,7 @@
 
 #include "comm/group.hpp"
 #include "launch/allocation_counter.hpp"
-#include "launch/run_files.hpp"
+#include "launch/plan_file.hpp"
 #include "launch/run_setup.hpp"
 #include "launch/tensorboard.hpp"
 #include "runtime/checkpoint/checkpoint.hpp"

@@ -3,6 +3,7 @@
 recomputation and its bytes, also where it would have chosen others; what is another run is refused before it leaves anything."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -64,11 +65,28 @@ if not less["recompute"]["layers"] or less["arena_bytes"] >= free["arena_bytes"]
 made = follow("tight", file, less, "memory.budget=2 GiB")
 if made["links"] != "cluster" or made["threads"] != 1:
     sys.exit(f"{made['links']}, {made['threads']} threads")
+# Sized by links that are others when the run starts.
+links = folder / "cluster.yaml"
+sized = ["--threads", 1, "--cluster", links, "--set", "parallel={data: 2, zero: 0}", "--set", "train.micro_batch=8"]
+fast = Path(cluster).read_text()
+links.write_text(fast)
+sized_file, planned = plan("sized.json", *sized)
+links.write_text(re.sub(r"inside: .latency_s: [^,]*", "inside: {latency_s: 1", fast))
+_, otherwise = plan("otherwise.json", *sized)
+if planned["buckets"]["bytes"] == otherwise["buckets"]["bytes"]:
+    sys.exit(f"the links change nothing: {planned['buckets']}")
+made = follow("sized", sized_file, planned)
+if made["buckets"]["bytes"] != planned["buckets"]["bytes"]:
+    sys.exit(f"{made['buckets']}, planned: {planned['buckets']}")
 
 refused(78, "tight.json: is a plan for 2 rank(s), and this run has 1", file, ranks=1)
 refused(78, "tight.json: was made for another run: /parameters is", file, "model.hidden=64")
 refused(78, "tight.json: was made for another run: /mesh/zero is 1 there, and here 0", file, "parallel={data: 2, zero: 0}")
 refused(71, "memory.budget", file, "memory.budget=201 MiB")
 refused(65, "run.yaml: is not a plan", runs.config)
+for key, value in [("micro_batch", 0), ("micro_batch", -4), ("threads", 2**40), ("logits_bytes", "many"), ("roles", 3)]:
+    broken = folder / "broken.json"
+    broken.write_text(json.dumps({**chosen, key: value}))
+    refused(65, f"broken.json: /{key} is {json.dumps(value)}, not ", broken)
 refused(66, "nowhere.json: cannot be opened", folder / "nowhere.json")
 print(f"{free['arena_bytes']} and {less['arena_bytes']} bytes as planned")

@@ -1,0 +1,26 @@
+#pragma once
+// A written plan as the guide of a run: plan.json of its directory when it is resumed, or the file of train --plan.
+//
+// Both are files that people may edit. A value of the wrong type, or a number that no plan can have, is
+// Error(BadData) that names the file and the value's place in it; MissingInput where there is no such file.
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+
+#include "launch/config.hpp"
+
+namespace plimsoll {
+
+// A run that has checkpoints goes on with what its plan.json chose where `config` says auto (parallel,
+// parallel.shares, parallel.state_shares, memory.recompute, train.micro_batch, memory.logits): memory that is free
+// today, and who is slow today, must not change its bits. A plan for another number of ranks is no guide.
+void keep_plan_choices(Config& config, int ranks);
+
+// The run is to be exactly the one that `plimsoll plan --out` or a run planned: `config` gets all its choices, its
+// cluster and its threads where it says auto. Error(Config): for another number of ranks, or another batch.
+void follow_plan(Config& config, int ranks, const std::filesystem::path& file);
+// `mine`: plan_json() of the run. Error(Config), naming the first difference, unless mesh, sizes and the bytes of every
+// rank are those of the plan that was followed.
+void check_followed(const nlohmann::json& mine, const std::filesystem::path& file);
+
+}  // namespace plimsoll

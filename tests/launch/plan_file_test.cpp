@@ -1,0 +1,244 @@
+#include "launch/plan_file.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "launch/cluster_file.hpp"
+#include "launch/plan_report.hpp"
+#include "launch/run_setup.hpp"
+#include "runtime/core/text.hpp"
+#include "tests/support/temp_folder.hpp"
+
+namespace plimsoll {
+namespace {
+
+using nlohmann::json;
+using test::TempFolder;
+
+class PlanFile : public testing::Test {
+ protected:
+  // Everything auto that a plan may choose.
+  Config config(const std::vector<std::string>& settings = {}, int ranks = 2) const {
+    std::vector<std::string> all{fmt::format("run.dir={}", (folder_ / "run").string())};
+    all.insert(all.end(), settings.begin(), settings.end());
+    Config c = parse_config(
+        "model: {family: gpt2, layers: 6, hidden: 24, heads: 4, vocabulary: 61, positions: 32}\n"
+        "data: {train: none, sequence: 16}\n"
+        "train: {global_batch: 16}\n"
+        "run: {threads: 1}\n",
+        "run.yaml", all);
+    check_for_ranks(c, ranks);
+    return c;
+  }
+
+  ProgramOptions options(const Config& c) const { return choose_programs(c, {0, 2, 0, 2}, Purpose::Train, 0, 0); }
+  json report(const Config& c, const ProgramOptions& o) const {
+    return whole_plan_json(c, rank_roles(o), {0, 0, "", 2});
+  }
+  json plan(const Config& c) const { return report(c, options(c)); }
+
+  std::filesystem::path write(const json& plan, const char* name = "a.json") const {
+    std::filesystem::create_directories(folder_ / "run/checkpoints");
+    test::write_text(folder_ / name, plan.dump());
+    return folder_ / name;
+  }
+
+  TempFolder folder_;
+};
+
+// What is thrown, by kind and text; internal errors and other exceptions fail the test.
+template <class Work>
+std::pair<ErrorKind, std::string> error_of(Work work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return {error.kind(), error.what()};
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << error.what();
+  }
+  return {ErrorKind::Internal, "nothing was wrong"};
+}
+
+TEST_F(PlanFile, WrongValuesAreBadDataThatNameFileAndPlace) {
+  const Config automatic =
+      config({"parallel.shard=auto", "parallel.zero=1", "parallel.tensor_chunks=auto", "comm.pipeline_chunks=auto"});
+  const json good = plan(automatic);
+  json with_parts = good;
+  with_parts["stage_message"] = {{"bytes", 8}, {"pieces", 1}};
+  with_parts["buckets"] = {{"bytes", {8}}, {"node_ranks", 1}};
+  with_parts["gathers"] = {{"distance", 1}};
+  with_parts["recompute"]["yaml"] = "none";
+  const json huge = std::uint64_t{18446744073709551615U};
+  const std::vector<std::pair<std::string, std::vector<json>>> wrong{
+      {"/ranks", {0, -2, "2", 2.0, nullptr, huge}},
+      {"/micro_batch", {0, -4, "4", 1.5, json::array(), huge, std::int64_t{1} << 40}},
+      {"/logits_bytes", {0, -1, "128 MiB", json::object()}},
+      {"/parallel", {3, json::object(), nullptr}},
+      {"/mesh", {3, "data", json::array()}},
+      {"/mesh/shard", {0, "2", 3, -1}},
+      {"/mesh/zero", {-1, 4, "1"}},
+      {"/mesh/tensor_chunks", {0, 65, "1"}},
+      {"/stage_message", {1}},
+      {"/stage_message/pieces", {0, 65, true}},
+      {"/buckets", {json::array(), 3}},
+      {"/buckets/node_ranks", {0, 3, "1"}},
+      {"/gathers", {7}},
+      {"/gathers/distance", {-1, 65, "1"}},
+      {"/recompute", {3, "none"}},
+      {"/recompute/yaml", {3, json::array({1})}},
+      {"/state_shares", {3, "auto", json::array({-1, 2}), json::array({"a"})}},
+      {"/shares", {3, json::array({1.5})}},
+      {"/roles", {3, json::object(), json::array(), json::array({1}), nullptr}},
+      {"/roles/0", {3}},
+      {"/roles/0/recompute", {"none"}},
+  };
+  for (const auto& [place, values] : wrong) {
+    for (const json& value : values) {
+      json bad = with_parts;
+      bad[json::json_pointer(place)] = value;
+      const std::string file = write(bad).string();
+      write(bad, "run/plan.json");
+      for (const bool resume : {false, true}) {
+        Config c = automatic;
+        const auto [kind, text] = error_of([&] { resume ? keep_plan_choices(c, 2) : follow_plan(c, 2, file); });
+        EXPECT_EQ(kind, ErrorKind::BadData) << place << " " << value << ": " << text;
+        const std::string named = resume ? "run/plan.json" : "a.json";
+        EXPECT_NE(text.find(named), std::string::npos) << text;
+        EXPECT_NE(text.find(place.substr(0, place.rfind("/0"))), std::string::npos) << text;
+      }
+    }
+  }
+  for (const auto& [place, value] : {std::pair<const char*, json>{"/threads", std::int64_t{1} << 40},
+                                     {"/threads", "1"},
+                                     {"/threads", -1},
+                                     {"/cluster", 3},
+                                     {"/links", json::array()}}) {
+    json bad = with_parts;
+    bad[json::json_pointer(place)] = value;
+    const std::filesystem::path file = write(bad);
+    Config c = automatic;
+    const auto [kind, text] = error_of([&] { follow_plan(c, 2, file); });
+    EXPECT_EQ(kind, ErrorKind::BadData) << text;
+    EXPECT_NE(text.find(fmt::format("a.json: {} is {}, not ", place, value.dump())), std::string::npos) << text;
+  }
+}
+
+TEST_F(PlanFile, LayoutsThatCannotBeReadAreBadData) {
+  const Config automatic = config({"parallel=auto"});
+  json bad = plan(config());
+  for (const char* line : {"{data: 0}", "{data: [}", "{pipeline: two}", "{unknown: 1}"}) {
+    bad["parallel"] = line;
+    const std::filesystem::path file = write(bad);
+    Config c = automatic;
+    const auto [kind, text] = error_of([&] { follow_plan(c, 2, file); });
+    EXPECT_EQ(kind, ErrorKind::BadData) << line << ": " << text;
+    EXPECT_NE(text.find("a.json"), std::string::npos) << text;
+  }
+}
+
+TEST_F(PlanFile, NumbersThatAnotherBatchOrMeshHasAreOfAnotherRun) {
+  json other = plan(config());
+  other["micro_batch"] = 3;
+  Config c = config();
+  const auto [kind, text] = error_of([&, file = write(other)] { follow_plan(c, 2, file); });
+  EXPECT_EQ(kind, ErrorKind::Config);
+  EXPECT_NE(text.find("a.json: was made for another run: train.global_batch: "), std::string::npos) << text;
+  EXPECT_NE(text.find("micro_batch 3"), std::string::npos) << text;
+  other = plan(config());
+  other["parallel"] = "{data: 1, pipeline: 3}";
+  Config automatic = config({"parallel=auto"});
+  const auto [again, words] = error_of([&, file = write(other)] { follow_plan(automatic, 2, file); });
+  EXPECT_EQ(again, ErrorKind::Config);
+  EXPECT_NE(words.find("a.json: was made for another run: parallel"), std::string::npos) << words;
+}
+
+TEST_F(PlanFile, AMissingPartIsSaidOnce) {
+  json other = plan(config());
+  other.erase("logits_bytes");
+  const auto [kind, text] = error_of([&, file = write(other)] { check_followed(plan(config()), file); });
+  EXPECT_EQ(kind, ErrorKind::Config);
+  EXPECT_NE(text.find("/logits_bytes is missing there, and here 134217728"), std::string::npos) << text;
+}
+
+ClusterDescription cluster_of(double latency_s, double bytes_per_s) {
+  ClusterDescription c;
+  c.inside = c.between = {latency_s, bytes_per_s};
+  c.device.matmul.fp32 = c.device.attention.fp32 = 1e8;
+  return c;
+}
+
+// What a plan sized by links and kernels is in the file: that these are measured anew is no other run.
+TEST_F(PlanFile, SizesAreThoseOfTheFileWhateverLinksAreLikeNow) {
+  struct Case {
+    std::vector<std::string> settings;
+    ClusterDescription then, now;
+    const char* changes;  // what would be chosen otherwise now
+  };
+  const ClusterDescription slow = cluster_of(1, 1e12);
+  const std::vector<Case> cases{
+      {{}, cluster_of(0, 1e8), slow, "/roles/0/buckets/bytes"},
+      {{"parallel.pipeline=2", "parallel.data=2"}, cluster_of(0, 1e8), slow, "/roles/1/buckets/bytes"},
+      {{"parallel.zero=3"}, cluster_of(1e-4, 6e5), slow, "/gathers/distance"},
+      {{"parallel.zero=3"}, cluster_of(2e-2, 1e9), cluster_of(1e-9, 1e5), "/gathers/ends"},
+      {{"parallel.tensor=2", "parallel.sequence=false", "parallel.tensor_chunks=auto"},
+       cluster_of(1e-6, 4e6),
+       slow,
+       "/mesh/tensor_chunks"},
+      {{"parallel.pipeline=2", "train.micro_batch=1", "comm.pipeline_chunks=auto"},
+       cluster_of(1e-6, 4e6),
+       slow,
+       "/stage_message/pieces"},
+  };
+  for (const Case& c : cases) {
+    std::vector<std::string> with_cluster = c.settings;
+    with_cluster.push_back("comm.cluster=" + (folder_ / "cluster.yaml").string());
+    const int ranks = c.settings.size() == 2 && c.settings[1] == "parallel.data=2" ? 4 : 2;
+    const auto made = [&](const Config& config) {
+      const ProgramOptions o = choose_programs(config, {0, ranks, 0, ranks}, Purpose::Train, 0, 0);
+      return whole_plan_json(config, rank_roles(o), {0, 0, "", ranks});
+    };
+    test::write_text(folder_ / "cluster.yaml", write_cluster(c.then, "# then\n"));
+    const json planned = made(config(with_cluster, ranks));
+    const std::filesystem::path file = write(planned);
+    test::write_text(folder_ / "cluster.yaml", write_cluster(c.now, "# now\n"));
+    const json::json_pointer changes(c.changes);
+    EXPECT_NE(made(config(with_cluster, ranks))[changes], planned[changes]) << c.changes;
+    for (const bool named : {false, true}) {
+      Config followed = config(named ? with_cluster : c.settings, ranks);
+      follow_plan(followed, ranks, file);
+      const json mine = made(followed);
+      EXPECT_EQ(mine[changes], planned[changes]) << c.changes;
+      EXPECT_NO_THROW(check_followed(mine, file)) << c.changes;
+    }
+  }
+}
+
+TEST_F(PlanFile, SizesThatTheProgramCannotHaveAreOfAnotherRun) {
+  test::write_text(folder_ / "cluster.yaml", write_cluster(cluster_of(0, 1e8), "# fast\n"));
+  const std::string cluster = "comm.cluster=" + (folder_ / "cluster.yaml").string();
+  const json planned = plan(config({cluster})), sharded = plan(config({cluster, "parallel.zero=3"}));
+  const auto refused = [&](const json& other, const std::vector<std::string>& settings) {
+    const std::filesystem::path file = write(other);
+    return error_of([&] {
+      Config c = config(settings);
+      follow_plan(c, 2, file);
+      check_followed(plan(c), file);
+    });
+  };
+  json other = planned;
+  auto& bytes = other["roles"][0]["buckets"]["bytes"];
+  bytes[0] = bytes[0].get<std::int64_t>() + 4;
+  EXPECT_EQ(refused(other, {}).first, ErrorKind::Config);
+  EXPECT_NE(refused(other, {}).second.find("/roles/0/buckets/bytes"), std::string::npos) << refused(other, {}).second;
+  for (const json& ends : {json{1, 2}, json{2, 1}, json{1000}}) {
+    other = sharded;
+    other["roles"][0]["gathers"]["ends"] = ends;
+    const auto [kind, text] = refused(other, {"parallel.zero=3"});
+    EXPECT_EQ(kind, ErrorKind::Config);
+    EXPECT_NE(text.find("/roles/0/gathers/"), std::string::npos) << text;
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll
