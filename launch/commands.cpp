@@ -144,6 +144,13 @@ int command_prepare(const PrepareArguments& a) {
 
 namespace {
 
+nlohmann::json infeasible_json(const Infeasible& infeasible) {
+  return {{"needed_bytes", infeasible.needed_bytes},
+          {"budget_bytes", infeasible.budget_bytes},
+          {"missing_bytes", infeasible.needed_bytes - infeasible.budget_bytes},
+          {"text", infeasible.text}};
+}
+
 void draw_schedule(const Programs& programs, const PlanArguments& plan, bool json) {
   require(programs.schedule != nullptr, ErrorKind::Usage,
           "--gantt draws the schedule of a pipeline: parallel.pipeline is 1");
@@ -206,8 +213,12 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
   }
   const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
+  std::optional<Infeasible> infeasible;
+  if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
+  if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
   if (json) {
     nlohmann::json report = plan_json(roles, context);
+    if (infeasible) report["infeasible"] = infeasible_json(*infeasible);
     if (plan.verify) report["verified"] = true;
     if (layouts) report["layouts"] = layout_json(*layouts);
     print_json(report);
@@ -221,9 +232,6 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     replace_file(plan.svg, memory_svg(shown.programs.plan, "train",
                                       {context.outside_bytes, context.budget_bytes.least_of(shown.ranks)}));
   }
-  std::optional<Infeasible> infeasible;
-  if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
-  if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
   if (!plan.out.empty()) replace_file(plan.out, whole_plan_json(config, roles, context).dump(2) + "\n");
   return 0;
