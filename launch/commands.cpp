@@ -168,6 +168,7 @@ std::int64_t arena_budget(const PlanContext& context) {
 std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, const RunCosts& costs,
                                          PlanContext& context) {
   const bool named = !config.comm.cluster.empty();
+  if (named) require_devices(costs.cluster(), place.ranks);
   const DeviceDescription& device = costs.cluster().device;
   if ((named || config.device == DeviceKind::Cuda) && !config.memory.reserve) {
     context.outside_bytes = device.outside_bytes;

@@ -116,4 +116,8 @@ said = json.loads(ends_with(71, plimsoll, "plan", runs.config, "--json", *large)
 if said["missing_bytes"] <= 0 or said["needed_bytes"] - said["missing_bytes"] != 2 << 30 or said["budget_bytes"] != 2 << 30:
     sys.exit(f"{said}")
 
+# Ranks that the cluster does not have, of a layout that was given as of one that is chosen.
+links.write_text(fast.replace("nodes: auto", "nodes: 1"))
+for layout in ["parallel=auto", "parallel={data: 32}"]:
+    ends_with(78, plimsoll, "plan", runs.config, "--ranks", 32, "--cluster", links, *sets([layout, "train.global_batch=32"]))
 print(f"{free['arena_bytes']} and {less['arena_bytes']} bytes as planned")
