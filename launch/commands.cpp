@@ -145,6 +145,13 @@ int command_prepare(const PrepareArguments& a) {
 
 namespace {
 
+nlohmann::json infeasible_json(const Infeasible& infeasible) {
+  return {{"needed_bytes", infeasible.needed_bytes},
+          {"budget_bytes", infeasible.budget_bytes},
+          {"missing_bytes", infeasible.needed_bytes - infeasible.budget_bytes},
+          {"text", infeasible.text}};
+}
+
 void draw_schedule(const Programs& programs, const PlanArguments& plan, bool json) {
   require(programs.schedule != nullptr, ErrorKind::Usage,
           "--gantt draws the schedule of a pipeline: parallel.pipeline is 1");
@@ -162,6 +169,7 @@ std::int64_t arena_budget(const PlanContext& context) {
 std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, const RunCosts& costs, bool why,
                                          PlanContext& context) {
   const bool named = !config.comm.cluster.empty();
+  if (named) require_devices(costs.cluster(), place.ranks);
   const DeviceDescription& device = costs.cluster().device;
   if ((named || config.device == DeviceKind::Cuda) && !config.memory.reserve) {
     context.outside_bytes = device.outside_bytes;
@@ -215,6 +223,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   if (plan.why && !infeasible) why = explain_plan(given, place, costs.machine(), *layouts, roles, context);
   if (json) {
     nlohmann::json report = plan_json(roles, context);
+    if (infeasible) report["infeasible"] = infeasible_json(*infeasible);
     if (plan.verify) report["verified"] = true;
     if (layouts) report["layouts"] = layout_json(*layouts, plan.why);
     if (why) report["why"] = why_json(*why);

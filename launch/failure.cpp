@@ -24,7 +24,11 @@ std::string file_name(const char* path) { return std::filesystem::path(path).fil
 
 void write_reason(const FailureContext& context, const ExitCode& code, const std::string& where,
                   const std::string& text) {
-  if (context.run_dir.empty() || !std::filesystem::is_directory(context.run_dir)) return;
+  if (context.run_dir.empty()) return;
+  std::error_code ignored;
+  // A supervisor reads here that starting the run again does not help; nothing else of it is there before it fits.
+  if (code.kind == ErrorKind::OutOfMemory) std::filesystem::create_directories(context.run_dir, ignored);
+  if (!std::filesystem::is_directory(context.run_dir)) return;
   const std::string path = fmt::format("{}/exit_reason.{}.json", context.run_dir, context.rank);
   const std::string temporary = path + ".tmp";
   const nlohmann::json reason{{"code", static_cast<int>(code.kind)},
@@ -35,7 +39,6 @@ void write_reason(const FailureContext& context, const ExitCode& code, const std
                               {"where", where},
                               {"text", text}};
   std::ofstream(temporary) << reason.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
-  std::error_code ignored;
   std::filesystem::rename(temporary, path, ignored);
 }
 

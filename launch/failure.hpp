@@ -27,9 +27,10 @@ bool is_printed_by_another(std::span<const std::uint64_t> all, int rank);
 void clear_exit_reasons(const std::string& run_dir, int rank, int ranks);
 
 // Prints `FATAL code=NN kind=… rank=… host=… step=… file=…: text`, writes exit_reason.<rank>.json into the run
-// directory when that exists (temp + rename), calls `abort_peers(code)` (MPI_Abort) and leaves the process with the
-// code, after 2 s at the latest. A silent rank prints nothing and gives the one that prints 1 s to end the run.
-// Exceptions that are no Error are defects (70), std::bad_alloc is out of memory (71).
+// directory when that exists (temp + rename; out of memory, a budget that nothing fits, makes it), calls
+// `abort_peers(code)` (MPI_Abort) and leaves the process with the code, after 2 s at the latest. A silent rank prints
+// nothing and gives the one that prints 1 s to end the run. Exceptions that are no Error are defects (70),
+// std::bad_alloc is out of memory (71).
 [[noreturn]] void fail_run(const FailureContext& context, const std::exception& error,
                            const std::function<void(int)>& abort_peers);
 

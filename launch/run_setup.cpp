@@ -8,13 +8,16 @@
 #include "comm/group.hpp"
 #include "launch/backend.hpp"
 #include "launch/cluster_file.hpp"
+#include "launch/layout_choice.hpp"
 #include "launch/message_sizes.hpp"
 #include "launch/process.hpp"
 #include "launch/recompute_choice.hpp"
+#include "launch/roles.hpp"
 #include "launch/run_costs.hpp"
 #include "launch/shard_choice.hpp"
 #include "launch/state_choice.hpp"
 #include "parallel/overlap.hpp"
+#include "parallel/rules.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/data/token_file.hpp"
 #include "runtime/device/device.hpp"
@@ -319,6 +322,49 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
                            [arena](const ProgramOptions& with) { return fits_everywhere(with, arena); });
   o.state_shares = choose_state_shares(config.parallel, o, budgets, outside_bytes);
   return o;
+}
+
+namespace {
+
+// The choices that usually need least memory; nullopt where this batch and these ranks do not allow them.
+std::optional<Config> least_choices(const Config& config, int ranks) {
+  Config least = config;
+  if (config.parallel.automatic) {
+    least.parallel = {};
+    least.parallel.zero = ranks > 1 ? 3 : 0;
+    least.parallel.data = ranks;
+    if (!rank_issues(least.parallel, ranks, config.train.global_batch, config.train.micro_batch).empty())
+      return std::nullopt;
+  }
+  least.parallel.auto_shard = false;  // over all replicas
+  const std::int64_t replicas = choose_mesh(least, ranks).data;
+  least.train.micro_batch = micro_batch_choices(least, (config.train.global_batch + replicas - 1) / replicas).back();
+  least.memory.logits = logits_choices(least).back();
+  if (least.memory.recompute == RecomputeMode::Auto && least.memory.recompute_layers.empty())
+    least.memory.recompute = RecomputeMode::Full;
+  return least;
+}
+
+}  // namespace
+
+std::optional<Infeasible> find_infeasible(const Config& config, const Place& place, Purpose purpose,
+                                          const RankBudgets& budgets, std::int64_t outside_bytes,
+                                          std::int64_t host_bytes) {
+  const DescribedCosts described(choose_cluster(config));
+  const auto fault_of = [&](const Config& with) {
+    const std::vector<RankRole> roles =
+        rank_roles(choose_programs(with, place, purpose, budgets, outside_bytes, host_bytes, &described));
+    auto fault = check_budget(roles, budgets, outside_bytes);
+    return fault ? fault : check_host_budget(roles, host_bytes);
+  };
+  // Planned once, it tells most runs that fit from the others.
+  if (const auto least = least_choices(config, place.ranks)) {
+    const ProgramOptions o = choose_programs(*least, place, purpose, budgets, outside_bytes, host_bytes, &described);
+    if (fits_everywhere(o, std::max<std::int64_t>(1, budgets.least() - outside_bytes))) return std::nullopt;
+  }
+  Config chosen = config;
+  choose_layout(chosen, place, {choose_cluster(config), &described}, budgets.least(), outside_bytes);
+  return fault_of(chosen);
 }
 
 std::int64_t choose_budget(const Config& config, const Backend& backend) {

@@ -57,6 +57,13 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
                                std::shared_ptr<const ProfiledCosts> measured = nullptr,
                                std::optional<RecomputeChoice>* recompute = nullptr);
 
+// Why nothing that the configuration leaves open fits, of the least that was found; nullopt: something does. Bytes do
+// not depend on costs, so those of a description do, and a run that does not fit measures and allocates nothing.
+// Arguments as above; `config` may still say `parallel: auto`.
+std::optional<Infeasible> find_infeasible(const Config& config, const Place& place, Purpose purpose,
+                                          const RankBudgets& budgets, std::int64_t outside_bytes,
+                                          std::int64_t host_bytes);
+
 // memory.budget, of a list the least, or by default 80 % of the memory that a rank may count on now (free_bytes() of
 // its backend), of a device with memory of its own 95 %: nothing else will ask for it.
 std::int64_t choose_budget(const Config& config, const Backend& backend);

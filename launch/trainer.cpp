@@ -110,6 +110,8 @@ struct Run {
     budgets = config.memory.budget ? given_budgets(config, place.ranks) : measured_budgets();
     host_budget = choose_host_budget(config, place, backend, budgets.of(place.rank));
     host_budget = -static_cast<std::int64_t>(control.max(-static_cast<double>(host_budget)));
+    const auto none = find_infeasible(config, place, purpose, budgets, outside, host_budget);
+    require(!none, ErrorKind::OutOfMemory, "{}", none ? none->text : "");
     costs = std::make_unique<RunCosts>(config, place, &control, std::max<std::int64_t>(1, budgets.least() - outside),
                                        &backend, backend.transports ? &groups.find("world")->second : nullptr);
     if (auto choice = choose_layout(config, place, costs->machine(), budgets.least(), outside); choice && chief())

@@ -281,11 +281,15 @@ std::vector<Layout> enumerate_layouts(LayoutCosts& costs, const ClusterDescripti
   return Enumerator(costs, cluster, choice).all();
 }
 
+void require_devices(const ClusterDescription& cluster, int ranks) {
+  require(ranks <= cluster.devices_per_node * cluster.nodes.value_or(ranks), ErrorKind::Config,
+          "{} ranks are more than the {} node(s) of {} devices of the cluster", ranks, cluster.nodes.value_or(0),
+          cluster.devices_per_node);
+}
+
 LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayouts& exact,
                            std::size_t most) {
-  require(problem.ranks <= machine.cluster.devices_per_node * machine.cluster.nodes.value_or(problem.ranks),
-          ErrorKind::Config, "{} ranks are more than the {} nodes of {} devices of the cluster", problem.ranks,
-          machine.cluster.nodes.value_or(0), machine.cluster.devices_per_node);
+  require_devices(machine.cluster, problem.ranks);
   return Search(problem, machine, exact).run(most);
 }
 

@@ -156,6 +156,9 @@ class LayoutCosts {
 // Every layout that the rules allow, stages cut; the others have fallen.
 std::vector<Layout> enumerate_layouts(LayoutCosts& costs, const ClusterDescription& cluster, LayoutChoice& choice);
 
+// Error(Config) where the cluster has fewer devices than ranks.
+void require_devices(const ClusterDescription& cluster, int ranks);
+
 LayoutChoice choose_layout(const LayoutProblem& problem, const LayoutMachine& machine, const ExactLayouts& exact,
                            std::size_t most = 5);
 

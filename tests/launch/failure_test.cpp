@@ -47,6 +47,20 @@ TEST(FailureDeathTest, ReasonFileLiesInTheRunDirectory) {
   EXPECT_FALSE(std::filesystem::exists(folder / "exit_reason.1.json.tmp"));
 }
 
+// Whoever starts runs again must learn from the file that this one never fits; of other failures nothing is left.
+TEST(FailureDeathTest, OutOfMemoryMakesTheRunDirectoryForItsReason) {
+  const TempFolder folder;
+  const std::string run = (folder / "runs/new").string();
+  EXPECT_EXIT(fail_run({0, "h", -1, run}, Error(ErrorKind::Config, "no"), kNoPeers),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::Config)), "FATAL");
+  EXPECT_FALSE(std::filesystem::exists(run));
+  EXPECT_EXIT(fail_run({0, "h", -1, run}, Error(ErrorKind::OutOfMemory, "3 MiB too much"), kNoPeers),
+              testing::ExitedWithCode(static_cast<int>(ErrorKind::OutOfMemory)), "FATAL");
+  const auto reason = nlohmann::json::parse(test::read_text(folder / "runs/new/exit_reason.0.json"));
+  EXPECT_EQ(reason["code"], 71);
+  EXPECT_EQ(reason["text"], "3 MiB too much");
+}
+
 TEST(FailureDeathTest, PeersAreAbortedWithTheCode) {
   const Error error(ErrorKind::Config, "no");
   EXPECT_EXIT(fail_run({0, "h", -1, ""}, error, [](int code) { _exit(code + 100); }),

@@ -146,6 +146,22 @@ TEST(KernelTimer, AllRanksGetTheSame) {
   EXPECT_EQ(seen[0], seen[2]);
 }
 
+// The products beside which a link is measured are buffers too.
+TEST(KernelTimer, LinksAreMeasuredWithinTheirBytes) {
+  for (const auto& [bytes, measured] : {std::pair{std::int64_t{4} << 20, false}, {std::int64_t{64} << 20, true}}) {
+    const auto faults = on_ranks(2, [bytes = bytes, measured = measured](const Group& group) {
+      KernelTimerOptions options{1, bytes};
+      options.group = &group;
+      KernelTimer timer(options);
+      const auto link = timer.link(LinkOperation::AllReduce);
+      EXPECT_EQ(link.has_value(), measured) << bytes;
+      if (link) EXPECT_LE(link->bytes.back(), bytes / 4);
+      return std::string();
+    });
+    for (const std::string& fault : faults) EXPECT_EQ(fault, "");
+  }
+}
+
 // Rank 0 has the file; what it knows is not measured again, and what was measured is there for the next run.
 TEST(RunCosts, AFileIsKeptAndRefusedOnAllRanks) {
   const TempFolder folder;

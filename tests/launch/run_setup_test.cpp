@@ -118,5 +118,27 @@ TEST(RunSetup, ReportsSayWhatIsMeasuredAndWhatIsAllowed) {
   EXPECT_FALSE(shows("allowed to libraries", ""));
 }
 
+// The bytes of a plan do not depend on what kernels take: nothing is measured to find that none fits.
+TEST(RunSetup, WhatCannotFitIsFoundWithoutCosts) {
+  const TempFolder folder;
+  const auto infeasible = [&](std::vector<std::string> settings, int ranks, std::int64_t budget) {
+    Config config = tiny_config(folder, "run", settings);
+    check_for_ranks(config, ranks);
+    return find_infeasible(config, {0, ranks, 0, ranks}, Purpose::Train, budget, 0, kNoHostLimit);
+  };
+  for (const int ranks : {1, 2}) {
+    for (const char* parallel : {"parallel={}", "parallel=auto"}) {
+      for (const char* recompute : {"memory.recompute=auto", "memory.recompute=none"}) {
+        // The least that is found to be needed fits, and a byte less does not.
+        const auto none = infeasible({parallel, recompute}, ranks, 1000);
+        ASSERT_TRUE(none) << parallel << " " << recompute;
+        EXPECT_NE(none->text.find("memory.budget is 1000 B"), std::string::npos) << none->text;
+        EXPECT_FALSE(infeasible({parallel, recompute}, ranks, none->needed_bytes)) << parallel << " " << recompute;
+        EXPECT_TRUE(infeasible({parallel, recompute}, ranks, none->needed_bytes - 1)) << parallel << " " << recompute;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace plimsoll

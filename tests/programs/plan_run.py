@@ -3,7 +3,9 @@
 recomputation and its bytes, also where it would have chosen others; what is another run is refused before it leaves anything."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,11 +84,40 @@ if made["buckets"]["bytes"] != planned["buckets"]["bytes"]:
 refused(78, "tight.json: is a plan for 2 rank(s), and this run has 1", file, ranks=1)
 refused(78, "tight.json: was made for another run: /parameters is", file, "model.hidden=64")
 refused(78, "tight.json: was made for another run: /mesh/zero is 1 there, and here 0", file, "parallel={data: 2, zero: 0}")
-refused(71, "memory.budget", file, "memory.budget=201 MiB")
 refused(65, "run.yaml: is not a plan", runs.config)
 for key, value in [("micro_batch", 0), ("micro_batch", -4), ("threads", 2**40), ("logits_bytes", "many"), ("roles", 3)]:
     broken = folder / "broken.json"
     broken.write_text(json.dumps({**chosen, key: value}))
     refused(65, f"broken.json: /{key} is {json.dumps(value)}, not ", broken)
 refused(66, "nowhere.json: cannot be opened", folder / "nowhere.json")
+
+def ends_with(code, *command):
+    """Standard output, and the most bytes that the process had."""
+    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, error = process.stdout.read(), process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) != code:
+        sys.exit(f"{command}: exit code {os.waitstatus_to_exitcode(status)}, expected {code}\n{error}")
+    return out, usage.ru_maxrss * 1024
+
+
+# A run that cannot fit: the answer comes before anything is measured or allocated, and the reason is left for who starts runs again.
+call(*launcher, 2, plimsoll, "train", runs.config, "--plan", file, *sets([f"run.dir={folder}/tight_budget", "memory.budget=201 MiB"]))
+large = sets(["model={preset: gpt2-1558m}", "data.sequence=1024", "memory={budget: 2 GiB}", "parallel={}", f"run.dir={folder}/large"])
+_, peak = ends_with(71, plimsoll, "train", runs.config, *large)
+if peak > 200 << 20:
+    sys.exit(f"{peak} bytes to find that nothing fits")
+for name, ranks in [("tight_budget", 2), ("large", 1)]:
+    if {p.name for p in (folder / name).iterdir()} != {f"exit_reason.{rank}.json" for rank in range(ranks)}:
+        sys.exit(f"{name}: {list((folder / name).iterdir())}")
+    if runs.read(name, "exit_reason.0.json")["code"] != 71:
+        sys.exit(f"{runs.read(name, 'exit_reason.0.json')}")
+said = json.loads(ends_with(71, plimsoll, "plan", runs.config, "--json", *large)[0])["infeasible"]
+if said["missing_bytes"] <= 0 or said["needed_bytes"] - said["missing_bytes"] != 2 << 30 or said["budget_bytes"] != 2 << 30:
+    sys.exit(f"{said}")
+
+# Ranks that the cluster does not have, of a layout that was given as of one that is chosen.
+links.write_text(fast.replace("nodes: auto", "nodes: 1"))
+for layout in ["parallel=auto", "parallel={data: 32}"]:
+    ends_with(78, plimsoll, "plan", runs.config, "--ranks", 32, "--cluster", links, *sets([layout, "train.global_batch=32"]))
 print(f"{free['arena_bytes']} and {less['arena_bytes']} bytes as planned")
