@@ -39,6 +39,8 @@ void check_schedule(const Config& config, Issues& issues) {
   if (s.min_lr > 0 && s.name == ScheduleName::Constant) {
     issues.push_back({"schedule.min_lr", "has no effect with schedule.name: constant", {"schedule.name"}});
   }
+  if (config.optimizer.rounding == WeightRounding::Stochastic && config.precision != DType::bf16)
+    issues.push_back({"optimizer.rounding", "stochastic only with precision: bf16", {"precision"}});
   if (config.optimizer.momentum > 0 && config.optimizer.name != OptimizerName::Sgd) {
     issues.push_back({"optimizer.momentum", "only with optimizer.name: sgd", {"optimizer.name"}});
   }

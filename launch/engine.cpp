@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <thread>
 
@@ -12,6 +13,7 @@
 #include "launch/allocation_counter.hpp"
 #include "launch/pipeline.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/ops/round_segment.hpp"
 #include "runtime/tensor/convert.hpp"
 
 namespace plimsoll {
@@ -266,12 +268,26 @@ void Engine::load(const HuggingFaceWeights& weights) {
   });
 }
 
-void Engine::read_weights(const ReadElements& elements) {
-  read("parameters", elements);
+void Engine::read_weights(const ReadElements& elements, const std::optional<Rounding>& rounding) {
+  read("parameters", elements, rounding ? &*rounding : nullptr);
   if (programs_.weights() != "parameters") read(programs_.weights(), elements);
 }
 
-void Engine::read(std::string_view region, const ReadElements& elements) {
+namespace {
+
+// Elements from `first` on of a tensor, as kernels round them.
+void round_elements(const ParameterPart& part, const Engine::Rounding& rounding, std::int64_t first, std::int64_t count,
+                    const float* from, bf16* to) {
+  const RandomStream random(rounding.seed, rounding_stream(part.name));
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint64_t entry = rounding_entry(part.shape.elements(), rounding.update, first + i);
+    to[i].bits = round_stochastic(std::bit_cast<std::uint32_t>(from[i]), random.bits(entry));
+  }
+}
+
+}  // namespace
+
+void Engine::read(std::string_view region, const ReadElements& elements, const Rounding* stochastic) {
   const std::vector<LocalRun>& runs = local_runs(region);
   const std::vector<Piece> pieces = pieces_of(runs);
   const DType wide = programs_.wide(), stored = programs_.dtype_of(region);
@@ -283,7 +299,12 @@ void Engine::read(std::string_view region, const ReadElements& elements) {
     elements(run, run.tensor_first + piece.first, piece.count, host.data());
     if (stored != wide) {
       std::vector<std::byte> rounded(static_cast<std::size_t>(piece.count * element));
-      convert_elements(wide, host.data(), stored, rounded.data(), piece.count);
+      if (stochastic != nullptr && stored == DType::bf16) {
+        round_elements(*run.part, *stochastic, run.tensor_first + piece.first, piece.count,
+                       reinterpret_cast<const float*>(host.data()), reinterpret_cast<bf16*>(rounded.data()));
+      } else {
+        convert_elements(wide, host.data(), stored, rounded.data(), piece.count);
+      }
       host = std::move(rounded);
     }
     device().copy_to_device(run.data + piece.first * element, host.data(), piece.count * element);

@@ -67,9 +67,14 @@ class Engine {
   // threads, and rounds them to what the region has.
   struct LocalRun;
   using ReadElements = std::function<void(const LocalRun& run, std::int64_t first, std::int64_t count, void* out)>;
-  void read(std::string_view region, const ReadElements& elements);
-  // Fills the parameters and, where there are any, the master weights that they are rounded from.
-  void read_weights(const ReadElements& elements);
+  struct Rounding;
+  void read(std::string_view region, const ReadElements& elements, const Rounding* stochastic = nullptr);
+  // Fills the parameters and, where there are any, the master weights that they are rounded from: to nearest, or as the
+  // last update of a run with this seed rounded them stochastically.
+  struct Rounding {
+    std::uint64_t seed = 0, update = 0;  // how many were applied
+  };
+  void read_weights(const ReadElements& elements, const std::optional<Rounding>& rounding = std::nullopt);
 
   // The micro-batches of a step: forward and backward, in the order of the schedule where there is a pipeline.
   // loss_seed = 1 / valid targets of the global batch.

@@ -158,6 +158,7 @@ StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t
   in.bias_correction1 = static_cast<float>(1.0 - std::pow(betas_[0], t));
   in.bias_correction2 = static_cast<float>(1.0 - std::pow(betas_[1], t));
   in.step = step;
+  in.updates = static_cast<std::uint64_t>(applied_updates);
   train.run(Graph::Section::Update);
   train.synchronize();
   StepResult result;

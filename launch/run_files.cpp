@@ -165,7 +165,10 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
     require_same_model(config.model, model_from_huggingface_folder(loaded->folder), loaded->folder);
     require_same_tokenizer(config.data, loaded->folder);
   }
-  engine.read_weights(reader(engine, loaded->parameters, ""));
+  std::optional<Engine::Rounding> rounding;
+  if (config.optimizer.rounding == WeightRounding::Stochastic && loaded->state.applied_updates > 0)
+    rounding = {config.run.seed, static_cast<std::uint64_t>(loaded->state.applied_updates)};
+  engine.read_weights(reader(engine, loaded->parameters, ""), rounding);
   if (trains) {
     for (const Moment& m : optimizer_moments(config.optimizer))
       engine.read(m.value, reader(engine, loaded->optimizer, std::string(m.checkpoint) + "."));

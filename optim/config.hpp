@@ -14,6 +14,12 @@ constexpr std::array<EnumName, 2> enum_names(OptimizerName) {
   return {named(OptimizerName::AdamW, "adamw"), named(OptimizerName::Sgd, "sgd")};
 }
 
+// Of parameters that kernels read in bf16, from their master weights.
+enum class WeightRounding { Nearest, Stochastic };
+constexpr std::array<EnumName, 2> enum_names(WeightRounding) {
+  return {named(WeightRounding::Nearest, "nearest"), named(WeightRounding::Stochastic, "stochastic")};
+}
+
 struct OptimizerConfig {
   OptimizerName name = OptimizerName::AdamW;
   double lr = 1e-3;                        // peak; the schedule multiplies it
@@ -22,6 +28,7 @@ struct OptimizerConfig {
   double weight_decay = 0.1;               // of matrices, not of biases and norms; sgd: not decoupled
   double momentum = 0.0;                   // sgd
   double clip = 1.0;                       // global gradient norm; 0: off
+  WeightRounding rounding = WeightRounding::Nearest;
   bool operator==(const OptimizerConfig&) const = default;
 };
 

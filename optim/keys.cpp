@@ -7,16 +7,20 @@ namespace plimsoll {
 
 KeyTable<OptimizerConfig> optimizer_keys() {
   using C = OptimizerConfig;
-  return {.keys = {
-              key("name", &C::name, "the update rule"),
-              key("lr", &C::lr, above(0), "1", "peak learning rate; the schedule multiplies it"),
-              key("betas", &C::betas, from_below(0, 1), "1", "adamw: decay of the first and second moment"),
-              key("eps", &C::eps, above(0), "1", "adamw: added to the root of the second moment"),
-              key("weight_decay", &C::weight_decay, at_least(0), "1",
-                  "decay of matrices, per unit of learning rate: adamw's is decoupled, sgd's is added to the gradient"),
-              key("momentum", &C::momentum, from_below(0, 1), "1", "sgd: decay of the velocity"),
-              key("clip", &C::clip, at_least(0), "1", "largest global gradient norm; 0: off"),
-          }};
+  return {
+      .keys = {
+          key("name", &C::name, "the update rule"),
+          key("lr", &C::lr, above(0), "1", "peak learning rate; the schedule multiplies it"),
+          key("betas", &C::betas, from_below(0, 1), "1", "adamw: decay of the first and second moment"),
+          key("eps", &C::eps, above(0), "1", "adamw: added to the root of the second moment"),
+          key("weight_decay", &C::weight_decay, at_least(0), "1",
+              "decay of matrices, per unit of learning rate: adamw's is decoupled, sgd's is added to the gradient"),
+          key("momentum", &C::momentum, from_below(0, 1), "1", "sgd: decay of the velocity"),
+          key("clip", &C::clip, at_least(0), "1", "largest global gradient norm; 0: off"),
+          key("rounding", &C::rounding,
+              "with precision: bf16, how an update rounds the fp32 master weights to what kernels read; stochastic: "
+              "up or down by chance, right in the mean, the same on every layout"),
+      }};
 }
 
 KeyTable<ScheduleConfig> schedule_keys() {

@@ -75,6 +75,34 @@ void add_step(Graph& graph, const Unit& unit, const OptimizerConfig& o, std::int
   graph.nodes.back().phase = Phase::Update;
 }
 
+// Where the elements of unit `u` that this rank updates belong in the tensors of the model; offsets in its part of the
+// unit.
+RoundWeights::Attrs round_segments(const Graph& graph, const FlatLayout& layout, std::size_t u, int shard_rank) {
+  RoundWeights::Attrs attrs;
+  const Unit& unit = layout.units[u];
+  const std::int64_t begin = unit.offset + shard_range(layout, unit, shard_rank).first;
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    if (layout.unit[p] != static_cast<int>(u)) continue;
+    const Shape& local = graph[graph.parameters[p].value].spec.shape;
+    RoundSegment s;
+    s.columns = local.elements() / local[0];
+    for (const ParameterPart& part : graph.parameters[p].parts) {
+      s.at_row = part.at_row, s.at_column = part.at_column, s.rows = part.rows, s.part_columns = part.columns;
+      s.row = part.row, s.column = part.column;
+      s.tensor_rows = part.shape[0], s.tensor_columns = part.shape.elements() / part.shape[0];
+      s.stream = rounding_stream(part.name);
+      const std::int64_t flat = layout.offset[p] + part.at_row * s.columns;
+      for_each_shard_range(layout, shard_rank, flat, part.rows * s.columns, [&](const ShardRange& range) {
+        s.offset = range.flat_first - begin;
+        s.elements = range.count;
+        s.first = range.flat_first - layout.offset[p];
+        attrs.segments.push_back(s);
+      });
+    }
+  }
+  return attrs;
+}
+
 }  // namespace
 
 std::vector<Moment> optimizer_moments(const OptimizerConfig& optimizer) {
@@ -94,7 +122,10 @@ void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& opt
   const ValueId norm = add_norm(graph, layout, options);
   const std::vector<Moment> names = optimizer_moments(options.optimizer);
   const DType wide = graph[graph.find("gradients")].spec.dtype;
-  const bool rounds = graph[graph.find("parameters")].spec.dtype != wide;
+  const DType computes = graph[graph.find("parameters")].spec.dtype;
+  const bool rounds = computes != wide, stochastic = options.optimizer.rounding == WeightRounding::Stochastic;
+  require(!stochastic || computes == DType::bf16, ErrorKind::Internal, "stochastic rounding to {}",
+          dtype_name(computes));
   const auto add_buffer = [&](std::string_view name) {
     Value v;
     v.name = std::string(name);
@@ -113,8 +144,14 @@ void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& opt
     const ElementRange mine = shard_range(layout, unit, options.shard_rank);
     const std::int64_t decays = std::clamp<std::int64_t>(unit.decay_elements - mine.first, 0, mine.count);
     const ValueId parameters = part("parameters");
-    add_step(graph, unit, options.optimizer, decays, part("gradients"), rounds ? part(kMasterWeights) : parameters,
-             rounds ? parameters : kNoValue, norm, moments);
+    const ValueId weights = rounds ? part(kMasterWeights) : parameters;
+    add_step(graph, unit, options.optimizer, decays, part("gradients"), weights,
+             rounds && !stochastic ? parameters : kNoValue, norm, moments);
+    if (!stochastic) continue;
+    add_node<RoundWeights>(graph, round_segments(graph, layout, u, options.shard_rank),
+                           {{RoundWeights::kWeights, weights}, {RoundWeights::kRounded, parameters}},
+                           "round_weights." + unit.name, unit.layer);
+    graph.nodes.back().phase = Phase::Update;
   }
 }
 

@@ -26,7 +26,8 @@ inline constexpr std::string_view kMasterWeights = "optimizer.master";
 
 // Appends the update nodes; the graph is differentiated and its buffers are placed. Moments are persistent values
 // "optimizer.first" and "optimizer.second" (AdamW) or "optimizer.momentum" (SGD), laid out as this rank's shards; so is
-// kMasterWeights where there is one. They have the dtype of the gradients.
+// kMasterWeights where there is one. They have the dtype of the gradients. With optimizer.rounding: stochastic, which
+// needs bf16 (else Error(Internal)), a node of its own rounds behind each step.
 void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& options);
 
 // Names of the moments, in the order above, as checkpoints call them: PyTorch's "exp_avg", "exp_avg_sq",

@@ -1,9 +1,11 @@
 #include "runtime/ops/update.hpp"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/parallel.hpp"
+#include "kernels/cpu/random.hpp"
 #include "kernels/cpu/register.hpp"
 
 namespace plimsoll {
@@ -149,6 +151,41 @@ void sgd(const KernelArgs& args) {
   });
 }
 
+// Elements [begin, end) of a segment, by runs that are neighbours in the tensor.
+void round_range(const RoundSegment& s, std::int64_t begin, std::int64_t end, std::uint64_t seed, std::uint64_t update,
+                 const float* weights, bf16* rounded) {
+  for (std::int64_t i = begin; i < end;) {
+    const std::int64_t at = tensor_element(s, i);
+    if (at < 0) {
+      ++i;
+      continue;
+    }
+    const std::int64_t in_row = s.at_column + s.part_columns - (s.first + i) % s.columns;
+    const std::int64_t count = whole_rows(s) ? end - i : std::min(end - i, in_row);
+    const std::uint64_t entry = rounding_entry(s.tensor_rows * s.tensor_columns, update, at);
+    for_random_bits(seed, s.stream, entry, count, [&](std::int64_t done, const std::uint32_t* bits, std::int64_t n) {
+      const float* from = weights + s.offset + i + done;
+      bf16* to = rounded + s.offset + i + done;
+#pragma omp simd
+      for (std::int64_t j = 0; j < n; ++j)
+        to[j].bits = round_stochastic(std::bit_cast<std::uint32_t>(from[j]), bits[j]);
+    });
+    i += count;
+  }
+}
+
+void round_weights(const KernelArgs& args) {
+  if (args.outputs->found_inf != 0) return;
+  const auto* weights = args.v<const float>(RoundWeights::kWeights);
+  auto* rounded = args.v<bf16>(RoundWeights::kRounded);
+  const std::uint64_t seed = args.inputs->seed, update = args.inputs->updates + 1;
+  for (const RoundSegment& s : args.attrs<RoundWeights>().segments) {
+    parallel_elements(args.threads, s.elements, [&](std::int64_t begin, std::int64_t end) {
+      round_range(s, begin, end, seed, update, weights, rounded);
+    });
+  }
+}
+
 void clear(const KernelArgs& args) {
   const View& x = args.value[Clear::kX];
   std::memset(x.data, 0, static_cast<std::size_t>(x.spec.bytes()));
@@ -168,6 +205,7 @@ void add_update_kernels(KernelTable& table) {
   add_for_type<double>(table);
   table.add<Clear>(Phase::Reduce, DType::f32, clear);  // of whatever dtype: an op without inputs computes in none
   table.add<GlobalNorm>(Phase::Update, DType::f64, global_norm);
+  table.add<RoundWeights>(Phase::Update, DType::f32, round_weights);
 }
 
 }  // namespace plimsoll

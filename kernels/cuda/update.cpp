@@ -78,6 +78,23 @@ void sgd_update(const KernelArgs& args) {
       args.v<float>(Sgd::kMomentum));
 }
 
+void round_weights_update(const KernelArgs& args) {
+  const auto& segments = args.attrs<RoundWeights>().segments;
+  for (std::size_t at = 0; at < segments.size();) {
+    RoundList list;
+    std::int64_t blocks = 0;
+    for (; at < segments.size() && list.count < kRoundedPerLaunch; ++at) {
+      if (segments[at].elements == 0) continue;
+      list.segments[list.count] = segments[at];
+      list.first_block[list.count++] = blocks;
+      blocks += (segments[at].elements + kRoundedPerBlock - 1) / kRoundedPerBlock;
+    }
+    if (list.count == 0) return;
+    round_weights(stream_of(args), list, blocks, args.v<const float>(RoundWeights::kWeights),
+                  args.v<bf16>(RoundWeights::kRounded), args.inputs, args.outputs);
+  }
+}
+
 void clear(const KernelArgs& args) { zero(args, args.value[Clear::kX]); }
 
 }  // namespace
@@ -87,6 +104,7 @@ void add_cuda_update_kernels(KernelTable& table) {
   table.add<GlobalNorm>(Phase::Update, DType::f64, norm_of_all);
   table.add<AdamW>(Phase::Update, DType::f32, adamw_update);
   table.add<Sgd>(Phase::Update, DType::f32, sgd_update);
+  table.add<RoundWeights>(Phase::Update, DType::f32, round_weights_update);
   table.add<Clear>(Phase::Reduce, DType::f32, clear);  // of whatever dtype: an op without inputs computes in none
 }
 

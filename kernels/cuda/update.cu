@@ -1,5 +1,6 @@
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/device_code.cuh"
+#include "kernels/cuda/random.cuh"
 #include "kernels/cuda/update.hpp"
 
 namespace plimsoll::cuda {
@@ -12,22 +13,25 @@ __device__ std::int64_t blocks_of(const SegmentList& s, int segment, int block_e
   return (s.elements[segment] + block_elements - 1) / block_elements;
 }
 
+// The last of `count` segments, none of them empty, that begins at or before a block.
+__device__ int last_at_or_before(const std::int64_t* first_block, int count, std::int64_t block) {
+  int low = 0, high = count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (first_block[middle] <= block)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
 __global__ void square_partials_kernel(const __grid_constant__ SegmentList s, int block_elements,
                                        const float* gradients, double* partials) {
   __shared__ double shared[kWarp];
   __shared__ int segment;
   const std::int64_t block = s.first_block[0] + blockIdx.x;
-  if (threadIdx.x == 0) {
-    int low = 0, high = s.count - 1;  // the last segment that begins at or before the block, none of them empty
-    while (low < high) {
-      const int middle = (low + high + 1) / 2;
-      if (s.first_block[middle] <= block)
-        low = middle;
-      else
-        high = middle - 1;
-    }
-    segment = low;
-  }
+  if (threadIdx.x == 0) segment = last_at_or_before(s.first_block, s.count, block);
   __syncthreads();
   const std::int64_t from = (block - s.first_block[segment]) * block_elements, rest = s.elements[segment] - from;
   const std::int64_t n = rest < block_elements ? rest : block_elements;
@@ -159,6 +163,27 @@ __global__ void sgd_kernel(UpdateBuffers b, SgdRule rule, float* momentum, bool 
   for (int j = 0; j < kVector && at + j < n; ++j) store_rounded(b, at + j, p.at[j]);
 }
 
+__global__ void round_weights_kernel(const __grid_constant__ RoundList list, const float* weights, bf16* rounded,
+                                     const StepInputs* inputs, const StepOutputs* outputs) {
+  if (outputs->found_inf != 0) return;
+  __shared__ int segment;
+  const std::int64_t block = blockIdx.x;
+  if (threadIdx.x == 0) segment = last_at_or_before(list.first_block, list.count, block);
+  __syncthreads();
+  const RoundSegment& s = list.segments[segment];
+  const std::int64_t begin =
+      (block - list.first_block[segment]) * kRoundedPerBlock + std::int64_t{threadIdx.x} * kVector;
+  const std::uint64_t update = inputs->updates + 1;
+  RandomEntries random(inputs->seed, s.stream);
+  for (int j = 0; j < kVector && begin + j < s.elements; ++j) {
+    const std::int64_t index = tensor_element(s, begin + j), at = s.offset + begin + j;
+    if (index < 0) continue;
+    const std::uint64_t entry = rounding_entry(s.tensor_rows * s.tensor_columns, update, index);
+    rounded[at].bits = round_stochastic(__float_as_uint(weights[at]), random[entry]);
+  }
+}
+static_assert(kRoundedPerBlock == kThreads * kVector && sizeof(RoundList) < 4000);
+
 }  // namespace
 
 void square_partials(cudaStream_t stream, const SegmentList& segments, std::int64_t blocks, int block_elements,
@@ -195,6 +220,12 @@ void sgd(cudaStream_t stream, const UpdateBuffers& b, const SgdRule& rule, float
   sgd_kernel<<<blocks_for(b.elements, kThreads * kVector), kThreads, 0, stream>>>(
       b, rule, momentum, wide<float>(0, {b.gradients, b.parameters, momentum}));
   check_launch("sgd");
+}
+
+void round_weights(cudaStream_t stream, const RoundList& list, std::int64_t blocks, const float* weights, bf16* rounded,
+                   const StepInputs* inputs, const StepOutputs* outputs) {
+  round_weights_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(list, weights, rounded, inputs, outputs);
+  check_launch("round_weights");
 }
 
 }  // namespace plimsoll::cuda

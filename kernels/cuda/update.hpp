@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "runtime/ops/round_segment.hpp"
 #include "runtime/ops/step_inputs.hpp"
 #include "runtime/tensor/dtype.hpp"
 
@@ -50,5 +51,16 @@ struct SgdRule {
   bool nesterov = false;
 };
 void sgd(cudaStream_t stream, const UpdateBuffers& buffers, const SgdRule& rule, float* momentum);  // may be null
+
+// rounded = weights, stochastically, of segments that are not empty; nothing happens where found_inf is set.
+inline constexpr int kRoundedPerLaunch = 32;
+inline constexpr int kRoundedPerBlock = 1024;  // elements
+struct RoundList {
+  int count = 0;
+  RoundSegment segments[kRoundedPerLaunch] = {};
+  std::int64_t first_block[kRoundedPerLaunch] = {};
+};
+void round_weights(cudaStream_t stream, const RoundList& list, std::int64_t blocks, const float* weights, bf16* rounded,
+                   const StepInputs* inputs, const StepOutputs* outputs);
 
 }  // namespace plimsoll::cuda

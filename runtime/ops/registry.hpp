@@ -19,10 +19,10 @@ namespace plimsoll {
 template <class... Ops>
 struct TypeList {};
 
-using OpList =
-    TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm, HeadNorm, Activate,
-             SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy, AllReduce, CopyTo, ReduceFrom,
-             AllGather, GatherUnits, ReduceScatter, SquareSums, GlobalNorm, AdamW, Sgd, Clear, ToHost, FromHost>;
+using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
+                        HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy,
+                        AllReduce, CopyTo, ReduceFrom, AllGather, GatherUnits, ReduceScatter, SquareSums, GlobalNorm,
+                        AdamW, Sgd, RoundWeights, Clear, ToHost, FromHost>;
 
 template <class List>
 struct AttrsOf;

@@ -14,6 +14,7 @@ struct StepInputs {
   double loss_seed = 1;    // gradient of each token's loss: loss_scale / global count of valid tokens
   std::uint64_t seed = 0;  // of the run: dropout streams are (seed, site)
   std::uint64_t step = 0;
+  std::uint64_t updates = 0;       // that were applied before this step's
   std::uint64_t first_sample = 0;  // global index of row 0 of this micro-batch, over the whole run: dropout counters
   std::int64_t position = 0;       // position of column 0: 0 in training, the number of cached tokens when decoding
 };

@@ -128,6 +128,31 @@ std::vector<Sample<Sgd::Attrs>> Sgd::samples() {
   return all;
 }
 
+void RoundWeights::infer(const Attrs& a, SlotSpecs& s) {
+  const TensorSpec& weights = s[kWeights];
+  require(weights.shape.rank() == 1 && weights.dtype == DType::f32, ErrorKind::Internal, "round_weights: weights is {}",
+          to_string(weights));
+  for (const RoundSegment& segment : a.segments) {
+    require(segment.offset >= 0 && segment.elements >= 0 && segment.offset + segment.elements <= weights.elements() &&
+                segment.columns > 0 && segment.row + segment.rows <= segment.tensor_rows &&
+                segment.column + segment.part_columns <= segment.tensor_columns,
+            ErrorKind::Internal, "round_weights: elements {} to {} lie outside {}, or of their tensor", segment.offset,
+            segment.offset + segment.elements, to_string(weights));
+  }
+  s.set(kRounded, {weights.shape, DType::bf16});
+}
+std::int64_t RoundWeights::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
+  return in_update(phase, s[kWeights].elements());
+}
+std::vector<Sample<RoundWeights::Attrs>> RoundWeights::samples() {
+  // Two tensors side by side in one parameter of 7 columns, whose elements from 5 on are here; rows of another.
+  const std::uint64_t a = rounding_stream("a"), b = rounding_stream("b"), c = rounding_stream("c");
+  const Attrs parts{{{0, 65, 5, 7, 0, 0, 10, 3, 20, 4, 40, 11, a},
+                     {0, 65, 5, 7, 0, 3, 10, 4, 0, 0, 10, 4, b},
+                     {65, 36, 9, 9, 0, 0, 20, 9, 100, 0, 200, 9, c}}};
+  return {make_sample(parts, {{kWeights, {101}, DType::f32}})};
+}
+
 std::vector<Sample<Clear::Attrs>> Clear::samples() { return {make_sample(Attrs{37, DType::f64}, {})}; }
 
 }  // namespace plimsoll

@@ -2,6 +2,7 @@
 #include <span>
 
 #include "runtime/ops/op.hpp"
+#include "runtime/ops/round_segment.hpp"
 
 namespace plimsoll {
 
@@ -87,6 +88,22 @@ struct Sgd : OpDefaults {
       Slot{"rounded", Role::Output, Backward::Ignores, true},
   };
   static void infer(const Attrs&, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
+  static std::vector<Sample<Attrs>> samples();
+};
+
+// rounded = weights in bf16, stochastically, at the elements that the segments name; nothing happens when
+// step_outputs.found_inf is set. Seed and number of the update come from step_inputs. What the optimizer leaves to it
+// instead of writing `rounded` itself.
+struct RoundWeights : OpDefaults {
+  struct Attrs {
+    std::vector<RoundSegment> segments;
+  };
+  static constexpr std::string_view name = "round_weights";
+  static constexpr bool update_only = true;
+  enum : int { kWeights, kRounded };
+  static constexpr std::array slots{Slot{"weights", Role::Input}, Slot{"rounded", Role::Output}};
+  static void infer(const Attrs& a, SlotSpecs& s);
   static std::int64_t flops(const Attrs&, const SlotSpecs& s, Phase phase);
   static std::vector<Sample<Attrs>> samples();
 };

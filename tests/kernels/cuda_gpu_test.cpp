@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/register.hpp"
 #include "kernels/cuda_module.hpp"
+#include "launch/device_rates.hpp"
 #include "tests/kernels/cuda_cases.hpp"
 
 namespace plimsoll {
@@ -102,6 +103,24 @@ void compare(const KernelTable& kernels, Device& device, DType dtype) {
       comparison.run(in_place);
     }
   }
+}
+
+// The device's own clock, and its memory outside of what was asked for: the first product brings the library's.
+TEST_F(CudaKernels, AreTimedAndSeenInMemory) {
+  const std::int64_t before = device_->outside_bytes().value();
+  EXPECT_GT(before, 0) << "a context";
+  Backend backend;
+  backend.device = std::move(device_);
+  backend.kernels = kernels_;
+  backend.threads = kDeviceThreads;
+  backend.times_nodes = false;
+  warm_up(backend, family_defaults(ModelFamily::Gpt2), DType::bf16, 256);
+  EXPECT_GE(backend.device->outside_bytes().value(), before);
+  const double rate = product_flops_per_s(backend, DType::bf16);
+  EXPECT_GT(rate, 1e12);
+  EXPECT_LT(rate, 1e16);
+  EXPECT_GT(elementwise_bytes_per_s(backend), 1e10);
+  EXPECT_GT(copied_bytes_per_s(backend), 1e8);
 }
 
 TEST_F(CudaKernels, AgreeWithTheCpuInF32) { compare(kernels_, *device_, DType::f32); }

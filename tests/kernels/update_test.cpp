@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -115,6 +116,101 @@ TEST(AdamWKernel, DoesNothingWhenTheNormIsNotFinite) {
   EXPECT_EQ(p, before);
   EXPECT_EQ(m, before);
   EXPECT_EQ(v, before);
+}
+
+// All of one tensor, in its order.
+RoundSegment whole_tensor(std::int64_t rows, std::int64_t columns, const char* name) {
+  return {0, rows * columns, 0, columns, 0, 0, rows, columns, 0, 0, rows, columns, rounding_stream(name)};
+}
+
+std::vector<bf16> rounded(const std::vector<RoundSegment>& segments, std::vector<float>& weights,
+                          std::uint64_t updates = 4, int threads = 2) {
+  std::vector<bf16> to(weights.size());
+  Update update;
+  update.threads = threads;
+  update.in.seed = 9;
+  update.in.updates = updates;
+  update.run<RoundWeights, float>({segments}, {view(weights), view(to)});
+  return to;
+}
+
+std::vector<std::uint16_t> bits_of(const std::vector<bf16>& numbers) {
+  std::vector<std::uint16_t> bits;
+  for (const bf16 x : numbers) bits.push_back(x.bits);
+  return bits;
+}
+
+// Up or down to a neighbour, as often as keeps the mean; what is a bf16 stays.
+TEST(RoundWeightsKernel, IsRightInTheMean) {
+  constexpr std::int64_t kCount = 200'000;
+  for (const float part : {0.0F, 0.125F, 0.5F, 0.9F}) {
+    for (const float sign : {1.0F, -1.0F}) {
+      const float below = 1.5F, above = 1.5F + 0x1p-7F;
+      std::vector<float> weights(kCount, sign * (below + part * (above - below)));
+      const std::vector<bf16> to = rounded({whole_tensor(kCount / 100, 100, "w")}, weights);
+      double ups = 0;
+      for (const bf16 x : to) {
+        const float found = sign * static_cast<float>(x);
+        ASSERT_TRUE(found == below || found == above) << found;
+        ups += found == above ? 1 : 0;
+      }
+      const double expected = static_cast<double>(part), deviation = std::sqrt(expected * (1 - expected) / kCount);
+      EXPECT_NEAR(ups / kCount, expected, 4.5 * deviation + 1e-12);
+    }
+  }
+  // The weights differ by less than a step of bf16, and their sums by less than chance.
+  auto weights = random_vector<float>("w");
+  double difference = 0, variance = 0;
+  const std::vector<bf16> to = rounded({whole_tensor(1, kElements, "w")}, weights);
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    const double x = weights[i], step = std::exp2(std::floor(std::log2(std::fabs(x))) - 7);
+    const double error = static_cast<double>(static_cast<float>(to[i])) - x;
+    ASSERT_LT(std::fabs(error), step) << i;
+    difference += error;
+    variance += step * step / 6;
+  }
+  EXPECT_LT(std::fabs(difference), 4.5 * std::sqrt(variance));
+  EXPECT_GT(variance, 0);
+}
+
+TEST(RoundWeightsKernel, KeepsWhatIsNoNumberAndWaitsForFiniteNorms) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> weights{
+      infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), std::bit_cast<float>(0x7F800001U), 0.0F, -0.0F};
+  const std::vector<bf16> to = rounded({whole_tensor(6, 1, "w")}, weights);
+  EXPECT_EQ(static_cast<float>(to[0]), infinity);
+  EXPECT_EQ(static_cast<float>(to[1]), -infinity);
+  EXPECT_TRUE(std::isnan(static_cast<float>(to[2])) && std::isnan(static_cast<float>(to[3])));
+  EXPECT_EQ(bits_of({to[4], to[5]}), (std::vector<std::uint16_t>{0, 0x8000}));
+  std::vector<bf16> kept(6, bf16(7.0F));
+  Update update;
+  update.out.found_inf = 1;
+  update.run<RoundWeights, float>({{whole_tensor(6, 1, "w")}}, {view(weights), view(kept)});
+  EXPECT_EQ(bits_of(kept), std::vector<std::uint16_t>(6, bf16(7.0F).bits));
+}
+
+// The numbers of a tensor do not depend on threads, on where a rank's elements begin, or on what lies beside them.
+TEST(RoundWeightsKernel, IsTheSameOnEveryLayout) {
+  constexpr std::int64_t kRows = 41, kColumns = 37;
+  auto weights = random_vector<float>("w", kRows * kColumns);
+  const std::vector<bf16> whole = rounded({whole_tensor(kRows, kColumns, "w")}, weights);
+  EXPECT_EQ(bits_of(whole), bits_of(rounded({whole_tensor(kRows, kColumns, "w")}, weights, 4, 1)));
+  EXPECT_NE(bits_of(whole), bits_of(rounded({whole_tensor(kRows, kColumns, "w")}, weights, 5)));
+  EXPECT_NE(bits_of(whole), bits_of(rounded({whole_tensor(kRows, kColumns, "v")}, weights)));
+  // Columns 10 to 29 of it, behind four columns of another tensor, in a parameter of 24; elements 100 to 700 of that.
+  constexpr std::int64_t kLocal = 24, kOther = 4, kFirst = 100, kCount = 600;
+  std::vector<float> local;
+  for (std::int64_t e = kFirst; e < kFirst + kCount; ++e) {
+    const std::int64_t r = e / kLocal, c = e % kLocal;
+    local.push_back(c < kOther ? 0.3F : weights[static_cast<std::size_t>(r * kColumns + 10 + c - kOther)]);
+  }
+  const std::vector<bf16> part =
+      rounded({{0, kCount, kFirst, kLocal, 0, kOther, kRows, 20, 0, 10, kRows, kColumns, rounding_stream("w")}}, local);
+  for (std::int64_t i = 0; i < kCount; ++i) {
+    const std::int64_t r = (kFirst + i) / kLocal, c = (kFirst + i) % kLocal;
+    const auto at = static_cast<std::size_t>(i), there = static_cast<std::size_t>(r * kColumns + 10 + c - kOther);
+    EXPECT_EQ(part[at].bits, c < kOther ? 0 : whole[there].bits) << i;
+  }
 }
 
 TEST(ClearKernel, ClearsWhateverTheDtype) {

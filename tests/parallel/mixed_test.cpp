@@ -52,6 +52,67 @@ INSTANTIATE_TEST_SUITE_P(F16, Mixed,
                                           testing::Values(Layout{{.data = 2, .shards = 2}, 3}, Layout{{.tensor = 2}})),
                          layout_name);
 
+// What ranks round is a function of the tensor, the element and the update: of each rank's elements all, each once,
+// with the numbers that it has on one rank.
+TEST(StochasticRounding, KnowsEveryElementOnEveryLayout) {
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    for (const Layout& layout : layouts()) {
+      if (layout.mesh.ranks() > 2) continue;
+      SCOPED_TRACE(name_of(layout));
+      for (int rank = 0; rank < layout.mesh.ranks(); ++rank) {
+        ProgramOptions o = equivalence_options(family, DType::bf16, 1);
+        o.optimizer.rounding = WeightRounding::Stochastic;
+        o.mesh = layout.mesh;
+        o.zero = layout.zero;
+        o.sequence_parallel = layout.sequence;
+        o.schedule = PipelineSchedule::OneFOneB;
+        o.state_shares = layout.state_shares;
+        o.rank = rank;
+        const Programs programs = build_programs(o);
+        const Graph& graph = programs.graph("train");
+        // (element of the master weights of this rank) → what it is
+        std::map<std::int64_t, std::pair<std::uint64_t, std::int64_t>> found, expected;
+        const ValueId masters = graph.find("optimizer.master");
+        for (const Node& node : graph.nodes) {
+          if (node.op != op_id<RoundWeights>) continue;
+          const std::int64_t begin = graph.offset_in_root(node.value[RoundWeights::kWeights]) / 4;
+          ASSERT_EQ(graph.root(node.value[RoundWeights::kWeights]), graph.root(masters));
+          for (const RoundSegment& s : std::get<op_id<RoundWeights>>(node.attrs).segments) {
+            for (std::int64_t i = 0; i < s.elements; ++i) {
+              const std::int64_t at = tensor_element(s, i);
+              if (at < 0) continue;
+              EXPECT_TRUE(found.try_emplace(begin + s.offset + i, s.stream, at).second) << "twice";
+            }
+          }
+        }
+        for_each_run(graph, programs.layout, [&](const TensorRun& run) {
+          for_each_shard_range(programs.layout, programs.shard_rank, run.flat_first, run.count,
+                               [&](const ShardRange& r) {
+                                 for (std::int64_t i = 0; i < r.count; ++i)
+                                   expected.try_emplace(r.shard_first + i, rounding_stream(run.part->name),
+                                                        run.tensor_first + (r.flat_first - run.flat_first) + i);
+                               });
+        });
+        EXPECT_GT(expected.size(), 100U);
+        EXPECT_EQ(found, expected);
+      }
+    }
+  }
+}
+
+TEST(StochasticRounding, TrainsTheSameOnMeshes) {
+  ProgramOptions o = equivalence_options(ModelFamily::Llama, DType::bf16, 1);
+  o.optimizer.rounding = WeightRounding::Stochastic;
+  const RunResult one = train_on({}, o, kRows, kSteps);
+  for (const Layout& layout : {Layout{{.data = 2, .shards = 2}, 3}, Layout{{.tensor = 2}}, Layout{{.pipeline = 2}}}) {
+    SCOPED_TRACE(name_of(layout));
+    expect_same_training(train_on(layout, o, kRows, kSteps), one);
+  }
+  ProgramOptions nearest = o;
+  nearest.optimizer.rounding = WeightRounding::Nearest;
+  EXPECT_NE(train_on({}, nearest, kRows, kSteps).losses, one.losses);
+}
+
 TEST(MixedRecompute, TheSameBits) {
   for (const Layout& layout :
        {Layout{}, Layout{{.data = 2, .tensor = 2, .shards = 2}, 3, true}, Layout{{.pipeline = 2}}}) {

@@ -39,8 +39,9 @@ def find_sanitizer():
 def check(tool, command):
     options, summary = TOOLS[tool]
     alone = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    if alone.returncode == NO_GPU:
-        return skip((alone.stderr or alone.stdout).strip())
+    said = (alone.stderr or alone.stdout).strip()
+    if alone.returncode == NO_GPU and "another build" not in said:
+        return skip(said)
     if alone.returncode != 0:
         print(f"{command} fails by itself (exit code {alone.returncode}):\n{alone.stdout}{alone.stderr}")
         return 1
@@ -73,6 +74,7 @@ def self_test(folder):
     program = script(folder / "program", 'echo ran "$@"')
     without = script(folder / "without", "echo 'device: cuda: this machine has no NVIDIA driver' >&2; exit 69")
     broken = script(folder / "broken", "exit 3")
+    stale = script(folder / "stale", "echo 'libplimsoll_cuda.so is of another build than this program' >&2; exit 69")
     fake = folder / "bin/compute-sanitizer"
     # It runs the program at its end, as the real one does, and with the options of the tool.
     run = 'for last; do :; done; "$last" >/dev/null || exit 1; '
@@ -86,6 +88,7 @@ def self_test(folder):
         ("memcheck", program, "echo '========= Error: Device not supported'; exit 1", SKIPPED),
         ("memcheck", program, "echo 'unrecognised option'; exit 1", 1),
         ("memcheck", without, "exit 1", SKIPPED),
+        ("memcheck", stale, "exit 1", 1),
         ("memcheck", broken, "echo '========= ERROR SUMMARY: 0 errors'", 1),
     ]
     for tool, command, sanitizer, expected in cases:
