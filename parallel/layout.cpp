@@ -149,7 +149,7 @@ class Search {
     for (; !queue_.empty(); queue_.pop()) {
       const Entry& entry = queue_.top();
       fall(entry.index, "time",
-           fmt::format("slower than the best: {} {:.4g} ms", entry.known == Known::Plan ? "its plan takes" : "at least",
+           fmt::format("slower than the best: {} {:.6g} ms", entry.known == Known::Plan ? "its plan takes" : "at least",
                        1e3 * entry.seconds));
     }
     if (choice_.best.empty() && !layouts_.empty()) find_least();

@@ -102,38 +102,6 @@ PieceChoice choose_overlap_pieces(double compute_s, double overhead_s, std::int6
   });
 }
 
-LinkShares share_over_links(std::int64_t bytes, std::span<const LinkLine> links) {
-  require(!links.empty() && bytes > 0, ErrorKind::Internal, "{} bytes over {} links", bytes, links.size());
-  std::vector<std::size_t> order(links.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return links[a].latency_s < links[b].latency_s; });
-  const double m = static_cast<double>(bytes);
-  // With the links of the k smallest latencies, T = (m + Σ α_i·B_i) / Σ B_i; a link takes part where its latency is
-  // below that.
-  LinkShares shares;
-  double rates = 0, held = 0;
-  for (const std::size_t i : order) {
-    if (rates > 0 && links[i].latency_s >= (m + held) / rates) break;
-    rates += links[i].bytes_per_s;
-    held += links[i].latency_s * links[i].bytes_per_s;
-  }
-  const double end = (m + held) / rates;
-  std::vector<double> exact;
-  for (const LinkLine& link : links) exact.push_back(link.bytes_per_s * std::max(0.0, end - link.latency_s));
-  shares.bytes.resize(links.size());
-  std::vector<std::int64_t> room;
-  for (const double x : exact) room.push_back(x > 0 ? bytes : 0);
-  round_shares(exact, room, bytes, shares.bytes);
-  shares.alone_s = links.front().seconds(m);
-  for (std::size_t i = 0; i < links.size(); ++i) {
-    shares.alone_s = std::min(shares.alone_s, links[i].seconds(m));
-    if (shares.bytes[i] > 0)
-      shares.seconds = std::max(shares.seconds, links[i].seconds(static_cast<double>(shares.bytes[i])));
-  }
-  return shares;
-}
-
 std::optional<BatchShares> share_micro_batches(std::int64_t total, std::span<const RankSpeed> ranks,
                                                std::int64_t least) {
   const auto count = static_cast<std::int64_t>(ranks.size());

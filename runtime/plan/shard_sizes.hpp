@@ -52,17 +52,6 @@ struct PieceChoice {
 PieceChoice choose_overlap_pieces(double compute_s, double overhead_s, std::int64_t bytes, const LinkLine& line,
                                   const MessageSeconds& seconds, std::span<const std::int64_t> allowed);
 
-struct LinkShares {
-  std::vector<std::int64_t> bytes;  // by link; together the message
-  double seconds = 0;
-  double alone_s = 0;  // the whole message over the link that is fastest for it
-  double gain_s() const { return alone_s - seconds; }
-};
-
-// One message over several links at once, at least one: x_i = B_i·max(0, T - α_i) with Σ x_i = m, so that all links
-// that take part are done at the same time T.
-LinkShares share_over_links(std::int64_t bytes, std::span<const LinkLine> links);
-
 struct RankSpeed {
   double micro_batch_s = 0;       // forward and backward, > 0
   std::int64_t most_batches = 0;  // that its budget allows

@@ -74,23 +74,6 @@ TEST(OverlapPieces, TheBestOfTheThreeAndOfTheWhole) {
   EXPECT_EQ(choose_overlap_pieces(0, 0, 10000000, line, over(line), few).pieces, 1) << "nothing to hide behind";
 }
 
-TEST(LinkShares, AllLinksEndTogether) {
-  const std::vector<LinkLine> links{{1e-5, 1e9}, {1e-3, 1e10}, {1e-4, 2e9}};
-  const LinkShares shares = share_over_links(100000000, links);
-  EXPECT_EQ(std::accumulate(shares.bytes.begin(), shares.bytes.end(), std::int64_t{0}), 100000000);
-  for (std::size_t i = 0; i < links.size(); ++i)
-    EXPECT_NEAR(links[i].seconds(static_cast<double>(shares.bytes[i])), shares.seconds, 1e-8);
-  EXPECT_NEAR(shares.alone_s, links[1].seconds(1e8), 1e-12);
-  EXPECT_GT(shares.gain_s(), 0);
-}
-
-TEST(LinkShares, ASlowStartStaysOut) {
-  const std::vector<LinkLine> links{{1e-6, 1e9}, {1.0, 1e12}};
-  const LinkShares shares = share_over_links(1000, links);
-  EXPECT_EQ(shares.bytes, (std::vector<std::int64_t>{1000, 0}));
-  EXPECT_DOUBLE_EQ(shares.seconds, shares.alone_s);
-}
-
 // Every way of giving `total` to the ranks within their limits.
 double best_split(std::int64_t total, std::span<const RankSpeed> ranks, std::int64_t least) {
   double best = 1e300;
