@@ -155,7 +155,9 @@ TEST(KernelTimer, LinksAreMeasuredWithinTheirBytes) {
       KernelTimer timer(options);
       const auto link = timer.link(LinkOperation::AllReduce);
       EXPECT_EQ(link.has_value(), measured) << bytes;
-      if (link) EXPECT_LE(link->bytes.back(), bytes / 4);
+      if (link) {
+        EXPECT_LE(link->bytes.back(), bytes / 4);
+      }
       return std::string();
     });
     for (const std::string& fault : faults) EXPECT_EQ(fault, "");
