@@ -17,6 +17,7 @@
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "launch/state_choice.hpp"
+#include "launch/step_times.hpp"
 #include "launch/trainer.hpp"
 #include "runtime/checkpoint/file.hpp"
 #include "runtime/core/log.hpp"
@@ -213,19 +214,21 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     const auto bad = plan.verify ? check_memory(role.programs.list(), role.programs.plan) : std::nullopt;
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
   }
+  const StepReport step = report_step(roles, costs.machine());
   const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
   std::optional<Infeasible> infeasible;
   if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
   if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
   if (json) {
     nlohmann::json report = plan_json(roles, context);
+    report["step"] = step_json(step, roles, costs.text());
     if (infeasible) report["infeasible"] = infeasible_json(*infeasible);
     if (plan.verify) report["verified"] = true;
     if (layouts) report["layouts"] = layout_json(*layouts);
     print_json(report);
   } else {
     if (layouts) fmt::print("{}", layout_text(*layouts, costs.cluster(), arena_budget(context), plan.why));
-    fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
+    fmt::print("{}{}", plan_text(roles, context, plan.peak ? &shown : nullptr), step_text(step, roles, costs.text()));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
   if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(roles.front().programs, plan, json);
@@ -234,7 +237,11 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
                                       {context.outside_bytes, context.budget_bytes.least_of(shown.ranks)}));
   }
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
-  if (!plan.out.empty()) replace_file(plan.out, whole_plan_json(config, roles, context).dump(2) + "\n");
+  if (!plan.out.empty()) {
+    nlohmann::json whole = whole_plan_json(config, roles, context);
+    whole["step"] = step_json(step, roles, costs.text());
+    replace_file(plan.out, whole.dump(2) + "\n");
+  }
   return 0;
 }
 

@@ -120,4 +120,20 @@ if said["missing_bytes"] <= 0 or said["needed_bytes"] - said["missing_bytes"] !=
 links.write_text(fast.replace("nodes: auto", "nodes: 1"))
 for layout in ["parallel=auto", "parallel={data: 32}"]:
     ends_with(78, plimsoll, "plan", runs.config, "--ranks", 32, "--cluster", links, *sets([layout, "train.global_batch=32"]))
+
+# Every plan says what a step takes, and with whose times.
+staged = ["--ranks", 4, *sets(["parallel={pipeline: 4}", "train.micro_batch=2", "memory.budget=2 GiB"])]
+for more, costs in [([], "times: "), (["--cluster", cluster], "times: those of cpu core")]:
+    text = run(plimsoll, "plan", runs.config, *staged, *more)
+    for words in ["predicted step ", " MFU ", " bubble ", " exposed communication ", " schedule 1f1b; ", costs]:
+        if words not in text:
+            sys.exit(f"plan {more} does not say '{words}':\n{text}")
+    run(plimsoll, "plan", runs.config, "--out", folder / "staged.json", *staged, *more)
+    for report in [json.loads(run(plimsoll, "plan", runs.config, "--json", *staged, *more)), json.loads((folder / "staged.json").read_text())]:
+        step = report["step"]
+        if not (step["step_ms"] > 0 and 0 < step["mfu"] < 1 and 0 < step["bubble"] < 1 and step["exposed_ms"] >= 0):
+            sys.exit(f"{step}")
+        if step["schedule"] != "1f1b" or costs not in step["costs"]:
+            sys.exit(f"{step}")
+
 print(f"{free['arena_bytes']} and {less['arena_bytes']} bytes as planned")
