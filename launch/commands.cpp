@@ -25,7 +25,6 @@
 #include "runtime/model/huggingface.hpp"
 #include "runtime/plan/gantt.hpp"
 #include "runtime/plan/memory_chart.hpp"
-#include "runtime/plan/simulate.hpp"
 
 namespace plimsoll {
 namespace {
@@ -152,12 +151,17 @@ nlohmann::json infeasible_json(const Infeasible& infeasible) {
           {"text", infeasible.text}};
 }
 
-void draw_schedule(const Programs& programs, const PlanArguments& plan, bool json) {
-  require(programs.schedule != nullptr, ErrorKind::Usage,
+// The step of the role that is shown, on the clock.
+void draw_step(const RankRole& role, const Timeline& timeline, const PlanContext& context, const PlanArguments& plan,
+               bool json) {
+  require(role.programs.schedule != nullptr || (!plan.gantt && plan.gantt_svg.empty()), ErrorKind::Usage,
           "--gantt draws the schedule of a pipeline: parallel.pipeline is 1");
-  const Timeline timeline = simulate(*programs.schedule, uniform_costs(*programs.schedule, {1, 1, 1}));
   if (plan.gantt && !json) fmt::print("{}", gantt_text(timeline));
   if (!plan.gantt_svg.empty()) replace_file(plan.gantt_svg, gantt_svg(timeline));
+  if (plan.svg.empty()) return;
+  const StepOfRank step{&role.programs.graph("train"), &timeline, role.programs.schedule ? role.programs.stage : 0};
+  replace_file(plan.svg, step_svg(role.programs.plan, "train", step,
+                                  {context.outside_bytes, context.budget_bytes.least_of(role.ranks)}));
 }
 
 std::int64_t arena_budget(const PlanContext& context) {
@@ -185,6 +189,8 @@ std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, con
 }  // namespace
 
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json) {
+  require(!plan.rank || plan.peak || !plan.svg.empty(), ErrorKind::Usage,
+          "--rank says whose memory --peak lists and --svg draws: give one of them");
   require(!plan.rank || *plan.rank < plan.ranks, ErrorKind::Usage, "--rank {}: the ranks of --ranks {} are 0 to {}",
           plan.rank.value_or(0), plan.ranks, plan.ranks - 1);
   std::vector<std::string> overrides = arguments.overrides;
@@ -231,11 +237,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     fmt::print("{}{}", plan_text(roles, context, plan.peak ? &shown : nullptr), step_text(step, roles, costs.text()));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
-  if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(roles.front().programs, plan, json);
-  if (!plan.svg.empty()) {
-    replace_file(plan.svg, memory_svg(shown.programs.plan, "train",
-                                      {context.outside_bytes, context.budget_bytes.least_of(shown.ranks)}));
-  }
+  draw_step(shown, *step.prediction.timelines[static_cast<std::size_t>(&shown - roles.data())], context, plan, json);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
   if (!plan.out.empty()) {
     nlohmann::json whole = whole_plan_json(config, roles, context);

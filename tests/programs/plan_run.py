@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 from training_runs import Runs, call, run, sets
 
@@ -136,4 +137,19 @@ for more, costs in [([], "times: "), (["--cluster", cluster], "times: those of c
         if step["schedule"] != "1f1b" or costs not in step["costs"]:
             sys.exit(f"{step}")
 
+# The whole step in one file, of the rank that is asked for: eight micro-batches in four stages.
+charts = []
+for rank in [[], ["--rank", 0], ["--rank", 3]]:
+    run(plimsoll, "plan", runs.config, "--svg", folder / "step.svg", *staged, *rank)
+    charts.append((folder / "step.svg").read_text())
+    ElementTree.fromstring(charts[-1])
+    actions = {(kind, m) for m in range(8) for kind in ["forward", "backward"]}
+    for kind, m in actions:
+        if charts[-1].count(f"<title>{kind} of micro-batch {m}, chunk 0, slot") != 4:
+            sys.exit(f"{kind} of micro-batch {m} is not in 4 stages of the chart")
+    if "budget 2.00 GiB" not in charts[-1] or "activations, at most" not in charts[-1]:
+        sys.exit("the chart has no memory under the budget")
+if charts[1] == charts[2] or charts[0] not in charts[1:]:
+    sys.exit("--rank chooses nothing")
+ends_with(64, plimsoll, "plan", runs.config, "--rank", 0)
 print(f"{free['arena_bytes']} and {less['arena_bytes']} bytes as planned")
