@@ -116,16 +116,15 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
       ->type_name("FILE");
   plan->add_flag("--why", a.plan.why,
                  "which constraints hold the plan back and what each costs, by plans without them; why layouts fell");
-  CLI::Option* peak = plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
-  plan->add_option("--rank", a.plan.rank, "the peak of this rank; default: of the one that needs most")
-      ->check(whole_from(0))
-      ->needs(peak);
-  plan->add_flag("--gantt", a.plan.gantt,
-                 "draw the schedule of a pipeline, every phase of a micro-batch taking one unit of time");
+  plan->add_flag("--peak", a.plan.peak, "list what is live at the peak");
+  plan->add_option("--rank", a.plan.rank, "--peak and --svg of this rank; default: of the one that needs most")
+      ->check(whole_from(0));
+  plan->add_flag("--gantt", a.plan.gantt, "draw the schedule of a pipeline, with the predicted times");
   plan->add_option("--gantt-svg", a.plan.gantt_svg, "write that chart to this file")->type_name("FILE");
   plan->add_option(
           "--svg", a.plan.svg,
-          "draw memory over a step against the budget into this file, of --rank or of the rank that needs most")
+          "draw a step into this file: what the stages do when, and memory against the budget, of --rank or of the "
+          "rank that needs most")
       ->type_name("FILE");
   plan->add_option("--out", a.plan.out, "write the plan into this file, for train --plan")->type_name("FILE");
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");

@@ -18,6 +18,7 @@
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
 #include "launch/state_choice.hpp"
+#include "launch/step_times.hpp"
 #include "launch/trainer.hpp"
 #include "runtime/checkpoint/file.hpp"
 #include "runtime/core/log.hpp"
@@ -25,7 +26,6 @@
 #include "runtime/model/huggingface.hpp"
 #include "runtime/plan/gantt.hpp"
 #include "runtime/plan/memory_chart.hpp"
-#include "runtime/plan/simulate.hpp"
 
 namespace plimsoll {
 namespace {
@@ -152,12 +152,17 @@ nlohmann::json infeasible_json(const Infeasible& infeasible) {
           {"text", infeasible.text}};
 }
 
-void draw_schedule(const Programs& programs, const PlanArguments& plan, bool json) {
-  require(programs.schedule != nullptr, ErrorKind::Usage,
+// The step of the role that is shown, on the clock.
+void draw_step(const RankRole& role, const Timeline& timeline, const PlanContext& context, const PlanArguments& plan,
+               bool json) {
+  require(role.programs.schedule != nullptr || (!plan.gantt && plan.gantt_svg.empty()), ErrorKind::Usage,
           "--gantt draws the schedule of a pipeline: parallel.pipeline is 1");
-  const Timeline timeline = simulate(*programs.schedule, uniform_costs(*programs.schedule, {1, 1, 1}));
   if (plan.gantt && !json) fmt::print("{}", gantt_text(timeline));
   if (!plan.gantt_svg.empty()) replace_file(plan.gantt_svg, gantt_svg(timeline));
+  if (plan.svg.empty()) return;
+  const StepOfRank step{&role.programs.graph("train"), &timeline, role.programs.schedule ? role.programs.stage : 0};
+  replace_file(plan.svg, step_svg(role.programs.plan, "train", step,
+                                  {context.outside_bytes, context.budget_bytes.least_of(role.ranks)}));
 }
 
 std::int64_t arena_budget(const PlanContext& context) {
@@ -185,6 +190,8 @@ std::optional<LayoutChoice> plan_layouts(Config& config, const Place& place, con
 }  // namespace
 
 int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bool json) {
+  require(!plan.rank || plan.peak || !plan.svg.empty(), ErrorKind::Usage,
+          "--rank says whose memory --peak lists and --svg draws: give one of them");
   require(!plan.rank || *plan.rank < plan.ranks, ErrorKind::Usage, "--rank {}: the ranks of --ranks {} are 0 to {}",
           plan.rank.value_or(0), plan.ranks, plan.ranks - 1);
   std::vector<std::string> overrides = arguments.overrides;
@@ -215,6 +222,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     const auto bad = plan.verify ? check_memory(role.programs.list(), role.programs.plan) : std::nullopt;
     require(!bad, ErrorKind::Internal, "the plan of {} does not hold: {}", role.name, bad.value_or(""));
   }
+  const StepReport step = report_step(roles, costs.machine());
   const RankRole& shown = plan.rank ? role_of(roles, *plan.rank) : largest_role(roles);
   std::optional<Infeasible> infeasible;
   if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
@@ -223,6 +231,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   if (plan.why && !infeasible) why = explain_plan(given, place, costs.machine(), *layouts, roles, context);
   if (json) {
     nlohmann::json report = plan_json(roles, context);
+    report["step"] = step_json(step, roles, costs.text());
     if (infeasible) report["infeasible"] = infeasible_json(*infeasible);
     if (plan.verify) report["verified"] = true;
     if (layouts) report["layouts"] = layout_json(*layouts, plan.why);
@@ -230,17 +239,17 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     print_json(report);
   } else {
     if (layouts) fmt::print("{}", layout_text(*layouts, costs.cluster(), arena_budget(context), plan.why));
-    fmt::print("{}", plan_text(roles, context, plan.peak ? &shown : nullptr));
+    fmt::print("{}{}", plan_text(roles, context, plan.peak ? &shown : nullptr), step_text(step, roles, costs.text()));
     if (why) fmt::print("{}", why_text(*why));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }
-  if (plan.gantt || !plan.gantt_svg.empty()) draw_schedule(roles.front().programs, plan, json);
-  if (!plan.svg.empty()) {
-    replace_file(plan.svg, memory_svg(shown.programs.plan, "train",
-                                      {context.outside_bytes, context.budget_bytes.least_of(shown.ranks)}));
-  }
+  draw_step(shown, *step.prediction.timelines[static_cast<std::size_t>(&shown - roles.data())], context, plan, json);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
-  if (!plan.out.empty()) replace_file(plan.out, whole_plan_json(config, roles, context).dump(2) + "\n");
+  if (!plan.out.empty()) {
+    nlohmann::json whole = whole_plan_json(config, roles, context);
+    whole["step"] = step_json(step, roles, costs.text());
+    replace_file(plan.out, whole.dump(2) + "\n");
+  }
   return 0;
 }
 

@@ -35,7 +35,7 @@ struct PlanArguments {
   int ranks = 1;
   std::optional<int> threads;
   std::string budget;
-  std::optional<int> rank;  // whose peak is listed; none: of the rank that needs most
+  std::optional<int> rank;  // whose memory is listed and drawn; none: of the rank that needs most
   std::string cluster;      // a file; empty: comm.cluster
   bool peak = false, verify = false, gantt = false, why = false;
   std::string gantt_svg, svg, out;  // files; empty: none

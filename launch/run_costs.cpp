@@ -87,7 +87,7 @@ std::string RunCosts::text() const {
   if (timer_ != nullptr && profiled_->grew())
     out += fmt::format(" ({} of them now, in {:.1f} s)", profiled_->profile().seconds.size() - known_,
                        timer_->spent_seconds());
-  return described > 0 ? out + fmt::format(", {} from a description", described) : out;
+  return described > 0 ? out + fmt::format(", {} from the description of {}", described, cluster_.device.name) : out;
 }
 
 }  // namespace plimsoll

@@ -36,7 +36,7 @@ class RunCosts {
 
   // On rank 0, writes what was measured, if anything was. A named file that cannot be written is Error(Config).
   void keep() const;
-  // "kernel profile: 57 kinds of nodes measured (41 of them now, in 1.3 s), 2 as described"
+  // "kernel profile: 57 kinds of nodes measured (41 of them now, in 1.3 s), 2 from the description of cpu core"
   std::string text() const;
 
  private:

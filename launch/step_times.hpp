@@ -2,11 +2,15 @@
 // What a step takes: as predicted from a cost model, and as measured, in the same terms.
 
 #include <array>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
 #include <vector>
 
 #include "launch/roles.hpp"
 #include "parallel/layout.hpp"
 #include "runtime/exec/profile.hpp"
+#include "runtime/plan/simulate.hpp"
 
 namespace plimsoll {
 
@@ -21,6 +25,8 @@ struct RankTimes {
 struct StepPrediction {
   double step_s = 0;
   std::vector<RankTimes> roles;  // of each role, on its first rank
+  // By role, of a replica that has it: what its stages do, all of a step; without a pipeline as of one stage.
+  std::vector<std::shared_ptr<const Timeline>> timelines;
 };
 
 // Plays the "train" programs of all roles; pipelines by their schedule. The step is that of the replica that is done
@@ -28,6 +34,18 @@ struct StepPrediction {
 // The same questions to the cost model, in the same order, on every rank.
 StepPrediction predict_step(const std::vector<RankRole>& roles, const LayoutMachine& machine,
                             const std::vector<double>& slowness = {});
+
+// What is said of a step beside its time: what is left of it where messages take none is exposed communication.
+struct StepReport {
+  StepPrediction prediction;
+  double bubble = 0;     // idle share of the stages until the last backward; 0 without a pipeline
+  double exposed_s = 0;  // communication that nothing hides, of the step
+  double mfu = 0;        // model FLOPs per second of all ranks / peak of the description
+};
+StepReport report_step(const std::vector<RankRole>& roles, const LayoutMachine& machine);
+// `costs`: whose times these are (RunCosts::text()).
+std::string step_text(const StepReport& report, const std::vector<RankRole>& roles, const std::string& costs);
+nlohmann::json step_json(const StepReport& report, const std::vector<RankRole>& roles, const std::string& costs);
 
 // What the rows of "train" took since `before` (Profile::sums()) in so many steps.
 RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>& before, std::int64_t steps,

@@ -60,7 +60,7 @@ double columns_per_second(const Timeline& timeline, bool chunks, int columns) {
   return timeline.step_s > 0 ? std::min(scale, columns / timeline.step_s) : 0;
 }
 
-constexpr double kLeft = 70, kTop = 34, kWidth = 1400, kRow = 30, kBox = 24, kLegend = 34;  // SVG units
+constexpr double kLeft = kChartLeft, kTop = 34, kWidth = kChartWidth, kRow = 30, kBox = 24, kLegend = 34;  // SVG units
 
 // Later chunks are darker.
 std::string colour(const Action& action, int chunks) {

@@ -13,6 +13,9 @@ namespace plimsoll {
 // least 1) beside the names of the stages, and fewer if every label fits in fewer.
 std::string gantt_text(const Timeline& timeline, int columns = 160);
 
+// Where time begins in a chart, and how much of it is time: SVG units. Charts of a step share them.
+inline constexpr double kChartLeft = 90, kChartWidth = 1300;
+
 // A stand-alone SVG document. Each action is a box with a title: what it is, its slot, when it begins and ends.
 std::string gantt_svg(const Timeline& timeline);
 

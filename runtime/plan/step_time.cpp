@@ -87,23 +87,43 @@ void StepClock::play(State& s, Graph::Section section, Variant variant, int chun
   join(s);
 }
 
-double StepClock::step_seconds(std::int64_t micro_batches) const {
+double StepClock::step_seconds(std::int64_t micro_batches) const { return play_step(micro_batches, nullptr); }
+
+std::vector<TimedAction> StepClock::actions(std::int64_t micro_batches) const {
+  std::vector<TimedAction> actions;
+  play_step(micro_batches, &actions);
+  return actions;
+}
+
+double StepClock::play_step(std::int64_t micro_batches, std::vector<TimedAction>* actions) const {
   State state = start();
-  const std::int64_t played = std::min(micro_batches, kMostPlayed);
+  const std::int64_t played = std::min(micro_batches, kMostPlayed), skipped = micro_batches - played;
   double middle = 0;
+  const auto add = [&](std::int64_t m, double begin, double turn, double end, double shift) {
+    if (actions == nullptr) return;
+    const int number = static_cast<int>(m);
+    actions->push_back({{ActionKind::Forward, 0, number, 0}, begin + shift, turn + shift});
+    actions->push_back({{ActionKind::Backward, 0, number, 0}, turn + shift, end + shift});
+  };
   for (std::int64_t m = 0; m < played; ++m) {
     const double before = state.now();
     play(state, Graph::Section::Forward, Variant::Only, 0, Half::Both);
+    const double turn = state.now();
     play(state, Graph::Section::Backward,
          played == 1       ? Variant::Only
          : m == 0          ? Variant::First
          : m + 1 == played ? Variant::Last
                            : Variant::Middle,
          0, Half::Both);
-    if (m + 2 == played) middle = state.now() - before;
+    const bool after_skipped = m > 0 && m + 1 == played;
+    add(after_skipped ? m + skipped : m, before, turn, state.now(),
+        after_skipped ? static_cast<double>(skipped) * middle : 0);
+    if (m + 2 != played) continue;
+    middle = state.now() - before;
+    for (std::int64_t k = 1; k <= skipped; ++k) add(m + k, before, turn, state.now(), static_cast<double>(k) * middle);
   }
   play(state, Graph::Section::Update, Variant::Only, 0, Half::Both);
-  return state.now() + static_cast<double>(micro_batches - played) * middle;
+  return state.now() + static_cast<double>(skipped) * middle;
 }
 
 StepClock::Piece StepClock::piece_seconds(int chunk, Variant variant) const {

@@ -9,6 +9,7 @@
 
 #include "runtime/plan/cost.hpp"
 #include "runtime/plan/segments.hpp"
+#include "runtime/plan/simulate.hpp"
 
 namespace plimsoll {
 
@@ -22,6 +23,8 @@ class StepClock {
 
   // Seconds of a whole step of one rank without a pipeline.
   double step_seconds(std::int64_t micro_batches) const;
+  // Forward and backward of each micro-batch in it, in slot 0; what is left of the step is the update.
+  std::vector<TimedAction> actions(std::int64_t micro_batches) const;
   // Of a piece of a pipeline, one micro-batch; backward in its halves, of which the second is what may run later.
   struct Piece {
     double forward_s = 0, first_half_s = 0, second_half_s = 0;
@@ -52,6 +55,7 @@ class StepClock {
   State start() const;
   void play(State& state, Graph::Section section, Variant variant, int chunk, Half half) const;
   void join(State& state) const;
+  double play_step(std::int64_t micro_batches, std::vector<TimedAction>* actions) const;
 
   const Graph& graph_;
   MemorySegments segments_;

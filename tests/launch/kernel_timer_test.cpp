@@ -281,5 +281,51 @@ TEST(StepTimes, EveryRoleOfAPipelineIsPredicted) {
   EXPECT_LT(p.step_s, 3 * longest);
 }
 
+// Every number of the report against what the clock says by itself.
+TEST(StepTimes, TheReportOfAStepAddsUp) {
+  const ClusterDescription cluster;
+  const DescribedCosts costs(cluster);
+  ProgramOptions o = tiny_options(ModelFamily::Llama);
+  o.model.layers = 4;
+  o.micro_batches = 6;
+  for (const int stages : {1, 2}) {
+    for (const int replicas : {1, 2}) {
+      o.mesh = {.data = replicas, .pipeline = stages, .shards = replicas};
+      const std::vector<RankRole> roles = rank_roles(o);
+      const StepReport r = report_step(roles, {cluster, &costs});
+      const double step_s = r.prediction.step_s;
+      EXPECT_EQ(step_s, predict_step(roles, {cluster, &costs}).step_s);
+      EXPECT_EQ(r.bubble > 0, stages > 1);
+      EXPECT_EQ(r.exposed_s > 0, stages > 1 || replicas > 1) << r.exposed_s;
+      EXPECT_LT(r.exposed_s, step_s);
+      const double flops = 6.0 * replicas * static_cast<double>(roles.front().programs.train_flops_per_micro_batch);
+      EXPECT_NEAR(r.mfu * stages * replicas * cluster.device.peak.of(o.dtype), flops / step_s, 1e-6 * flops / step_s);
+      ASSERT_EQ(r.prediction.timelines.size(), roles.size());
+      for (std::size_t i = 0; i < roles.size(); ++i) {
+        const Timeline& timeline = *r.prediction.timelines[i];
+        EXPECT_NEAR(timeline.step_s, step_s, 1e-9 * step_s);
+        ASSERT_EQ(timeline.stages.size(), static_cast<std::size_t>(stages));
+        std::vector<int> forwards(6, 0), backwards(6, 0);
+        double now = 0;
+        for (const TimedAction& t : timeline.stages[i]) {
+          EXPECT_GE(t.start_s, now - 1e-12);
+          now = t.end_s;
+          ++(t.action.kind == ActionKind::Forward ? forwards
+                                                  : backwards)[static_cast<std::size_t>(t.action.micro_batch)];
+        }
+        EXPECT_LE(now, step_s);
+        EXPECT_EQ(forwards, std::vector<int>(6, 1));
+        EXPECT_EQ(backwards, std::vector<int>(6, 1));
+      }
+      const nlohmann::json json = step_json(r, roles, "of a test");
+      EXPECT_EQ(json["schedule"], stages > 1 ? "1f1b" : "none");
+      const std::string text = step_text(r, roles, "of a test");
+      for (const char* word :
+           {"predicted step ", "MFU ", "bubble ", "exposed communication ", "schedule ", "of a test"})
+        EXPECT_NE(text.find(word), std::string::npos) << word;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace plimsoll

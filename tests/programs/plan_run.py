@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 from training_runs import Runs, call, run, sets
 
@@ -120,4 +121,35 @@ if said["missing_bytes"] <= 0 or said["needed_bytes"] - said["missing_bytes"] !=
 links.write_text(fast.replace("nodes: auto", "nodes: 1"))
 for layout in ["parallel=auto", "parallel={data: 32}"]:
     ends_with(78, plimsoll, "plan", runs.config, "--ranks", 32, "--cluster", links, *sets([layout, "train.global_batch=32"]))
+
+# Every plan says what a step takes, and with whose times.
+staged = ["--ranks", 4, *sets(["parallel={pipeline: 4}", "train.micro_batch=2", "memory.budget=2 GiB"])]
+for more, costs in [([], "times: "), (["--cluster", cluster], "times: those of cpu core")]:
+    text = run(plimsoll, "plan", runs.config, *staged, *more)
+    for words in ["predicted step ", " MFU ", " bubble ", " exposed communication ", " schedule 1f1b; ", costs]:
+        if words not in text:
+            sys.exit(f"plan {more} does not say '{words}':\n{text}")
+    run(plimsoll, "plan", runs.config, "--out", folder / "staged.json", *staged, *more)
+    for report in [json.loads(run(plimsoll, "plan", runs.config, "--json", *staged, *more)), json.loads((folder / "staged.json").read_text())]:
+        step = report["step"]
+        if not (step["step_ms"] > 0 and 0 < step["mfu"] < 1 and 0 < step["bubble"] < 1 and step["exposed_ms"] >= 0):
+            sys.exit(f"{step}")
+        if step["schedule"] != "1f1b" or costs not in step["costs"]:
+            sys.exit(f"{step}")
+
+# The whole step in one file, of the rank that is asked for: eight micro-batches in four stages.
+charts = []
+for rank in [[], ["--rank", 0], ["--rank", 3]]:
+    run(plimsoll, "plan", runs.config, "--svg", folder / "step.svg", *staged, *rank)
+    charts.append((folder / "step.svg").read_text())
+    ElementTree.fromstring(charts[-1])
+    actions = {(kind, m) for m in range(8) for kind in ["forward", "backward"]}
+    for kind, m in actions:
+        if charts[-1].count(f"<title>{kind} of micro-batch {m}, chunk 0, slot") != 4:
+            sys.exit(f"{kind} of micro-batch {m} is not in 4 stages of the chart")
+    if "budget 2.00 GiB" not in charts[-1] or "activations, at most" not in charts[-1]:
+        sys.exit("the chart has no memory under the budget")
+if charts[1] == charts[2] or charts[0] not in charts[1:]:
+    sys.exit("--rank chooses nothing")
+ends_with(64, plimsoll, "plan", runs.config, "--rank", 0)
 print(f"{free['arena_bytes']} and {less['arena_bytes']} bytes as planned")
