@@ -80,7 +80,9 @@ TEST(MemorySamples, CoverTheStepAndReachThePlannedPeakWhereAllSlotsAreTaken) {
   EXPECT_EQ(samples.front().begin_s, 0);
   double most[13] = {};
   for (std::size_t i = 0; i < samples.size(); ++i) {
-    if (i > 0) EXPECT_GE(samples[i].begin_s, samples[i - 1].begin_s);
+    if (i > 0) {
+      EXPECT_GE(samples[i].begin_s, samples[i - 1].begin_s);
+    }
     ASSERT_LT(samples[i].begin_s, 12);
     for (const std::int64_t bytes : samples[i].bytes) EXPECT_GE(bytes, 0);
     double& second = most[static_cast<int>(samples[i].begin_s)];
