@@ -1,8 +1,10 @@
 #include "runtime/plan/memory_chart.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <numeric>
+#include <optional>
 
 #include "runtime/core/text.hpp"
 #include "runtime/plan/gantt.hpp"
@@ -11,7 +13,7 @@ namespace plimsoll {
 namespace {
 
 constexpr double kLeft = kChartLeft, kTop = 40, kWidth = kChartWidth, kHeight = 460, kBottom = 60,
-                 kRight = 110;  // SVG units
+                 kRight = 150;  // SVG units
 constexpr std::array<std::string_view, kMemoryClassNames.size()> kColours{
     "#4878a8", "#6fa8dc", "#9fc5e8", "#8fbf88", "#f0c878", "#d98880", "#b8a0d0", "#90c8c0", "#c8b090", "#a0a8b8"};
 constexpr std::string_view kOutsideColour = "#c8c8c8";
@@ -83,11 +85,16 @@ class Chart {
   }
 
   void line(std::string_view name, std::int64_t bytes, std::string_view colour) {
+    // Labels of lines that lie close to each other stay apart.
+    constexpr double kLabelHeight = 13;
+    double label = y(bytes) + 4;
+    if (label_y_ && std::abs(label - *label_y_) < kLabelHeight)
+      label = *label_y_ + (label > *label_y_ ? kLabelHeight : -kLabelHeight);
+    label_y_ = label;
     fmt::format_to(std::back_inserter(svg_),
                    "<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.2f}\" y2=\"{2:.2f}\" stroke=\"{3}\" stroke-width=\"1.5\" "
                    "stroke-dasharray=\"6 3\"/><text x=\"{4}\" y=\"{5:.2f}\" fill=\"{3}\">{6} {7}</text>\n",
-                   kLeft, kLeft + kWidth, y(bytes), colour, kLeft + kWidth + 6, y(bytes) + 4, name,
-                   format_bytes(bytes));
+                   kLeft, kLeft + kWidth, y(bytes), colour, kLeft + kWidth + 6, label, name, format_bytes(bytes));
   }
 
   std::string document(const std::string& title) const {
@@ -105,6 +112,7 @@ class Chart {
   double y(std::int64_t bytes) const { return kTop + kHeight - scale_ * static_cast<double>(bytes); }
 
   double scale_, legend_x_ = kLeft;
+  std::optional<double> label_y_;  // of the line before
   std::vector<double> edges_s_;
   std::string svg_, legend_;
 };
