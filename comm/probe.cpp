@@ -143,7 +143,7 @@ double work_rate(const std::function<void()>& work, const Ends& ends) {
 double probe_slowdown(const Group& group, LinkOperation operation, std::int64_t bytes,
                       const std::function<void()>& work, const ProbePlace& on) {
   using Clock = std::chrono::steady_clock;
-  constexpr int kRepetitions = 5;
+  constexpr int kRepetitions = 3;
   constexpr double kLeastSeconds = 0.1;
   const Probe probe(group, operation, bytes, on);
   bytes = probe.whole_bytes(bytes);

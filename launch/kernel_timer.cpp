@@ -102,8 +102,9 @@ std::optional<MeasuredLink> KernelTimer::link(LinkOperation operation) {
   probing.repetitions = 5;
   probing.seconds_per_size = 0.25;
   probing.largest_bytes = kLinkBytes;
-  // The probe has three buffers of the largest message, with room for alignment, the work here three matrices.
-  constexpr std::int64_t kWorkBytes = 3 * kWork * kWork * std::int64_t{sizeof(float)};
+  // The probe has three buffers of the largest message, with room for alignment, each kind of work three matrices.
+  constexpr std::int64_t kWorkBytes =
+      3 * (kWork * kWork + LoneProduct::kShort * LoneProduct::kShort) * std::int64_t{sizeof(float)};
   if (options_.most_bytes > 0) probing.largest_bytes = std::min(kLinkBytes, (options_.most_bytes - kWorkBytes) / 4);
   if (probing.largest_bytes < kLinkBytes / 64 || !allowed(0)) return std::nullopt;
   const double begin = now_s();

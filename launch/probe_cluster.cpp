@@ -155,10 +155,12 @@ LinkErrors link_errors(const std::vector<MeasuredLink>& links, const std::vector
 
 std::string to_text(const MeasuredLink& link) {
   const LinkLine line = link.table().fit();
-  return fmt::format("{:<9}{:<15}{:>3} ranks, {} apart: {:>9.1f} us + {} /s, {} in {:.4g} ms", link.axis,
-                     to_text(link.operation), link.ranks, link.stride, line.latency_s * 1e6,
-                     format_bytes(static_cast<std::int64_t>(line.bytes_per_s)), format_bytes(link.bytes.back()),
-                     link.seconds.back() * 1e3);
+  constexpr double kMost = 1e18;  // beyond, sizes made no difference
+  const std::string rate =
+      line.bytes_per_s < kMost ? format_bytes(static_cast<std::int64_t>(line.bytes_per_s)) + " /s" : "no rate";
+  return fmt::format("{:<9}{:<15}{:>3} ranks, {} apart: {:>9.1f} us + {}, {} in {:.4g} ms", link.axis,
+                     to_text(link.operation), link.ranks, link.stride, line.latency_s * 1e6, rate,
+                     format_bytes(link.bytes.back()), link.seconds.back() * 1e3);
 }
 
 }  // namespace plimsoll
