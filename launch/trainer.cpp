@@ -41,12 +41,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 std::atomic<std::int64_t> step_now{-1};
 
-Mesh replicas(int ranks) {
-  Mesh mesh;
-  mesh.data = mesh.shards = ranks;
-  return mesh;
-}
-
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 // Everything of one rank, in the order in which it is made.
@@ -101,8 +95,10 @@ struct Run {
     if (purpose == Purpose::Train) peak_gflops = control.sum(peak_flops(backend, config, threads) * 1e-9);
     // A device's groups are made before the plan: what they keep of its memory is measured, and so are messages. A mesh
     // that is not known yet is one of replicas, and made again.
-    if (backend.transports)
-      connect(config.parallel.automatic ? replicas(place.ranks) : choose_mesh(config, place.ranks));
+    if (backend.transports) {
+      const Mesh replicas{.data = place.ranks, .shards = place.ranks};
+      connect(config.parallel.automatic ? replicas : choose_mesh(config, place.ranks));
+    }
     agree_on_outside();
     const bool on_host = !backend.device->outside_bytes();
     if (purpose == Purpose::Train && chief() && !config.memory.reserve && on_host)
