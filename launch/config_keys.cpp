@@ -50,14 +50,15 @@ Key<Config> precision_key() {
 
 KeyTable<TrainConfig> train_keys() {
   using C = TrainConfig;
-  return {.keys = {
-              key("steps", &C::steps, between(1, kMostSteps), "steps", "length of the run"),
-              key("global_batch", &C::global_batch, between(1, kMostSequences), "sequences", "over all ranks per step"),
-              key("micro_batch", &C::micro_batch, between(1, kMostSequences), "sequences",
-                  "per rank per forward; auto: chosen by the plan"),
-              key("eval_batches", &C::eval_batches, between(1, kMostSequences), "1",
-                  "global batches per evaluation in train; auto: all of the validation data, as eval does"),
-          }};
+  return {
+      .keys = {
+          key("steps", &C::steps, between(1, kMostSteps), "steps", "length of the run"),
+          key("global_batch", &C::global_batch, between(1, kMostSequences), "sequences", "over all ranks per step"),
+          key("micro_batch", &C::micro_batch, between(1, kMostSequences), "sequences",
+              "per rank per forward; auto: chosen by the plan. It decides the order of sums, as memory.logits does"),
+          key("eval_batches", &C::eval_batches, between(1, kMostSequences), "1",
+              "global batches per evaluation in train; auto: all of the validation data, as eval does"),
+      }};
 }
 
 KeyTable<RunConfig> run_keys() {

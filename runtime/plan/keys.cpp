@@ -101,8 +101,11 @@ KeyTable<MemoryConfig> memory_keys() {
            "others, auto: what costs least of what fits memory.budget; it offloads only where memory.host_budget is "
            "given",
            read_recompute, write_recompute},
-          bytes_key("logits", &C::logits, above(0),
-                    "most logits that exist at a time, at least one row; auto: up to 128 MiB within the budget"),
+          bytes_key(
+              "logits", &C::logits, above(0),
+              "most logits that exist at a time, at least one row; auto: up to 128 MiB within the budget. How the rows "
+              "are cut decides the order of sums: give a size where runs under several budgets must be equal bit "
+              "for bit"),
           bytes_key("reserve", &C::reserve, at_least(0),
                     "memory of a rank outside the arena, inside the budget; auto: measured"),
           bytes_key("host_budget", &C::host_budget, at_least(0),
