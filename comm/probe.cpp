@@ -149,8 +149,9 @@ double probe_slowdown(const Group& group, LinkOperation operation, std::int64_t 
   bytes = probe.whole_bytes(bytes);
   probe.seconds(bytes, nullptr);  // warms up
   const auto times = static_cast<int>(std::ceil(kLeastSeconds / std::max(probe.seconds(bytes, nullptr).all, 1e-6)));
-  const std::unique_ptr<Stream> own = on.stream == nullptr ? make_worker_stream() : nullptr;  // as in a step
-  Stream& stream = own ? *own : *on.stream;
+  std::unique_ptr<Stream> own;
+  if (on.stream == nullptr) own = make_worker_stream();  // as in a step
+  Stream* stream = on.stream != nullptr ? on.stream : own.get();
   const std::unique_ptr<Event> done = own ? make_cpu_event() : on.device->make_event();
   std::vector<double> lost;
   for (int r = 0; r < kRepetitions; ++r) {
@@ -159,8 +160,8 @@ double probe_slowdown(const Group& group, LinkOperation operation, std::int64_t 
     const double alone = work_rate(work, [&] { return Clock::now() >= until; });
     group.barrier();
     Probe::Call call{&probe, bytes, times};
-    stream.launch(call.task());
-    stream.record(*done);
+    stream->launch(call.task());
+    stream->record(*done);
     const double beside = work_rate(work, [&] { return done->ready(); });
     done->synchronize();  // throws what went wrong there
     lost.push_back(group.max(1 - beside / alone));
