@@ -282,8 +282,8 @@ ParallelConfig read_parallel_line(const std::string& line, const std::string& fi
 
 std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
                         bool why) {
-  std::string out = fmt::format("layouts on {}: {} tried, {} planned\n", cluster.device.name,
-                                format_count(choice.tried), format_count(choice.planned));
+  std::string out = fmt::format("layouts on {}: {} tried, {} planned; times as the search estimates them\n",
+                                cluster.device.name, format_count(choice.tried), format_count(choice.planned));
   out += fmt::format("  {:>11}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", "step", "MFU", "bubble", "exposed",
                      "state", "activations", "arena", "margin", "layout");
   for (const RankedLayout& r : choice.best) {
@@ -312,21 +312,30 @@ std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cl
   return why ? out + fallen_text(choice) : out;
 }
 
+namespace {
+
+// In words, and as a configuration says it.
+nlohmann::json name_json(const Layout& layout) {
+  return {{"layout", to_text(layout)},
+          {"parallel", parallel_line(to_parallel(layout))},
+          {"micro_batch", layout.micro_batch}};
+}
+
+}  // namespace
+
 nlohmann::json layout_json(const LayoutChoice& choice, bool why) {
   nlohmann::json json{{"tried", choice.tried}, {"planned", choice.planned}, {"fallen", choice.fallen}};
   json["best"] = nlohmann::json::array();
   for (const RankedLayout& r : choice.best) {
-    nlohmann::json row{{"layout", to_text(r.layout)},
-                       {"parallel", parallel_line(to_parallel(r.layout))},
-                       {"micro_batch", r.layout.micro_batch},
-                       {"step_ms", r.estimate.step_s * 1e3},
-                       {"mfu", r.estimate.mfu},
-                       {"bubble", r.estimate.bubble},
-                       {"exposed_ms", r.estimate.exposed_s * 1e3},
-                       {"update_ms", r.estimate.update_s * 1e3},
-                       {"recompute_ms", r.estimate.recompute_s * 1e3},
-                       {"sizes_ms", r.estimate.sizes_s * 1e3},
-                       {"memory_bound_bytes", r.estimate.memory_bound_bytes}};
+    nlohmann::json row = name_json(r.layout);
+    row.update({{"step_ms", r.estimate.step_s * 1e3},
+                {"mfu", r.estimate.mfu},
+                {"bubble", r.estimate.bubble},
+                {"exposed_ms", r.estimate.exposed_s * 1e3},
+                {"update_ms", r.estimate.update_s * 1e3},
+                {"recompute_ms", r.estimate.recompute_s * 1e3},
+                {"sizes_ms", r.estimate.sizes_s * 1e3},
+                {"memory_bound_bytes", r.estimate.memory_bound_bytes}});
     if (r.exact) {
       row["arena_bytes"] = r.exact->arena_bytes;
       for (std::size_t c = 0; c < r.exact->class_bytes.size(); ++c)
@@ -335,8 +344,12 @@ nlohmann::json layout_json(const LayoutChoice& choice, bool why) {
     json["best"].push_back(std::move(row));
   }
   if (choice.unplanned_least_s) json["unplanned_least_ms"] = *choice.unplanned_least_s * 1e3;
-  for (const FallenLayout& f : choice.fell)
-    if (why) json["fell"].push_back({{"layout", to_text(f.layout)}, {"reason", f.reason}, {"text", f.text}});
+  for (const FallenLayout& f : choice.fell) {
+    if (!why) break;
+    nlohmann::json row = name_json(f.layout);
+    row.update({{"reason", f.reason}, {"text", f.text}});
+    json["fell"].push_back(std::move(row));
+  }
   return json;
 }
 

@@ -40,6 +40,7 @@ ParallelConfig read_parallel_line(const std::string& line, const std::string& fi
 // The best layouts, their time and memory; with `why`, what the others fell for (as text, of many some).
 std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
                         bool why);
+// Under "fell", with `why`, every other layout as a configuration says it, for whoever runs the whole grid.
 nlohmann::json layout_json(const LayoutChoice& choice, bool why = false);
 
 }  // namespace plimsoll

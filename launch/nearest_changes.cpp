@@ -71,10 +71,7 @@ void add_ranks(const ProgramOptions& o, std::vector<Change>& changes) {
   split.options.mesh.tensor = twice.ranks;
   split.options.mesh.kv_copies = twice.kv_copies(o.model);
   const int stages = 2 * mesh.pipeline;
-  const auto fills = [&](std::int64_t share) { return share % stages == 0; };
-  const bool divides = o.schedule != ScheduleKind::Interleaved ||
-                       (fills(o.micro_batches) && std::all_of(o.shares.begin(), o.shares.end(), fills));
-  if (!o.train || !divides || stages * o.chunks > o.model.layers) return;
+  if (!o.train || stages * o.chunks > o.model.layers) return;
   Change& c = changes.emplace_back(
       fmt::format("{}, on {} ranks", arrow("parallel.pipeline", mesh.pipeline, stages), 2 * mesh.ranks()), o);
   c.options.mesh.pipeline = stages;
@@ -104,6 +101,9 @@ std::optional<std::int64_t> arena_bytes(const ProgramOptions& o, int replica) {
 }
 
 bool allowed(const ProgramOptions& o) {
+  const auto fills = [&](std::int64_t micro_batches) { return micro_batches % o.mesh.pipeline == 0; };
+  const bool interleaved = o.train && o.mesh.pipeline > 1 && o.schedule == ScheduleKind::Interleaved;
+  if (interleaved && !(fills(o.micro_batches) && std::all_of(o.shares.begin(), o.shares.end(), fills))) return false;
   if (pipeline_chunks_fault(o.model, o.mesh.tensor, o.micro_batch * o.sequence, o.pipeline_chunks)) return false;
   if (o.mesh.tensor == 1) return true;
   return !tensor_parallel_fault(o.model, o.sequence, {o.mesh.tensor, 0, o.sequence_parallel}) &&

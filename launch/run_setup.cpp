@@ -40,9 +40,10 @@ void require_data_files(const Config& config) {
 }
 
 // What a list keeps must be values of its layers, on every stage.
-void check_kept_values(const Config& config, const ProgramOptions& o) {
+void check_kept_values(const Config& config, ProgramOptions o) {
   const auto lists = [](const LayerRecompute& layer) { return !layer.keep.empty() || !layer.offload.empty(); };
   if (!o.train || std::none_of(o.recompute.begin(), o.recompute.end(), lists)) return;
+  o.micro_batches = o.mesh.pipeline;  // not chosen yet; values do not depend on them, but a schedule wants enough
   for (int stage = 0; stage < o.mesh.pipeline; ++stage) {
     const auto fault = keep_fault(keeping_graph(at_stage(o, stage)).graph, o.recompute);
     require(!fault, ErrorKind::Config, "{}: {}", key_place(config, "memory.recompute"), fault.value_or(""));

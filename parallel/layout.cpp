@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
+#include <numeric>
 #include <queue>
+#include <set>
 #include <tuple>
 
 #include "parallel/rules.hpp"
@@ -17,6 +18,8 @@ namespace {
 constexpr int kMostChunks = 8;
 // Where plans keep turning out larger than their bound, the search ends after so many.
 constexpr std::int64_t kMostPlans = 200;
+// So many to find the one that needs least where nothing fits.
+constexpr std::int64_t kMostLeastPlans = 64;
 
 std::vector<int> divisors(std::int64_t n) {
   std::vector<int> all;
@@ -164,10 +167,7 @@ class Search {
 
   void bound(std::size_t i) {
     const std::int64_t bytes = costs_.memory_bound_bytes(layouts_[i]);
-    if (bytes < least_bytes_) {
-      least_bytes_ = bytes;
-      least_ = i;
-    }
+    bounds_.push_back(bytes);
     if (budget() > 0 && bytes > budget()) {
       fall(i, "memory", fmt::format("needs at least {} bytes of {}", bytes, budget()));
     } else {
@@ -205,6 +205,7 @@ class Search {
       planned_.emplace(i, std::move(ranked));
       return;
     }
+    misfits_.insert(i);
     fall(i, "memory", fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget()));
     if (!choice_.least_memory || ranked.exact->arena_bytes < choice_.least_memory->exact->arena_bytes)
       choice_.least_memory = std::move(ranked);
@@ -229,14 +230,24 @@ class Search {
     choice_.fell.push_back({layouts_[i], why, std::move(text)});
   }
 
+  // Nothing fits: the plan that needs least, in the order of the bounds until they exclude a smaller one.
   void find_least() {
-    RankedLayout least{layouts_[least_], costs_.estimate(layouts_[least_]), std::nullopt};
-    if (exact_.plan) {
-      ++choice_.planned;
-      least.exact = exact_.plan(least.layout);
+    std::vector<std::size_t> order(layouts_.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return bounds_[a] < bounds_[b]; });
+    std::int64_t plans = 0;
+    for (const std::size_t i : order) {
+      std::optional<RankedLayout>& least = choice_.least_memory;
+      if (least && (!exact_.plan || bounds_[i] >= least->exact->arena_bytes || plans == kMostLeastPlans)) return;
+      if (misfits_.contains(i)) continue;
+      RankedLayout ranked{layouts_[i], costs_.estimate(layouts_[i]), std::nullopt};
+      if (exact_.plan) {
+        ++choice_.planned;
+        ++plans;
+        ranked.exact = exact_.plan(ranked.layout);
+      }
+      if (!least || ranked.exact->arena_bytes < least->exact->arena_bytes) least = std::move(ranked);
     }
-    if (!choice_.least_memory || (least.exact && least.exact->arena_bytes < choice_.least_memory->exact->arena_bytes))
-      choice_.least_memory = std::move(least);
   }
 
   LayoutCosts costs_;
@@ -247,8 +258,8 @@ class Search {
   std::map<std::size_t, LayoutEstimate> estimates_;
   std::map<std::size_t, RankedLayout> planned_;
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue_;
-  std::int64_t least_bytes_ = std::numeric_limits<std::int64_t>::max();
-  std::size_t least_ = 0;
+  std::vector<std::int64_t> bounds_;  // of memory
+  std::set<std::size_t> misfits_;     // whose plans were too large
 };
 
 }  // namespace

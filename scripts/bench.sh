@@ -5,6 +5,7 @@
 #   scripts/bench.sh --budget [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
 #   scripts/bench.sh --sizer [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
 #   scripts/bench.sh --layouts [--rounds N] [--steps N] [--out FILE]   parallel: auto against every layout of two ranks
+#   scripts/bench.sh --plans [--verify] [--out FILE]   configs/large on the clusters that they are for; trains nothing
 #   scripts/bench.sh --shares [--rounds N] [--steps N] [--micro-batches N] [--rivals N] [--out FILE]   even and uneven shares with one slow rank
 #   scripts/bench.sh --gpu [--rounds N] [--steps N] [--models gpt2-124m,gpt2-1558m,llama-3.2-1b] [--sequences 1024,2048,4096] [--no-peer] [--out FILE]   bf16 on one GPU
 # PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh and tools/torch_gpu.py run it (default ../shared).
@@ -27,6 +28,10 @@ if [ "${1:-}" = --gpu ]; then
 fi
 "$root/scripts/build.sh" "$preset" plimsoll
 cd "$root"
+if [ "${1:-}" = --plans ]; then
+  shift
+  exec python3 scripts/bench_plans.py "$@"
+fi
 use_fast_blas
 use_local_mpi
 king_james data/kjv.txt

@@ -36,6 +36,12 @@ foreach(config IN LISTS configs)
   plimsoll_program_test(plan.${name}.4_ranks COMMAND plimsoll plan ${config} --ranks 4 --json --verify LABELS unit TIMEOUT 120)
 endforeach()
 
+# Models that are too large for any machine here, on the ranks and clusters that they name.
+plimsoll_program_test(plan.large
+  COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/scripts/bench_plans.py --program $<TARGET_FILE:plimsoll> --verify
+    --out=
+  LABELS unit TIMEOUT 300)
+
 # Reference models: ours, and those of PLIMSOLL_SHARED (default ../shared), looked for when the test runs; what
 # golden_check refuses, by name.
 file(GLOB goldens CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/golden/*/golden.json)

@@ -1,15 +1,16 @@
-// Random small models on random meshes under random budgets: a plan that holds, or a bound that is true.
+// Random small models on random meshes under random budgets: a run that keeps to its plan, or a bound that is true.
 //
-// Infeasible: a budget of exactly the bytes that are said to be needed has a plan, one byte less has none. Otherwise
-// the plan of every role replays, and its peak is within the budget. Some of the plans are run for a step, with a
-// thread for each rank: what was touched is what was planned, to the byte.
+// Infeasible: a budget of exactly the bytes that are said to be needed has a plan, one byte less has none. The plan of
+// every role replays, its peak is within the budget, and a step of it is run, with a thread for each rank: what was
+// touched is what was planned, to the byte.
 
 #include <gtest/gtest.h>
 
+#include "launch/layout_choice.hpp"
 #include "launch/roles.hpp"
-#include "launch/run_setup.hpp"
-#include "parallel/rules.hpp"
-#include "tests/support/equivalence.hpp"
+#include "launch/run_costs.hpp"
+#include "tests/launch/random_case.hpp"
+#include "tests/support/planned_run.hpp"
 
 namespace plimsoll {
 namespace {
@@ -19,157 +20,136 @@ using namespace test;
 constexpr int kGroups = 16, kCasesPerGroup = 140;  // 2240 cases
 constexpr std::int64_t kOutside = 4096;
 
-class Draw {
- public:
-  explicit Draw(std::uint64_t seed) : random_(seed, "plan_fuzz") {}
-  std::int64_t to(std::int64_t n) {  // 0 … n - 1
-    return std::min(n - 1, static_cast<std::int64_t>(random_.uniform(next_++) * static_cast<double>(n)));
-  }
-  template <class T>
-  T of(std::initializer_list<T> all) {
-    return all.begin()[to(std::ssize(all))];
-  }
-  double share() { return random_.uniform(next_++); }
-
- private:
-  RandomStream random_;
-  std::uint64_t next_ = 0;
-};
-
-struct Case {
-  Config config;
-  int ranks = 1;
-};
-
-ModelConfig random_model(Draw& draw) {
-  ModelConfig m = family_defaults(draw.of({ModelFamily::Gpt2, ModelFamily::Llama}));
-  m.layers = 1 + draw.to(6);
-  m.heads = draw.of({2, 4, 6});
-  m.hidden = m.heads * draw.of({4, 6, 8});
-  if (m.family == ModelFamily::Llama) {
-    m.kv_heads = draw.to(2) == 0 ? m.heads : 2;
-    m.ffn = 8 * (2 + draw.to(9));
-    m.tied = draw.to(2) == 0;
-  }
-  m.vocabulary = 20 + draw.to(400);
-  m.positions = 64;
-  m.dropout = draw.to(3) == 0 ? 0.1 : 0;
-  return resolve(m);
-}
-
-// nullopt: a combination that is not allowed.
-std::optional<Case> random_case(Draw& draw) {
-  Case c;
-  Config& config = c.config;
-  config.model = random_model(draw);
-  config.data.sequence = 2 * (2 + draw.to(15));
-  config.data.validation = draw.to(3) == 0 ? 0.1 : 0;
-  config.run.threads = 1;
-  config.optimizer.name = draw.to(4) == 0 ? OptimizerName::Sgd : OptimizerName::AdamW;
-  ParallelConfig& p = config.parallel;
-  p.pipeline = draw.of({1, 1, 2, 3});
-  p.tensor = draw.of({1, 1, 2});
-  p.data = draw.of({1, 1, 2, 4});
-  p.zero = draw.to(4);
-  p.sequence = p.tensor > 1 && draw.to(2) == 0;
-  p.schedule = draw.of({PipelineSchedule::GPipe, PipelineSchedule::OneFOneB, PipelineSchedule::ZbH1});
-  c.ranks = static_cast<int>(p.pipeline * p.tensor * *p.data);
-  config.train.global_batch = *p.data * draw.of({1, 2, 4, 8});
-  if (draw.to(3) == 0) config.train.micro_batch = 1;
-  if (draw.to(3) == 0) config.memory.logits = 1 << (8 + draw.to(6));
-  using enum RecomputeMode;
-  config.memory.recompute = draw.of({None, Full, Selective, Auto});
-  if (!rank_issues(p, c.ranks, config.train.global_batch, config.train.micro_batch).empty()) return std::nullopt;
-  if (!layout_issues(p, config.model, config.data.sequence).empty()) return std::nullopt;
-  check_for_ranks(config, c.ranks);
-  return c;
-}
-
 struct Answer {
   std::vector<RankRole> roles;
-  std::optional<Infeasible> no;
+  std::optional<Infeasible> no, no_host;
+  bool fits() const { return !no && !no_host; }
 };
 
+const LayoutMachine& machine() {
+  static const DescribedCosts costs(choose_cluster({}));
+  static const LayoutMachine described{costs.cluster(), &costs};
+  return described;
+}
+
+std::int64_t host_limit(const Case& c) { return c.config.memory.host_budget.value_or(kNoHostLimit); }
+
+// As a run chooses.
 Answer plan_with(const Case& c, const RankBudgets& budgets) {
   const Place place{0, c.ranks, 0, c.ranks};
-  Answer answer{rank_roles(choose_programs(c.config, place, Purpose::Train, budgets, kOutside)), {}};
+  Config config = c.config;
+  choose_layout(config, place, machine(), budgets.least(), kOutside);
+  Answer answer{
+      rank_roles(choose_programs(config, place, Purpose::Train, budgets, kOutside, host_limit(c), machine().costs)),
+      {},
+      {}};
   answer.no = check_budget(answer.roles, budgets, kOutside);
+  answer.no_host = check_host_budget(answer.roles, host_limit(c));
   return answer;
 }
 
-void expect_a_true_bound(const Case& c, const Infeasible& no, std::int64_t budget) {
-  EXPECT_GT(no.needed_bytes, budget);
-  const Answer exactly = plan_with(c, no.needed_bytes), less = plan_with(c, no.needed_bytes - 1);
-  EXPECT_FALSE(exactly.no) << "needs " << no.needed_bytes << " and does not fit into them";
-  ASSERT_TRUE(less.no) << "said to need " << no.needed_bytes << ", fits into a byte less";
-  EXPECT_EQ(less.no->needed_bytes, no.needed_bytes);
-}
-
-void expect_a_plan_that_holds(const Answer& answer, const RankBudgets& budgets) {
+void expect_a_run_as_planned(const Case& c, const Answer& answer, const RankBudgets& budgets) {
   for (const RankRole& role : answer.roles) {
     EXPECT_LE(role.programs.plan.total_bytes + kOutside, budgets.least_of(role.ranks)) << role.name;
+    EXPECT_LE(role.programs.plan.host_bytes, host_limit(c)) << role.name;
     EXPECT_EQ(check_memory(role.programs.list(), role.programs.plan), std::nullopt) << role.name;
   }
-}
-
-void expect_a_run_as_planned(const Case& c, const Answer& answer) {
-  const ProgramOptions& o = answer.roles.front().options;
-  const test::Layout layout{.mesh = o.mesh,
-                            .zero = o.zero,
-                            .sequence = o.sequence_parallel,
-                            .schedule = o.schedule,
-                            .chunks = o.chunks,
-                            .stages = o.stage_layers,
-                            .tensor_chunks = o.tensor_chunks,
-                            .state_shares = o.state_shares};
-  const RunResult run = train_on(layout, o, c.config.train.global_batch, 1);
-  EXPECT_EQ(run.high_water, run.planned);
-  for (std::size_t r = 0; r < run.planned.size(); ++r)
-    EXPECT_EQ(run.planned[r], role_of(answer.roles, static_cast<int>(r)).programs.plan.total_bytes) << "rank " << r;
-  EXPECT_TRUE(std::isfinite(run.losses.front()));
-}
-
-class PlanFuzz : public testing::TestWithParam<int> {};
-
-TEST_P(PlanFuzz, APlanThatHoldsOrATrueBound) {
-  int cases = 0, infeasible = 0, ran = 0;
-  for (std::uint64_t seed = 0; cases < kCasesPerGroup; ++seed) {
-    Draw draw(static_cast<std::uint64_t>(GetParam()) * 1'000'000 + seed);
-    const std::optional<Case> c = random_case(draw);
-    if (!c) continue;
-    SCOPED_TRACE(fmt::format("group {}, seed {}:\n{}", GetParam(), seed, dump_config(c->config)));
-    ++cases;
-    const std::int64_t most = largest_role(plan_with(*c, 0).roles).programs.plan.total_bytes + kOutside;
-    const auto budget = static_cast<std::int64_t>((0.4 + draw.share()) * static_cast<double>(most));
-    const Answer answer = plan_with(*c, budget);
-    if (answer.no) {
-      ++infeasible;
-      expect_a_true_bound(*c, *answer.no, budget);
-    } else {
-      expect_a_plan_that_holds(answer, budget);
-      const bool small = c->ranks <= 4 && ran < kCasesPerGroup / 10;
-      if (small) expect_a_run_as_planned(*c, answer);
-      ran += small ? 1 : 0;
-    }
-    if (HasFailure()) return;
+  const PlannedRun run = run_as_planned(answer.roles.front().options, c.config.train.global_batch);
+  expect_as_planned(run);
+  for (std::size_t r = 0; r < run.planned.size(); ++r) {
+    const MemoryPlan& plan = role_of(answer.roles, static_cast<int>(r)).programs.plan;
+    EXPECT_EQ(run.planned[r], plan.total_bytes) << "rank " << r;
+    EXPECT_EQ(run.host_planned[r], plan.host_bytes) << "rank " << r;
   }
+}
+
+// Of the arena, whatever there is of host memory; where that is what lacks, of host memory.
+void expect_a_true_bound(const Case& c, const Answer& answer, std::int64_t budget) {
+  const bool of_arena = answer.no.has_value();
+  const auto lacks = [of_arena](const Answer& a) { return of_arena ? a.no : a.no_host; };
+  const std::int64_t needed = lacks(answer)->needed_bytes;
+  Case other = c;
+  const auto with = [&](std::int64_t bytes) {
+    if (!of_arena) other.config.memory.host_budget = bytes;
+    return plan_with(other, of_arena ? bytes : budget);
+  };
+  EXPECT_GT(needed, of_arena ? budget : host_limit(c));
+  const Answer exactly = with(needed);
+  EXPECT_FALSE(lacks(exactly)) << "needs " << needed << " and does not fit into them";
+  if (exactly.fits()) expect_a_run_as_planned(other, exactly, of_arena ? needed : budget);
+  const std::optional<Infeasible> less = lacks(with(needed - 1));
+  ASSERT_TRUE(less) << "said to need " << needed << ", fits into a byte less";
+  EXPECT_EQ(less->needed_bytes, needed);
+}
+
+// Of what it would take without a budget, from too little to more than enough: what recomputes as it must gets less.
+std::int64_t random_budget(Draw& draw, Case& c) {
+  const Answer unlimited = plan_with(c, 0);
+  const std::int64_t most = largest_role(unlimited.roles).programs.plan.total_bytes + kOutside;
+  std::int64_t host = 0;
+  for (const RankRole& role : unlimited.roles) host = std::max(host, role.programs.plan.host_bytes);
+  if (host == 0) host = most / 4;
+  const auto part_of = [&draw](double least, std::int64_t bytes) {
+    return static_cast<std::int64_t>((least + draw.share()) * static_cast<double>(bytes));
+  };
+  if (draw.one_in(3)) c.config.memory.host_budget = part_of(0.8, host);
+  return part_of(c.config.memory.recompute == RecomputeMode::Auto ? 0.4 : 0.8, most);
+}
+
+class PlanFuzz : public testing::TestWithParam<int> {
+ protected:
+  // body(draw, case) for `count` cases from `first` on, until one fails.
+  void each_case(std::uint64_t first, int count, const std::function<bool(const Case&)>& wanted,
+                 const std::function<void(Draw&, Case&)>& body) {
+    for (std::uint64_t seed = first; count > 0 && !HasFailure(); ++seed) {
+      Draw draw(static_cast<std::uint64_t>(GetParam()) * 1'000'000 + seed);
+      std::optional<Case> c = random_case(draw);
+      if (!c || !wanted(*c)) continue;
+      --count;
+      SCOPED_TRACE(fmt::format("group {}, seed {}, {} ranks:\n{}", GetParam(), seed, c->ranks, dump_config(c->config)));
+      try {
+        body(draw, *c);
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << error.what();
+      }
+    }
+  }
+};
+
+TEST_P(PlanFuzz, ARunAsPlannedOrATrueBound) {
+  int infeasible = 0;
+  std::map<std::string, int> ran;
+  each_case(
+      0, kCasesPerGroup, [](const Case&) { return true; },
+      [&](Draw& draw, Case& c) {
+        const std::int64_t budget = random_budget(draw, c);
+        SCOPED_TRACE(fmt::format("budget {}, of host memory {}", budget, host_limit(c)));
+        const Answer answer = plan_with(c, budget);
+        if (!answer.fits()) {
+          ++infeasible;
+          return expect_a_true_bound(c, answer, budget);
+        }
+        expect_a_run_as_planned(c, answer, budget);
+        for (const std::string& feature : features(c)) ++ran[feature];
+      });
+  if (HasFailure()) return;
   EXPECT_GT(infeasible, kCasesPerGroup / 20);
-  EXPECT_LT(infeasible, kCasesPerGroup - kCasesPerGroup / 20);
-  EXPECT_GT(ran, 5);
+  EXPECT_LT(infeasible, kCasesPerGroup / 2);
+  for (const char* feature : {"interleaved", "sequence parallel", "parallel: auto", "micro_batch: auto", "bf16",
+                              "host memory offered", "offload", "keep lists", "8 ranks"})
+    EXPECT_GT(ran[feature], 0) << feature;
 }
 
 // With half of what ranks miss of what they need in the budgets of the others, or twice as much: a rank that has less
 // is given less of the state, and whatever fits with equal parts fits.
 TEST_P(PlanFuzz, UnevenBudgetsHoldWhateverFitsWithEqualParts) {
   constexpr int kUnevenCases = kCasesPerGroup / 5;
-  int cases = 0, only_uneven = 0, ran = 0;
-  for (std::uint64_t seed = 0; cases < kUnevenCases; ++seed) {
-    Draw draw(static_cast<std::uint64_t>(GetParam()) * 1'000'000 + 500'000 + seed);
-    std::optional<Case> c = random_case(draw);
-    if (!c || c->config.parallel.zero == 0 || c->config.parallel.data == 1) continue;
-    SCOPED_TRACE(fmt::format("group {}, seed {}:\n{}", GetParam(), seed, dump_config(c->config)));
-    ++cases;
-    const Answer unlimited = plan_with(*c, 0);
+  int only_uneven = 0;
+  const auto divided = [](const Case& c) {
+    return c.config.parallel.zero.value_or(0) > 0 && choose_mesh(c.config, c.ranks).shards > 1;
+  };
+  each_case(500'000, kUnevenCases, divided, [&](Draw& draw, Case& c) {
+    const Answer unlimited = plan_with(c, 0);
     const RankRole& role = largest_role(unlimited.roles);
     const Mesh mesh = role.options.mesh;
     const std::int64_t needed = role.programs.plan.total_bytes + kOutside;
@@ -178,20 +158,17 @@ TEST_P(PlanFuzz, UnevenBudgetsHoldWhateverFitsWithEqualParts) {
     const auto more = static_cast<std::int64_t>(draw.of({0.5, 2.0}) * static_cast<double>(missing));
     const auto poor = draw.to(mesh.shards);
     std::vector<std::int64_t> by_rank;
-    for (int rank = 0; rank < c->ranks; ++rank)
+    for (int rank = 0; rank < c.ranks; ++rank)
       by_rank.push_back(needed + (coordinates(mesh, rank).data % mesh.shards == poor ? -missing : more));
     const RankBudgets budgets(by_rank);
-    const bool fits_even = !plan_with(*c, budgets).no;
-    c->config.parallel.auto_state_shares = true;
-    const Answer answer = plan_with(*c, budgets);
+    const bool fits_even = !plan_with(c, budgets).no;
+    c.config.parallel.auto_state_shares = true;
+    const Answer answer = plan_with(c, budgets);
     EXPECT_TRUE(!fits_even || !answer.no);
-    if (!answer.no) {
-      expect_a_plan_that_holds(answer, budgets);
-      if (c->ranks <= 4 && ran++ < 5) expect_a_run_as_planned(*c, answer);
-    }
+    if (!answer.no) expect_a_run_as_planned(c, answer, budgets);
     only_uneven += !fits_even && !answer.no ? 1 : 0;
-    if (HasFailure()) return;
-  }
+  });
+  if (HasFailure()) return;
   EXPECT_GT(only_uneven, kUnevenCases / 20);
 }
 

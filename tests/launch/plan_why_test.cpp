@@ -141,7 +141,11 @@ TEST_F(PlanWhyTest, EveryOtherLayoutIsListedWithItsReason) {
   const double best = layouts["best"].back()["step_ms"];
   for (const nlohmann::json& f : layouts["fell"]) {
     EXPECT_TRUE(layouts["fallen"].contains(f["reason"].get<std::string>()));
+    EXPECT_GE(f["micro_batch"].get<std::int64_t>(), 1);
+    const ParallelConfig parallel = read_parallel_line(f["parallel"], "plan");  // as a configuration says it
+    EXPECT_FALSE(parallel.automatic);
     if (f["reason"] != "time") continue;
+    EXPECT_EQ(*parallel.data * parallel.pipeline * parallel.tensor, kRanks);
     const std::string text = f["text"];
     const double ms = std::stod(text.substr(text.find_last_of(' ', text.size() - 4)));
     EXPECT_GE(ms, best * (1 - 1e-3)) << text;

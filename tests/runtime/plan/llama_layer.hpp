@@ -1,7 +1,8 @@
 #pragma once
 // The decoder layer of Llama 3 8B at 8192 tokens in bf16, with roofline costs of one H200: 0.65 of 989 TFLOP/s for
 // matrix products, half of it for attention, 0.75 of 4.8 TB/s, and 3 µs for every kernel. The check values of these
-// costs are known, to which tests compare the planner.
+// costs are known, to which tests compare the planner: they are of 642.85 TFLOP/s, and rounded up to 643 a forward
+// would take 7.056 ms instead of 7.058, a step 740.2 ms instead of 740.3.
 
 #include "runtime/plan/recompute_plan.hpp"
 

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -214,6 +214,13 @@ TEST(Offsets, CapacityStopsTheSearch) {
   EXPECT_EQ(plan.method, "lifetime, first fit");
 }
 
+#if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kFullSpeed = false;
+#else
+constexpr bool kFullSpeed = true;
+#endif
+
+// Each within 1.10 of the capacity and five seconds of this thread, whoever else computes here.
 TEST(Offsets, MinimallocInstances) {
   const auto shared = test::shared_folder();
   if (!shared || !std::filesystem::is_directory(*shared / "data/minimalloc")) {
@@ -225,14 +232,15 @@ TEST(Offsets, MinimallocInstances) {
   for (char name = 'A'; name <= 'K'; ++name) {
     const auto lifetimes = read_minimalloc(*shared / "data/minimalloc" / (std::string(1, name) + ".1048576.csv"));
     ASSERT_FALSE(lifetimes.empty()) << name;
-    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();
     const Offsets plan = assign_offsets(lifetimes, {.max_nodes = 2'000'000, .capacity = kCapacity});
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
     expect_valid(lifetimes, plan);
     const double ratio = static_cast<double>(plan.peak_bytes) / kCapacity;
-    std::printf("%c: %zu buffers, %.4f of the capacity, %.2f s, %s\n", name, lifetimes.size(), ratio, seconds.count(),
+    std::printf("%c: %zu buffers, %.4f of the capacity, %.2f s, %s\n", name, lifetimes.size(), ratio, seconds,
                 plan.method.c_str());
-    EXPECT_LE(ratio, 1.10) << name;  // the time is printed and not asserted: machines are shared
+    EXPECT_LE(ratio, 1.10) << name;
+    if (kFullSpeed) EXPECT_LE(seconds, 5) << name;
     ++instances;
     within += plan.peak_bytes <= kCapacity ? 1 : 0;
   }
