@@ -57,7 +57,11 @@ ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) 
   for (const int stage : distinct_stages(options)) {
     const Programs programs = build_programs(at_stage(options, stage));
     const MemoryPlan& plan = programs.plan;
-    if (plan.total_bytes > most.arena_bytes) most = {plan.total_bytes, plan.class_bytes};
+    if (plan.total_bytes > most.arena_bytes) {
+      most.arena_bytes = plan.total_bytes;
+      most.class_bytes = plan.class_bytes;
+    }
+    most.host_lacking_bytes = std::max(most.host_lacking_bytes, plan.host_bytes - options.host.bytes);
     gains.add(programs);
   }
   gains.write(most);
@@ -74,9 +78,11 @@ bool has_sizes(const ProgramOptions& o) {
 ExactMemory any_plan(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes) {
   ExactMemory any;
   for (const int stage : distinct_stages(options)) {
-    if (arena_bytes == 0) break;
-    any.arena_bytes = std::max(any.arena_bytes, known_bytes(at_stage(options, stage), arena_bytes).arena);
-    if (any.arena_bytes > arena_bytes) return largest_rank(options, costs);
+    if (arena_bytes == 0 && options.host.bytes == kNoHostLimit) break;
+    const PlannedBytes bytes = known_bytes(at_stage(options, stage), arena_bytes);
+    any.arena_bytes = std::max(any.arena_bytes, bytes.arena);
+    any.host_lacking_bytes = std::max(any.host_lacking_bytes, bytes.host - options.host.bytes);
+    if (arena_bytes > 0 && any.arena_bytes > arena_bytes) return largest_rank(options, costs);
   }
   if (options.recompute.empty() && !has_sizes(options)) return any;
   StepGains gains(options, costs);

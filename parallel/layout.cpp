@@ -198,7 +198,8 @@ class Search {
       ++choice_.planned;
       ranked.exact = exact_.plan(ranked.layout);
     }
-    if (!ranked.exact || budget() == 0 || ranked.exact->arena_bytes <= budget()) {
+    const bool in_host = !ranked.exact || ranked.exact->host_lacking_bytes == 0;
+    if (!ranked.exact || (in_host && (budget() == 0 || ranked.exact->arena_bytes <= budget()))) {
       if (ranked.exact) ranked.estimate.set_recompute(ranked.exact->recompute_s);
       if (ranked.exact) ranked.estimate.set_sizes(ranked.exact->sizes_s);
       queue_.push({ranked.estimate.step_s, entry.bytes, i, Known::Plan});
@@ -206,9 +207,19 @@ class Search {
       return;
     }
     misfits_.insert(i);
-    fall(i, "memory", fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget()));
-    if (!choice_.least_memory || ranked.exact->arena_bytes < choice_.least_memory->exact->arena_bytes)
-      choice_.least_memory = std::move(ranked);
+    fall(i, "memory",
+         in_host ? fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget())
+                 : fmt::format("it offloads {} bytes more than host memory has", ranked.exact->host_lacking_bytes));
+    take_least(std::move(ranked));
+  }
+
+  // What lacks nothing of host memory comes first.
+  void take_least(RankedLayout ranked) {
+    std::optional<RankedLayout>& least = choice_.least_memory;
+    const auto needs = [](const RankedLayout& r) {
+      return std::pair(r.exact->host_lacking_bytes, r.exact->arena_bytes);
+    };
+    if (!least || (ranked.exact && needs(ranked) < needs(*least))) least = std::move(ranked);
   }
 
   // The search ended early: what was planned counts, and what was not has a bound.
@@ -237,8 +248,9 @@ class Search {
     std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return bounds_[a] < bounds_[b]; });
     std::int64_t plans = 0;
     for (const std::size_t i : order) {
-      std::optional<RankedLayout>& least = choice_.least_memory;
-      if (least && (!exact_.plan || bounds_[i] >= least->exact->arena_bytes || plans == kMostLeastPlans)) return;
+      const std::optional<RankedLayout>& least = choice_.least_memory;
+      if (least && (!exact_.plan || plans == kMostLeastPlans)) return;
+      if (least && least->exact->host_lacking_bytes == 0 && bounds_[i] >= least->exact->arena_bytes) return;
       if (misfits_.contains(i)) continue;
       RankedLayout ranked{layouts_[i], costs_.estimate(layouts_[i]), std::nullopt};
       if (exact_.plan) {
@@ -246,7 +258,7 @@ class Search {
         ++plans;
         ranked.exact = exact_.plan(ranked.layout);
       }
-      if (!least || ranked.exact->arena_bytes < least->exact->arena_bytes) least = std::move(ranked);
+      take_least(std::move(ranked));
     }
   }
 

@@ -98,6 +98,7 @@ struct ExactMemory {
   // Where links are known, they decide what is sent together, how far ahead and in how many pieces: that takes so much
   // off a step with the usual sizes, which the estimate has.
   double sizes_s = 0;
+  std::int64_t host_lacking_bytes = 0;  // what it offloads beyond the host memory that there is: it does not fit
 };
 
 // Who plans layouts exactly.

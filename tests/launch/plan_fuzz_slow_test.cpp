@@ -17,7 +17,7 @@ namespace {
 
 using namespace test;
 
-constexpr int kGroups = 16, kCasesPerGroup = 140;  // 2240 cases
+constexpr int kGroups = 16, kCasesPerGroup = 250;  // 4000 cases
 constexpr std::int64_t kOutside = 4096;
 
 struct Answer {
@@ -125,6 +125,9 @@ TEST_P(PlanFuzz, ARunAsPlannedOrATrueBound) {
         const std::int64_t budget = random_budget(draw, c);
         SCOPED_TRACE(fmt::format("budget {}, of host memory {}", budget, host_limit(c)));
         const Answer answer = plan_with(c, budget);
+        const Place place{0, c.ranks, 0, c.ranks};  // what a run asks before it measures anything
+        EXPECT_EQ(find_infeasible(c.config, place, Purpose::Train, budget, kOutside, host_limit(c)).has_value(),
+                  !answer.fits());
         if (!answer.fits()) {
           ++infeasible;
           return expect_a_true_bound(c, answer, budget);
