@@ -17,8 +17,8 @@ auto plan_fields(const ProgramOptions& o) {
   const auto& [model, dtype, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel, tensor_chunks,
                schedule, chunks, pipeline_chunks, pipeline_choice, stage_layers, micro_batches, shares, state_shares,
                bucket_bytes, hierarchical, gather_bytes, gather_by_links, prefetch, planned_buckets, planned_gathers,
-               costs, links, shard_choice, logits_bytes, recompute, host, optimizer, train, evaluate, logits,
-               cache_positions] = o;
+               costs, links, shard_choice, logits_bytes, recompute, host, row_splits, optimizer, train, evaluate,
+               logits, cache_positions] = o;
   const bool by_costs = (zero == 0 && mesh.data > 1) || gather_by_links;
   return std::tuple_cat(
       std::tie(model, dtype, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel, tensor_chunks,
@@ -40,6 +40,14 @@ std::vector<LayerRecompute> recompute_here(const ProgramOptions& o) {
   return here;
 }
 
+// In how many blocks of rows each layer runs, here and in evaluation.
+std::vector<std::int64_t> rows_of(const ProgramOptions& o) {
+  std::vector<std::int64_t> rows;
+  for (const LayerRecompute& layer : recompute_here(o)) rows.push_back(layer.rows);
+  if (std::all_of(rows.begin(), rows.end(), [](std::int64_t r) { return r == 1; })) rows.clear();
+  return rows;
+}
+
 // Of one rank.
 class KnownRank {
  public:
@@ -57,9 +65,10 @@ class KnownRank {
   }
 
  private:
-  // Programs beside training recompute nothing: their bytes are those of the first plan.
+  // Programs beside training recompute nothing: their bytes are those of the first plan with the same blocks of rows.
   PlannedBytes plan(const ProgramOptions& there, std::int64_t enough_bytes, const Graph* keeping) {
-    const auto others = others_.find(enough_bytes);
+    const std::pair key{enough_bytes, rows_of(there)};
+    const auto others = others_.find(key);
     if (others != others_.end()) {
       ProgramOptions training = there;
       training.evaluate = training.logits = false;
@@ -71,7 +80,7 @@ class KnownRank {
     }
     const MemoryPlan plan = plan_of(there, enough_bytes, keeping);
     if (there.train && plan.programs.size() > 1) {
-      Others& known = others_[enough_bytes] = {plan.persistent_bytes, 0, 0};
+      Others& known = others_[key] = {plan.persistent_bytes, 0, 0};
       for (const ProgramLayout& program : std::span(plan.programs).subspan(1)) {
         known.arena = std::max(known.arena, plan.persistent_bytes + program.step_bytes);
         known.least = std::max(known.least, plan.persistent_bytes + program.max_live_bytes);
@@ -92,7 +101,7 @@ class KnownRank {
   ProgramOptions there_;
   std::mutex mutex_;
   std::vector<Plan> plans_;
-  std::map<std::int64_t, Others> others_;  // by enough_bytes
+  std::map<std::pair<std::int64_t, std::vector<std::int64_t>>, Others> others_;  // by enough_bytes and rows
 };
 
 }  // namespace

@@ -30,12 +30,13 @@ class StepGains {
  public:
   StepGains(const ProgramOptions& options, const CostModel& costs) : options_(options), costs_(costs) {}
 
-  void add(const Programs& stage) {
+  // `there`: the options of the stage.
+  void add(const Programs& stage, const ProgramOptions& there) {
     sizes_ = std::min(sizes_, gain_of_sizes(stage, options_));  // all stages are as fast as the slowest
     if (options_.recompute.empty()) return;
     const auto passes = static_cast<double>(options_.micro_batches + options_.mesh.pipeline - 1);
     const Graph& graph = stage.graph("train");
-    recompute_ = std::max(recompute_, passes * (recompute_seconds(graph, costs_) +
+    recompute_ = std::max(recompute_, passes * (recompute_seconds(graph, costs_) + row_split_seconds(there, costs_) +
                                                 offload_seconds(graph, costs_, options_.host.overlap)));
   }
   void write(ExactMemory& exact) const {
@@ -55,14 +56,15 @@ ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) 
   ExactMemory most;
   StepGains gains(options, costs);
   for (const int stage : distinct_stages(options)) {
-    const Programs programs = build_programs(at_stage(options, stage));
+    const ProgramOptions there = at_stage(options, stage);
+    const Programs programs = build_programs(there);
     const MemoryPlan& plan = programs.plan;
     if (plan.total_bytes > most.arena_bytes) {
       most.arena_bytes = plan.total_bytes;
       most.class_bytes = plan.class_bytes;
     }
     most.host_lacking_bytes = std::max(most.host_lacking_bytes, plan.host_bytes - options.host.bytes);
-    gains.add(programs);
+    gains.add(programs, there);
   }
   gains.write(most);
   return most;
@@ -86,7 +88,10 @@ ExactMemory any_plan(const ProgramOptions& options, const CostModel& costs, std:
   }
   if (options.recompute.empty() && !has_sizes(options)) return any;
   StepGains gains(options, costs);
-  for (const int stage : distinct_stages(options)) gains.add(timed_programs(at_stage(options, stage)));
+  for (const int stage : distinct_stages(options)) {
+    const ProgramOptions there = at_stage(options, stage);
+    gains.add(timed_programs(there), there);
+  }
   gains.write(any);
   return any;
 }
@@ -232,11 +237,14 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
   Place first = place;
   first.rank = 0;
+  // They are the last resort, also of the layout that needs least where none fits, and no bounds are made for them.
+  Config whole = config;
+  whole.memory.row_splits = false;
   ExactLayouts exact;
   std::vector<std::pair<Layout, ProgramOptions>> planned;
   exact.plan = [&](const Layout& layout) {
     const ProgramOptions& options =
-        planned.emplace_back(layout, programs_with(config, first, layout, *machine.costs, budget_bytes, outside_bytes))
+        planned.emplace_back(layout, programs_with(whole, first, layout, *machine.costs, budget_bytes, outside_bytes))
             .second;
     return without_estimated(config, any_plan(options, *machine.costs, arena));
   };
@@ -246,7 +254,7 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   };
   if (arena > 0 && config.memory.recompute == RecomputeMode::Auto && config.memory.recompute_layers.empty()) {
     exact.recompute_s = [&](const Layout& layout, int stage) {
-      return stage_recompute_s(config, first, layout, stage, *machine.costs, budget_bytes, outside_bytes);
+      return stage_recompute_s(whole, first, layout, stage, *machine.costs, budget_bytes, outside_bytes);
     };
   }
   LayoutProblem problem = layout_problem(config, place.ranks, arena);

@@ -8,6 +8,7 @@
 #include "launch/step_times.hpp"
 #include "parallel/overlap.hpp"
 #include "parallel/pipeline.hpp"
+#include "runtime/graph/row_splits.hpp"
 #include "runtime/plan/shard_sizes.hpp"
 #include "runtime/plan/step_time.hpp"
 
@@ -383,6 +384,7 @@ ProgramOptions with_sums(const Config& config, const ProgramOptions& options, co
 
 int choose_tensor_chunks(const ProgramOptions& options, const FitsEverywhere& fits) {
   if (!options.train || !options.costs || options.mesh.tensor == 1) return 1;
+  if (has_row_splits(options.recompute)) return 1;  // MLPs are cut into rows already
   std::vector<Graph> graphs;
   std::set<int> candidates{1};
   const std::vector<std::int64_t> allowed = allowed_chunks(options);
@@ -413,6 +415,7 @@ std::optional<PieceChoice> choose_pipeline_chunks(const Config& config, const Pr
                                                   const FitsEverywhere& fits) {
   // The profile measures no messages between two ranks.
   if (!options.train || options.links != LinkSource::Cluster || options.mesh.pipeline == 1) return std::nullopt;
+  if (has_row_splits(options.recompute)) return std::nullopt;  // the product at the end of a stage is cut already
   const std::int64_t rows = options.micro_batch * options.sequence;
   std::vector<std::int64_t> allowed;
   for (std::int64_t parts = 1; parts <= kMostPipelineChunks; ++parts) {

@@ -126,6 +126,7 @@ std::string nearest_changes(const ProgramOptions& o, std::int64_t budget_bytes, 
   for (Change& c : changes) {
     if (!allowed(c.options)) continue;
     forget_names_of_other_cuts(cuts, c.options);
+    fit_row_splits(c.options);
     if (const auto bytes = arena_bytes(c.options, coordinates(o.mesh, o.rank).data))
       needs.emplace_back(*bytes + outside_bytes, &c);
   }

@@ -16,6 +16,7 @@
 #include "runtime/core/text.hpp"
 #include "runtime/graph/autodiff.hpp"
 #include "runtime/graph/offload.hpp"
+#include "runtime/graph/row_splits.hpp"
 
 namespace plimsoll {
 namespace {
@@ -84,12 +85,13 @@ Graph differentiated_graph(const ProgramOptions& o, const Programs& p) {
   return graph;
 }
 
-// memory.recompute: what is made again, and what goes to host memory.
+// memory.recompute: what is made again, what goes to host memory, and what runs in blocks of rows.
 void rewrite_activations(Graph& graph, const ProgramOptions& o) {
-  if (auto fault = keep_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
+  if (auto fault = recompute_fault(graph, o)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
   const std::vector<ValueId> sent = offloaded_values(graph, o.recompute);
   recompute(graph, keep_sets(graph, o.recompute));
   offload(graph, sent);
+  split_rows(graph, o.recompute);
 }
 
 // The parameters of a model, on one rank.
@@ -164,6 +166,10 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
 Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t batch, std::int64_t sequence, Head head,
                       std::int64_t cache) {
   Graph graph = forward_graph(o, p, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false, {}});
+  if (head == Head::Loss) {
+    if (auto fault = row_split_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
+    split_rows(graph, o.recompute);
+  }
   if (cache == 0) overlap_split_linears(graph, o);
   if (p.schedule) {
     graph.message_parts = o.pipeline_chunks;
@@ -251,6 +257,24 @@ std::vector<Program> Programs::list() const {
   for (std::size_t i = 0; i < names.size(); ++i)
     all.push_back({names[i], graphs[i].get(), names[i] == "train" ? schedule.get() : nullptr, stage});
   return all;
+}
+
+bool allows_row_splits(const ProgramOptions& o) {
+  const bool whole = o.mesh.tensor == 1 || o.tensor_chunks == 1;
+  return whole && (o.mesh.pipeline == 1 || (o.schedule != ScheduleKind::ZbH1 && o.pipeline_chunks == 1));
+}
+
+std::optional<std::string> recompute_fault(const Graph& keeping, const ProgramOptions& o) {
+  if (auto fault = keep_fault(keeping, o.recompute)) return fault;
+  if (!has_row_splits(o.recompute)) return std::nullopt;
+  if (!allows_row_splits(o))
+    return "blocks of rows do not go with parallel.tensor_chunks, comm.pipeline_chunks or a zero-bubble schedule";
+  return row_split_fault(keeping, o.recompute);
+}
+
+void fit_row_splits(ProgramOptions& o) {
+  for (LayerRecompute& layer : o.recompute)
+    layer.rows = allows_row_splits(o) ? std::gcd(layer.rows, o.micro_batch * o.sequence) : 1;
 }
 
 std::vector<int> program_cuts(const ProgramOptions& o) {
@@ -403,6 +427,7 @@ std::optional<Infeasible> check_host_budget(const Programs& programs, const Prog
   half.micro_batch /= 2;
   half.micro_batches *= 2;
   for (std::int64_t& share : half.shares) share *= 2;
+  if (half.micro_batch > 0) fit_row_splits(half);
   if (half.micro_batch > 0 && !chunks_fault(half)) {
     const std::int64_t then = plan_of(half).host_bytes;
     no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, half.micro_batch,

@@ -69,6 +69,7 @@ struct ProgramOptions {
   std::int64_t logits_bytes = kLogitsBytes;
   std::vector<LayerRecompute> recompute;  // by layer of the model; empty: everything is kept
   HostMemory host;
+  bool row_splits = true;  // memory.recompute auto may choose them
   OptimizerConfig optimizer;
   bool train = false;                // "train": forward, backward, reduction, update
   bool evaluate = false;             // "evaluate": the loss of a micro-batch
@@ -186,6 +187,12 @@ KeepingGraph keeping_graph(const ProgramOptions& options);
 KeepingGraph rewritten_graph(const ProgramOptions& options);
 // Forward and backward of a micro-batch on the streams of a rank, of such a graph. `options.costs` are there.
 double micro_batch_seconds(const Graph& graph, const ProgramOptions& options);
+// Why ProgramOptions::recompute cannot be had in keeping_graph(options), naming the layer; nullopt when it can.
+std::optional<std::string> recompute_fault(const Graph& keeping, const ProgramOptions& options);
+// Can MLPs run in blocks of rows beside the other pieces that linears are cut into, and the schedule?
+bool allows_row_splits(const ProgramOptions& options);
+// Of other sizes: as many blocks as divide a micro-batch, or one where they are not allowed.
+void fit_row_splits(ProgramOptions& options);
 // The first layer of each piece of a pipeline; empty without one.
 std::vector<int> program_cuts(const ProgramOptions& options);
 // Stages of which one has the largest plan: of those in the middle that hold as many layers and recompute the same of

@@ -6,6 +6,8 @@
 #include <tuple>
 #include <utility>
 
+#include "runtime/graph/row_splits.hpp"
+
 namespace plimsoll {
 namespace {
 
@@ -215,9 +217,11 @@ class BudgetSearch {
 };
 
 // What the recompute planner sees of a stage.
-GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, const CostModel& costs) {
+GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, const CostModel& costs,
+                    bool row_splits = false) {
   GraphStageOptions options;
   options.threads = there.threads;
+  options.row_splits = row_splits;
   if (there.host.offered) options.offload_overlap = there.host.overlap;
   if (keeping.schedule) {
     const std::vector<int>& slots = keeping.schedule->slots[static_cast<std::size_t>(keeping.stage)];
@@ -231,7 +235,7 @@ GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, co
 class StageSearch {
  public:
   StageSearch(const ProgramOptions& there, const CostModel& costs, std::int64_t arena_bytes)
-      : there_(there), keeping_(keeping_graph(there)), budget_(arena_bytes) {
+      : there_(there), costs_(costs), keeping_(keeping_graph(there)), budget_(arena_bytes) {
     choice_.stage = keeping_.stage;
     choice_.graph = stage_of(keeping_, there, costs);
     choice_.seconds = choice_.graph.micro_batch_seconds;
@@ -273,7 +277,19 @@ class StageSearch {
     // What may go to host memory without a limit bounds the cost of less.
     if (graph.stage.link)
       choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, search.bound_seconds(choice_.model_bytes));
+    if (!fits_ && there_.row_splits && allows_row_splits(there_)) search_row_splits(bytes);
     return fits_;
+  }
+
+  // They change the order of sums: where nothing else fits, and without copies to host memory if that will do.
+  void search_row_splits(BytePlans& bytes) {
+    GraphStage graph = stage_of(keeping_, there_, costs_, true);
+    const auto search = [&] { take(BudgetSearch(graph, bytes, budget_, incumbent_seconds()).run(kSteps), graph); };
+    const std::optional<HostLink> link = std::exchange(graph.stage.link, std::nullopt);
+    search();
+    if (fits_ || !link) return;
+    graph.stage.link = link;
+    search();
   }
 
   void share_host_memory(const GraphStage& graph, BytePlans& bytes) {
@@ -306,6 +322,7 @@ class StageSearch {
   }
 
   ProgramOptions there_;
+  const CostModel& costs_;
   KeepingGraph keeping_;
   std::int64_t budget_;
   StageChoice choice_;
@@ -329,6 +346,10 @@ StageKey key_of(const ProgramOptions& o, int stage, const Schedule* schedule, co
 
 GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
   return stage_of(keeping_graph(there), there, costs);
+}
+
+double row_split_seconds(const ProgramOptions& there, const CostModel& costs) {
+  return has_row_splits(there.recompute) ? row_split_seconds(keeping_graph(there).graph, costs, there.recompute) : 0;
 }
 
 StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,

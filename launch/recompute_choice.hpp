@@ -9,6 +9,8 @@
 // until they are near each other. Of the plans that fit, the cheapest is taken. Everything follows from the arguments:
 // all ranks, and `plan`, choose alike.
 //
+// Where nothing fits, MLPs may run in blocks of rows (runtime/graph/row_splits.hpp), which changes the order of sums.
+//
 // Where host memory is offered (ProgramOptions::host), values may wait there. The planner first chooses as if there
 // were enough; where that is more than there is, all layers, or the first half, quarter, … of them, get equal shares of
 // it, and the best of these is taken.
@@ -48,5 +50,7 @@ StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, con
 
 // What the recompute planner sees of the stage of a rank.
 GraphStage stage_graph(const ProgramOptions& options, const CostModel& costs);
+// What blocks of rows add to a micro-batch there, beside what is made again.
+double row_split_seconds(const ProgramOptions& options, const CostModel& costs);
 
 }  // namespace plimsoll

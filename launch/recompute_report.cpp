@@ -7,6 +7,7 @@
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/graph/row_splits.hpp"
 #include "runtime/plan/offload_costs.hpp"
 #include "runtime/plan/recompute_baselines.hpp"
 
@@ -63,8 +64,11 @@ std::vector<std::string> made_again(const Graph& graph, int layer) {
   for (const Node& node : graph.nodes) {
     if (node.again && node.layer == layer) outputs(node, [&](const std::string& name) { copies.insert(name); });
   }
-  for (const RecomputableValue& v : recomputable_values(graph, layer)) {
-    if (copies.contains(graph[v.value].name + ".again")) names.push_back(v.name);
+  constexpr std::string_view kFirstBlock = ".0";  // stands for all that exist block by block
+  for (RecomputableValue v : recomputable_values(graph, layer)) {
+    const std::string_view block = v.name.ends_with(kFirstBlock) ? kFirstBlock : "";
+    v.name.resize(v.name.size() - block.size());
+    if (copies.contains(fmt::format("{}{}.again{}", prefix, v.name, block))) names.push_back(v.name);
   }
   return names;
 }
@@ -85,8 +89,10 @@ std::vector<std::string> sent_away(const Graph& graph, int layer) {
 struct Group {
   RecomputeMode mode;  // Auto: `again` and `sent` say it
   std::vector<std::string> again, sent;
+  std::int64_t rows;
   std::vector<int> layers;
-  std::string text() const {
+  std::string text() const { return (rows > 1 ? fmt::format("MLP in {} blocks of rows, ", rows) : "") + what(); }
+  std::string what() const {
     if (mode != RecomputeMode::Auto) return std::string(to_text(mode));
     const std::string made = again.empty() ? "nothing" : join(again, ", ");
     return sent.empty() ? made : fmt::format("{} and offload {}", made, join(sent, ", "));
@@ -97,12 +103,10 @@ std::vector<Group> groups_of(const RankRole& role) {
   std::vector<Group> groups;
   const Graph& graph = role.programs.graph("train");
   for (const int layer : layers_of(graph)) {
-    Group group{role.options.recompute[static_cast<std::size_t>(layer)].mode,
-                made_again(graph, layer),
-                sent_away(graph, layer),
-                {}};
+    const LayerRecompute& wanted = role.options.recompute[static_cast<std::size_t>(layer)];
+    Group group{wanted.mode, made_again(graph, layer), sent_away(graph, layer), wanted.rows, {}};
     auto same = std::find_if(groups.begin(), groups.end(), [&](const Group& g) {
-      return g.mode == group.mode && g.again == group.again && g.sent == group.sent;
+      return g.mode == group.mode && g.again == group.again && g.sent == group.sent && g.rows == group.rows;
     });
     if (same == groups.end()) same = groups.insert(groups.end(), std::move(group));
     same->layers.push_back(layer);
@@ -137,7 +141,8 @@ std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& role
     const Graph& graph = role.programs.graph("train");
     report.step_seconds =
         micro_batches * stage_graph(role.options, costs).micro_batch_seconds + update_seconds(graph, costs);
-    report.recompute_seconds = micro_batches * recompute_seconds(graph, costs);
+    report.recompute_seconds =
+        micro_batches * (recompute_seconds(graph, costs) + row_split_seconds(role.options, costs));
     report.offload_seconds = micro_batches * offload_seconds(graph, costs, o.host.overlap);
     if (!choice) continue;
     const StageChoice& stage = choice->of_stage(coordinates(role.options.mesh, role.options.rank).pipeline);
@@ -158,6 +163,7 @@ std::string recompute_text(const RankRole& role, const RecomputeReport* report) 
   std::string out =
       fmt::format("{}: recompute {}: {:.3g} GFLOP more for a micro-batch of a rank, {:.1f} % of forward and backward",
                   role.name, join(texts, "; "), more / 1e9, 100 * more / all);
+  if (has_row_splits(o.recompute)) out += "; row-splits: sums in another order, equal to 1e-6";
   if (report == nullptr) return out + "\n";
   out += fmt::format("; predicted {} of a step", percent(report->recompute_seconds, report->step_seconds));
   if (programs.plan.host_bytes > 0)
@@ -176,14 +182,19 @@ nlohmann::json recompute_json(const RankRole& role, const RecomputeReport* repor
   for (const LayerRecompute& layer : role.options.recompute) {
     if (layer.mode == RecomputeMode::Auto) {
       json["layers"].push_back({{"keep", layer.keep}, {"offload", layer.offload}});
+    } else if (layer.rows > 1) {
+      json["layers"].push_back({{"mode", to_text(layer.mode)}});
     } else {
       json["layers"].push_back(to_text(layer.mode));
     }
+    if (layer.rows > 1) json["layers"].back()["rows"] = layer.rows;
   }
+  if (has_row_splits(role.options.recompute)) json["sums"] = "in another order, equal to 1e-6";
   if (role.options.recompute.empty()) return json;
   json["yaml"] = recompute_line(role.options.recompute);
   for (const Group& g : groups_of(role)) {
     json["again"].push_back({{"layers", g.layers}, {"values", g.again}});
+    if (g.rows > 1) json["again"].back()["rows"] = g.rows;
     if (!g.sent.empty()) json["offloaded"].push_back({{"layers", g.layers}, {"values", g.sent}});
   }
   if (report == nullptr) return json;

@@ -13,7 +13,7 @@ namespace plimsoll {
 // backward and the update, with everything kept.
 struct RecomputeReport {
   double step_seconds = 0;
-  double recompute_seconds = 0;  // of what its program makes again
+  double recompute_seconds = 0;  // of what its program makes again, and that blocks of rows add
   double offload_seconds = 0;    // that copies to and from host memory add to that
   // Where the planner chose now (memory.recompute: auto), and not an earlier start:
   struct Planned {

@@ -21,7 +21,7 @@
 #include "parallel/tensor.hpp"
 #include "runtime/data/token_file.hpp"
 #include "runtime/device/device.hpp"
-#include "runtime/graph/recompute.hpp"
+#include "runtime/graph/row_splits.hpp"
 
 namespace plimsoll {
 namespace {
@@ -78,9 +78,12 @@ std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t
   std::vector<std::int64_t> choices;
   const std::int64_t most = std::max<std::int64_t>(1, kMicroBatchTokens / config.data.sequence);
   for (std::int64_t rows = std::min(share, most); rows > 0; --rows) {
-    const bool in_chunks = !tensor_chunks_fault(rows, config.data.sequence, config.parallel.sequence.value_or(false),
-                                                config.parallel.tensor_chunks.value_or(1)) &&
-                           rows * config.data.sequence % config.comm.pipeline_chunks.value_or(1) == 0;
+    const bool in_chunks =
+        !tensor_chunks_fault(rows, config.data.sequence, config.parallel.sequence.value_or(false),
+                             config.parallel.tensor_chunks.value_or(1)) &&
+        rows * config.data.sequence % config.comm.pipeline_chunks.value_or(1) == 0 &&
+        std::all_of(config.memory.recompute_layers.begin(), config.memory.recompute_layers.end(),
+                    [&](const LayerRecompute& l) { return rows * config.data.sequence % l.rows == 0; });
     const bool feeds = rows == 1 || feeds_stages(config, share / rows, share);
     if (share % rows == 0 && in_chunks && feeds) choices.push_back(rows);
   }
@@ -136,12 +139,13 @@ class Sizes {
       : config_(config), o_(std::move(options)), arena_bytes_(arena_bytes), costs_(costs) {}
 
   // A smaller chunk of logits costs less time than a smaller micro-batch; where micro-batches fit only if activations
-  // are made again, the predicted time of the step decides. When nothing fits, the least is what is reported.
+  // are made again, the predicted time of the step decides, but for row-splits: they change the order of sums, and any
+  // choice without them comes first. When nothing fits, the least is what is reported.
   ProgramOptions choose(std::optional<RecomputeChoice>* chosen) {
     const std::int64_t share = (config_.train.global_batch + o_.mesh.data - 1) / o_.mesh.data;
     const std::vector<LayerRecompute> given = o_.recompute;
     std::optional<ProgramOptions> best;
-    double best_seconds = 0;
+    std::pair<bool, double> best_cost;  // with row-splits?
     for (const std::int64_t rows : micro_batch_choices(config_, share)) {
       use_rows(rows, share);
       o_.recompute = given;
@@ -152,11 +156,12 @@ class Sizes {
       // The bytes are known to suffice or not to; this says what it costs.
       RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_);
       o_.recompute = choice.layers;
-      const bool better = choice.fits && (!best || choice.step_seconds < best_seconds);
+      const std::pair cost{has_row_splits(choice.layers), choice.step_seconds};
+      const bool better = choice.fits && (!best || cost < best_cost);
       if (better) {
         fits_ = true;
         best = o_;
-        best_seconds = choice.step_seconds;
+        best_cost = cost;
       }
       if (chosen != nullptr && (better || !best)) *chosen = std::move(choice);
       if (fits) break;
@@ -291,6 +296,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.recompute = recompute_layers(config);
   // The CPU's own memory is where the rest is too, and its cores do the copies: nobody gains by that unasked.
   o.host = {host_bytes, config.memory.host_budget.has_value(), !config.comm.cluster.empty()};
+  o.row_splits = config.memory.row_splits;
   o.optimizer = config.optimizer;
   if (purpose == Purpose::Generate) {
     o.cache_positions = config.model.positions;

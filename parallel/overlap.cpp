@@ -2,7 +2,7 @@
 
 #include <map>
 
-#include "parallel/row_chunks.hpp"
+#include "runtime/graph/row_chunks.hpp"
 
 namespace plimsoll {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <map>
 
-#include "parallel/row_chunks.hpp"
+#include "runtime/graph/row_chunks.hpp"
 #include "runtime/plan/stages.hpp"
 
 namespace plimsoll {

@@ -18,10 +18,11 @@ constexpr std::array<EnumName, 5> enum_names(RecomputeMode) {
 
 // What one layer of a model recomputes: a mode, or with Auto all but the values of these names
 // (runtime/graph/recompute.hpp), of which those of `offload` wait for backward in host memory
-// (runtime/graph/offload.hpp).
+// (runtime/graph/offload.hpp). Its MLP runs in `rows` blocks of rows (runtime/graph/row_splits.hpp).
 struct LayerRecompute {
   RecomputeMode mode = RecomputeMode::None;
   std::vector<std::string> keep, offload = {};
+  std::int64_t rows = 1;
   bool operator==(const LayerRecompute&) const = default;
 };
 
@@ -31,6 +32,7 @@ struct MemoryConfig {
   RecomputeMode recompute = RecomputeMode::Auto;
   // One per layer; empty: `recompute` says it for all. With Auto: what an earlier start of the run chose.
   std::vector<LayerRecompute> recompute_layers;
+  bool row_splits = true;               // no key: auto may run MLPs in blocks of rows where nothing else fits
   std::optional<std::int64_t> logits;   // most bytes of logits that exist at a time; nullopt: auto, the plan chooses
   std::optional<std::int64_t> reserve;  // outside the arena; nullopt: auto, measured
   // What a rank may offload to; not part of `budget`. nullopt: auto, a share of what is free beside it.

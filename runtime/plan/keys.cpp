@@ -1,5 +1,7 @@
 // The keys of the memory and the plan section.
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "runtime/core/keys.hpp"
@@ -8,23 +10,37 @@
 namespace plimsoll {
 namespace {
 
-// A mode, or {keep: [value, …], offload: [value, …]}.
+constexpr std::int64_t kMostRowBlocks = 1024;
+constexpr const char* kLayerAsMap = "{keep: [values], offload: [values], rows: blocks} or {mode: full, rows: blocks}";
+
+void read_mode(LayerRecompute& layer, const ConfigNode& item, const KeyScope& scope) {
+  if (read_value(item, {}, scope, layer.mode) && layer.mode == RecomputeMode::Auto)
+    scope.fault(item, fmt::format("a layer's mode is none, full, selective, offload or {}", kLayerAsMap));
+}
+
+// A mode, or a map: see kLayerAsMap.
 void read_layer(LayerRecompute& layer, const ConfigNode& item, const KeyScope& scope) {
-  if (item.kind != ConfigNode::Kind::Map) {
-    if (read_value(item, {}, scope, layer.mode) && layer.mode == RecomputeMode::Auto)
-      scope.fault(item, "a layer's mode is none, full, selective, offload or {keep: [values], offload: [values]}");
-    return;
-  }
+  if (item.kind != ConfigNode::Kind::Map) return read_mode(layer, item, scope);
   layer.mode = RecomputeMode::Auto;
+  bool mode = false, names = false;
   for (const auto& entry : item.entries) {
-    if (entry.key != "keep" && entry.key != "offload") {
-      scope.fault(item, "a layer as a map is {keep: [values], offload: [values]}");
+    if (entry.key == "rows") {
+      read_value(entry.value, between(1, kMostRowBlocks), scope, layer.rows);
+    } else if (entry.key == "mode") {
+      read_mode(layer, entry.value, scope);
+      mode = true;
+    } else if (entry.key == "keep" || entry.key == "offload") {
+      if (!expect_list(entry.value, scope)) return;
+      std::vector<std::string>& list = entry.key == "keep" ? layer.keep : layer.offload;
+      for (const ConfigNode& value : entry.value.items) read_value(value, {}, scope, list.emplace_back());
+      names = true;
+    } else {
+      scope.fault(item, fmt::format("a layer as a map is {}", kLayerAsMap));
       return;
     }
-    if (!expect_list(entry.value, scope)) return;
-    std::vector<std::string>& names = entry.key == "keep" ? layer.keep : layer.offload;
-    for (const ConfigNode& value : entry.value.items) read_value(value, {}, scope, names.emplace_back());
   }
+  if (mode ? names : !names && !item.entries.empty())
+    scope.fault(item, fmt::format("a layer as a map is {}", kLayerAsMap));
 }
 
 // One mode for all layers, or a list with an entry per layer.
@@ -40,7 +56,8 @@ void read_recompute(MemoryConfig& memory, const ConfigNode& node, const KeyScope
 }
 
 ConfigNode write_layer(const LayerRecompute& layer) {
-  if (layer.mode != RecomputeMode::Auto) return write_value(layer.mode);
+  const bool by_name = layer.mode == RecomputeMode::Auto;
+  if (!by_name && layer.rows == 1) return write_value(layer.mode);
   ConfigNode node;
   node.kind = ConfigNode::Kind::Map;
   const auto add = [&](const char* key, const std::vector<std::string>& names) {
@@ -48,8 +65,10 @@ ConfigNode write_layer(const LayerRecompute& layer) {
     for (const std::string& name : names) values.push_back(write_value(name));
     node.entries.push_back({key, {}, ConfigNode::list(std::move(values))});
   };
-  add("keep", layer.keep);
+  if (by_name) add("keep", layer.keep);
+  if (!by_name) node.entries.push_back({"mode", {}, write_value(layer.mode)});
   if (!layer.offload.empty()) add("offload", layer.offload);
+  if (layer.rows > 1) node.entries.push_back({"rows", {}, write_value(layer.rows)});
   return node;
 }
 
@@ -99,7 +118,8 @@ KeyTable<MemoryConfig> memory_keys() {
            "activations made again in backward instead of kept; full: all but the input of a layer, selective: the "
            "attention core, offload: they wait in host memory, a layer's {keep: [values], offload: [values]}: all "
            "others, auto: what costs least of what fits memory.budget; it offloads only where memory.host_budget is "
-           "given",
+           "given. A layer's rows: its MLP, made again, runs in so many blocks of rows, whose sums are taken in "
+           "another order (equal to 1e-6); auto does so where nothing else fits",
            read_recompute, write_recompute},
           bytes_key(
               "logits", &C::logits, above(0),

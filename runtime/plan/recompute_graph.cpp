@@ -35,7 +35,7 @@ GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphSt
   ReadStage read = read_stage(graph, costs, options);
   GraphStage s;
   s.stage.in_flight = options.in_flight;
-  s.stage.row_splits = false;
+  s.stage.row_splits = options.row_splits;
   s.stage.once = true;
   s.stage.head_bytes = read.head_bytes;
   s.micro_batch_seconds = read.seconds;
@@ -80,12 +80,13 @@ std::vector<LayerRecompute> layer_recompute(const GraphStage& s, const Recompute
     const LayerChoice& choice = plan.layers[l];
     const auto k = static_cast<std::size_t>(s.stage.layers[l]);
     const LayerKind& kind = s.stage.kinds[k];
-    require(choice.option.row_parts == 1, ErrorKind::Internal, "layer {}: row-splits are not in the graph rewrite",
-            s.layers[l]);
     // Of a segment only the first boundary stays.
     const bool inner = choice.segment != static_cast<int>(l);
     const bool opens = l + 1 < plan.layers.size() && plan.layers[l + 1].segment == static_cast<int>(l);
     LayerRecompute& layer = layers.emplace_back();
+    layer.rows = choice.option.row_parts;
+    require(layer.rows == 1 || !choice.rerun, ErrorKind::Internal, "layer {} is run again in blocks of rows",
+            s.layers[l]);
     if (!inner && !opens && keeps_what_is_read(kind, choice.option)) continue;
     layer.mode = RecomputeMode::Auto;
     if (inner) continue;
@@ -102,6 +103,20 @@ std::vector<LayerRecompute> layer_recompute(const GraphStage& s, const Recompute
     }
   }
   return layers;
+}
+
+double row_split_seconds(const Graph& keeping, const CostModel& costs, std::span<const LayerRecompute> layers) {
+  if (!has_row_splits(layers)) return 0;
+  RowCosts rows(keeping, costs);
+  double sum = 0;
+  for (const int layer : layers_of(keeping)) {
+    const auto blocks = static_cast<int>(layers[static_cast<std::size_t>(layer)].rows);
+    const auto block = blocks > 1 ? row_block(keeping, layer) : std::nullopt;
+    if (!block) continue;
+    for (const std::size_t n : block->forward) sum += rows.more_seconds(n, blocks);
+    for (const std::size_t n : backward_of(keeping, layer, *block)) sum += rows.more_seconds(n, blocks);
+  }
+  return sum;
 }
 
 double recompute_seconds(const Graph& graph, const CostModel& costs) {

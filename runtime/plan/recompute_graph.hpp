@@ -27,14 +27,15 @@ struct GraphStage {
 
 struct GraphStageOptions {
   int threads = 1;
-  int in_flight = 1;   // micro-batches between forward and backward
-  bool slots = false;  // and what is saved lies in slots (runtime/plan/memory.hpp)
+  int in_flight = 1;        // micro-batches between forward and backward
+  bool slots = false;       // and what is saved lies in slots (runtime/plan/memory.hpp)
+  bool row_splits = false;  // may MLPs run in blocks of rows?
   // May values wait for backward in host memory? Then: do their copies run beside compute, or take its time?
   std::optional<bool> offload_overlap = std::nullopt;
 };
 
 // The graph is that of add_backward(), with at least one layer. The planner may use segments where nothing is made a
-// third time, which is what the rewrite does when boundaries are dropped; no row-splits. The link to host memory is the
+// third time, which is what the rewrite does when boundaries are dropped. The link to host memory is the
 // line through what `costs` say of copies of the smallest and the largest value that a layer makes; boundaries stay.
 GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphStageOptions& options);
 
@@ -44,6 +45,11 @@ GraphStage with_host_limit(GraphStage stage, int layers, std::int64_t bytes);
 // What the choices of a plan are for the rewrite, by layer of the stage; as a mode where it is one. Error(Internal) on
 // choices that it cannot make.
 std::vector<LayerRecompute> layer_recompute(const GraphStage& stage, const RecomputePlan& plan);
+
+// What it adds to a micro-batch that the layers' MLPs run in LayerRecompute::rows blocks (of which every node costs
+// what it costs for fewer rows): forward and backward, without what the copies take longer. Of a graph with everything
+// kept.
+double row_split_seconds(const Graph& keeping, const CostModel& costs, std::span<const LayerRecompute> layers);
 
 // Seconds of the copies in a rewritten graph, with their collectives, of one micro-batch. Collectives within layers are
 // of neighbouring ranks.

@@ -23,25 +23,32 @@ struct Pass {
   std::vector<Interval> full, in_block;  // in_block: exists for one block of rows at a time
   std::vector<std::pair<int, std::int64_t>> workspace;
 
-  // What is whole and touched within the loop is there for all of it, since every block touches it.
+  // The loop is unrolled. What is whole and touched within it is there from the first block that touches it to the
+  // last.
   std::int64_t peak(int parts) {
-    std::vector<std::int64_t> change(events + 1, 0), extra(events, 0);
-    const auto add = [&](Interval i, std::int64_t bytes) {
-      if (i.to == kToEnd) i.to = events - 1;
-      change[i.from] += bytes;
-      change[i.to + 1] -= bytes;
+    const int length = loop_begin < 0 ? 0 : loop_end - loop_begin + 1, more = (parts - 1) * length;
+    const auto in_loop = [&](int event) { return length > 0 && event >= loop_begin && event <= loop_end; };
+    const auto behind = [&](int event) { return length > 0 && event > loop_end; };
+    const int all = events + more;
+    std::vector<std::int64_t> change(all + 1, 0), extra(all, 0);
+    const auto add = [&](int from, int to, std::int64_t bytes) {
+      change[from] += bytes;
+      change[to + 1] -= bytes;
     };
-    for (Interval i : full) {
-      if (loop_begin >= 0) {
-        if (i.from > loop_begin && i.from <= loop_end) i.from = loop_begin;
-        if (i.to >= loop_begin && i.to < loop_end) i.to = loop_end;
-      }
-      add(i, i.bytes);
+    for (const Interval& i : full) {
+      const int to = i.to == kToEnd ? events - 1 : i.to;
+      add(i.from + (behind(i.from) ? more : 0), to + (behind(to) || in_loop(to) ? more : 0), i.bytes);
     }
-    for (const Interval& i : in_block) add(i, (i.bytes + parts - 1) / parts);
-    for (const auto& [event, bytes] : workspace) extra[event] = std::max(extra[event], bytes);
+    for (int part = 0; part < parts; ++part) {
+      const int at = part * length;
+      for (const Interval& i : in_block) add(i.from + at, i.to + at, (i.bytes + parts - 1) / parts);
+      for (const auto& [event, bytes] : workspace) {
+        std::int64_t& taken = extra[event + (in_loop(event) ? at : behind(event) ? more : 0)];
+        taken = std::max(taken, bytes);
+      }
+    }
     std::int64_t live = 0, most = 0;
-    for (int e = 0; e < events; ++e) {
+    for (int e = 0; e < all; ++e) {
       live += change[e];
       most = std::max(most, live + extra[e]);
     }
@@ -77,7 +84,7 @@ class Simulation {
       if (made_[v] >= 0) option.seconds += kind_.tensors[v].seconds + kind_.tensors[v].collective_seconds;
     }
     option.seconds += waiting_seconds_;
-    if (parts_ > 1) option.seconds += (parts_ - 1) * kind_.rows->seconds_per_part;
+    if (parts_ > 1) option.seconds += kind_.rows->seconds(parts_);
     return option;
   }
 
@@ -223,6 +230,13 @@ class Simulation {
 
 }  // namespace
 
+double RowSplit::seconds(int count) const {
+  if (count == 1) return 0;
+  const auto offered = std::find_if(parts.begin(), parts.end(), [count](const Parts& p) { return p.count == count; });
+  require(offered != parts.end(), ErrorKind::Internal, "{} blocks of rows are not on offer", count);
+  return offered->seconds;
+}
+
 double LayerKind::forward_seconds() const {
   double seconds = 0;
   for (const LayerTensor& t : tensors) seconds += t.seconds + t.collective_seconds;
@@ -267,8 +281,9 @@ void check_layer_kind(const LayerKind& kind) {
   if (!kind.rows) return;
   const RowSplit& r = *kind.rows;
   require(within(r.tensors, tensors) && !r.tensors.empty() && r.first_step >= 0 && r.first_step <= r.last_step &&
-              r.last_step < static_cast<int>(kind.steps.size()) && valid(r.seconds_per_part) &&
-              std::all_of(r.parts.begin(), r.parts.end(), [](int p) { return p >= 2; }),
+              r.last_step < static_cast<int>(kind.steps.size()) &&
+              std::all_of(r.parts.begin(), r.parts.end(),
+                          [&](const RowSplit::Parts& p) { return p.count >= 2 && valid(p.seconds); }),
           ErrorKind::Internal, "layer kind {}: its row-split is described wrongly", kind.name);
 }
 

@@ -60,8 +60,13 @@ struct BackwardStep {
 struct RowSplit {
   std::vector<int> tensors = {};
   int first_step = 0, last_step = 0;  // both within
-  std::vector<int> parts = {};        // numbers of blocks on offer, each at least 2
-  double seconds_per_part = 0;        // that each block beyond the first adds to forward and backward together
+  struct Parts {
+    int count;       // of blocks, at least 2
+    double seconds;  // that so many add to forward, its repetition and backward together
+    bool operator==(const Parts&) const = default;
+  };
+  std::vector<Parts> parts = {};    // on offer
+  double seconds(int count) const;  // of those; 0 for one block. Error(Internal) where they are not on offer
   bool operator==(const RowSplit&) const = default;
 };
 

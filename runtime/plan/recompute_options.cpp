@@ -153,7 +153,9 @@ std::vector<LayerOption> pareto_options(std::vector<LayerOption> options) {
 LayerOptions layer_options(const LayerKind& kind, const OptionSpace& space) {
   check_layer_kind(kind);
   std::vector<int> parts{1};
-  if (space.row_splits && kind.rows) parts.insert(parts.end(), kind.rows->parts.begin(), kind.rows->parts.end());
+  if (space.row_splits && kind.rows) {
+    for (const RowSplit::Parts& p : kind.rows->parts) parts.push_back(p.count);
+  }
   LayerOptions result;
   const std::vector<Choosable> open = choosable(kind, space, result.complete);
   const std::vector<Fate> fates = kept(kind, true);

@@ -10,6 +10,9 @@ namespace plimsoll {
 namespace {
 
 constexpr std::size_t kNever = SIZE_MAX;
+// Numbers of blocks of rows on offer, where they divide the rows. Of sixteen blocks what is wide is the least of a
+// layer's memory in any model, and products become small.
+constexpr int kRowBlocks[] = {2, 4, 8, 16};
 
 std::int64_t aligned(std::int64_t bytes) { return (bytes + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment; }
 
@@ -78,6 +81,7 @@ class Reader {
     if (!output.always_kept) output.seconds += boundary_seconds;
     keep_what_others_read();
     add_steps(number);
+    if (options_.row_splits) add_row_split(number);
     const RecomputeMode modes[] = {RecomputeMode::Full, RecomputeMode::Selective};
     for (std::size_t m = 0; m < 2; ++m) {
       layer_.modes[m].assign(kind.tensors.size(), false);
@@ -300,6 +304,34 @@ class Reader {
     }
   }
 
+  void add_row_split(int number) {
+    const std::optional<RowBlock> block = row_block(graph_, number);
+    if (!block) return;
+    const std::vector<std::size_t>& steps = backward_of_[number];
+    const std::vector<std::size_t> nodes = backward_of(graph_, number, *block);
+    const auto first = std::find(steps.begin(), steps.end(), nodes.empty() ? kNever : nodes.front());
+    const bool in_a_row = steps.end() - first >= std::ssize(nodes) && std::equal(nodes.begin(), nodes.end(), first);
+    if (nodes.empty() || !in_a_row) return;  // what stands between would have to wait
+    if (!row_costs_) row_costs_.emplace(graph_, costs_);
+    RowSplit split;
+    std::set<int> tensors;
+    for (const ValueId v : block->wide) tensors.insert(tensor_of_.at(v));
+    split.tensors.assign(tensors.begin(), tensors.end());
+    split.first_step = static_cast<int>(first - steps.begin());
+    split.last_step = split.first_step + static_cast<int>(nodes.size()) - 1;
+    for (const int blocks : kRowBlocks) {
+      if (graph_.nodes[block->forward.front()].specs[Linear::kX].rows() % blocks != 0) continue;
+      double seconds = 0;
+      for (const std::size_t n : block->forward) {
+        const int times = n == block->forward.back() ? 1 : 2;  // what is wide is made again
+        seconds += times * row_costs_->more_seconds(n, blocks);
+      }
+      for (const std::size_t n : nodes) seconds += row_costs_->more_seconds(n, blocks);
+      split.parts.push_back({blocks, std::max(0.0, seconds)});
+    }
+    if (!split.parts.empty()) layer_.kind.rows = std::move(split);
+  }
+
   const Graph& graph_;
   const CostModel& costs_;
   const GraphStageOptions& options_;
@@ -311,9 +343,26 @@ class Reader {
   std::map<int, std::vector<std::size_t>> backward_of_;  // nodes, by layer
   ReadLayer layer_;
   std::map<ValueId, int> tensor_of_;
+  std::optional<RowCosts> row_costs_;
 };
 
 }  // namespace
+
+double RowCosts::more_seconds(std::size_t n, int blocks) {
+  RowChunks rows(graph_, blocks);
+  const Node first = node_of_block(rows, graph_.nodes[n], 0), later = node_of_block(rows, graph_.nodes[n], 1);
+  return costs_.node_seconds(graph_, first) + (blocks - 1) * costs_.node_seconds(graph_, later) -
+         costs_.node_seconds(graph_, graph_.nodes[n]);
+}
+
+std::vector<std::size_t> backward_of(const Graph& graph, int layer, const RowBlock& block) {
+  std::vector<std::size_t> nodes;
+  for (std::size_t n = graph.backward_begin; n < std::min(graph.nodes.size(), graph.update_begin); ++n) {
+    const Node& node = graph.nodes[n];
+    if (node.layer == layer && runs(node) && block.labels.contains(node.label)) nodes.push_back(n);
+  }
+  return nodes;
+}
 
 ReadStage read_stage(const Graph& graph, const CostModel& costs, const GraphStageOptions& options) {
   Reader reader(graph, costs, options);

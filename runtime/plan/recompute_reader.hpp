@@ -2,6 +2,7 @@
 // The layers of a training graph in the terms of the recompute planner, one by one (runtime/plan/recompute_graph.hpp
 // says how nodes become tensors).
 
+#include "runtime/graph/row_splits.hpp"
 #include "runtime/plan/recompute_graph.hpp"
 
 namespace plimsoll {
@@ -19,6 +20,20 @@ struct ReadStage {
   std::int64_t head_bytes = 0;
   double seconds = 0;  // GraphStage::micro_batch_seconds
 };
+
+// Nodes in blocks of rows, of a graph with everything kept.
+class RowCosts {
+ public:
+  RowCosts(const Graph& graph, const CostModel& costs) : graph_(graph), costs_(costs) {}
+  // What a node takes longer so.
+  double more_seconds(std::size_t node, int blocks);
+
+ private:
+  Graph graph_;  // with the values of blocks
+  const CostModel& costs_;
+};
+// Backward nodes of such a part of a layer, in order.
+std::vector<std::size_t> backward_of(const Graph& graph, int layer, const RowBlock& block);
 
 ReadStage read_stage(const Graph& graph, const CostModel& costs, const GraphStageOptions& options);
 

@@ -75,9 +75,7 @@ Inner inner_of(const LayerKind& kind, LayerChoice choice, std::int64_t gradient_
   if (choice.rerun) {
     inner.peak_bytes = std::max(inner.peak_bytes, choice.option.forward_peak_bytes + gradient_bytes);
     inner.ps += picoseconds(kind.forward_seconds());
-    if (choice.option.row_parts > 1) {
-      inner.ps += picoseconds((choice.option.row_parts - 1) * kind.rows->seconds_per_part);
-    }
+    if (choice.option.row_parts > 1) inner.ps += picoseconds(kind.rows->seconds(choice.option.row_parts));
   }
   inner.choice = std::move(choice);
   return inner;

@@ -10,9 +10,11 @@
 
 #include "launch/cluster_file.hpp"
 #include "launch/commands.hpp"
+#include "launch/known_plans.hpp"
 #include "launch/run_costs.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/rng.hpp"
+#include "runtime/graph/row_splits.hpp"
 #include "tests/support/temp_folder.hpp"
 
 namespace plimsoll {
@@ -53,6 +55,7 @@ struct Grid {
   LayoutCosts costs{layout_problem(config, ranks, 0), {cluster, &model}};
   std::vector<Layout> layouts;
   Grid(Config c, int n) : config(std::move(c)), ranks(n) {
+    config.memory.row_splits = false;  // which layouts are not compared by
     LayoutChoice fallen;
     layouts = enumerate_layouts(costs, cluster, fallen);
   }
@@ -121,6 +124,22 @@ TEST(LayoutChoice, IsTheBestOfTheWholeGridWithRecomputation) {
     }
   }
   EXPECT_GT(recomputed, 1);
+}
+
+// Where no layout fits without them, the one that needs least may have them.
+TEST(LayoutChoice, RowSplitsAreTheLastResort) {
+  const Config config = small_config({"train.global_batch=4", "data.sequence=64", "model.ffn=512"});
+  Config whole = config;
+  whole.memory.row_splits = false;
+  choose_layout(whole, place_of(2), slow_machine(), 1000, 0);
+  const std::int64_t budget = planned_bytes(choose_programs(whole, place_of(2), Purpose::Train, 1000, 0)) - 1;
+  Config chosen = config;
+  const auto choice = choose_layout(chosen, place_of(2), slow_machine(), budget, 0);
+  ASSERT_TRUE(choice);
+  EXPECT_TRUE(choice->best.empty());
+  const ProgramOptions o = choose_programs(chosen, place_of(2), Purpose::Train, budget, 0);
+  EXPECT_TRUE(has_row_splits(o.recompute));
+  EXPECT_LE(planned_bytes(o), budget);
 }
 
 TEST(LayoutChoice, BoundsAreBelowThePlanAndTheEstimate) {

@@ -8,6 +8,7 @@
 #include "launch/plan_report.hpp"
 #include "launch/run_setup.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/graph/row_splits.hpp"
 #include "tests/support/temp_folder.hpp"
 
 namespace plimsoll {
@@ -212,6 +213,31 @@ TEST_F(PlanFile, SizesAreThoseOfTheFileWhateverLinksAreLikeNow) {
       EXPECT_NO_THROW(check_followed(mine, file)) << c.changes;
     }
   }
+}
+
+// What runs in blocks of rows is part of what is followed.
+TEST_F(PlanFile, CarriesRowSplits) {
+  const std::vector<std::string> wide{"train.micro_batch=1", "model.ffn=768", "model.layers=2", "data.sequence=32"};
+  const Config c = config(wide);
+  const ProgramOptions least = choose_programs(c, {0, 2, 0, 2}, Purpose::Train, 1000, 0);
+  ASSERT_TRUE(has_row_splits(least.recompute));
+  const json written = report(c, least);
+  const auto file = write(written);
+  Config followed = config(wide);
+  follow_plan(followed, 2, file);
+  const ProgramOptions o = options(followed);
+  EXPECT_EQ(o.recompute, least.recompute);
+  check_followed(report(followed, o), file);
+  json other = written;
+  for (json& role : other["roles"]) {
+    for (json& layer : role["recompute"]["layers"]) {
+      if (layer.is_object() && layer.contains("rows")) layer["rows"] = 64;
+    }
+  }
+  const auto [kind, text] =
+      error_of([&, wrong = write(other, "b.json")] { check_followed(report(followed, o), wrong); });
+  EXPECT_EQ(kind, ErrorKind::Config);
+  EXPECT_NE(text.find("rows"), std::string::npos) << text;
 }
 
 TEST_F(PlanFile, SizesThatTheProgramCannotHaveAreOfAnotherRun) {

@@ -8,8 +8,10 @@
 #include <set>
 
 #include "launch/plan_report.hpp"
+#include "launch/recompute_report.hpp"
 #include "launch/run_costs.hpp"
 #include "launch/run_setup.hpp"
+#include "runtime/graph/row_splits.hpp"
 #include "runtime/plan/offload_costs.hpp"
 #include "tests/launch/tiny_run.hpp"
 
@@ -67,8 +69,8 @@ Outcome outcome_of(ProgramOptions o, const CostModel& costs) {
     outcome.bytes = std::max(outcome.bytes, programs.plan.total_bytes);
     outcome.host = std::max(outcome.host, programs.plan.host_bytes);
     const Graph& graph = programs.graph("train");
-    outcome.seconds =
-        std::max(outcome.seconds, recompute_seconds(graph, costs) + offload_seconds(graph, costs, o.host.overlap));
+    outcome.seconds = std::max(outcome.seconds, recompute_seconds(graph, costs) + row_split_seconds(o, costs) +
+                                                    offload_seconds(graph, costs, o.host.overlap));
   }
   return outcome;
 }
@@ -187,6 +189,79 @@ TEST(RecomputeChoice, ZeroBubbleHoldsTheGradientsOfWhatWaits) {
   EXPECT_GT(4 * held, 3 * (usual.plan.total_bytes - usual.plan.persistent_bytes));
 }
 
+// The least that the planner finds without them.
+std::int64_t least_without_row_splits(ProgramOptions o, const CostModel& costs) {
+  const GraphStage stage = stage_graph(o, costs);
+  EXPECT_FALSE(stage.stage.row_splits);
+  const auto none = std::get<RecomputeInfeasible>(plan_recompute(stage.stage, 0));
+  const auto least = std::get<RecomputePlan>(plan_recompute(stage.stage, none.needed_bytes));
+  o.recompute = layer_recompute(stage, least);
+  std::int64_t bytes = outcome_of(o, costs).bytes;
+  o.recompute.assign(static_cast<std::size_t>(o.model.layers), {RecomputeMode::Full, {}});
+  bytes = std::min(bytes, outcome_of(o, costs).bytes);
+  return bytes;
+}
+
+// MLPs run in blocks of rows where nothing else fits, and nowhere else.
+TEST(RecomputeChoice, SplitsRowsBelowTheLeastOfAllElse) {
+  const DescribedCosts costs{ClusterDescription{}};
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    ProgramOptions o = options_of({"", family, {}});
+    const std::int64_t floor = least_without_row_splits(o, costs);
+    const RecomputeChoice at_floor = choose_recompute(o, costs, floor);
+    EXPECT_TRUE(at_floor.fits);
+    EXPECT_FALSE(has_row_splits(at_floor.layers));
+    const RecomputeChoice least = choose_recompute(o, costs, 1);
+    EXPECT_FALSE(least.fits);
+    EXPECT_TRUE(has_row_splits(least.layers));
+    const std::int64_t fewest = least.stages.front().arena_bytes;
+    ASSERT_LT(fewest, floor);
+    double last = std::numeric_limits<double>::infinity();
+    for (const std::int64_t budget : {fewest, (fewest + floor) / 2, floor - 1}) {
+      SCOPED_TRACE(budget);
+      const RecomputeChoice choice = choose_recompute(o, costs, budget);
+      EXPECT_TRUE(choice.fits);
+      EXPECT_TRUE(has_row_splits(choice.layers));
+      EXPECT_EQ(choice.stages.front().plan.level, RecomputeLevel::RowSplits);
+      ProgramOptions chosen = o;
+      chosen.recompute = choice.layers;
+      const Programs programs = build_programs(chosen);
+      EXPECT_EQ(check_memory(programs.list(), programs.plan), std::nullopt);
+      EXPECT_LE(programs.plan.total_bytes, budget);
+      const double seconds = recompute_seconds(programs.graph("train"), costs) + row_split_seconds(chosen, costs);
+      EXPECT_NEAR(seconds, choice.stages.front().plan.seconds, 1e-9 * choice.step_seconds);
+      EXPECT_LE(seconds, last);
+      last = seconds;
+    }
+    EXPECT_LE(at_floor.stages.front().plan.seconds, last);
+  }
+}
+
+// Pieces that linears are cut into already, and weight gradients that wait, keep MLPs whole.
+TEST(RecomputeChoice, SplitsNoRowsWhereTheyDoNotGoWithTheLayout) {
+  const DescribedCosts costs{ClusterDescription{}};
+  const auto least = [&](const ProgramOptions& o) { return choose_recompute(o, costs, 1).layers; };
+  ProgramOptions tensor = options_of({"", ModelFamily::Llama, {.tensor = 2}});
+  EXPECT_TRUE(has_row_splits(least(tensor)));
+  tensor.tensor_chunks = 2;
+  EXPECT_FALSE(has_row_splits(least(tensor)));
+  ProgramOptions pipeline = options_of({"", ModelFamily::Llama, {.pipeline = 2}});
+  EXPECT_TRUE(has_row_splits(least(pipeline)));
+  pipeline.recompute = least(pipeline);
+  ProgramOptions cut = pipeline;
+  cut.pipeline_chunks = 2;
+  EXPECT_FALSE(has_row_splits(least(cut)));
+  EXPECT_THROW(build_programs(cut), Error);
+  ProgramOptions smaller = pipeline;
+  smaller.micro_batch = 1;
+  smaller.sequence = 6;
+  fit_row_splits(smaller);
+  for (const LayerRecompute& layer : smaller.recompute) EXPECT_LE(layer.rows, 2);
+  EXPECT_NO_THROW(build_programs(smaller));
+  pipeline.schedule = ScheduleKind::ZbH1;
+  EXPECT_FALSE(has_row_splits(least(pipeline)));
+}
+
 Config config_of(const std::vector<std::string>& overrides = {}) {
   std::vector<std::string> all{"run.threads=1"};
   all.insert(all.end(), overrides.begin(), overrides.end());
@@ -270,6 +345,51 @@ TEST(RecomputeChoice, IsWrittenAndReadBack) {
   }
 }
 
+TEST(RecomputeChoice, RowSplitsAreWrittenReadBackAndReported) {
+  const Config config = config_of({"train.micro_batch=1"});
+  const ProgramOptions least = choose_programs(config, {}, Purpose::Train, 1000, 0);
+  ASSERT_TRUE(has_row_splits(least.recompute));
+  EXPECT_EQ(read_recompute_line(recompute_line(least.recompute), "plan.json"), least.recompute);
+  const std::string line = "[none, {mode: full, rows: 4}, {keep: [ln_1.sum], rows: 2}, none, none, none]";
+  const std::vector<LayerRecompute> layers = read_recompute_line(line, "plan.json");
+  EXPECT_EQ(layers[1], (LayerRecompute{RecomputeMode::Full, {}, {}, 4}));
+  EXPECT_EQ(layers[2], (LayerRecompute{RecomputeMode::Auto, {"ln_1.sum"}, {}, 2}));
+  EXPECT_EQ(recompute_line(layers), line);
+  const Config listed = config_of({"memory.recompute=" + line, "train.micro_batch=1"});
+  EXPECT_TRUE(same_values(parse_config(dump_config(listed), "again"), listed));
+  const ProgramOptions o = choose_programs(listed, {}, Purpose::Train, 0, 0);
+  EXPECT_EQ(o.recompute, layers);
+  const std::vector<RankRole> roles = rank_roles(o);
+  const auto reports = recompute_reports(roles, DescribedCosts(ClusterDescription{}), std::nullopt);
+  const std::string text = recompute_text(roles.front(), &reports.front());
+  EXPECT_NE(text.find("MLP in 4 blocks of rows, full in 1 layer(s) (1)"), std::string::npos) << text;
+  EXPECT_NE(text.find("row-splits: sums in another order, equal to 1e-6"), std::string::npos) << text;
+  const nlohmann::json json = recompute_json(roles.front(), &reports.front());
+  EXPECT_EQ(json["layers"][1], (nlohmann::json{{"mode", "full"}, {"rows", 4}}));
+  EXPECT_EQ(json["layers"][2]["rows"], 2);
+  // Made again like without rows, by the names of whole values.
+  for (const nlohmann::json& group : json["again"]) {
+    const auto values = group["values"].get<std::vector<std::string>>();
+    EXPECT_EQ(std::find(values.begin(), values.end(), "mlp.up.y") != values.end(), !values.empty()) << group;
+  }
+  // Of a micro-batch that they do not divide.
+  const auto wrong = [&](const std::string& recompute) -> std::string {
+    try {
+      choose_programs(config_of({"memory.recompute=" + recompute, "train.micro_batch=1"}), {}, Purpose::Train, 0, 0);
+      build_programs(choose_programs(config_of({"memory.recompute=" + recompute, "train.micro_batch=1"}), {},
+                                     Purpose::Train, 0, 0));
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::Config);
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(wrong("[none, {mode: full, rows: 5}, none, none, none, none]").find("5 blocks do not divide the 64 rows"),
+            std::string::npos);
+  EXPECT_NE(wrong("[none, {mode: none, rows: 4}, none, none, none, none]").find("layer 1 keeps 'mlp.up.y'"),
+            std::string::npos);
+}
+
 bool offloads(const std::vector<LayerRecompute>& layers) {
   return std::any_of(layers.begin(), layers.end(), [](const LayerRecompute& l) { return !l.offload.empty(); });
 }
@@ -279,7 +399,7 @@ TEST(RecomputeChoice, OffloadsWhereTheLinkIsFastAndNeverWhereItIsSlow) {
   for (const bool overlap : {false, true}) {
     ProgramOptions o = options_of({"", ModelFamily::Llama, {}});
     const std::int64_t none = outcome_of(o, fast).bytes;
-    const std::int64_t alone = choose_recompute(o, fast, 1).stages.front().arena_bytes;
+    const std::int64_t alone = least_without_row_splits(o, fast);
     for (int step = 0; step < 5; ++step) {
       const std::int64_t budget = alone + (none - 1 - alone) * step / 4;
       SCOPED_TRACE(budget);

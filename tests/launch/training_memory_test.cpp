@@ -85,6 +85,44 @@ TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
   }
 }
 
+// Below the least of all that keeps the order of sums: a run in blocks of rows, which ends where the others do but for
+// rounding.
+TEST(Training, AutomaticRowSplitsKeepTheBudgetBelowTheOldFloor) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  constexpr std::int64_t kReserve = std::int64_t{1} << 20;
+  const std::vector<std::string> model{"model.ffn=768", "model.dropout=0.1", "memory.reserve=1MiB", "run.save_every=6"};
+  const auto settings = [&](const std::string& more) {
+    std::vector<std::string> all = model;
+    all.push_back(more);
+    return all;
+  };
+  const auto plan_of_run = [&](const std::string& name) {
+    return nlohmann::json::parse(read_text(folder / name / "plan.json"));
+  };
+  train_quietly(tiny_config(folder, "full", settings("memory.recompute=full")));
+  Config whole = tiny_config(folder, "whole", model);
+  whole.memory.row_splits = false;
+  const std::int64_t floor = planned_bytes(choose_programs(whole, {}, Purpose::Train, 1000, 0));
+  ASSERT_LE(floor, plan_of_run("full")["arena_bytes"].get<std::int64_t>());
+  const std::int64_t budget = kReserve + floor - 1;
+  train_quietly(tiny_config(folder, "split", settings(fmt::format("memory.budget={}B", budget))));
+  const nlohmann::json plan = plan_of_run("split");
+  EXPECT_LE(plan["arena_bytes"].get<std::int64_t>() + kReserve, budget);
+  EXPECT_NE(plan["recompute"]["yaml"].get<std::string>().find("rows: "), std::string::npos) << plan["recompute"];
+  const nlohmann::json rank = nlohmann::json::parse(read_text(folder / "split/summary.json"))["ranks"][0];
+  EXPECT_EQ(rank["arena_high_water_bytes"], plan["arena_bytes"]);
+  const auto loss = [&](const std::string& name) {
+    return nlohmann::json::parse(read_text(folder / name / "summary.json"))["loss"].get<double>();
+  };
+  EXPECT_NEAR(loss("split"), loss("full"), 1e-5);
+  // It is followed and resumed as it is.
+  Config config = tiny_config(folder, "split", settings("memory.budget=1GiB"));
+  keep_plan_choices(config, 1);
+  EXPECT_EQ(choose_programs(config, {}, Purpose::Train, *config.memory.budget, kReserve).recompute,
+            read_recompute_line(plan["recompute"]["yaml"], "plan.json"));
+}
+
 // The same where values may wait in host memory, which is planned to the byte too.
 TEST(Training, AutomaticOffloadKeepsBothBudgetsAndEveryBit) {
   const TempFolder folder;

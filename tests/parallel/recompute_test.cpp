@@ -57,6 +57,31 @@ INSTANTIATE_TEST_SUITE_P(
                                      Layout{{.data = 2, .pipeline = 2, .tensor = 2, .shards = 2}, 1, true})),
     layout_name);
 
+// MLPs in blocks of rows: the same training to rounding, whoever sums over ranks and wherever gradients lie.
+TEST_P(RecomputeOn, RowSplitsToRounding) {
+  const auto& [family, layout] = GetParam();
+  ProgramOptions o = four_layer_options(family);
+  o.model.ffn = 320;  // so that the MLP needs most
+  const RunResult none = train_on(layout, o, kRows, kSteps);
+  o.recompute = modes({RecomputeMode::Full, RecomputeMode::Full, RecomputeMode::Full, RecomputeMode::Full});
+  const RunResult full = train_on(layout, o, kRows, kSteps);
+  for (LayerRecompute& layer : o.recompute) layer.rows = 8;
+  if (layout.schedule == ScheduleKind::ZbH1 || layout.tensor_chunks > 1) {
+    o.mesh = layout.mesh;
+    o.schedule = layout.schedule;
+    o.tensor_chunks = layout.tensor_chunks;
+    o.micro_batches = 4;
+    EXPECT_THROW(build_programs(o), Error) << "they do not go together";
+    return;
+  }
+  const RunResult run = train_on(layout, o, kRows, kSteps);
+  expect_same_training(run, none);
+  EXPECT_NEAR(run.losses.front(), none.losses.front(), 1e-6 * none.losses.front());
+  EXPECT_NEAR(run.norms.front(), none.norms.front(), 1e-6 * none.norms.front());
+  for (std::size_t r = 0; r < run.planned.size(); ++r) EXPECT_LT(run.planned[r], full.planned[r]) << "rank " << r;
+  expect_same_bits(train_on(layout, o, kRows, kSteps, true), run);  // poisoned
+}
+
 // The slots of a pipeline hold the boundaries: the activations of all micro-batches in flight shrink alike.
 TEST(RecomputeInPipelines, SlotsHoldTheBoundaries) {
   for (const ScheduleKind schedule : {ScheduleKind::GPipe, ScheduleKind::OneFOneB}) {

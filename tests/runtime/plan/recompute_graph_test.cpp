@@ -10,6 +10,7 @@
 #include "parallel/tensor.hpp"
 #include "runtime/graph/autodiff.hpp"
 #include "runtime/graph/offload.hpp"
+#include "runtime/graph/row_splits.hpp"
 #include "runtime/plan/kernel_profile.hpp"
 #include "runtime/plan/offload_costs.hpp"
 #include "tests/launch/tiny_run.hpp"
@@ -66,6 +67,7 @@ Graph rewritten(Graph graph, const std::vector<LayerRecompute>& layers) {
   const std::vector<ValueId> sent = offloaded_values(graph, layers);
   recompute(graph, keep_sets(graph, layers));
   offload(graph, sent);
+  split_rows(graph, layers);
   EXPECT_EQ(verify(graph), std::nullopt);
   return graph;
 }
@@ -200,6 +202,43 @@ TEST_P(RecomputeGraph, AHostLimitIsALimitOfEachLayer) {
   }
 }
 
+// Every node of a block costs what it costs for fewer rows.
+TEST_P(RecomputeGraph, RowSplitsCostWhatTheirNodesCost) {
+  GraphStageOptions options;
+  options.row_splits = true;
+  const GraphStage with = graph_stage(graph, costs, options);
+  std::mt19937 random(static_cast<unsigned>(GetParam()));
+  for (int trial = 0; trial < 20; ++trial) {
+    SCOPED_TRACE(trial);
+    std::vector<LayerChoice> choices;
+    for (const int k : with.stage.layers) {
+      const LayerKind& kind = with.stage.kinds[static_cast<std::size_t>(k)];
+      ASSERT_TRUE(kind.rows);
+      ASSERT_EQ(kind.rows->parts.size(), 3U) << "16 do not divide 24 rows";
+      const unsigned draw = random() % 4;
+      const int parts = draw == 3 ? 1 : kind.rows->parts[draw].count;
+      const auto option = simulate_layer(kind, keep_nothing(kind).fates, parts, nullptr);
+      ASSERT_TRUE(option);
+      choices.push_back({*option, static_cast<int>(choices.size()), false});
+    }
+    const RecomputePlan plan = recompute_plan_of(with.stage, choices);
+    const std::vector<LayerRecompute> layers = layer_recompute(with, plan);
+    EXPECT_EQ(row_split_fault(graph, layers), std::nullopt);
+    const Graph made = rewritten(graph, layers);
+    EXPECT_NEAR(recompute_seconds(made, costs) + row_split_seconds(graph, costs, layers), plan.seconds,
+                1e-9 * with.micro_batch_seconds);
+    EXPECT_EQ(kept_bytes(made), plan.saved_bytes - input_bytes(with));
+    // Nor is anything lost: what nodes take in all is what they took whole, and what the planner adds.
+    double whole = 0, split = 0;
+    for (const Node& node : graph.nodes) whole += costs.node_seconds(graph, node);
+    for (const Node& node : made.nodes) split += costs.node_seconds(made, node);
+    double wire = 0;
+    for (const CollectiveCall& call : collectives(made))
+      wire += made.nodes[call.node].again ? costs.collective_seconds(call.kind, call.bytes(), call.ranks, 1) : 0;
+    EXPECT_NEAR(split + wire - whole, plan.seconds, 1e-9 * with.micro_batch_seconds);
+  }
+}
+
 TEST_P(RecomputeGraph, PlansCostWhatTheirCopiesCost) {
   RecomputePlanner planner(s.stage);
   const std::int64_t all = no_recompute_peak_bytes(s.stage);
@@ -248,6 +287,46 @@ TEST_P(RecomputeGraph, SegmentsCostWhatTheirCopiesCost) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, RecomputeGraph, testing::Range<std::size_t>(0, kCases.size()));
+
+// Beside the layers of the model lies the same, in however many blocks of rows their MLPs run: the planner's peaks are
+// those of the byte plan. All values of layers are multiples of the alignment, which statistics of a few rows and
+// workspaces are not.
+TEST(RecomputeGraphPeaks, OfRowSplitsAreThoseOfTheBytePlan) {
+  const DescribedCosts costs{ClusterDescription{}};
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    for (const std::int64_t ffn : {64, 256, 1024}) {
+      ProgramOptions o = tiny_options(family);
+      o.model = model_of(family, family == ModelFamily::Gpt2 ? 0.1 : 0);
+      o.model.hidden = 64;
+      o.model.head_dim = 16;
+      o.model.ffn = ffn;
+      o.model.vocabulary = 32;
+      o.micro_batch = 4;
+      o.sequence = 32;
+      GraphStageOptions options;
+      options.row_splits = true;
+      options.threads = o.threads;
+      const GraphStage s = graph_stage(tiny_training_graph(o), costs, options);
+      std::map<std::int64_t, std::int64_t> beside;  // by rows
+      for (const int rows : {1, 2, 4, 8, 16}) {
+        std::vector<LayerChoice> choices;
+        for (const int k : s.stage.layers) {
+          const LayerKind& kind = s.stage.kinds[static_cast<std::size_t>(k)];
+          const auto option = simulate_layer(kind, keep_nothing(kind).fates, rows, nullptr);
+          choices.push_back({*option, static_cast<int>(choices.size()), false});
+        }
+        const RecomputePlan plan = recompute_plan_of(s.stage, choices);
+        o.recompute = layer_recompute(s, plan);
+        const Programs programs = build_programs(o);
+        EXPECT_EQ(check_memory(programs.list(), programs.plan), std::nullopt);
+        beside[rows] = programs.plan.program("train").max_live_bytes - plan.peak_bytes;
+      }
+      for (const auto& [rows, bytes] : beside)
+        EXPECT_LT(std::abs(bytes - beside.at(1)), kArenaAlignment)
+            << rows << " blocks, " << (family == ModelFamily::Gpt2 ? "gpt2" : "llama") << ", ffn " << ffn;
+    }
+  }
+}
 
 // Each way has its own rate; copies are measured, like kernels, where there is a timer.
 TEST(RecomputeGraphLink, IsTheLineThroughMeasuredCopies) {

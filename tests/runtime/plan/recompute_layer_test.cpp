@@ -145,7 +145,7 @@ TEST(RecomputeLayer, BlocksOfRowsDivideWhatIsWithin) {
   kind.tensors[1].bytes = 20;
   kind.tensors[2].bytes = 100;
   kind.gradients = {{"d_next", 10}, {"d_b", 100}, {"d_a", 20}, {"d_x", 10}};
-  kind.rows = RowSplit{.tensors = {2}, .first_step = 0, .last_step = 1, .parts = {2, 4}, .seconds_per_part = 0.25};
+  kind.rows = RowSplit{.tensors = {2}, .first_step = 0, .last_step = 1, .parts = {{2, 0.25}, {4, 0.75}}};
   const auto whole = simulate_layer(kind, {K, K, D, D}, 1, nullptr);
   EXPECT_EQ(whole->forward_peak_bytes, 10 + 20 + 100 + 10);
   EXPECT_EQ(whole->backward_peak_bytes, 10 + 20 + 10 + 100 + 100);

@@ -3,6 +3,7 @@
 // values.
 
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "runtime/graph/graph.hpp"
@@ -11,7 +12,9 @@ namespace plimsoll {
 
 class RowChunks {
  public:
-  RowChunks(Graph& graph, int chunks) : graph_(graph), chunks_(chunks) {}
+  // Values `apart` never exist as a whole: their chunks have memory of their own.
+  RowChunks(Graph& graph, int chunks, std::set<ValueId> apart = {})
+      : graph_(graph), chunks_(chunks), apart_(std::move(apart)) {}
   // Chunk i of a node, of rows or, `of_sequences`, along dim 0. Error(Internal) where these do not divide.
   Node chunk_of(const Node& whole, bool of_sequences, int i);
 
@@ -21,6 +24,7 @@ class RowChunks {
 
   Graph& graph_;
   int chunks_;
+  std::set<ValueId> apart_;
   std::map<std::tuple<ValueId, bool, int>, ValueId> parts_;
 };
 

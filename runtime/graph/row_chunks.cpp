@@ -1,4 +1,4 @@
-#include "parallel/row_chunks.hpp"
+#include "runtime/graph/row_chunks.hpp"
 
 namespace plimsoll {
 
@@ -33,8 +33,10 @@ ValueId RowChunks::rows_of(ValueId whole, bool of_sequences, int i) {
   Value part = graph_[whole];
   part.spec = spec_of(part.spec, of_sequences);
   part.name += fmt::format(".{}", i);
-  part.base = whole;
-  part.byte_offset = i * part.spec.bytes();
+  if (!apart_.contains(whole)) {
+    part.base = whole;
+    part.byte_offset = i * part.spec.bytes();
+  }
   return id = graph_.add_value(std::move(part));
 }
 
