@@ -7,7 +7,6 @@
 #include "comm/group.hpp"
 #include "launch/known_plans.hpp"
 #include "launch/message_sizes.hpp"
-#include "launch/nearest_changes.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
 #include "parallel/overlap.hpp"
@@ -17,6 +16,7 @@
 #include "runtime/graph/autodiff.hpp"
 #include "runtime/graph/offload.hpp"
 #include "runtime/graph/row_splits.hpp"
+#include "runtime/plan/recompute_bound.hpp"
 
 namespace plimsoll {
 namespace {
@@ -272,11 +272,6 @@ std::optional<std::string> recompute_fault(const Graph& keeping, const ProgramOp
   return row_split_fault(keeping, o.recompute);
 }
 
-void fit_row_splits(ProgramOptions& o) {
-  for (LayerRecompute& layer : o.recompute)
-    layer.rows = allows_row_splits(o) ? std::gcd(layer.rows, o.micro_batch * o.sequence) : 1;
-}
-
 std::vector<int> program_cuts(const ProgramOptions& o) {
   if (o.mesh.pipeline == 1) return {};
   return pipeline_cuts(o.model, train_shape(o), pipeline_parallel(o), o.stage_layers);
@@ -411,30 +406,36 @@ Programs build_programs(const ProgramOptions& o) {
   return p;
 }
 
-std::optional<Infeasible> check_host_budget(const Programs& programs, const ProgramOptions& options,
+std::int64_t least_arena_bytes(const Programs& programs, const ProgramOptions& options) {
+  std::int64_t live = 0;
+  const bool row_splits = allows_row_splits(options);
+  for (const ProgramLayout& program : programs.plan.programs) {
+    if (program.name != "train" && !row_splits) live = std::max(live, program.max_live_bytes);  // blocks are theirs too
+  }
+  if (options.train) {
+    ProgramOptions kept = options;
+    kept.recompute.clear();
+    Programs p;
+    add_schedule(kept, p);
+    const Graph graph = train_graph(kept, p, {.timed = false});
+    live = std::max(live, unavoidable_bytes({"train", &graph, p.schedule.get(), p.stage}, kept.threads, row_splits));
+  }
+  // The last buffer of a plan ends where its bytes end, the others at the alignment.
+  return std::max(programs.plan.persistent_bytes, programs.plan.persistent_bytes + live - (kArenaAlignment - 1));
+}
+
+std::optional<Infeasible> check_host_budget(const Programs& programs, const ProgramOptions&,
                                             std::int64_t budget_bytes) {
   const std::int64_t needed = programs.plan.host_bytes;
   if (needed <= budget_bytes) return std::nullopt;
   Infeasible no{needed, budget_bytes, {}};
+  no.of_host = true;
   no.text =
       fmt::format("the run offloads {} per rank to host memory but memory.host_budget is {}: {} too much\nlargest:",
                   format_bytes(needed), format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
   const std::vector<LiveItem>& items = programs.plan.program("train").host_items;
   for (std::size_t i = 0; i < std::min<std::size_t>(8, items.size()); ++i)
     no.text += fmt::format("\n  {:>12}  {} (layer {})", format_bytes(items[i].bytes), items[i].name, items[i].layer);
-  no.text += "\nnearest changes:";
-  ProgramOptions half = options;
-  half.micro_batch /= 2;
-  half.micro_batches *= 2;
-  for (std::int64_t& share : half.shares) share *= 2;
-  if (half.micro_batch > 0) fit_row_splits(half);
-  if (half.micro_batch > 0 && !chunks_fault(half)) {
-    const std::int64_t then = plan_of(half).host_bytes;
-    no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, half.micro_batch,
-                           format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
-  }
-  no.text +=
-      fmt::format("\n  memory.recompute: offload in fewer layers\n  memory.host_budget -> {}", format_bytes(needed));
   return no;
 }
 
@@ -443,10 +444,14 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
   const std::int64_t needed = programs.plan.total_bytes + outside_bytes;
   if (needed <= budget_bytes) return std::nullopt;
   Infeasible no{needed, budget_bytes, {}};
+  no.bound_bytes = least_arena_bytes(programs, options) + outside_bytes;
   no.text =
       fmt::format("the run needs {} per rank ({} in the arena, {} outside it) but memory.budget is {}: {} too much\n",
                   format_bytes(needed), format_bytes(programs.plan.total_bytes), format_bytes(outside_bytes),
                   format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
+  if (options.train)
+    no.text += fmt::format("it is the least plan found; no plan of any recomputation needs less than {}\n",
+                           format_bytes(no.bound_bytes));
   struct Entry {
     std::string name;
     std::int64_t bytes;
@@ -463,9 +468,6 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
   for (std::size_t i = 0; i < std::min<std::size_t>(8, largest.size()); ++i) {
     no.text += fmt::format("\n  {:>12}  {}", format_bytes(largest[i].bytes), largest[i].name);
   }
-  no.text += "\nnearest changes:";
-  no.text += nearest_changes(options, budget_bytes, outside_bytes);
-  no.text += fmt::format("\n  memory.budget -> {}", format_bytes(needed));
   return no;
 }
 

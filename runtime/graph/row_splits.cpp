@@ -201,6 +201,21 @@ std::optional<RowBlock> row_block(const Graph& graph, int layer) {
   return block;
 }
 
+std::set<ValueId> values_in_blocks(const Graph& graph) {
+  std::set<ValueId> values;
+  for (const int layer : layers_of(graph)) {
+    const auto block = row_block(graph, layer);
+    if (!block) continue;
+    for (const ValueId v : block->wide) values.insert(graph.root(v));
+    for (const Node& node : graph.nodes) {
+      for (std::size_t s = 0; s < node.value.size(); ++s) {
+        if (block->wide.contains(node.value[s]) && node.grad[s] != kNoValue) values.insert(graph.root(node.grad[s]));
+      }
+    }
+  }
+  return values;
+}
+
 std::optional<std::string> row_split_fault(const Graph& graph, std::span<const LayerRecompute> layers) {
   if (!has_row_splits(layers)) return std::nullopt;
   const bool backward = graph.backward_begin < graph.nodes.size();

@@ -25,6 +25,9 @@ Node node_of_block(RowChunks& rows, const Node& whole, int i);
 // Before split_rows(). nullopt: the layer has none.
 std::optional<RowBlock> row_block(const Graph& graph, int layer);
 
+// What would exist for one block of rows at a time if all layers that can ran so: what blocks make, and its gradients.
+std::set<ValueId> values_in_blocks(const Graph& graph);
+
 bool has_row_splits(std::span<const LayerRecompute> layers);
 // Why `layers` (by model layer; empty: nothing) cannot be split so, naming the layer; nullopt when they can. The graph
 // is that of add_backward(), or of forward alone, of which less is asked.
