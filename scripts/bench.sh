@@ -3,7 +3,7 @@
 #   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--precision fp32,bf16] [--mesh]
 #   scripts/bench.sh --overlap [--rounds N] [--steps N] [--out FILE] [--rate 1gbit] [--chunks K] [--only NAME]   two ranks over a slow link; needs root
 #   scripts/bench.sh --budget [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
-#   scripts/bench.sh --sizer [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
+#   scripts/bench.sh --sizer [--zero N] [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
 #   scripts/bench.sh --layouts [--rounds N] [--steps N] [--out FILE]   parallel: auto against every layout of two ranks
 #   scripts/bench.sh --shares [--rounds N] [--steps N] [--micro-batches N] [--rivals N] [--out FILE]   even and uneven shares with one slow rank
 #   scripts/bench.sh --gpu [--rounds N] [--steps N] [--models gpt2-124m,gpt2-1558m,llama-3.2-1b] [--sequences 1024,2048,4096] [--no-peer] [--out FILE]   bf16 on one GPU
