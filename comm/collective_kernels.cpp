@@ -9,7 +9,11 @@ namespace {
 const Group& group_of(const KernelArgs& a) { return static_cast<const Group&>(*a.group); }
 
 void all_reduce(const KernelArgs& a) {
-  group_of(a).all_reduce(a.value[AllReduce::kX], ReduceOp::Sum, a.v<std::byte>(AllReduce::kScratch), a.site());
+  const std::vector<ElementRange>& ranges = a.attrs<AllReduce>().ranges;
+  const View x = a.value[AllReduce::kX];
+  auto* scratch = a.v<std::byte>(AllReduce::kScratch);
+  if (ranges.empty()) return group_of(a).all_reduce(x, ReduceOp::Sum, scratch, a.site());
+  group_of(a).all_reduce(x, ReduceOp::Sum, scratch, ranges, a.site());
 }
 
 // Where a phase reads and writes: values in forward, gradients from y to x in backward.
@@ -90,12 +94,19 @@ void gather_units(const KernelArgs& a) {
   group_of(a).all_gather(a.value[GatherUnits::kX], a.value[GatherUnits::kY], a.attrs<GatherUnits>().parts, a.site());
 }
 
+void reduce_units(const KernelArgs& a) {
+  const ReduceUnits::Attrs& attrs = a.attrs<ReduceUnits>();
+  group_of(a).reduce_scatter(a.value[ReduceUnits::kX], a.value[ReduceUnits::kY], ReduceOp::Sum, a.workspace,
+                             attrs.parts, a.site());
+}
+
 }  // namespace
 
 void add_collective_kernels(KernelTable& table) {
   for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     table.add<AllReduce>(Phase::Reduce, dtype, all_reduce);
     table.add<GatherUnits>(Phase::Forward, dtype, gather_units);
+    table.add<ReduceUnits>(Phase::Reduce, dtype, reduce_units);
     table.add<CopyTo>(Phase::Forward, dtype, copy_over<CopyTo, Phase::Forward>);
     table.add<CopyTo>(Phase::InputGrad, dtype, sum_over<CopyTo, Phase::InputGrad>);
     table.add<ReduceFrom>(Phase::Forward, dtype, sum_over<ReduceFrom, Phase::Forward>);

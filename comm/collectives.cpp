@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kMaxRanksOnStack = 64;
 
-// Lists for groups of more ranks. A thread keeps those that it made: collectives after the first step allocate nothing.
+// Lists for more messages. A thread keeps those that it made: collectives after the first step allocate nothing.
 std::vector<std::vector<Message>>& spare_lists() {
   thread_local std::vector<std::vector<Message>> lists;
   return lists;
@@ -23,14 +23,15 @@ struct MessageList {
   std::array<Message, kMaxRanksOnStack> small;
   std::vector<Message> large;
   std::size_t count = 0;
-  explicit MessageList(int ranks) {
-    if (ranks <= kMaxRanksOnStack) return;
+  explicit MessageList(std::size_t most) {
+    if (most <= small.size()) return;
     if (auto& spare = spare_lists(); !spare.empty()) {
       large = std::move(spare.back());
       spare.pop_back();
     }
-    large.resize(static_cast<std::size_t>(ranks));
+    large.resize(most);
   }
+  explicit MessageList(int ranks) : MessageList(static_cast<std::size_t>(ranks)) {}
   ~MessageList() {
     if (!large.empty()) spare_lists().push_back(std::move(large));
   }
@@ -40,9 +41,66 @@ struct MessageList {
   std::span<const Message> list() const { return {large.empty() ? small.data() : large.data(), count}; }
 };
 
-ElementRange piece_of(ElementRange share, std::int64_t piece, std::int64_t piece_elements) {
-  const std::int64_t first = std::min(share.count, piece * piece_elements);
-  return {share.first + first, std::min(piece_elements, share.count - first)};
+// What is reduced at once: the parts of one view, each divided over the ranks by itself.
+struct WholeView {
+  std::int64_t elements;
+  const RankCuts& cuts;
+  std::size_t count() const { return 1; }
+  // visit(first element, elements, cuts)
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    visit(std::int64_t{0}, elements, cuts);
+  }
+};
+struct JoinedTensors {
+  std::span<const JoinedPart> parts;
+  std::size_t count() const { return parts.size(); }
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    std::int64_t first = 0;
+    for (const JoinedPart& part : parts) {
+      visit(first, part.elements, part.cuts);
+      first += part.elements;
+    }
+  }
+};
+struct Ranges {
+  std::span<const ElementRange> ranges;
+  std::size_t count() const { return ranges.size(); }
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    for (const ElementRange& range : ranges) visit(range.first, range.count, RankCuts{});
+  }
+};
+
+// What `rank` has of all parts together.
+template <class Parts>
+std::int64_t share_of(const Parts& parts, int rank, int ranks) {
+  std::int64_t share = 0;
+  parts.for_each(
+      [&](std::int64_t, std::int64_t n, const RankCuts& cuts) { share += range_of_rank(n, rank, ranks, cuts).count; });
+  return share;
+}
+template <class Parts>
+std::int64_t largest_share(const Parts& parts, int ranks) {
+  std::int64_t most = 0;
+  for (int r = 0; r < ranks; ++r) most = std::max(most, share_of(parts, r, ranks));
+  return most;
+}
+
+// A piece of what a rank has, of all parts one after another: visit(first element in the view, first element in the
+// share, elements) for each part of which it has some.
+template <class Parts, class Visit>
+void for_each_segment(const Parts& parts, int rank, int ranks, std::int64_t piece, std::int64_t piece_elements,
+                      const Visit& visit) {
+  const std::int64_t begin = piece * piece_elements, end = begin + piece_elements;
+  std::int64_t before = 0;
+  parts.for_each([&](std::int64_t first, std::int64_t n, const RankCuts& cuts) {
+    const ElementRange mine = range_of_rank(n, rank, ranks, cuts);
+    const std::int64_t from = std::max(begin, before), to = std::min(end, before + mine.count);
+    if (from < to) visit(first + mine.first + from - before, from, to - from);
+    before += mine.count;
+  });
 }
 
 // In the order of the caller's stream, where it has one.
@@ -100,44 +158,52 @@ void combine_any(DType dtype, void* out, std::int64_t n, int size, ReduceOp op, 
   }
 }
 
-// This rank's share of `in`, reduced, to `out`, piece by piece: the next piece travels while one is summed.
-// `scratch`: for shares of `scratch_share` elements.
-void reduce_shares(Transport& t, View in, std::byte* out, ReduceOp op, std::byte* scratch, std::int64_t scratch_share,
-                   const RankCuts& cuts) {
+// This rank's share of every part of `in`, reduced, piece by piece of all shares: the next piece travels while one is
+// summed. `out`: where they go one after another; null: each to its place in `in`. `scratch`: for shares of
+// `scratch_share` elements.
+template <class Parts>
+void reduce_shares(Transport& t, View in, const Parts& parts, std::byte* out, ReduceOp op, std::byte* scratch,
+                   std::int64_t scratch_share) {
   const DType dtype = in.spec.dtype;
   // Before anything is under way: buffers must not go while peers read them.
   require(dtype != DType::u8, ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
   const int size = t.size(), rank = t.rank();
-  const std::int64_t element = dtype_bytes(dtype), n = in.spec.elements();
-  const std::int64_t piece_elements = kPieceBytes / element;
-  const std::int64_t pieces = (largest_range(n, size, cuts) + piece_elements - 1) / piece_elements;
-  const ElementRange mine = range_of_rank(n, rank, size, cuts);
+  const std::int64_t element = dtype_bytes(dtype), piece_elements = kPieceBytes / element;
+  const std::int64_t pieces = (largest_share(parts, size) + piece_elements - 1) / piece_elements;
+  const std::int64_t mine = share_of(parts, rank, size);
   // A piece lies at the end of its cell, so that the last byte of the scratch is written whatever this rank's share.
   const std::int64_t cell = reduce_cell_bytes(scratch_share * element);
-  const auto inbox = [&](int slot, int peer, std::int64_t count) {
-    return scratch + (slot * (size - 1) + (peer < rank ? peer : peer - 1) + 1) * cell - count * element;
+  // Of this rank's share, from an element on, as it came from a peer.
+  const auto inbox = [&](std::int64_t piece, int peer, std::int64_t from) {
+    const std::int64_t end = std::min(mine, (piece + 1) * piece_elements);
+    return scratch + (piece % 2 * (size - 1) + (peer < rank ? peer : peer - 1) + 1) * cell - (end - from) * element;
   };
   const auto start = [&](std::int64_t piece) {
-    const int slot = static_cast<int>(piece % 2);
-    MessageList sends(size), receives(size);
+    const std::size_t most = parts.count() * static_cast<std::size_t>(size);
+    MessageList sends(most), receives(most);
     for (int step = 1; step < size; ++step) {
       const int to = (rank + step) % size, from = (rank - step + size) % size;
-      const ElementRange theirs = piece_of(range_of_rank(n, to, size, cuts), piece, piece_elements);
-      if (theirs.count > 0) sends.add({to, element_at(in, theirs.first), theirs.count * element});
-      const ElementRange ours = piece_of(mine, piece, piece_elements);
-      if (ours.count > 0) receives.add({from, inbox(slot, from, ours.count), ours.count * element});
+      for_each_segment(parts, to, size, piece, piece_elements,
+                       [&](std::int64_t first, std::int64_t, std::int64_t count) {
+                         sends.add({to, element_at(in, first), count * element});
+                       });
+      for_each_segment(parts, rank, size, piece, piece_elements,
+                       [&](std::int64_t, std::int64_t at, std::int64_t count) {
+                         receives.add({from, inbox(piece, from, at), count * element});
+                       });
     }
-    t.start(slot, sends.list(), receives.list());
+    t.start(static_cast<int>(piece % 2), sends.list(), receives.list());
   };
   if (pieces > 0) start(0);
   for (std::int64_t piece = 0; piece < pieces; ++piece) {
     if (piece + 1 < pieces) start(piece + 1);
-    const int slot = static_cast<int>(piece % 2);
-    t.finish(slot);
-    const ElementRange range = piece_of(mine, piece, piece_elements);
-    if (range.count == 0) continue;
-    combine_any(dtype, out + (range.first - mine.first) * element, range.count, size, op,
-                [&](int r) { return r == rank ? element_at(in, range.first) : inbox(slot, r, range.count); });
+    t.finish(static_cast<int>(piece % 2));
+    for_each_segment(parts, rank, size, piece, piece_elements,
+                     [&](std::int64_t first, std::int64_t at, std::int64_t count) {
+                       std::byte* to = out != nullptr ? out + at * element : element_at(in, first);
+                       combine_any(dtype, to, count, size, op,
+                                   [&](int r) { return r == rank ? element_at(in, first) : inbox(piece, r, at); });
+                     });
   }
 }
 
@@ -190,9 +256,23 @@ void Group::all_reduce(View x, ReduceOp op, std::byte* scratch, const CallSite& 
   const Watchdog::Call call(watcher(whole), "all_reduce", at.label, x.spec.bytes());
   if (whole != nullptr && whole->all_reduce(x, op, at)) return;
   const std::int64_t n = x.spec.elements();
-  const ElementRange mine = range_of_rank(n, rank(), size());
-  reduce_shares(*transport_, x, element_at(x, mine.first), op, scratch, largest_range(n, size()), {});
+  reduce_shares(*transport_, x, WholeView{n, {}}, nullptr, op, scratch, largest_range(n, size()));
   gather_shares(*transport_, x, {});
+}
+
+void Group::all_reduce(View x, ReduceOp op, std::byte* scratch, std::span<const ElementRange> ranges,
+                       const CallSite& at) const {
+  if (size() == 1) return;
+  WholeCollectives* whole = transport_->whole(at);
+  const Watchdog::Call call(watcher(whole), "all_reduce", at.label, x.spec.bytes());
+  if (whole != nullptr && whole->all_reduce(x, op, ranges, at)) return;
+  const Ranges parts{ranges};
+  reduce_shares(*transport_, x, parts, nullptr, op, scratch, largest_share(parts, size()));
+  const std::size_t most = ranges.size() * static_cast<std::size_t>(size());
+  MessageList sends(most), receives(most);
+  for (const ElementRange& range : ranges)
+    add_shares(*transport_, {element_at(x, range.first), {{range.count}, x.spec.dtype}}, {}, sends, receives);
+  exchange(*transport_, sends.list(), receives.list());
 }
 
 void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const CallSite& at,
@@ -202,7 +282,25 @@ void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, c
   if (size() == 1 && whole == nullptr) return move_bytes(at, out.data, in.data, in.spec.bytes());
   const Watchdog::Call call(watcher(whole), "reduce_scatter", at.label, in.spec.bytes());
   if (whole != nullptr && whole->reduce_scatter(in, out, op, cuts, at)) return;
-  reduce_shares(*transport_, in, static_cast<std::byte*>(out.data), op, scratch, out.spec.elements(), cuts);
+  reduce_shares(*transport_, in, WholeView{in.spec.elements(), cuts}, static_cast<std::byte*>(out.data), op, scratch,
+                out.spec.elements());
+}
+
+void Group::reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, std::span<const JoinedPart> parts,
+                           const CallSite& at) const {
+  check_joined("reduce_scatter", in, out ? &out : nullptr, parts);
+  WholeCollectives* whole = transport_->whole(at);
+  if (size() == 1 && whole == nullptr) {
+    for_each_scattered(in, out, parts, rank(), size(), [&](View tensor, View mine, const RankCuts&) {
+      move_bytes(at, mine.data, tensor.data, tensor.spec.bytes());
+    });
+    return;
+  }
+  const Watchdog::Call call(watcher(whole), "reduce_scatter", at.label, in.spec.bytes());
+  if (whole != nullptr && whole->reduce_scatter(in, out, op, parts, at)) return;
+  const JoinedTensors tensors{parts};
+  reduce_shares(*transport_, in, tensors, static_cast<std::byte*>(out.data), op, scratch,
+                share_of(tensors, rank(), size()));
 }
 
 void Group::all_gather(View in, View out, const CallSite& at, const RankCuts& cuts) const {
@@ -215,19 +313,19 @@ void Group::all_gather(View in, View out, const CallSite& at, const RankCuts& cu
   if (size() > 1) gather_shares(*transport_, out, cuts);
 }
 
-void Group::check_gathered(const View& in, const View& out, std::span<const GatheredPart> parts) const {
-  std::int64_t mine = 0, all = 0;
-  for (const GatheredPart& part : parts) {
-    mine += range_of_rank(part.elements, rank(), size(), part.cuts).count;
-    all += part.elements;
-  }
-  if (mine == in.spec.elements() && all == out.spec.elements()) return;
-  fail(ErrorKind::Internal, "all_gather: {} parts are not those of {} and {}", parts.size(), to_string(in.spec),
-       to_string(out.spec));
+// `mine`: null where this rank's parts lie in their places.
+void Group::check_joined(const char* what, const View& whole, const View* mine,
+                         std::span<const JoinedPart> parts) const {
+  std::int64_t all = 0;
+  for (const JoinedPart& part : parts) all += part.elements;
+  const std::int64_t share = share_of(JoinedTensors{parts}, rank(), size());
+  if (all == whole.spec.elements() && (mine == nullptr || share == mine->spec.elements())) return;
+  fail(ErrorKind::Internal, "{}: {} parts are not those of {} and {}", what, parts.size(), to_string(whole.spec),
+       mine == nullptr ? "its own" : to_string(mine->spec));
 }
 
-void Group::all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) const {
-  check_gathered(in, out, parts);
+void Group::all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite& at) const {
+  check_joined("all_gather", out, &in, parts);
   WholeCollectives* whole = transport_->whole(at);
   const Watchdog::Call call(watcher(whole), "all_gather", at.label, out.spec.bytes());
   if (whole != nullptr && whole->all_gather(in, out, parts, at)) return;

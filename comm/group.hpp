@@ -20,13 +20,28 @@ inline std::byte* element_at(const View& v, std::int64_t element) {
 // Of several tensors gathered at once (Group::all_gather): visit(what this rank has of a tensor in `in`, the tensor in
 // `out`, its cuts) for each.
 template <class Visit>
-void for_each_gathered(View in, View out, std::span<const GatheredPart> parts, int rank, int ranks, Visit&& visit) {
+void for_each_gathered(View in, View out, std::span<const JoinedPart> parts, int rank, int ranks, Visit&& visit) {
   std::int64_t mine = 0, all = 0;  // elements of the parts before
-  for (const GatheredPart& part : parts) {
+  for (const JoinedPart& part : parts) {
     const std::int64_t count = range_of_rank(part.elements, rank, ranks, part.cuts).count;
     visit(View{element_at(in, mine), {{count}, in.spec.dtype}},
           View{element_at(out, all), {{part.elements}, out.spec.dtype}}, part.cuts);
     mine += count;
+    all += part.elements;
+  }
+}
+
+// Of several tensors summed at once (Group::reduce_scatter): visit(the tensor in `in`, where this rank has its part of
+// the sum: in `out` or, where that has no memory, in the tensor; its cuts) for each.
+template <class Visit>
+void for_each_scattered(View in, View out, std::span<const JoinedPart> parts, int rank, int ranks, Visit&& visit) {
+  std::int64_t mine = 0, all = 0;  // elements of the parts before
+  for (const JoinedPart& part : parts) {
+    const ElementRange range = range_of_rank(part.elements, rank, ranks, part.cuts);
+    visit(View{element_at(in, all), {{part.elements}, in.spec.dtype}},
+          View{out ? element_at(out, mine) : element_at(in, all + range.first), {{range.count}, in.spec.dtype}},
+          part.cuts);
+    mine += range.count;
     all += part.elements;
   }
 }
@@ -48,16 +63,25 @@ class Group : public Reducer {
   // each rank owns n/size elements, receives them from all, sums, and sends the sums to all: 2(n−1)/n of the bytes, as
   // a ring. `label`: what the watchdog calls it, here and below.
   void all_reduce(View x, ReduceOp op, std::byte* scratch, const CallSite& at = {}) const override;
+  // The same of ranges of x alone, which rise, the messages of all of them under way together. `scratch`: for
+  // size() ranks.
+  void all_reduce(View x, ReduceOp op, std::byte* scratch, std::span<const ElementRange> ranges,
+                  const CallSite& at = {}) const;
   // out = this rank's part of the reduction of `in`: 1/size of it, or what `cuts` says. `scratch`: for the bytes of
   // out.
   void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, const CallSite& at = {},
                       const RankCuts& cuts = {}) const;
+  // The same of several tensors at once, the messages of all of them under way together: `in` has the first of them
+  // whole, then the second, …; `out` what this rank has of each, one after another. Where `out` is empty these are put
+  // into `in`, each at its place in its tensor. `scratch`: for the bytes of all of them.
+  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, std::span<const JoinedPart> parts,
+                      const CallSite& at = {}) const;
   // out = the `in` of all ranks in rank order: out / size each, or what `cuts` says of the elements of out. `in` may
   // lie at its place in `out`.
   void all_gather(View in, View out, const CallSite& at = {}, const RankCuts& cuts = {}) const;
   // The same of several tensors at once, the messages of all of them under way together: `in` has what this rank has of
   // each, one after another, `out` the first of them whole, then the second, ….
-  void all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at = {}) const;
+  void all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite& at = {}) const;
   void broadcast(View x, int root) const;
   // One thread may send while another one receives. `awaited`, where there is one: false as long as this rank does
   // other things meanwhile; the watchdog does not count that time.
@@ -74,7 +98,7 @@ class Group : public Reducer {
   // Who is told of a call: nobody where the transport does it.
   WatchedGroup* watcher(const WholeCollectives* whole) const;
   void check_parts(const char* what, const View& whole, const View& part, const RankCuts& cuts) const;
-  void check_gathered(const View& in, const View& out, std::span<const GatheredPart> parts) const;
+  void check_joined(const char* what, const View& whole, const View* mine, std::span<const JoinedPart> parts) const;
 
   std::string axis_;
   std::shared_ptr<Transport> transport_;

@@ -15,8 +15,10 @@ KeyTable<CommConfig> comm_keys() {
               "are for tests"),
           bytes_key(
               "bucket", &C::bucket, above(0),
-              "gradients sent together, without zero; auto: what is done first over the links of comm.cluster or, "
-              "where it names none, those that plan.profile measured; 25 MiB where it has none either"),
+              "gradients sent together: matrices or, with zero, whole units of the model (a layer each) whose sums are "
+              "divided; auto: what is done first over the links of comm.cluster or, where it names none, those that "
+              "plan.profile measured, with zero within the budget; where it has none either 25 MiB, and with zero a "
+              "unit at a time"),
           key("prefetch", &C::prefetch, between(0, static_cast<double>(kMostPrefetchUses)), "1",
               "parameters of zero: 3 are gathered as many uses ahead (those that are gathered together count as one); "
               "auto: what is fastest over the links of comm.cluster or plan.profile within the budget, at least 1; 1 "

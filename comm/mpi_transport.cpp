@@ -101,13 +101,29 @@ class MpiTransport : public Transport, public WholeCollectives {
     return true;
   }
 
+  bool all_reduce(View x, ReduceOp op, std::span<const ElementRange> ranges, const CallSite& at) override {
+    bool done = true;
+    for (const ElementRange& range : ranges)
+      done = done && all_reduce({element_at(x, range.first), {{range.count}, x.spec.dtype}}, op, at);
+    return done;
+  }
+
+  bool reduce_scatter(View in, View out, ReduceOp op, std::span<const JoinedPart> parts, const CallSite& at) override {
+    if (!fits(in)) return false;
+    bool done = true;
+    for_each_scattered(in, out, parts, rank_, size_, [&](View tensor, View mine, const RankCuts& cuts) {
+      done = done && reduce_scatter(tensor, mine, op, cuts, at);
+    });
+    return done;
+  }
+
   bool all_gather(View in, View out, const RankCuts& cuts, const CallSite&) override {
     if (!fits(out)) return false;
     gather(in, out, cuts);
     return true;
   }
 
-  bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite&) override {
+  bool all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite&) override {
     if (!fits(out)) return false;
     for_each_gathered(in, out, parts, rank_, size_,
                       [&](View mine, View tensor, const RankCuts& cuts) { gather(mine, tensor, cuts); });

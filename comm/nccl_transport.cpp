@@ -88,26 +88,46 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
     });
   }
 
+  bool all_reduce(View x, ReduceOp op, std::span<const ElementRange> ranges, const CallSite& at) override {
+    std::int64_t sent = 0;
+    for (const ElementRange& range : ranges) {
+      const std::int64_t mine = range_of_rank(range.count, rank(), size()).count;
+      sent += range.count - mine + (size() - 1) * mine;
+    }
+    return issue(*whole_, "all_reduce", x, -1, at, sent, [&](void* stream) {
+      whole_->group([&](const auto& add) {
+        for (const ElementRange& range : ranges) {
+          void* place = element_at(x, range.first);
+          if (range.count == 0) continue;
+          add(api_->all_reduce(place, place, size_of(range.count), nccl_type(x.spec.dtype), nccl_op(op), whole_->get(),
+                               stream),
+              "ncclAllReduce");
+        }
+      });
+    });
+  }
+
   bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite& at) override {
     const std::int64_t n = in.spec.elements();
     if (n == 0) return true;
-    const NcclType type = nccl_type(in.spec.dtype);
     return issue(*whole_, "reduce_scatter", in, -1, at, n - out.spec.elements(), [&](void* stream) {
-      if (even(n, cuts)) {
-        whole_->settle(
-            api_->reduce_scatter(in.data, out.data, size_of(n / size()), type, nccl_op(op), whole_->get(), stream),
-            "ncclReduceScatter");
-        return;
-      }
-      // NCCL has no reduction to unequal parts: one to each rank.
+      if (even(n, cuts)) return whole_->settle(scatter_even(in, out.data, op, stream), "ncclReduceScatter");
+      whole_->group([&](const auto& add) { scatter_parts(in, out, op, cuts, stream, add); });
+    });
+  }
+
+  bool reduce_scatter(View in, View out, ReduceOp op, std::span<const JoinedPart> parts, const CallSite& at) override {
+    std::int64_t mine = 0;
+    for (const JoinedPart& part : parts) mine += range_of_rank(part.elements, rank(), size(), part.cuts).count;
+    return issue(*whole_, "reduce_scatter", in, -1, at, in.spec.elements() - mine, [&](void* stream) {
       whole_->group([&](const auto& add) {
-        for (int r = 0; r < size(); ++r) {
-          const ElementRange part = range_of_rank(n, r, size(), cuts);
-          if (part.count == 0) continue;
-          add(api_->reduce(element_at(in, part.first), r == rank() ? out.data : nullptr, size_of(part.count), type,
-                           nccl_op(op), r, whole_->get(), stream),
-              "ncclReduce");
-        }
+        for_each_scattered(in, out, parts, rank(), size(), [&](View tensor, View own, const RankCuts& cuts) {
+          if (tensor.spec.elements() > 0 && even(tensor.spec.elements(), cuts)) {
+            add(scatter_even(tensor, own.data, op, stream), "ncclReduceScatter");
+          } else {
+            scatter_parts(tensor, own, op, cuts, stream, add);
+          }
+        });
       });
     });
   }
@@ -124,7 +144,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
     });
   }
 
-  bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) override {
+  bool all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite& at) override {
     if (out.spec.elements() == 0) return true;
     return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
       whole_->group([&](const auto& add) {
@@ -211,6 +231,24 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   int gather_even(const void* in, const View& out, void* stream) const {
     return api_->all_gather(in, out.data, size_of(out.spec.elements() / size()), nccl_type(out.spec.dtype),
                             whole_->get(), stream);
+  }
+
+  int scatter_even(const View& in, void* out, ReduceOp op, void* stream) const {
+    return api_->reduce_scatter(in.data, out, size_of(in.spec.elements() / size()), nccl_type(in.spec.dtype),
+                                nccl_op(op), whole_->get(), stream);
+  }
+
+  // Inside a group: NCCL has no reduction to unequal parts, so one to each rank.
+  template <class Add>
+  void scatter_parts(const View& in, const View& out, ReduceOp op, const RankCuts& cuts, void* stream,
+                     const Add& add) const {
+    for (int r = 0; r < size(); ++r) {
+      const ElementRange part = range_of_rank(in.spec.elements(), r, size(), cuts);
+      if (part.count == 0) continue;
+      add(api_->reduce(element_at(in, part.first), r == rank() ? out.data : nullptr, size_of(part.count),
+                       nccl_type(in.spec.dtype), nccl_op(op), r, whole_->get(), stream),
+          "ncclReduce");
+    }
   }
 
   // Inside a group: parts of any size, from each rank to all others, and to itself where its part is not in its place.

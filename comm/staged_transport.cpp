@@ -174,6 +174,19 @@ class StagedTransport : public Transport, public WholeCollectives {
     return true;
   }
 
+  bool all_reduce(View x, ReduceOp op, std::span<const ElementRange> ranges, const CallSite& at) override {
+    for (const ElementRange& range : ranges)
+      all_reduce({element_at(x, range.first), {{range.count}, x.spec.dtype}}, op, at);
+    return true;
+  }
+
+  bool reduce_scatter(View in, View out, ReduceOp op, std::span<const JoinedPart> parts, const CallSite& at) override {
+    for_each_scattered(in, out, parts, rank(), size(), [&](View tensor, View mine, const RankCuts& cuts) {
+      reduce_scatter(tensor, mine, op, cuts, at);
+    });
+    return true;
+  }
+
   bool all_gather(View in, View out, const RankCuts& cuts, const CallSite& at) override {
     at.stream->catch_up();
     const DividedPieces pieces = divide(out, cuts);
@@ -213,7 +226,7 @@ class StagedTransport : public Transport, public WholeCollectives {
     return true;
   }
 
-  bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) override {
+  bool all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite& at) override {
     for_each_gathered(in, out, parts, rank(), size(),
                       [&](View mine, View tensor, const RankCuts& cuts) { all_gather(mine, tensor, cuts, at); });
     return true;

@@ -28,10 +28,14 @@ class WholeCollectives {
  public:
   virtual ~WholeCollectives() = default;
   virtual bool all_reduce(View x, ReduceOp op, const CallSite& at) = 0;
+  // Ranges of x, rising.
+  virtual bool all_reduce(View x, ReduceOp op, std::span<const ElementRange> ranges, const CallSite& at) = 0;
   virtual bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite& at) = 0;
+  virtual bool reduce_scatter(View in, View out, ReduceOp op, std::span<const JoinedPart> parts,
+                              const CallSite& at) = 0;
   // `in` may lie at its place in `out`.
   virtual bool all_gather(View in, View out, const RankCuts& cuts, const CallSite& at) = 0;
-  virtual bool all_gather(View in, View out, std::span<const GatheredPart> parts, const CallSite& at) = 0;
+  virtual bool all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite& at) = 0;
   virtual bool send(View x, int peer, const CallSite& at) = 0;
   virtual bool receive(View x, int peer, const CallSite& at) = 0;
   // True: calls return before they are done, and the watchdog is told by the transport.

@@ -11,6 +11,17 @@
 
 namespace plimsoll {
 
+namespace {
+
+// What is summed at once.
+std::string bucket_choice(const ProgramOptions& options) {
+  if (options.zero == 0) return options.costs ? link_source_text(options.links) : format_bytes(kFixedBucketBytes);
+  if (options.unit_bucket_bytes == 0) return "each unit by itself";
+  return fmt::format("units of up to {}, {}", format_bytes(options.unit_bucket_bytes), link_source_text(options.links));
+}
+
+}  // namespace
+
 Choices run_choices(const Config& config, const ProgramOptions& options, const RankBudgets& budgets,
                     std::int64_t outside, std::int64_t host_budget, int ranks) {
   const bool alone = ranks == 1, cuda = config.device == DeviceKind::Cuda;
@@ -41,9 +52,7 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
           {"comm.transport", alone  ? "self"
                              : cuda ? std::string(to_text(config.comm.transport))
                                     : "mpi"},
-          {"comm.bucket", options.zero > 0 ? "none: a layer at a time"
-                          : options.costs  ? link_source_text(options.links)
-                                           : format_bytes(kFixedBucketBytes)},
+          {"comm.bucket", bucket_choice(options)},
           {"comm.prefetch", options.zero == 3 ? std::to_string(options.prefetch) : "none"},
           {"comm.gather", options.zero != 3           ? "none"
                           : options.gather_bytes == 0 ? "each unit by itself"

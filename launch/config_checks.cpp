@@ -117,11 +117,6 @@ void check_parallel(const Config& config, Issues& issues) {
   for (ConfigIssue& issue : layout_issues(config.parallel, config.model, config.data.sequence))
     issues.push_back(std::move(issue));
   check_chunks(config, issues);
-  if (config.comm.bucket && config.parallel.zero.value_or(0) > 0) {
-    issues.push_back({"comm.bucket",
-                      "zero reduces and gathers the units of the model (a layer each), not buckets",
-                      {"parallel.zero"}});
-  }
   const bool other_shares = config.parallel.auto_state_shares || !config.parallel.state_shares.empty();
   if (config.parallel.auto_shard && (other_shares || !config.memory.budgets.empty()))
     issues.push_back({"parallel.shard",

@@ -134,7 +134,9 @@ Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
       {"parallel.shares",
        o.shares.empty() ? fmt::format("{} each", o.micro_batches) : fmt::format("{}", fmt::join(o.shares, ", "))},
       {"parallel.state_shares", o.state_shares.empty() ? "even" : fmt::format("{}", fmt::join(o.state_shares, ", "))},
-      {"comm.bucket", o.bucket_bytes ? std::to_string(*o.bucket_bytes) : "auto"},
+      {"comm.bucket", o.bucket_bytes            ? std::to_string(*o.bucket_bytes)
+                      : o.unit_bucket_bytes > 0 ? fmt::format("auto: {}", o.unit_bucket_bytes)
+                                                : "auto"},
       {"comm.prefetch", std::to_string(o.prefetch)},
       {"comm.gather", std::to_string(o.gather_bytes)},
       {"comm.hierarchical", o.hierarchical ? "on" : "off"},

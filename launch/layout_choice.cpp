@@ -18,10 +18,13 @@ namespace {
 // ExactMemory::sizes_s, of one stage. A bucket that was asked for is in the estimate.
 double gain_of_sizes(const Programs& p, const ProgramOptions& o) {
   double of_each = 0, of_step = 0;
-  if (p.gathers && p.gathers->chosen) of_each += p.gathers->plain->end_s - p.gathers->chosen->end_s;
   if (p.chunk_times) of_each += p.chunk_times->whole_s - p.chunk_times->micro_batch_s;
-  if (p.buckets && p.buckets->chosen && !o.bucket_bytes)
-    of_step += p.buckets->against->fixed.end_s - p.buckets->chosen->end_s;
+  if (p.gathers && p.gathers->chosen) {  // with what sums that share their link gain
+    of_each += p.gathers->plain->end_s - p.gathers->chosen->end_s;
+  } else if (p.buckets && p.buckets->chosen && !o.bucket_bytes) {
+    const Buckets& usual = p.buckets->apart ? *p.buckets->apart : p.buckets->against->fixed;
+    (p.buckets->each_micro_batch ? of_each : of_step) += usual.end_s - p.buckets->chosen->end_s;
+  }
   return static_cast<double>(o.micro_batches) * of_each + of_step;
 }
 
@@ -72,7 +75,7 @@ ExactMemory largest_rank(const ProgramOptions& options, const CostModel& costs) 
 
 // Do its plans depend on sizes of messages that gain_of_sizes() counts?
 bool has_sizes(const ProgramOptions& o) {
-  const bool gathers = o.zero == 3 && o.mesh.shards > 1, buckets = o.zero == 0 && o.mesh.data > 1;
+  const bool gathers = o.zero == 3 && o.mesh.shards > 1, buckets = o.mesh.data > 1;
   return o.costs && (gathers || (buckets && !o.bucket_bytes) || (o.mesh.tensor > 1 && o.tensor_chunks > 1));
 }
 
@@ -126,14 +129,14 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.global_batch = config.train.global_batch;
   p.micro_batch = config.train.micro_batch;
   p.optimizer = config.optimizer;
-  if (config.comm.bucket) p.bucket_bytes = *config.comm.bucket;
+  if (config.comm.bucket) p.bucket_bytes = p.unit_bucket_bytes = *config.comm.bucket;
   if (config.comm.prefetch) p.least_prefetch = static_cast<int>(*config.comm.prefetch);
   if (config.memory.logits) p.logits_bytes = *config.memory.logits;
   p.ranks = ranks;
   p.budget_bytes = arena_bytes;
   p.reduction_scratch = true;
   p.pipelines = !config.model.tied || config.comm.collectives != CollectiveSource::Mpi;
-  p.most_zero = config.comm.bucket || config.comm.hierarchical == HierarchicalSums::On ? 0 : 3;
+  p.most_zero = config.comm.hierarchical == HierarchicalSums::On ? 0 : 3;
   const RecomputeMode mode = recompute_mode(config.memory);
   p.rewrite_at_need = mode == RecomputeMode::Auto;
   p.offload = config.memory.host_budget.has_value();

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "launch/run_costs.hpp"
+#include "launch/size_inputs.hpp"
 #include "launch/step_times.hpp"
 #include "parallel/overlap.hpp"
 #include "parallel/pipeline.hpp"
@@ -14,11 +15,6 @@
 
 namespace plimsoll {
 namespace {
-
-// Numbers that are less than a billionth apart are those of the same program.
-constexpr double kFaster = 1 - 1e-9;
-// Joined gathers take memory, which less than a thousandth of a micro-batch is not worth.
-constexpr double kWorthJoining = 1 - 1e-3;
 
 std::vector<std::int64_t> allowed_chunks(const ProgramOptions& o) {
   std::vector<std::int64_t> allowed;
@@ -49,37 +45,11 @@ void add_best_chunks(const Graph& graph, const ProgramOptions& o, std::span<cons
   }
 }
 
-AxisStrides strides_of(const Mesh& mesh) {
-  return [&mesh](std::string_view axis) { return axis_stride(mesh, axis); };
-}
-
-Variant final_variant(const ProgramOptions& o) { return o.micro_batches > 1 ? Variant::Last : Variant::Only; }
-
 // Of a bucket, over all replicas at once.
 MessageSeconds flat_sums(const ProgramOptions& o) {
   return [costs = o.costs, ranks = o.mesh.data, stride = axis_stride(o.mesh, "data")](std::int64_t bytes) {
     return costs->collective_seconds(CollectiveKind::AllReduce, bytes, ranks, stride);
   };
-}
-
-// Of the plan that is followed, what it has for this stage; empty: nothing.
-std::vector<std::int64_t> of_stage(const std::vector<std::vector<std::int64_t>>& planned, const ProgramOptions& o) {
-  const auto stage = static_cast<std::size_t>(coordinates(o.mesh, o.rank).pipeline);
-  return stage < planned.size() ? planned[stage] : std::vector<std::int64_t>{};
-}
-
-// The ends of buckets of so many bytes; nullopt where these items do not add up to them.
-std::optional<std::vector<std::size_t>> planned_ends(std::span<const ReadyItem> items,
-                                                     const std::vector<std::int64_t>& bytes) {
-  std::vector<std::size_t> ends;
-  std::size_t item = 0;
-  for (std::int64_t left : bytes) {
-    while (left > 0 && item < items.size()) left -= items[item++].bytes;
-    if (left != 0) return std::nullopt;
-    ends.push_back(item);
-  }
-  if (ends.empty() || item != items.size()) return std::nullopt;
-  return ends;
 }
 
 // Inside nodes, over nodes, and back.
@@ -90,13 +60,6 @@ MessageSeconds sums_of_nodes(const ProgramOptions& o) {
            costs->collective_seconds(CollectiveKind::AllReduce, bytes / inside, nodes, far) +
            costs->collective_seconds(CollectiveKind::AllGather, bytes, inside, near);
   };
-}
-
-// The graph whose gradients and parameters are not placed yet, as the program will have it.
-Graph finished_graph(const ProgramOptions& o) {
-  Graph graph = rewritten_graph(o).graph;
-  if (o.mesh.tensor > 1) overlap_linears(graph, o.tensor_chunks);
-  return graph;
 }
 
 }  // namespace
@@ -113,9 +76,11 @@ bool covers_collectives(const ProfiledCosts& measured, const Config& config, con
   std::set<LinkOperation> sized;
   const bool chunks = o.mesh.tensor > 1 && config.parallel.tensor_chunks != 1;
   const bool gathers = o.zero == 3 && o.mesh.shards > 1;
+  const bool units = o.zero > 0 && o.mesh.data > 1 && !config.comm.bucket;
   if (gathers || (chunks && o.sequence_parallel)) sized.insert({AllGather, ReduceScatter});
   if (chunks && !o.sequence_parallel) sized.insert(AllReduce);
-  if (o.mesh.data > 1 && (o.zero == 0 || (gathers && o.mesh.shards < o.mesh.data))) sized.insert(AllReduce);
+  if (units && o.mesh.shards > 1) sized.insert(ReduceScatter);
+  if (o.mesh.data > 1 && (o.zero == 0 || ((gathers || units) && o.mesh.shards < o.mesh.data))) sized.insert(AllReduce);
   return o.train && o.links == LinkSource::None && !sized.empty() &&
          std::all_of(sized.begin(), sized.end(), [&](LinkOperation op) { return measured.measures(op); });
 }
@@ -134,8 +99,11 @@ int node_replicas(const Mesh& mesh, std::int64_t ranks_per_node, DType dtype) {
   return 1;
 }
 
-GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout,
-                             DataParallel& data) {
+namespace {
+
+// Without ZeRO.
+GradientBuckets size_whole_buckets(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout,
+                                   DataParallel& data) {
   GradientBuckets sized;
   sized.node_ranks = data.node_ranks;
   const std::vector<GradientRange> items = gradient_items(graph, layout);
@@ -165,182 +133,11 @@ GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const 
   return sized;
 }
 
-namespace {
-
-// The uses of a graph whose parameters are not placed yet, joined as `o` says, and what a gather takes. Without
-// `o.costs` no use takes any time.
-struct GatherProblem {
-  GatherSections sections;
-  MessageSeconds seconds;
-};
-
-// How much larger the largest shard is than an equal one: what units take is theirs.
-double pace_of(const FlatLayout& layout) {
-  std::int64_t most = 0;
-  for (int r = 0; r < layout.shards; ++r) most = std::max(most, shard_elements(layout, r));
-  return static_cast<double>(most * layout.shards) / static_cast<double>(layout.elements);
-}
-
-GatherProblem gather_problem(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
-  const auto nothing = [](std::int64_t) { return 0.0; };
-  if (!o.costs) return {gathered_uses(graph, layout, std::vector<double>(graph.nodes.size(), 0), nothing), nothing};
-  const Variant variant = o.micro_batches > 1 ? Variant::Middle : Variant::Only;
-  const int shards = o.mesh.shards, replicas = o.mesh.data / shards;
-  const int near = axis_stride(o.mesh, "shard"), far = axis_stride(o.mesh, "replica");
-  const auto paced = [pace = pace_of(layout)](std::int64_t bytes) {
-    return static_cast<std::int64_t>(static_cast<double>(bytes) * pace);
-  };
-  const auto sum = [&](std::int64_t bytes) {
-    const double inside = o.costs->collective_seconds(CollectiveKind::ReduceScatter, paced(bytes), shards, near);
-    if (variant != Variant::Only) return inside;  // replicas wait for the last micro-batch
-    return inside + o.costs->collective_seconds(CollectiveKind::AllReduce, paced(bytes) / shards, replicas, far);
-  };
-  return {gathered_uses(graph, layout, node_ends(graph, *o.costs, strides_of(o.mesh), variant), sum),
-          [costs = o.costs, shards, near, paced](std::int64_t bytes) {
-            return costs->collective_seconds(CollectiveKind::AllGather, paced(bytes), shards, near);
-          }};
-}
-
-GatherSections joined(const GatherProblem& problem, std::int64_t most_bytes, bool by_links) {
-  GatherSections sections = problem.sections;
-  if (most_bytes > 0) join_gathers(sections, most_bytes, by_links ? problem.seconds : nullptr);
-  return sections;
-}
-
-// Joins the uses of gathers that end where the plan that is followed says; false: these uses have no such gathers.
-bool join_as_planned(GatherSections& sections, const std::vector<std::int64_t>& ends) {
-  GatherSections planned = sections;
-  std::size_t end = 0, before = 0;
-  for (std::vector<GatherUse>& uses : planned) {
-    for (std::size_t u = 0; u < uses.size(); ++u) {
-      const bool begins = u == 0 || (end > 0 && static_cast<std::size_t>(ends[end - 1]) == before + u);
-      if (!begins && !uses[u].joins) return false;
-      uses[u].joined = !begins;
-      const bool closes = end < ends.size() && static_cast<std::size_t>(ends[end]) == before + u + 1;
-      if (closes) ++end;
-      if (u + 1 == uses.size() && !closes) return false;
-    }
-    before += uses.size();
-  }
-  if (end != ends.size()) return false;
-  sections = std::move(planned);
-  return true;
-}
-
-// As the plan says that these programs follow, or as `o` does.
-GatherSections joined(const GatherProblem& problem, const ProgramOptions& o) {
-  GatherSections sections = problem.sections;
-  const std::vector<std::int64_t> ends = of_stage(o.planned_gathers, o);
-  if (!ends.empty() && join_as_planned(sections, ends)) return sections;
-  return joined(problem, o.gather_bytes, o.gather_by_links);
-}
-
-bool gathers_units(const ProgramOptions& o) { return o.zero == 3 && o.mesh.shards > 1; }
-
 }  // namespace
 
-std::vector<std::size_t> size_gathers(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
-  if (!gathers_units(o) || o.gather_bytes == 0) return {};
-  return gather_ends(joined(gather_problem(o, graph, layout), o));
-}
-
-GatherAhead time_gathers(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout) {
-  const GatherProblem problem = gather_problem(o, graph, layout);
-  const GatherSections sections = joined(problem, o);
-  GatherAhead gathers;
-  gathers.distance = o.prefetch;
-  gathers.most_bytes = o.gather_bytes;
-  gathers.ends = gather_ends(sections);
-  gathers.gathers = gathers.ends.size();
-  gathers.uses = gather_ends(problem.sections).size();
-  if (!o.costs) return gathers;
-  gathers.chosen = time_prefetch(sections, problem.seconds, o.prefetch);
-  gathers.usual = time_prefetch(sections, problem.seconds, 1);
-  gathers.apart = time_prefetch(problem.sections, problem.seconds, o.prefetch);
-  gathers.plain = time_prefetch(problem.sections, problem.seconds, 1);
-  gathers.against = choose_prefetch(sections, problem.seconds, 0, kMostPrefetch);
-  return gathers;
-}
-
-namespace {
-
-// A way to gather, of all stages: what it takes on the slowest, and the most that it has gathered at once on any.
-struct Gathering {
-  std::int64_t most_bytes = 0;
-  int distance = 1;
-  double seconds = 0;
-  std::int64_t buffer_bytes = 0;
-};
-
-Gathering time_gathering(const std::vector<GatherProblem>& stages, std::int64_t most_bytes, bool by_links,
-                         int distance) {
-  Gathering g{most_bytes, distance, 0, 0};
-  for (const GatherProblem& stage : stages) {
-    const Prefetch time = time_prefetch(joined(stage, most_bytes, by_links), stage.seconds, distance);
-    g.seconds = std::max(g.seconds, time.end_s);
-    g.buffer_bytes = std::max(g.buffer_bytes, time.buffer_bytes);
-  }
-  return g;
-}
-
-// Half of everything that a section uses, a quarter, …, down to the smallest unit.
-std::vector<std::int64_t> gather_limits(const std::vector<GatherProblem>& stages) {
-  std::int64_t most = 0, least = std::numeric_limits<std::int64_t>::max();
-  for (const GatherProblem& stage : stages) {
-    for (const std::vector<GatherUse>& uses : stage.sections) {
-      std::int64_t all = 0;
-      for (const GatherUse& use : uses) {
-        all += use.bytes;
-        least = std::min(least, use.bytes);
-      }
-      most = std::max(most, all);
-    }
-  }
-  std::vector<std::int64_t> limits;
-  for (std::int64_t bytes = most; bytes > least; bytes /= 2) limits.push_back(bytes);
-  return limits;
-}
-
-}  // namespace
-
-ProgramOptions choose_gathering(ProgramOptions options, const GatherKeys& keys, const FitsEverywhere& fits) {
-  options.prefetch = keys.distance.value_or(1);
-  options.gather_bytes = keys.bytes.value_or(0);
-  options.gather_by_links = false;
-  if (!options.train || !options.costs || !gathers_units(options) || (keys.distance && keys.bytes)) return options;
-  std::vector<GatherProblem> stages;
-  for (const int stage : distinct_stages(options)) {
-    const ProgramOptions at = at_stage(options, stage);
-    const Graph graph = finished_graph(at);
-    stages.push_back(gather_problem(at, graph, flat_layout(graph, options.mesh.shards, options.state_shares)));
-  }
-  std::vector<std::int64_t> limits{options.gather_bytes};
-  if (!keys.bytes) {
-    const std::vector<std::int64_t> more = gather_limits(stages);
-    limits.insert(limits.end(), more.begin(), more.end());
-  }
-  std::vector<Gathering> all;
-  for (const std::int64_t limit : limits) {
-    for (int distance = 1; distance <= (keys.distance ? 1 : kMostPrefetch); ++distance)
-      all.push_back(time_gathering(stages, limit, !keys.bytes, keys.distance.value_or(distance)));
-  }
-  const Gathering usual = all.front();
-  std::stable_sort(all.begin(), all.end(),
-                   [](const Gathering& a, const Gathering& b) { return a.buffer_bytes < b.buffer_bytes; });
-  // What is faster than all that takes less memory, from the fastest on; as usual was planned before.
-  std::vector<Gathering> worth_it{usual};
-  for (const Gathering& g : all) {
-    const double gain = g.most_bytes > usual.most_bytes ? kWorthJoining : kFaster;
-    if (g.seconds < worth_it.back().seconds * gain) worth_it.push_back(g);
-  }
-  for (; worth_it.size() > 1; worth_it.pop_back()) {
-    ProgramOptions with = options;
-    with.prefetch = worth_it.back().distance;
-    with.gather_bytes = worth_it.back().most_bytes;
-    with.gather_by_links = !keys.bytes && with.gather_bytes > 0;
-    if (fits(with)) return with;
-  }
-  return options;
+GradientBuckets size_buckets(const ProgramOptions& o, const Graph& graph, const FlatLayout& layout, DataParallel& data,
+                             bool timed) {
+  return data.zero > 0 ? size_unit_buckets(o, graph, layout, data, timed) : size_whole_buckets(o, graph, layout, data);
 }
 
 bool choose_hierarchical(const ProgramOptions& options, const FitsEverywhere& fits) {
@@ -459,6 +256,7 @@ ProgramOptions choose_message_sizes(const Config& config, ProgramOptions options
   GatherKeys keys{config.comm.gather, {}};
   if (config.comm.prefetch) keys.distance = static_cast<int>(*config.comm.prefetch);
   options = choose_gathering(std::move(options), keys, fits);
+  options = choose_unit_buckets(std::move(options), fits);
   if (!config.comm.pipeline_chunks) {
     options.pipeline_choice = choose_pipeline_chunks(config, options, fits);
     if (options.pipeline_choice) options.pipeline_chunks = static_cast<int>(options.pipeline_choice->pieces);

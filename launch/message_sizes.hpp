@@ -33,9 +33,10 @@ bool sums_by_nodes(const ProgramOptions& options);
 int node_replicas(const Mesh& mesh, std::int64_t ranks_per_node, DType dtype);
 
 // Which gradients are summed at once, for `data` too: as many as comm.bucket allows, or what is done first by
-// `options.costs`.
+// `options.costs` (of units that ZeRO divides, up to ProgramOptions::unit_bucket_bytes). Of these not `timed`: only
+// which.
 GradientBuckets size_buckets(const ProgramOptions& options, const Graph& graph, const FlatLayout& layout,
-                             DataParallel& data);
+                             DataParallel& data, bool timed = true);
 // Of a graph whose parameters are not placed yet: which uses ZeRO-3 gathers as one (DataParallel::gather_ends), and
 // what that takes.
 std::vector<std::size_t> size_gathers(const ProgramOptions& options, const Graph& graph, const FlatLayout& layout);
@@ -50,6 +51,11 @@ struct GatherKeys {
 };
 inline constexpr int kMostPrefetch = 8;
 ProgramOptions choose_gathering(ProgramOptions options, const GatherKeys& keys, const FitsEverywhere& fits);
+
+// comm.bucket: auto with ZeRO. `options` with the bytes up to which units are summed together that are fastest on the
+// slowest stage and fit; of several the least. From ZeRO-2 on, whose joined gradients take memory, only where they save
+// a thousandth. Without `options.costs`: units by themselves.
+ProgramOptions choose_unit_buckets(ProgramOptions options, const FitsEverywhere& fits);
 
 // comm.hierarchical: is it faster by `options.costs`, on the stage that is done last, and does it fit? Of options that
 // say so.

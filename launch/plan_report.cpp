@@ -133,9 +133,10 @@ std::string buckets_text(const RankRole& role) {
   const auto beside = [&](const Buckets& other) {
     return fmt::format("{:.3g} ms ({:+.3g})", other.exposed_s * 1e3, (other.end_s - buckets.chosen->end_s) * 1e3);
   };
-  out += fmt::format(", predicted to keep a step waiting for {:.3g} ms; buckets of {}: {}, one bucket: {}",
-                     buckets.chosen->exposed_s * 1e3, format_bytes(kFixedBucketBytes), beside(buckets.against->fixed),
-                     beside(buckets.against->one));
+  out += fmt::format(", predicted to keep a {} waiting for {:.3g} ms; buckets of {}: {}, one bucket: {}",
+                     buckets.each_micro_batch ? "micro-batch" : "step", buckets.chosen->exposed_s * 1e3,
+                     format_bytes(kFixedBucketBytes), beside(buckets.against->fixed), beside(buckets.against->one));
+  if (buckets.apart) out += fmt::format(", each unit by itself: {}", beside(*buckets.apart));
   if (buckets.flat) out += fmt::format(", over all ranks at once: {}", beside(*buckets.flat));
   return out + "\n";
 }
@@ -242,6 +243,11 @@ nlohmann::json buckets_json(const GradientBuckets& buckets) {
     json["flat"] = {{"buckets", buckets.flat->ends.size()},
                     {"exposed_ms", buckets.flat->exposed_s * 1e3},
                     {"gain_ms", (buckets.flat->end_s - buckets.chosen->end_s) * 1e3}};
+  if (buckets.apart)
+    json["apart"] = {{"buckets", buckets.apart->ends.size()},
+                     {"exposed_ms", buckets.apart->exposed_s * 1e3},
+                     {"gain_ms", (buckets.apart->end_s - buckets.chosen->end_s) * 1e3}};
+  json["times_of"] = buckets.each_micro_batch ? "micro_batch" : "step";
   json["exposed_ms"] = buckets.chosen->exposed_s * 1e3;
   for (const auto& [name, other] : {std::pair<const char*, const Buckets*>{"best", &buckets.against->best},
                                     {"fixed", &buckets.against->fixed},

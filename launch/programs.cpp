@@ -150,7 +150,7 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
     update.norm_axes.push_back({"pipeline", o.mesh.pipeline});
   }
   const FlatLayout layout = flat_layout(graph, data.shards, o.state_shares);
-  if (data.ranks > 1 && data.zero == 0) p.buckets = size_buckets(o, graph, layout, data);
+  if (data.ranks > 1) p.buckets = size_buckets(o, graph, layout, data, timed);
   data.gather_ends = size_gathers(o, graph, layout);
   if (timed && data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
   place_parameters(graph, layout, data);
@@ -319,11 +319,17 @@ DividedState divided_state(const ProgramOptions& o) {
   state.unit = kLine / each.weight;
   state.uneven_bytes =
       std::ssize(layout.units) * state.unit * state.bytes_per_element + std::ssize(buffers) * kArenaAlignment;
-  std::int64_t scratch = 0;  // in which a rank receives what it sums
+  // In which a rank receives what it sums: a unit or, together, any bytes up to those of a bucket. One that has all of
+  // it needs most beside one with an equal part where it is a little more than a piece.
+  std::int64_t scratch = 0;
+  const std::int64_t bucket =
+      std::min(layout.elements * each.gradient, std::max(o.bucket_bytes.value_or(0), o.unit_bucket_bytes));
   for (const Unit& unit : layout.units) {
-    const std::int64_t bytes = unit.elements * each.gradient;
-    scratch = std::max(
-        scratch, reduce_scratch_bytes(data.shards, bytes) - reduce_scratch_bytes(data.shards, bytes / data.shards));
+    const std::int64_t one = unit.elements * each.gradient, most = std::max(one, bucket);
+    for (const std::int64_t bytes : {one, most, std::clamp(kPieceBytes + 1, one, most)}) {
+      scratch = std::max(
+          scratch, reduce_scratch_bytes(data.shards, bytes) - reduce_scratch_bytes(data.shards, bytes / data.shards));
+    }
   }
   state.uneven_bytes += scratch;
   return state;

@@ -51,8 +51,13 @@ struct ProgramOptions {
   std::vector<std::int64_t> shares;  // by replica; empty: all have micro_batches
   // Of what ZeRO divides, by rank of the shard axis: weights; empty: equal. Not with ZeRO 0.
   std::vector<std::int64_t> state_shares;
-  // Of gradients that are summed at once, without ZeRO. nullopt: `costs` decides, or kFixedBucketBytes without it.
+  // Of gradients that are summed at once; with ZeRO units are not cut. nullopt: without ZeRO `costs` decides, or
+  // kFixedBucketBytes without it; …
   std::optional<std::int64_t> bucket_bytes;
+  // … with ZeRO neighbouring units are summed as one up to so many bytes (0: each by itself), as many as fit or,
+  // by_links, those that `costs` say are worth it.
+  std::int64_t unit_bucket_bytes = 0;
+  bool unit_buckets_by_links = false;
   // Without ZeRO: buckets are summed over the shard axis first, the ranks of a node, then over the replica axis.
   bool hierarchical = false;
   // ZeRO-3: neighbouring units are gathered as one up to so many bytes (0: each by itself), as many as fit or,
@@ -97,6 +102,8 @@ struct GradientBuckets {
   std::optional<BucketChoice> against;  // the best, the usual and the single bucket
   int node_ranks = 1;                   // that sum among themselves first
   std::optional<Buckets> flat;          // of node_ranks > 1: the same over all ranks at once
+  std::optional<Buckets> apart;         // with ZeRO: each unit by itself
+  bool each_micro_batch = false;        // ZeRO-2 and 3: not once a step, and times are of a micro-batch
 };
 
 // ZeRO-3: how far ahead units are gathered, and which together.
@@ -123,7 +130,8 @@ struct DividedState {
   std::int64_t bytes_per_element = 0;
   std::int64_t unit = 1;  // elements that are not divided further
   // A rank with another part needs at most so much more than the plan with equal parts and the difference of the two:
-  // what is rounded to cache lines, and what it receives before it is summed.
+  // what is rounded to cache lines, and what it receives before it is summed, which follows from how much is summed at
+  // once.
   std::int64_t uneven_bytes = 0;
 };
 DividedState divided_state(const ProgramOptions& options);
@@ -157,7 +165,7 @@ struct Programs {
   // The flat buffer with the parameters in full: master weights, or, where there are none, "parameters".
   std::string_view weights() const;
   MemoryPlan plan;
-  std::optional<GradientBuckets> buckets;        // in training, where replicas sum gradients without ZeRO
+  std::optional<GradientBuckets> buckets;        // in training, where replicas sum gradients
   std::optional<GatherAhead> gathers;            // in training with ZeRO-3
   std::optional<ChunkTimes> chunk_times;         // in training with several chunks, with ProgramOptions::costs
   std::int64_t train_flops_per_micro_batch = 0;  // model FLOPs: forward + backward, from the op declarations

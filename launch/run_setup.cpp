@@ -327,8 +327,13 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
     o.costs = std::move(measured);
     o.links = LinkSource::Profile;
   }
-  o = choose_message_sizes(config, std::move(o),
-                           [arena](const ProgramOptions& with) { return fits_everywhere(with, arena); });
+  // With other shares a rank may need more for what is summed together.
+  const bool uneven = config.parallel.auto_state_shares || !config.parallel.state_shares.empty();
+  const std::int64_t apart = uneven ? divided_state(o).uneven_bytes : 0;
+  o = choose_message_sizes(config, std::move(o), [&](const ProgramOptions& with) {
+    const std::int64_t more = uneven ? divided_state(with).uneven_bytes - apart : 0;
+    return arena == 0 ? fits_everywhere(with, 0) : fits_everywhere(with, std::max<std::int64_t>(1, arena - more));
+  });
   o.state_shares = choose_state_shares(config.parallel, o, budgets, outside_bytes);
   return o;
 }

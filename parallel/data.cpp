@@ -3,18 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
-#include "parallel/nodes.hpp"
+#include "parallel/zero.hpp"
 
 namespace plimsoll {
 namespace {
-
-constexpr std::uint8_t kBeginningVariants =
-    static_cast<std::uint8_t>(Variant::First) | static_cast<std::uint8_t>(Variant::Only);
-
-// The shards of a unit, for the collectives between them and the whole.
-DimAttrs over_shards(const DataParallel& data, const Unit& unit) {
-  return {"shard", data.shards, 0, unit.cuts, data.shard_rank};
-}
 
 Node gather(const Graph& graph, const DataParallel& data, const Unit& unit, ValueId shard, ValueId whole) {
   return communication_node<AllGather>(graph, over_shards(data, unit), Phase::Forward,
@@ -22,15 +14,12 @@ Node gather(const Graph& graph, const DataParallel& data, const Unit& unit, Valu
                                        unit.layer, kEveryVariant);
 }
 
-// Of units [first, last] of the layout, which lie side by side; of no layer in particular.
-Node gather_units(const Graph& graph, const FlatLayout& layout, const DataParallel& data, std::size_t first,
-                  std::size_t last, ValueId shards, ValueId whole) {
-  GatherUnits::Attrs attrs{"shard", data.shards, data.shard_rank, {}};
-  for (std::size_t u = first; u <= last; ++u) attrs.parts.push_back({layout.units[u].elements, layout.units[u].cuts});
-  const Unit &one = layout.units[first], &other = layout.units[last];
+Node gather_units(const Graph& graph, const FlatLayout& layout, const DataParallel& data, const UnitRange& units,
+                  ValueId shards, ValueId whole) {
+  GatherUnits::Attrs attrs{"shard", data.shards, data.shard_rank, parts_of(layout, units)};
   return communication_node<GatherUnits>(graph, std::move(attrs), Phase::Forward,
                                          {{GatherUnits::kX, shards}, {GatherUnits::kY, whole}},
-                                         fmt::format("gather.{}-{}", one.name, other.name), -1, kEveryVariant);
+                                         "gather." + units_name(layout, units), -1, kEveryVariant);
 }
 
 ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, TensorSpec spec) {
@@ -43,48 +32,6 @@ ValueId flat_buffer(Graph& graph, const std::string& name, MemoryClass memory, T
 }
 
 DType parameter_dtype(const Graph& graph) { return graph[graph.parameters.front().value].spec.dtype; }
-
-// Elements [first, first + count) of a flat value.
-ValueId range_of(Graph& graph, ValueId flat, std::int64_t first, std::int64_t count, std::string name) {
-  Value part = graph[flat];
-  part.name = std::move(name);
-  part.spec = {{count}, graph[flat].spec.dtype};
-  part.base = flat;
-  part.byte_offset = first * dtype_bytes(part.spec.dtype);
-  return graph.add_value(std::move(part));
-}
-
-void lay_over(Graph& graph, ValueId value, ValueId flat, std::int64_t first) {
-  Value& v = graph[value];
-  v.persistent = graph[flat].persistent;
-  v.memory = graph[flat].memory;
-  v.base = flat;
-  v.byte_offset = first * dtype_bytes(v.spec.dtype);
-}
-
-Node all_reduce(Graph& graph, const char* axis, int ranks, ValueId x, std::int64_t scratch_bytes, std::string label) {
-  const ValueId scratch = reduction_scratch(graph, scratch_bytes);
-  return communication_node<AllReduce>(graph, {axis, ranks}, Phase::Reduce,
-                                       {{AllReduce::kX, x}, {AllReduce::kScratch, scratch}}, std::move(label), -1,
-                                       kFinalVariants);
-}
-
-// The last node that writes the gradient of each unit.
-std::vector<std::size_t> gradients_ready(const Graph& graph, const FlatLayout& layout) {
-  const std::vector<std::size_t> last_write = last_writes(graph);
-  std::vector<std::size_t> ready(layout.units.size(), 0);
-  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-    std::size_t& unit = ready[static_cast<std::size_t>(layout.unit[p])];
-    unit = std::max(unit, last_write[static_cast<std::size_t>(graph.parameters[p].gradient)]);
-  }
-  return ready;
-}
-
-// Do two nodes run in the same action of a pipeline's schedule, or in the same section where there is none?
-bool run_together(const Graph& graph, std::size_t a, std::size_t b) {
-  const Node &first = graph.nodes[a], &second = graph.nodes[b];
-  return graph.section(a) == graph.section(b) && first.chunk == second.chunk && first.late == second.late;
-}
 
 // Consecutive nodes that run together, use parameters of one unit and of no other in between.
 struct Use {
@@ -156,26 +103,24 @@ void gather_uses(Graph& graph, const FlatLayout& layout, const DataParallel& dat
               u);
     }
     const auto [first, last] = std::minmax(uses[begin].unit, uses[ends[g] - 1].unit);
-    const Unit &one = layout.units[first], &other = layout.units[last];
+    const UnitRange units{first, last};
+    const Unit& one = layout.units[first];
     Value buffer;
     buffer.name = fmt::format("gathered.{}.{}", one.name, g);
-    buffer.spec = {{other.offset + other.elements - one.offset}, graph[graph.find("parameters")].spec.dtype};
+    buffer.spec = {{elements_of(layout, units)}, graph[graph.find("parameters")].spec.dtype};
     buffer.memory = MemoryClass::Communication;
-    buffer.layer = first == last ? one.layer : -1;
+    buffer.layer = layer_of(layout, units);
     const ValueId whole = graph.add_value(std::move(buffer));
     for (std::size_t u = begin; u < ends[g]; ++u)
       use_gathered(graph, layout, parameter_of, uses[u], whole, layout.units[uses[u].unit].offset - one.offset, u);
-    const ValueId mine = unit_part(graph, layout, "parameters", first, data.shard_rank);
-    for (std::size_t u = first + 1; u <= last; ++u)
-      graph[mine].spec.shape = {graph[mine].spec.elements() +
-                                shard_range(layout, layout.units[u], data.shard_rank).count};
+    const ValueId mine = shards_of(graph, layout, "parameters", units, data.shard_rank);
     std::size_t at = g;
     while (at > 0 && g - at < static_cast<std::size_t>(data.prefetch) &&
            run_together(graph, uses[begins[at - 1]].first, uses[begin].first))
       --at;
-    inserts.push_back({uses[begins[at]].first, true,
-                       first == last ? gather(graph, data, one, mine, whole)
-                                     : gather_units(graph, layout, data, first, last, mine, whole)});
+    inserts.push_back(
+        {uses[begins[at]].first, true,
+         units.one() ? gather(graph, data, one, mine, whole) : gather_units(graph, layout, data, units, mine, whole)});
   }
   insert_nodes(graph, std::move(inserts));
 }
@@ -213,112 +158,12 @@ void reduce_loss(Graph& graph, const DataParallel& data, std::int64_t scratch_by
   }
 }
 
-// Sums a unit's gradients into this rank's shard of them.
-void reduce_unit(Graph& graph, const FlatLayout& layout, const DataParallel& data, std::size_t u, ValueId whole,
-                 std::int64_t scratch_bytes, std::size_t ready, Inserts& inserts) {
-  const Unit& unit = layout.units[u];
-  const ElementRange mine = shard_range(layout, unit, data.shard_rank);
-  const ValueId in_place = range_of(graph, whole, mine.first, mine.count, fmt::format("grad.{}.mine", unit.name));
-  const ValueId shard = data.zero == 1 ? in_place : unit_part(graph, layout, "gradients", u, data.shard_rank);
-  const auto scatter = [&](ValueId to, std::uint8_t when) {
-    inserts.push_back({ready, false,
-                       communication_node<ReduceScatter>(graph, over_shards(data, unit), Phase::Forward,
-                                                         {{ReduceScatter::kX, whole}, {ReduceScatter::kY, to}},
-                                                         "reduce." + unit.name, unit.layer, when)});
-  };
-  if (data.zero == 1) {
-    scatter(in_place, kFinalVariants);
-  } else {
-    scatter(shard, kBeginningVariants);
-    const auto later = static_cast<std::uint8_t>(kEveryVariant & ~kBeginningVariants);
-    scatter(in_place, later);
-    inserts.push_back(
-        {ready, false,
-         communication_node<Add>(graph, {}, Phase::Forward, {{Add::kA, shard}, {Add::kB, in_place}, {Add::kY, shard}},
-                                 "accumulate." + unit.name, unit.layer, later)});
-  }
-  if (data.replicas() > 1) {
-    inserts.push_back(
-        {ready, false, all_reduce(graph, "replica", data.replicas(), shard, scratch_bytes, "replicate." + unit.name)});
-  }
-}
-
-// Elements of a unit that no parameter has: between parameters, which begin on cache lines, and behind them.
-struct Gap {
-  std::int64_t first, elements;  // first: in the unit
-};
-std::vector<Gap> gaps_of(const Graph& graph, const FlatLayout& layout, std::size_t unit) {
-  std::vector<Gap> parameters;
-  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-    if (layout.unit[p] != static_cast<int>(unit)) continue;
-    parameters.push_back(
-        {layout.offset[p] - layout.units[unit].offset, graph[graph.parameters[p].gradient].spec.elements()});
-  }
-  std::sort(parameters.begin(), parameters.end(), [](const Gap& a, const Gap& b) { return a.first < b.first; });
-  parameters.push_back({layout.units[unit].elements, 0});
-  std::vector<Gap> gaps;
-  std::int64_t end = 0;
-  for (const Gap& p : parameters) {
-    if (p.first > end) gaps.push_back({end, p.first - end});
-    end = p.first + p.elements;
-  }
-  return gaps;
-}
-
-// Gaps are sent with the gradients of their unit, so they must be written like them: clears them where the gradients of
-// a micro-batch begin.
-void clear_gaps(Graph& graph, const FlatLayout& layout, const std::vector<ValueId>& units, Inserts& inserts) {
-  std::vector<std::size_t> first_write(graph.values.size(), graph.nodes.size());  // by root
-  for (std::size_t n = graph.nodes.size(); n-- > 0;) {
-    for_each_access(graph, graph.nodes[n], [&](const MemoryAccess& a) {
-      if (a.writes) first_write[static_cast<std::size_t>(graph.root(a.value))] = n;
-    });
-  }
-  for (std::size_t u = 0; u < units.size(); ++u) {
-    const std::size_t first = first_write[static_cast<std::size_t>(units[u])];
-    if (first == graph.nodes.size()) continue;
-    for (const Gap& gap : gaps_of(graph, layout, u)) {
-      const ValueId x =
-          range_of(graph, units[u], gap.first, gap.elements, fmt::format("{}.gap{}", graph[units[u]].name, gap.first));
-      Node node = communication_node<Clear>(graph, {gap.elements, graph[x].spec.dtype}, Phase::Reduce, {{Clear::kX, x}},
-                                            "clear." + layout.units[u].name, layout.units[u].layer, kEveryVariant);
-      node.stream = StreamKind::Compute;
-      inserts.push_back({first, true, std::move(node)});
-    }
-  }
-}
-
-// ZeRO-2: the gradients of a unit live from the first to the last node that writes them, and their reduction.
-std::vector<ValueId> transient_gradients(Graph& graph, const FlatLayout& layout) {
-  std::vector<ValueId> buffers;
-  for (const Unit& unit : layout.units) {
-    Value v;
-    v.name = "grad." + unit.name;
-    v.spec = {{unit.elements}, gradient_dtype(graph)};
-    v.memory = MemoryClass::Gradients;
-    v.layer = unit.layer;
-    buffers.push_back(graph.add_value(std::move(v)));
-  }
-  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-    const auto u = static_cast<std::size_t>(layout.unit[p]);
-    lay_over(graph, graph.parameters[p].gradient, buffers[u], layout.offset[p] - layout.units[u].offset);
-  }
-  std::vector<bool> is_gradient(graph.values.size(), false);
-  for (const Parameter& p : graph.parameters) is_gradient[static_cast<std::size_t>(p.gradient)] = true;
-  for (Node& node : graph.nodes) {
-    for (std::size_t s = 0; s < static_cast<std::size_t>(kMaxSlots); ++s) {
-      const bool mine = node.grad[s] != kNoValue && is_gradient[static_cast<std::size_t>(node.grad[s])];
-      if (mine && node.accumulate[s] == Accumulate::AfterFirst) node.accumulate[s] = Accumulate::Never;
-    }
-  }
-  return buffers;
-}
-
 }  // namespace
 
 DType gradient_dtype(const Graph& graph) { return graph[graph.parameters.front().gradient].spec.dtype; }
 
-GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<double>& node_ends,
+GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<GradientRange>& sums,
+                             const std::vector<double>& node_ends,
                              const std::function<double(std::int64_t)>& sum_seconds) {
   // When compute has come to a node, if it waits for no gather.
   std::vector<double> reached(graph.nodes.size() + 1, 0);
@@ -328,7 +173,6 @@ GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const
   }
   const std::int64_t element = dtype_bytes(parameter_dtype(graph)), gradient = dtype_bytes(gradient_dtype(graph));
   const std::vector<Use> uses = parameter_uses(graph, layout);
-  const std::vector<std::size_t> ready = gradients_ready(graph, layout);
   GatherSections sections;
   for (std::size_t u = 0; u < uses.size(); ++u) {
     const Graph::Section section = graph.section(uses[u].first);
@@ -342,15 +186,16 @@ GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const
     use.joins = joins;
     use.compute_s = reached[end] - reached[uses[u].first];
     use.bytes = layout.units[uses[u].unit].elements * element;
-    for (std::size_t unit = 0; unit < layout.units.size() && section == Graph::Section::Backward; ++unit) {
-      if (ready[unit] >= uses[u].first && ready[unit] < end)
-        use.after_s += sum_seconds(layout.units[unit].elements * gradient);
+    for (const GradientRange& sum : sums) {
+      if (section == Graph::Section::Backward && sum.ready_after >= uses[u].first && sum.ready_after < end)
+        use.after_s += sum_seconds(sum.elements * gradient);
     }
   }
   return sections;
 }
 
-std::vector<GradientRange> gradient_items(const Graph& graph, const FlatLayout& layout) {
+std::vector<GradientRange> gradient_items(const Graph& graph, const FlatLayout& layout, int zero) {
+  if (zero > 0) return unit_items(graph, layout, zero);
   const std::vector<std::size_t> last_write = last_writes(graph);
   std::vector<std::size_t> order(graph.parameters.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -387,9 +232,40 @@ std::vector<ReadyItem> ready_items(const Graph& graph, const std::vector<Gradien
                                    const std::vector<double>& node_ends) {
   const std::int64_t element = dtype_bytes(gradient_dtype(graph));
   std::vector<ReadyItem> ready;
-  for (const GradientRange& item : items) ready.push_back({node_ends[item.ready_after], item.elements * element});
+  for (const GradientRange& item : items)
+    ready.push_back({node_ends[item.ready_after], item.elements * element, item.joins});
   return ready;
 }
+
+namespace {
+
+// Without ZeRO.
+void place_whole_gradients(Graph& graph, const FlatLayout& layout, const DataParallel& data, ValueId flat,
+                           std::int64_t scratch_bytes, Inserts& inserts) {
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p)
+    lay_over(graph, graph.parameters[p].gradient, flat, layout.offset[p]);
+  if (data.ranks == 1) return;
+  const std::vector<GradientRange> items = gradient_items(graph, layout);
+  std::vector<std::size_t> ends = data.bucket_ends;
+  if (ends.empty()) {
+    const std::vector<double> any_time(graph.nodes.size(), 0);
+    ends = fixed_buckets(ready_items(graph, items, any_time), data.bucket_bytes);
+  }
+  int index = 0;
+  for (const GradientRange& bucket : join_items(items, ends)) {
+    if (data.node_ranks > 1) {
+      reduce_by_nodes(graph, data, flat, bucket, scratch_bytes, index++, inserts);
+      continue;
+    }
+    const ValueId part =
+        range_of(graph, flat, bucket.offset, bucket.elements, fmt::format("gradients.bucket{}", index));
+    inserts.push_back(
+        {bucket.ready_after, false,
+         all_reduce(graph, "data", data.ranks, part, scratch_bytes, fmt::format("reduce.bucket{}", index++))});
+  }
+}
+
+}  // namespace
 
 void place_parameters(Graph& graph, const FlatLayout& layout, const DataParallel& data) {
   const bool sharded = data.zero == 3;
@@ -413,45 +289,13 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
   const ValueId flat =
       flat_buffer(graph, "gradients", MemoryClass::Gradients,
                   {{sharded ? shard_elements(layout, data.shard_rank) : layout.elements}, gradient_dtype(graph)});
-  std::vector<ValueId> whole;
-  if (sharded) {
-    whole = transient_gradients(graph, layout);
-  } else {
-    for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
-      lay_over(graph, graph.parameters[p].gradient, flat, layout.offset[p]);
-    }
-  }
   Inserts inserts;
-  if (sharded) clear_gaps(graph, layout, whole, inserts);
-  if (data.ranks == 1) return insert_nodes(graph, std::move(inserts));
-  if (data.zero == 0) {
-    const std::vector<GradientRange> items = gradient_items(graph, layout);
-    std::vector<std::size_t> ends = data.bucket_ends;
-    if (ends.empty()) {
-      const std::vector<double> any_time(graph.nodes.size(), 0);
-      ends = fixed_buckets(ready_items(graph, items, any_time), data.bucket_bytes);
-    }
-    int index = 0;
-    for (const GradientRange& bucket : join_items(items, ends)) {
-      if (data.node_ranks > 1) {
-        reduce_by_nodes(graph, data, flat, bucket, scratch_bytes, index++, inserts);
-        continue;
-      }
-      const ValueId part =
-          range_of(graph, flat, bucket.offset, bucket.elements, fmt::format("gradients.bucket{}", index));
-      inserts.push_back(
-          {bucket.ready_after, false,
-           all_reduce(graph, "data", data.ranks, part, scratch_bytes, fmt::format("reduce.bucket{}", index++))});
-    }
+  if (data.zero > 0) {
+    place_unit_gradients(graph, layout, data, flat, scratch_bytes, inserts);
   } else {
-    const std::vector<std::size_t> ready = gradients_ready(graph, layout);
-    for (std::size_t u = 0; u < layout.units.size(); ++u) {
-      const Unit& unit = layout.units[u];
-      const ValueId x = sharded ? whole[u] : range_of(graph, flat, unit.offset, unit.elements, "grad." + unit.name);
-      reduce_unit(graph, layout, data, u, x, scratch_bytes, ready[u], inserts);
-    }
+    place_whole_gradients(graph, layout, data, flat, scratch_bytes, inserts);
   }
-  reduce_loss(graph, data, scratch_bytes, inserts);
+  if (data.ranks > 1) reduce_loss(graph, data, scratch_bytes, inserts);
   insert_nodes(graph, std::move(inserts));
 }
 

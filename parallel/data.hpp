@@ -15,8 +15,8 @@ struct DataParallel {
   int ranks = 1;                   // of the data axis
   int shards = 1, shard_rank = 0;  // of the shard axis; 1 without ZeRO
   int zero = 0;
-  // Without ZeRO, which gradients are summed at once (with it, those of a unit): the ends of buckets in
-  // gradient_items(), or, where there are none, as many items as fit these bytes.
+  // Which gradients are summed at once: the ends of buckets in gradient_items(). None: without ZeRO as many items as
+  // fit these bytes, with it each unit by itself.
   std::vector<std::size_t> bucket_ends;
   std::int64_t bucket_bytes = kFixedBucketBytes;
   // Without ZeRO: neighbours on a node, which sum a bucket among themselves, each a share of it, before the shares are
@@ -45,11 +45,6 @@ void place_gradients(Graph& graph, const FlatLayout& layout, const DataParallel&
 // After add_update(). ZeRO-1 and 2: updated shards go to all ranks.
 void gather_updated(Graph& graph, const FlatLayout& layout, const DataParallel& data);
 
-// What ZeRO-3 will gather in forward and in backward, of a graph before the passes. `node_ends`: by node
-// (runtime/plan/cost.hpp); `sum_seconds`: of the gradients of a unit of so many bytes.
-GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<double>& node_ends,
-                             const std::function<double(std::int64_t)>& sum_seconds);
-
 // Of the gradients of all parameters of a graph that is differentiated.
 DType gradient_dtype(const Graph& graph);
 
@@ -57,15 +52,24 @@ DType gradient_dtype(const Graph& graph);
 struct GradientRange {
   std::int64_t offset = 0, elements = 0;
   std::size_t ready_after = 0;  // node of the graph whose gradient is the last to be finished
+  bool joins = true;            // may be summed with the range before it
 };
 
-// What buckets are made of: each matrix with the vectors and the padding behind it, in the order of the flat buffer,
-// which is about that in which backward finishes them.
-std::vector<GradientRange> gradient_items(const Graph& graph, const FlatLayout& layout);
+// What buckets are made of, in the order of the flat buffer, which is about that in which backward finishes them:
+// without ZeRO each matrix with the vectors and the padding behind it, with it each unit. From ZeRO-2 on, units whose
+// gradients different actions of a pipeline make do not join: they live in one.
+std::vector<GradientRange> gradient_items(const Graph& graph, const FlatLayout& layout, int zero = 0);
 // Items that are neighbours as one; `ends` as in Buckets (runtime/plan/bucket_sizes.hpp).
 std::vector<GradientRange> join_items(const std::vector<GradientRange>& items, const std::vector<std::size_t>& ends);
-// Of every item, when backward has finished it (`node_ends`: by node, runtime/plan/cost.hpp) and its bytes.
+// Of every item, when backward has finished it (`node_ends`: by node, runtime/plan/cost.hpp), its bytes, and whether it
+// joins.
 std::vector<ReadyItem> ready_items(const Graph& graph, const std::vector<GradientRange>& items,
                                    const std::vector<double>& node_ends);
+
+// What ZeRO-3 will gather in forward and in backward, of a graph before the passes, which sums `sums` each at once.
+// `node_ends`: by node (runtime/plan/cost.hpp); `sum_seconds`: of the gradients of a bucket of so many bytes.
+GatherSections gathered_uses(const Graph& graph, const FlatLayout& layout, const std::vector<GradientRange>& sums,
+                             const std::vector<double>& node_ends,
+                             const std::function<double(std::int64_t)>& sum_seconds);
 
 }  // namespace plimsoll

@@ -31,7 +31,8 @@ struct LayoutProblem {
   std::int64_t global_batch = 1;            // sequences of a step
   std::optional<std::int64_t> micro_batch;  // nullopt: chosen too
   OptimizerConfig optimizer;
-  std::int64_t bucket_bytes = std::int64_t{25} << 20;  // of gradients, without ZeRO
+  std::int64_t bucket_bytes = std::int64_t{25} << 20;  // of gradients, without ZeRO; …
+  std::int64_t unit_bucket_bytes = 0;                  // … and with it; 0: each unit by itself
   std::int64_t logits_bytes = kLogitsBytes;
   int least_prefetch = 1;  // of ZeRO-3, uses ahead
   int ranks = 1;
@@ -46,8 +47,8 @@ struct LayoutProblem {
   // for the time, to which the exact plan adds (ExactMemory::recompute_s).
   bool rewrite_at_need = false;
   bool offload = false;  // and values may wait in host memory instead
-  // What exact plans size by the links (ExactMemory::sizes_s): buckets of gradients without ZeRO, ZeRO-3's gathers,
-  // chunks of split linears.
+  // What exact plans size by the links (ExactMemory::sizes_s): buckets of gradients, ZeRO-3's gathers, chunks of split
+  // linears.
   bool sized_buckets = false, sized_gathers = false, sized_chunks = false;
 };
 

@@ -74,8 +74,8 @@ double LayoutCosts::Impl::gather_s(const Layout& l, std::int64_t elements) const
   return costs().collective_seconds(CollectiveKind::AllGather, bytes, l.mesh.shards, l.mesh.tensor);
 }
 
-// ZeRO 0 and 1: units are summed in the last micro-batch as its backward finishes them, from the last layer on; without
-// ZeRO in buckets of whole units.
+// ZeRO 0 and 1: units are summed in the last micro-batch as its backward finishes them, from the last layer on, in
+// buckets of whole units.
 void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, std::int64_t layers, Sizes sizes,
                                        StageTimes& t) const {
   const ChunkCost& last = t.chunks.front();
@@ -87,11 +87,12 @@ void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, s
     units.emplace_back(each * static_cast<double>(i), p.layer_elements / layers);
   if (p.embedding_elements > 0) units.emplace_back(backward, p.embedding_elements);
   const std::int64_t gradient = state_bytes(problem.dtype, problem.optimizer).gradient;
+  const std::int64_t most_bytes = l.zero > 0 ? problem.unit_bucket_bytes : problem.bucket_bytes;
   Queue queue;
   std::int64_t bucket = 0;
   double ready = 0;
   for (const auto& [when, elements] : units) {
-    const bool full = bucket > 0 && (l.zero > 0 || (bucket + elements) * gradient > problem.bucket_bytes);
+    const bool full = bucket > 0 && (bucket + elements) * gradient > most_bytes;
     if (full) queue.send(ready, reduce_s(l, bucket));
     if (full) bucket = 0;
     bucket += elements;
@@ -99,7 +100,7 @@ void LayoutCosts::Impl::add_reductions(const Layout& l, const PieceProfile& p, s
   }
   queue.send(ready, reduce_s(l, bucket));
   t.tail_s = std::max(0.0, queue.free_s - backward);
-  if (sizes == Sizes::Usual || l.zero > 0 || !problem.sized_buckets) return;
+  if (sizes == Sizes::Usual || !problem.sized_buckets) return;
   // The last message goes behind backward, and all of them take no less than one with all their bytes.
   t.tail_s = std::min(t.tail_s, std::max(reduce_s(l, 0), reduce_s(l, p.elements()) - backward));
 }
@@ -116,17 +117,24 @@ void LayoutCosts::Impl::add_sharded_steps(const Layout& l, const PieceProfile& p
   const double forward = c.forward_s / layers, backward = (c.input_grad_s + c.weight_grad_s) / layers;
   double made_forward =
       gather_embedding + gather + (layers - 1) * std::max(forward, gather) + std::max(forward, gather_head);
-  const double reduce = reduce_of(unit), reduce_embedding = reduce_of(p.embedding_elements);
-  const double reduce_head = reduce_of(p.head_elements);
+  // Layers that are summed as one have a share of what that takes.
+  const std::int64_t bytes = unit * state_bytes(problem.dtype, problem.optimizer).gradient;
+  const std::int64_t together =
+      std::clamp<std::int64_t>(problem.unit_bucket_bytes / std::max<std::int64_t>(1, bytes), 1, count);
+  const double reduce = reduce_of(unit * together) / static_cast<double>(together);
+  const double reduce_embedding = reduce_of(p.embedding_elements), reduce_head = reduce_of(p.head_elements);
   double made_backward = gather_head + gather + std::max(backward, reduce_head) +
                          (layers - 1) * std::max(backward, reduce + gather) + reduce + reduce_embedding;
-  if (sizes == Sizes::Ideal && l.zero == 3 && problem.sized_gathers) {
-    // The first unit is gathered before, the last sum comes after; everything is gathered at once, at best.
-    const double all = gather_s(l, p.elements()), sums = layers * reduce + reduce_embedding + reduce_head;
+  const bool sized_gathers = l.zero == 3 && problem.sized_gathers;
+  if (sizes == Sizes::Ideal && (sized_gathers || problem.sized_buckets)) {
+    // The first unit is gathered before, the last sum comes after; everything is gathered, and summed, at once at best.
+    const double all = l.zero == 3 ? gather_s(l, p.elements()) : 0;
     const double first = gather_embedding > 0 ? gather_embedding : gather;
-    made_forward = std::min(made_forward, std::max(first + c.forward_s, all));
-    const double last = (gather_head > 0 ? gather_head : gather) + c.input_grad_s + c.weight_grad_s +
-                        (reduce_embedding > 0 ? reduce_embedding : reduce);
+    if (sized_gathers) made_forward = std::min(made_forward, std::max(first + c.forward_s, all));
+    const double sums =
+        problem.sized_buckets ? reduce_s(l, p.elements()) : layers * reduce + reduce_embedding + reduce_head;
+    const double least = problem.sized_buckets ? reduce_s(l, 0) : reduce_embedding > 0 ? reduce_embedding : reduce;
+    const double last = (gather_head > 0 ? gather_head : gather) + c.input_grad_s + c.weight_grad_s + least;
     made_backward = std::min(made_backward, std::max(last, all + sums));
   }
   t.exposed_s += made_forward + made_backward - c.forward_s - c.input_grad_s - c.weight_grad_s;
@@ -155,7 +163,7 @@ void LayoutCosts::Impl::add_update(const Layout& l, const std::vector<PieceProfi
 
 bool LayoutCosts::Impl::sized(const Layout& l) const {
   if (problem.sized_chunks && l.mesh.tensor > 1) return true;
-  return l.mesh.data > 1 && ((problem.sized_buckets && l.zero == 0) || (problem.sized_gathers && l.zero == 3));
+  return l.mesh.data > 1 && (problem.sized_buckets || (problem.sized_gathers && l.zero == 3));
 }
 
 StageTimes LayoutCosts::Impl::stage(const Layout& l, int stage, Sizes sizes) {

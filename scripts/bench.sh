@@ -3,7 +3,7 @@
 #   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--precision fp32,bf16] [--mesh]
 #   scripts/bench.sh --overlap [--rounds N] [--steps N] [--out FILE] [--rate 1gbit] [--chunks K] [--only NAME]   two ranks over a slow link; needs root
 #   scripts/bench.sh --budget [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
-#   scripts/bench.sh --sizer [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
+#   scripts/bench.sh --sizer [--zero N] [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
 #   scripts/bench.sh --layouts [--rounds N] [--steps N] [--out FILE]   parallel: auto against every layout of two ranks
 #   scripts/bench.sh --plans [--verify] [--out FILE]   configs/large on the clusters that they are for; trains nothing
 #   scripts/bench.sh --shares [--rounds N] [--steps N] [--micro-batches N] [--rivals N] [--out FILE]   even and uneven shares with one slow rank

@@ -46,12 +46,12 @@ def train(link, folder, config, cluster, bucket, steps):
     return statistics.median(steps_ms(run, 2)), json.loads((run / "plan.json").read_text())["buckets"]
 
 
-def measure(case, folder, rounds, steps, names):
+def measure(case, folder, rounds, steps, names, zero):
     config, cluster = folder / "sizer.yaml", folder / "cluster.yaml"
     config.write_text(
         f"model: {{family: gpt2, layers: {case.layers}, hidden: {case.hidden}, heads: 4, vocabulary: 1024, positions: {SEQUENCE}, dropout: 0}}\n"
         f"data: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {case.batch}, micro_batch: {case.batch // 2}}}\n"
-        "optimizer: {lr: 3e-4, clip: 1.0}\nschedule: {name: constant}\n"
+        f"optimizer: {{lr: 3e-4, clip: 1.0}}\nschedule: {{name: constant}}\nparallel: {{zero: {zero}}}\n"
         "run: {threads: 1, eval_every: 0, save_every: 0, log_every: 1}\n")
     ms, plans = {name: [] for name in names}, {}
     with SlowLink(case.rate, case.delay_us if delay_tool() else 0) as link:
@@ -90,6 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--zero", type=int, default=0, choices=range(4), help="above 0 whole layers are summed, at least one at a time")
     parser.add_argument("--only", default="", help="links whose name contains this")
     parser.add_argument("--out", default="bench_sizer.json")
     a = parser.parse_args()
@@ -102,12 +103,12 @@ def main():
     for name, case in CASES.items():
         if a.only not in name:
             continue
-        print(f"{name}: 2 ranks x 1 thread, {case.layers} layers of {case.hidden}, a step of {case.batch} x {SEQUENCE} tokens, "
+        print(f"{name}: 2 ranks x 1 thread, {case.layers} layers of {case.hidden}, a step of {case.batch} x {SEQUENCE} tokens, zero {a.zero}, "
               f"load {os.getloadavg()[0]:.1f}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            rows = measure(case, Path(folder), a.rounds, a.steps, list(sizes()))
+            rows = measure(case, Path(folder), a.rounds, a.steps, list(sizes()), a.zero)
         results[name] = dict(rows=rows, **report(rows), load=os.getloadavg())
-    write_results(a.out, rounds=a.rounds, links=results)
+    write_results(a.out, rounds=a.rounds, zero=a.zero, links=results)
     return 0
 
 

@@ -20,6 +20,7 @@ std::optional<Call> call_of(const Node& node) {
   if (node.op == op_id<AllGather>)
     return Call{forward ? CollectiveKind::AllGather : CollectiveKind::ReduceScatter, AllGather::whole};
   if (node.op == op_id<GatherUnits>) return Call{CollectiveKind::AllGather, GatherUnits::kY};
+  if (node.op == op_id<ReduceUnits>) return Call{CollectiveKind::ReduceScatter, ReduceUnits::kX};
   if (node.op == op_id<ReduceScatter>)
     return Call{forward ? CollectiveKind::ReduceScatter : CollectiveKind::AllGather, ReduceScatter::whole};
   return std::nullopt;
@@ -47,14 +48,29 @@ void add_loss_calls(const Node& node, CollectiveCall call, std::vector<Collectiv
 }
 
 // What ranks have of several tensors together; empty where they have equal parts of each.
-RankCuts joined_cuts(const std::vector<GatheredPart>& parts, int ranks) {
-  if (std::all_of(parts.begin(), parts.end(), [](const GatheredPart& part) { return part.cuts.empty(); })) return {};
+RankCuts joined_cuts(const std::vector<JoinedPart>& parts, int ranks) {
+  if (std::all_of(parts.begin(), parts.end(), [](const JoinedPart& part) { return part.cuts.empty(); })) return {};
   RankCuts cuts{0};
   for (int r = 0; r < ranks; ++r) {
     cuts.push_back(cuts.back());
-    for (const GatheredPart& part : parts) cuts.back() += range_of_rank(part.elements, r, ranks, part.cuts).count;
+    for (const JoinedPart& part : parts) cuts.back() += range_of_rank(part.elements, r, ranks, part.cuts).count;
   }
   return cuts;
+}
+
+// Of a sum of some ranges alone; none: all of it.
+void take_ranges(const std::vector<ElementRange>& ranges, CollectiveCall& call) {
+  if (ranges.empty()) return;
+  std::vector<JoinedPart> parts;
+  call.elements = 0;
+  for (const ElementRange& range : ranges) {
+    // As Group::all_reduce divides them.
+    RankCuts cuts{0};
+    for (int r = 0; r < call.ranks; ++r) cuts.push_back(cuts.back() + range_of_rank(range.count, r, call.ranks).count);
+    parts.push_back({range.count, std::move(cuts)});
+    call.elements += range.count;
+  }
+  call.cuts = joined_cuts(parts, call.ranks);
 }
 
 }  // namespace
@@ -86,6 +102,7 @@ std::vector<CollectiveCall> collectives(const Graph& graph) {
           }
           if constexpr (requires { attrs.cuts; }) call.cuts = attrs.cuts;
           if constexpr (requires { attrs.parts; }) call.cuts = joined_cuts(attrs.parts, attrs.ranks);
+          if constexpr (requires { attrs.ranges; }) take_ranges(attrs.ranges, call);
         },
         node.attrs);
     if (call.ranks > 1) calls.push_back(std::move(call));

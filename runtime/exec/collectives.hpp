@@ -27,7 +27,7 @@ struct CollectiveCall {
   Graph::Section section = Graph::Section::Forward;
   std::uint8_t when = kEveryVariant;
   std::size_t node = 0;  // of the graph
-  RankCuts cuts = {};    // of the elements over the ranks, for reduce_scatter and all_gather
+  RankCuts cuts = {};    // of the elements over the ranks; empty: equal parts
   std::int64_t bytes() const { return elements * dtype_bytes(dtype); }
   // A call is over when the rank is done that has most of them: it takes as long as one of so many in equal parts.
   std::int64_t paced_bytes() const {

@@ -32,12 +32,26 @@ std::vector<Sample<AxisAttrs>> SumOverRanks<sums>::samples() {
 template struct SumOverRanks<Phase::Forward>;
 template struct SumOverRanks<Phase::InputGrad>;
 
-void GatherUnits::infer(const Attrs& a, SlotSpecs& s) {
+namespace {
+
+// Elements of several tensors, and of those what a rank has.
+struct JoinedElements {
   std::int64_t mine = 0, all = 0;
-  for (const GatheredPart& part : a.parts) {
-    mine += range_of_rank(part.elements, a.rank, a.ranks, part.cuts).count;
-    all += part.elements;
+};
+template <class Attrs>
+JoinedElements joined_elements(const Attrs& a) {
+  JoinedElements elements;
+  for (const JoinedPart& part : a.parts) {
+    elements.mine += range_of_rank(part.elements, a.rank, a.ranks, part.cuts).count;
+    elements.all += part.elements;
   }
+  return elements;
+}
+
+}  // namespace
+
+void GatherUnits::infer(const Attrs& a, SlotSpecs& s) {
+  const auto [mine, all] = joined_elements(a);
   require(a.ranks >= 1 && s[kX].shape.rank() == 1 && s[kX].elements() == mine && is_floating(s[kX].dtype),
           ErrorKind::Internal, "gather_units: x is {}, of {} parts rank {} of {} has {} elements", to_string(s[kX]),
           a.parts.size(), a.rank, a.ranks, mine);
@@ -47,6 +61,25 @@ void GatherUnits::infer(const Attrs& a, SlotSpecs& s) {
 std::vector<Sample<GatherUnits::Attrs>> GatherUnits::samples() {
   return {make_sample(Attrs{"shard", 2, 0, {{6, {}}, {8, {}}}}, {{kX, {7}}}),
           make_sample(Attrs{"shard", 2, 1, {{6, {}}, {8, {0, 7, 8}}}}, {{kX, {4}}}),
+          make_sample(Attrs{"shard", 1, 0, {{5, {}}}}, {{kX, {5}}})};
+}
+
+void ReduceUnits::infer(const Attrs& a, SlotSpecs& s) {
+  const auto [mine, all] = joined_elements(a);
+  require(a.ranks >= 1 && s[kX].shape.rank() == 1 && s[kX].elements() == all && is_floating(s[kX].dtype),
+          ErrorKind::Internal, "reduce_units: x is {}, and {} parts have {} elements", to_string(s[kX]), a.parts.size(),
+          all);
+  if (!a.in_place) s.set(kY, {{mine}, s[kX].dtype});
+}
+
+std::int64_t ReduceUnits::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase, int) {
+  return reduce_scratch_bytes(a.ranks, joined_elements(a).mine * dtype_bytes(s[kX].dtype));
+}
+
+std::vector<Sample<ReduceUnits::Attrs>> ReduceUnits::samples() {
+  return {make_sample(Attrs{"shard", 2, 0, {{6, {}}, {8, {}}}}, {{kX, {14}}}),
+          make_sample(Attrs{"shard", 2, 1, {{6, {}}, {8, {0, 7, 8}}}}, {{kX, {14}}}),
+          make_sample(Attrs{"shard", 2, 1, {{6, {}}, {8, {}}}, true}, {{kX, {14}}}),
           make_sample(Attrs{"shard", 1, 0, {{5, {}}}}, {{kX, {5}}})};
 }
 

@@ -29,7 +29,8 @@ constexpr std::int64_t reduce_scratch_bytes(int ranks, std::int64_t share_bytes)
 struct AllReduce : OpDefaults {
   struct Attrs {
     std::string axis = "data";
-    int ranks = 1;  // size of the axis
+    int ranks = 1;                          // size of the axis
+    std::vector<ElementRange> ranges = {};  // of x, rising; all at once. Empty: all of it
   };
   static constexpr std::string_view name = "all_reduce";
   static constexpr bool update_only = true;
@@ -113,9 +114,9 @@ struct AllGather : AlongDim<Phase::InputGrad> {
 struct GatherUnits : OpDefaults {
   struct Attrs {
     std::string axis = "shard";
-    int ranks = 1;                    // size of the axis
-    int rank = 0;                     // in it
-    std::vector<GatheredPart> parts;  // the tensors
+    int ranks = 1;                  // size of the axis
+    int rank = 0;                   // in it
+    std::vector<JoinedPart> parts;  // the tensors
   };
   static constexpr std::string_view name = "gather_units";
   static constexpr bool update_only = true;
@@ -130,6 +131,27 @@ struct GatherUnits : OpDefaults {
 // y [.., n, ..] = this rank's part of Σ_ranks x [.., ranks · n, ..]; sizes as above.
 struct ReduceScatter : AlongDim<Phase::Forward> {
   static constexpr std::string_view name = "reduce_scatter";
+};
+// Several tensors at once, which x has whole one after another: y = this rank's parts of their sums, one after another;
+// or, in place, each part at its place in x. The rest of x stays as it is. One collective, as GatherUnits.
+struct ReduceUnits : OpDefaults {
+  struct Attrs {
+    std::string axis = "shard";
+    int ranks = 1;                  // size of the axis
+    int rank = 0;                   // in it
+    std::vector<JoinedPart> parts;  // the tensors
+    bool in_place = false;          // there is no y
+  };
+  static constexpr std::string_view name = "reduce_units";
+  static constexpr bool update_only = true;
+  static constexpr bool collective = true;
+  enum : int { kX, kY };
+  static constexpr std::array slots{Slot{"x", Role::State}, Slot{"y", Role::Output, Backward::Ignores, true}};
+  static void infer(const Attrs& a, SlotSpecs& s);
+  static std::int64_t flops(const Attrs&, const SlotSpecs&, Phase) { return 0; }
+  // The scratch of the reduction.
+  static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);
+  static std::vector<Sample<Attrs>> samples();
 };
 
 }  // namespace plimsoll

@@ -21,8 +21,8 @@ struct TypeList {};
 
 using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
                         HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy,
-                        AllReduce, CopyTo, ReduceFrom, AllGather, GatherUnits, ReduceScatter, SquareSums, GlobalNorm,
-                        AdamW, Sgd, RoundWeights, Clear, ToHost, FromHost>;
+                        AllReduce, CopyTo, ReduceFrom, AllGather, GatherUnits, ReduceScatter, ReduceUnits, SquareSums,
+                        GlobalNorm, AdamW, Sgd, RoundWeights, Clear, ToHost, FromHost>;
 
 template <class List>
 struct AttrsOf;

@@ -22,8 +22,8 @@ inline ElementRange range_of_rank(std::int64_t n, int rank, int ranks, const Ran
   return {first, (cuts.empty() ? n * (rank + 1) / ranks : cuts[r + 1]) - first};
 }
 
-// One of several tensors that are gathered together.
-struct GatheredPart {
+// One of several tensors that lie one after another, and that ranks gather or sum together.
+struct JoinedPart {
   std::int64_t elements = 0;
   RankCuts cuts = {};
 };

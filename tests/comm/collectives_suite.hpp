@@ -47,18 +47,81 @@ std::string check_reductions(const SuiteGroup& g, std::int64_t n) {
   return faults;
 }
 
-// Tensors of several sizes in one gather, more of them than fit one exchange, with equal parts and with others; each as
-// if it were gathered alone.
+// Tensors of several sizes, more of them than fit one exchange, with equal parts and with others.
+inline std::vector<JoinedPart> suite_parts(int ranks, std::int64_t n) {
+  std::vector<JoinedPart> parts{{n * ranks}, {ranks}, {n}};
+  parts[2].cuts.assign(static_cast<std::size_t>(ranks + 1), n);  // the first rank has all of it
+  parts[2].cuts[0] = 0;
+  parts.insert(parts.end(), 20, {3 * ranks, {}});
+  return parts;
+}
+
+// In one sum, each as if it were summed alone: this rank's parts one after another, and each at its place, beside which
+// nothing changes. Nothing is written behind the scratch that this rank's parts ask for.
+template <class T>
+std::string check_joined_sums(const SuiteGroup& g, std::int64_t n) {
+  const int ranks = g.size(), rank = g.rank();
+  const std::vector<JoinedPart> parts = suite_parts(ranks, n);
+  std::int64_t all = 0;
+  std::vector<std::int64_t> places;  // of this rank's elements
+  for (const JoinedPart& part : parts) {
+    const ElementRange range = range_of_rank(part.elements, rank, ranks, part.cuts);
+    for (std::int64_t i = 0; i < range.count; ++i) places.push_back(all + range.first + i);
+    all += part.elements;
+  }
+  const std::int64_t element = dtype_bytes(dtype_of<T>()), mine = std::ssize(places);
+  constexpr std::byte kGuard{77};
+  std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(ranks, mine * element)) + 1);
+  scratch.back() = kGuard;
+  std::string faults;
+  for (const ReduceOp op : {ReduceOp::Sum, ReduceOp::Max}) {
+    Guarded<T> in(all), out(mine);
+    in.fill(rank);
+    const std::int64_t before = g.bytes_sent();
+    g.reduce_scatter(in.view(), out.view(), op, scratch.data(), parts);
+    faults += compare_bytes(g, "reduce_scatter of parts", before, (ranks - 1) * all * element);
+    faults += out.compare("reduce_scatter of parts", [&](std::int64_t i) {
+      return suite_reduced<T>(ranks, places[static_cast<std::size_t>(i)], op);
+    });
+    faults += in.compare("what reduce_scatter of parts read", [&](std::int64_t i) { return suite_value<T>(rank, i); });
+    g.reduce_scatter(in.view(), {}, op, scratch.data(), parts);
+    faults += in.compare("reduce_scatter of parts in place", [&](std::int64_t i) {
+      return std::binary_search(places.begin(), places.end(), i) ? suite_reduced<T>(ranks, i, op)
+                                                                 : suite_value<T>(rank, i);
+    });
+  }
+  if (scratch.back() != kGuard) faults += "reduce_scatter of parts wrote behind its scratch\n";
+  return faults;
+}
+
+// Ranges of a tensor, one of them empty, are summed, and nothing between them.
+template <class T>
+std::string check_sums_of_ranges(const SuiteGroup& g, std::int64_t n) {
+  const int ranks = g.size();
+  std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(ranks)));
+  const std::vector<ElementRange> ranges{{1, n}, {n + 3, 0}, {n + 4, 2 * n}, {3 * n + 9, 1}};
+  Guarded<T> x(3 * n + 12);
+  x.fill(g.rank());
+  const std::int64_t before = g.bytes_sent();
+  g.all_reduce(x.view(), ReduceOp::Sum, scratch.data(), ranges);
+  const std::int64_t element = dtype_bytes(dtype_of<T>());
+  return compare_bytes(g, "all_reduce of ranges", before, 2 * (ranks - 1) * (3 * n + 1) * element) +
+         x.compare("all_reduce of ranges", [&](std::int64_t i) {
+           const bool in = std::any_of(ranges.begin(), ranges.end(), [i](const ElementRange& range) {
+             return range.first <= i && i < range.first + range.count;
+           });
+           return in ? suite_reduced<T>(ranks, i, ReduceOp::Sum) : suite_value<T>(g.rank(), i);
+         });
+}
+
+// Of one gather, each as if it were gathered alone.
 template <class T>
 std::string check_parts(const SuiteGroup& g, std::int64_t n) {
   std::string faults;
   const int ranks = g.size();
-  std::vector<GatheredPart> parts{{n * ranks}, {ranks}, {n}};
-  parts[2].cuts.assign(static_cast<std::size_t>(ranks + 1), n);  // the first rank has all of it
-  parts[2].cuts[0] = 0;
-  parts.insert(parts.end(), 20, {3 * ranks, {}});
+  const std::vector<JoinedPart> parts = suite_parts(ranks, n);
   std::int64_t mine = 0, all = 0;
-  for (const GatheredPart& part : parts) {
+  for (const JoinedPart& part : parts) {
     mine += range_of_rank(part.elements, g.rank(), ranks, part.cuts).count;
     all += part.elements;
   }
@@ -69,7 +132,7 @@ std::string check_parts(const SuiteGroup& g, std::int64_t n) {
   faults += compare_bytes(g, "all_gather of parts", before, (ranks - 1) * out.view().spec.bytes());
   return faults + out.compare("all_gather of parts", [&](std::int64_t i) {
     std::vector<std::int64_t> first(static_cast<std::size_t>(ranks), 0);  // of the tensor, in what each rank has
-    for (const GatheredPart& part : parts) {
+    for (const JoinedPart& part : parts) {
       for (int r = 0; r < ranks; ++r) {
         const ElementRange range = range_of_rank(part.elements, r, ranks, part.cuts);
         if (i < part.elements && i >= range.first && i < range.first + range.count)
@@ -208,6 +271,8 @@ std::string check_dtype(const SuiteGroup& g) {
     faults += check_reductions<T>(g, n);
     faults += check_moves<T>(g, std::min<std::int64_t>(n, 70001));
     faults += check_uneven<T>(g, std::min<std::int64_t>(n, 70001));
+    faults += check_joined_sums<T>(g, std::min<std::int64_t>(n, 200001));
+    faults += check_sums_of_ranges<T>(g, std::min<std::int64_t>(n, 200001));
   }
   return faults;
 }

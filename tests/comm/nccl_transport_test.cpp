@@ -209,7 +209,7 @@ TEST(NcclTransport, AFailureInAGroupEndsTheGroup) {
   Alone alone;
   alone.api->answer = [](const std::string& call) { return call.starts_with("ncclAllGather") ? 1 : 0; };
   const CallSite at("label", alone.stream.get());
-  const std::vector<GatheredPart> parts{{32}, {32}};
+  const std::vector<JoinedPart> parts{{32}, {32}};
   alone.api->log.clear();
   const auto [kind, text] = error_of([&] { alone.transport->whole(at)->all_gather(alone.x, alone.x, parts, at); });
   EXPECT_EQ(kind, ErrorKind::PeerLost);

@@ -38,10 +38,21 @@ class SuiteGroup {
     const Moved from(*this, in), to(*this, out);
     run([&](const CallSite& at) { group_.reduce_scatter(from.view, to.view, op, scratch, at, cuts); });
   }
+  void all_reduce(View x, ReduceOp op, std::byte* scratch, std::span<const ElementRange> ranges) const {
+    const Moved there(*this, x);
+    run([&](const CallSite& at) { group_.all_reduce(there.view, op, scratch, ranges, at); });
+  }
+  // Without memory in `out`, in place.
+  void reduce_scatter(View in, View out, ReduceOp op, std::byte* scratch, std::span<const JoinedPart> parts) const {
+    const Moved from(*this, in);
+    if (!out) return run([&](const CallSite& at) { group_.reduce_scatter(from.view, {}, op, scratch, parts, at); });
+    const Moved to(*this, out);
+    run([&](const CallSite& at) { group_.reduce_scatter(from.view, to.view, op, scratch, parts, at); });
+  }
   void all_gather(View in, View out, const RankCuts& cuts = {}) const {
     gather(in, out, [&](View from, View to, const CallSite& at) { group_.all_gather(from, to, at, cuts); });
   }
-  void all_gather(View in, View out, std::span<const GatheredPart> parts) const {
+  void all_gather(View in, View out, std::span<const JoinedPart> parts) const {
     gather(in, out, [&](View from, View to, const CallSite& at) { group_.all_gather(from, to, parts, at); });
   }
   void send(View x, int peer) const {

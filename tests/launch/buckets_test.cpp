@@ -123,6 +123,42 @@ TEST(GradientBuckets, TheProgramHasThem) {
   }
 }
 
+// With ZeRO units are whole, and those of different pieces stay apart where each action of a pipeline sums its own.
+TEST(GradientBuckets, OfUnitsAreWholeAndOfOneAction) {
+  for (const int zero : {1, 2, 3}) {
+    for (const ScheduleKind schedule : {ScheduleKind::OneFOneB, ScheduleKind::Interleaved, ScheduleKind::ZbH1}) {
+      ProgramOptions o = options_of(ModelFamily::Llama, 2);
+      o.model.layers = 8;
+      o.zero = zero;
+      o.mesh.pipeline = 2;
+      o.schedule = schedule;
+      o.chunks = schedule == ScheduleKind::Interleaved ? 2 : 1;
+      o.micro_batches = 4;
+      const std::size_t units = build_programs(o).layout.units.size();
+      EXPECT_EQ(build_programs(o).buckets->bytes.size(), units) << "nobody knows the links";
+      o.bucket_bytes = std::int64_t{1} << 40;
+      const Programs joined = build_programs(o);
+      if (zero == 1) {
+        EXPECT_EQ(joined.buckets->bytes.size(), 1U);
+      } else if (schedule == ScheduleKind::ZbH1) {  // the embedding's is no late half
+        EXPECT_LE(joined.buckets->bytes.size(), 2U);
+      } else {
+        EXPECT_EQ(joined.buckets->bytes.size(), static_cast<std::size_t>(o.chunks));
+      }
+      EXPECT_FALSE(joined.buckets->chosen);
+      std::vector<std::int64_t> sent;
+      for (const CollectiveCall& c : collectives(joined.graph("train"))) {
+        const bool middle = (c.when & static_cast<std::uint8_t>(zero == 1 ? Variant::Last : Variant::Middle)) != 0;
+        if (c.kind == CollectiveKind::ReduceScatter && c.axis == "shard" && middle) sent.push_back(c.bytes());
+      }
+      std::sort(sent.begin(), sent.end());
+      std::vector<std::int64_t> sized = joined.buckets->bytes;
+      std::sort(sized.begin(), sized.end());
+      EXPECT_EQ(sent, sized);
+    }
+  }
+}
+
 TEST(GradientBuckets, ThePlanReportsWhatTheyGain) {
   ProgramOptions o = options_of(ModelFamily::Gpt2, 2);
   o.costs = costs_of(1e-5, 1e7);

@@ -208,6 +208,81 @@ TEST(JoinedGathers, AreTheSameOnAllRanks) {
   }
 }
 
+ProgramOptions summing_options(const ClusterDescription& cluster, int zero) {
+  ProgramOptions o = sharded_options(cluster);
+  o.zero = zero;
+  o.model.layers = 8;
+  return o;
+}
+
+double sums_seconds(const ProgramOptions& o) { return build_programs(o).buckets->chosen->end_s; }
+
+TEST(UnitBuckets, AreChosenWhereLatencyCosts) {
+  for (const int zero : {1, 2, 3}) {
+    SCOPED_TRACE(zero);
+    for (const ClusterDescription& cluster : {kLatent, cluster_of(2e-4, 1e7), cluster_of(5e-3, 1e7)}) {
+      ProgramOptions o = summing_options(cluster, zero);
+      const ProgramOptions chosen = choose_unit_buckets(o, always);
+      const GradientBuckets sized = *build_programs(chosen).buckets;
+      EXPECT_LE(sized.chosen->end_s, sized.apart->end_s);
+      // No bytes that are given are faster by more than what joins must save.
+      double best = sized.chosen->end_s;
+      for (std::int64_t bytes = 1; bytes <= 1 << 20; bytes = bytes * 5 / 4 + 1000) {
+        o.bucket_bytes = bytes;
+        best = std::min(best, sums_seconds(o));
+      }
+      EXPECT_LE(sized.chosen->end_s, (zero == 3 ? 1.05 : 1.002) * best);
+    }
+    const ProgramOptions latent = choose_unit_buckets(summing_options(kLatent, zero), always);
+    EXPECT_GT(latent.unit_bucket_bytes, 0);
+    const GradientBuckets sized = *build_programs(latent).buckets;
+    EXPECT_LT(sized.bytes.size(), 10U);
+    EXPECT_LT(sized.chosen->end_s, 0.9 * sized.apart->end_s);
+    EXPECT_EQ(sized.each_micro_batch, zero > 1);
+    EXPECT_EQ(choose_unit_buckets(summing_options(cluster_of(0, 3e6), zero), always).unit_bucket_bytes, 0)
+        << "no latency, nothing to save";
+  }
+  ProgramOptions o = summing_options(kLatent, 2);
+  o.bucket_bytes = 20000;
+  EXPECT_EQ(choose_unit_buckets(o, always).unit_bucket_bytes, 0) << "as asked";
+  o = summing_options(kLatent, 2);
+  o.costs = nullptr;
+  EXPECT_EQ(choose_unit_buckets(o, always).unit_bucket_bytes, 0) << "nobody said what the links are like";
+}
+
+// Gradients that wait for their neighbours take memory, from ZeRO-2 on.
+TEST(UnitBuckets, FitTheBudget) {
+  for (const int zero : {2, 3}) {
+    SCOPED_TRACE(zero);
+    const ProgramOptions o = summing_options(kLatent, zero);
+    const auto arena = [](const ProgramOptions& with) { return build_programs(with).plan.total_bytes; };
+    const auto chosen_within = [&](std::int64_t bytes) {
+      return choose_unit_buckets(o, [&](const ProgramOptions& with) { return arena(with) <= bytes; });
+    };
+    const std::int64_t most = arena(choose_unit_buckets(o, always)), least = arena(o);
+    ASSERT_GT(most, least);
+    double last = 0;
+    for (const std::int64_t budget : {most, most - 1, (most + least) / 2, least}) {
+      const ProgramOptions chosen = chosen_within(budget);
+      EXPECT_LE(arena(chosen), budget);
+      EXPECT_GE(sums_seconds(chosen), last) << "less memory is never faster";
+      last = sums_seconds(chosen);
+    }
+    EXPECT_EQ(arena(chosen_within(most)), most);
+  }
+}
+
+// Stages have different layers; ranks must not choose differently.
+TEST(UnitBuckets, AreTheSameOnAllRanks) {
+  ProgramOptions o = summing_options(kLatent, 2);
+  o.mesh.pipeline = 2;
+  o.stage_layers = {6, 2};
+  const std::int64_t chosen = choose_unit_buckets(o, always).unit_bucket_bytes;
+  EXPECT_GT(chosen, 0);
+  for (o.rank = 1; o.rank < o.mesh.ranks(); ++o.rank)
+    EXPECT_EQ(choose_unit_buckets(o, always).unit_bucket_bytes, chosen);
+}
+
 // Two ranks on a node, links between nodes a hundred times slower than inside.
 ClusterDescription two_levels(double between_bytes_per_s) {
   ClusterDescription c = cluster_of(1e-6, 1e9);
@@ -349,6 +424,44 @@ TEST_F(AutomaticRun, JoinedGathersFollowTheClusterAndAreReported) {
   EXPECT_NE(plan_text(roles, {0, 0, "", 2}, nullptr).find("each unit by itself: "), std::string::npos);
 }
 
+TEST_F(AutomaticRun, UnitBucketsFollowTheClusterAndAreReported) {
+  write("cluster.yaml", write_cluster(kLatent, "# of a test\n"));
+  for (const std::string zero : {"1", "2", "3"}) {
+    SCOPED_TRACE(zero);
+    const auto divided = [&](const std::string& more, bool cluster = true) {
+      return options(config({"parallel.zero=" + zero, "model.layers=6", more}, cluster));
+    };
+    const ProgramOptions o = divided("comm.bucket=auto");
+    EXPECT_GT(o.unit_bucket_bytes, 0);
+    const ProgramOptions fixed = divided("comm.bucket=64KiB");
+    EXPECT_EQ(fixed.bucket_bytes, 65536);
+    EXPECT_EQ(fixed.unit_bucket_bytes, 0);
+    EXPECT_EQ(divided("comm.bucket=auto", false).unit_bucket_bytes, 0) << "nobody knows the links";
+    const std::vector<RankRole> roles = rank_roles(o);
+    const nlohmann::json json = plan_json(roles, {0, 0, "", 2})["buckets"];
+    EXPECT_LT(json["bytes"].size(), 8U);
+    EXPECT_EQ(json["apart"]["buckets"], 8);
+    EXPECT_GT(json["apart"]["gain_ms"].get<double>(), 0);
+    EXPECT_EQ(json["times_of"], zero == "1" ? "step" : "micro_batch");
+    for (const char* other : {"best", "fixed", "one"}) EXPECT_TRUE(json[other].contains("gain_ms")) << other;
+    const std::string text = plan_text(roles, {0, 0, "", 2}, nullptr);
+    EXPECT_NE(text.find(fmt::format("gradients in {} bucket(s) of ", json["bytes"].size())), std::string::npos) << text;
+    EXPECT_NE(text.find("each unit by itself: "), std::string::npos) << text;
+  }
+  // A budget that has no room for them leaves each unit by itself.
+  const Config c = config({"parallel.zero=2", "model.layers=6"});
+  const ProgramOptions joined = options(c);
+  ProgramOptions apart = joined;
+  apart.unit_bucket_bytes = 0;
+  const std::int64_t least = build_programs(apart).plan.total_bytes;
+  const auto within = [&](std::int64_t bytes) {
+    return choose_programs(c, {0, 2, 0, 2}, Purpose::Train, bytes, 0).unit_bucket_bytes;
+  };
+  EXPECT_GT(build_programs(joined).plan.total_bytes, least);
+  EXPECT_EQ(within(least), 0);
+  EXPECT_EQ(within(build_programs(joined).plan.total_bytes), joined.unit_bucket_bytes);
+}
+
 TEST_F(AutomaticRun, HierarchicalSumsAreReportedAndKept) {
   write("cluster.yaml", write_cluster(two_levels(1e7), "# of a test\n"));
   const auto options_of_4 = [](const Config& c) { return choose_programs(c, {0, 4, 0, 4}, Purpose::Train, 0, 0); };
@@ -461,7 +574,9 @@ TEST_F(AutomaticRun, ProfilesThatDoNotCoverTheRunChangeNothing) {
   EXPECT_EQ(options(data, 0, std::make_shared<const ProfiledCosts>(described, links->profile(), nullptr)).links,
             LinkSource::None)
       << "the ranks are on several hosts";
-  EXPECT_EQ(options(config({"parallel.zero=1"}, false), 0, links).links, LinkSource::None) << "units are not sized";
+  EXPECT_EQ(options(config({"parallel.zero=1"}, false), 0, links).links, LinkSource::Profile);
+  EXPECT_EQ(options(config({"parallel.zero=1", "comm.bucket=1MiB"}, false), 0, links).links, LinkSource::None)
+      << "nothing is left to be sized";
   EXPECT_EQ(options(config({"parallel.tensor=2"}, false), 0, links).links, LinkSource::None) << "nor are one chunk";
   const std::int64_t needed = build_programs(options(data)).plan.total_bytes;
   const auto within = [&](std::int64_t bytes) {

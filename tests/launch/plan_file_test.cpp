@@ -180,6 +180,9 @@ TEST_F(PlanFile, SizesAreThoseOfTheFileWhateverLinksAreLikeNow) {
   const std::vector<Case> cases{
       {{}, cluster_of(0, 1e8), slow, "/roles/0/buckets/bytes"},
       {{"parallel.pipeline=2", "parallel.data=2"}, cluster_of(0, 1e8), slow, "/roles/1/buckets/bytes"},
+      {{"parallel.zero=1"}, cluster_of(2e-2, 1e9), cluster_of(0, 1e8), "/roles/0/buckets/bytes"},
+      {{"parallel.zero=2"}, cluster_of(2e-2, 1e9), cluster_of(0, 1e8), "/roles/0/buckets/bytes"},
+      {{"parallel.zero=3"}, cluster_of(2e-2, 1e9), cluster_of(0, 1e8), "/roles/0/buckets/bytes"},
       {{"parallel.zero=3"}, cluster_of(1e-4, 6e5), slow, "/gathers/distance"},
       {{"parallel.zero=3"}, cluster_of(2e-2, 1e9), cluster_of(1e-9, 1e5), "/gathers/ends"},
       {{"parallel.tensor=2", "parallel.sequence=false", "parallel.tensor_chunks=auto"},
@@ -257,6 +260,23 @@ TEST_F(PlanFile, SizesThatTheProgramCannotHaveAreOfAnotherRun) {
   bytes[0] = bytes[0].get<std::int64_t>() + 4;
   EXPECT_EQ(refused(other, {}).first, ErrorKind::Config);
   EXPECT_NE(refused(other, {}).second.find("/roles/0/buckets/bytes"), std::string::npos) << refused(other, {}).second;
+  // Pieces of a model are summed in different actions of a pipeline, where ZeRO 2 has their gradients.
+  const std::vector<std::string> interleaved{"parallel.zero=2", "parallel.pipeline=2", "parallel.data=2",
+                                             "parallel.schedule=interleaved", "train.micro_batch=1"};
+  const auto of_four = [&](const Config& c) {
+    return whole_plan_json(c, rank_roles(choose_programs(c, {0, 4, 0, 4}, Purpose::Train, 0, 0)), {0, 0, "", 4});
+  };
+  other = of_four(config(interleaved, 4));
+  std::int64_t all = 0;
+  for (const json& one : other["roles"][0]["buckets"]["bytes"]) all += one.get<std::int64_t>();
+  other["roles"][0]["buckets"]["bytes"] = json{all};
+  const auto [apart, why] = error_of([&, file = write(other)] {
+    Config c = config(interleaved, 4);
+    follow_plan(c, 4, file);
+    check_followed(of_four(c), file);
+  });
+  EXPECT_EQ(apart, ErrorKind::Config);
+  EXPECT_NE(why.find("/roles/0/buckets/bytes"), std::string::npos) << why;
   for (const json& ends : {json{1, 2}, json{2, 1}, json{1000}}) {
     other = sharded;
     other["roles"][0]["gathers"]["ends"] = ends;

@@ -190,5 +190,99 @@ TEST(JoinedGathers, AreAsManyAsTheBytesSay) {
   EXPECT_EQ(gathers_of(o, op_id<AllGather>), apart);
 }
 
+// The gradients of neighbouring units are summed as one: the owner of an element adds in rank order, whatever it is
+// sent with. `poison`: memory that is left holds NaNs.
+void expect_bits_of_units(const Layout& layout, const ProgramOptions& o, std::int64_t some_bytes, bool poison) {
+  SCOPED_TRACE(name_of(layout));
+  ProgramOptions with = o;
+  with.bucket_bytes = 1;
+  const RunResult units = train_on(layout, with, kRows, kSteps);
+  for (const std::int64_t bytes : {some_bytes, 2 * some_bytes, std::int64_t{1} << 30}) {
+    SCOPED_TRACE(bytes);
+    with.bucket_bytes = bytes;
+    const RunResult run = train_on(layout, with, kRows, kSteps, poison);
+    expect_same_bits(run, units);
+    EXPECT_EQ(run.high_water, run.planned);
+    EXPECT_EQ(run.allocations, 0);
+    // Of what replicas do not divide, the first of them has less of a sum than of its parts.
+    if (layout.mesh.data / layout.mesh.shards <= 2) {
+      EXPECT_EQ(run.sent, units.sent);
+    }
+  }
+}
+
+class JoinedSums : public testing::TestWithParam<int> {};
+
+TEST_P(JoinedSums, GiveTheBitsOfUnits) {
+  for (const auto& [family, mesh] : {std::pair{ModelFamily::Llama, Mesh{.data = 2, .shards = 2}},
+                                     {ModelFamily::Gpt2, Mesh{.data = 4, .shards = 4}},
+                                     {ModelFamily::Gpt2, Mesh{.data = 4, .shards = 2}},
+                                     {ModelFamily::Llama, Mesh{.data = 6, .shards = 2}},
+                                     {ModelFamily::Gpt2, Mesh{.data = 2, .shards = 1}},
+                                     {ModelFamily::Llama, Mesh{.data = 2, .tensor = 2, .shards = 2}}}) {
+    ProgramOptions o = equivalence_options(family, DType::f32, 1);
+    o.model.layers = 5;
+    const Layout layout{.mesh = mesh, .zero = GetParam(), .sequence = mesh.tensor > 1};
+    for (const bool poison : {false, true}) expect_bits_of_units(layout, o, 80000, poison);
+  }
+}
+
+TEST_P(JoinedSums, InPipelinesOfEverySchedule) {
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    ProgramOptions o = equivalence_options(family, DType::f32, 1);
+    o.model.layers = 8;
+    for (const Layout& layout :
+         every_schedule({.mesh = {.data = 2, .pipeline = 2, .shards = 2}, .zero = GetParam()}, o.model.layers))
+      expect_bits_of_units(layout, o, 80000, true);
+  }
+}
+
+// A rank may have nothing of a small unit.
+TEST_P(JoinedSums, WithUnevenSharesOfTheState) {
+  ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
+  o.model.layers = 5;
+  expect_bits_of_units({.mesh = {.data = 4, .shards = 4}, .zero = GetParam(), .state_shares = {1, 60, 3, 7}}, o, 80000,
+                       true);
+  expect_bits_of_units({.mesh = {.data = 4, .shards = 2}, .zero = GetParam(), .state_shares = {2, 7}}, o, 80000, false);
+}
+
+// Layers whose parameters take several pieces of a reduction, in half precision too.
+TEST_P(JoinedSums, OfLayersOfSeveralPieces) {
+  ProgramOptions o = equivalence_options(ModelFamily::Llama, DType::bf16, 1);
+  o.model.hidden = 192;
+  o.model = resolve(o.model);
+  expect_bits_of_units({.mesh = {.data = 2, .shards = 2}, .zero = GetParam()}, o, 3 << 20, false);
+}
+
+// One message for all, and so many bytes as before on every axis; with replicas of shards one for them too.
+TEST_P(JoinedSums, AreOneMessageOfNeighbours) {
+  ProgramOptions o = equivalence_options(ModelFamily::Llama, DType::f32, 1);
+  o.model.layers = 5;
+  o.mesh = {.data = 4, .shards = 2};
+  o.zero = GetParam();
+  const auto calls = [&](std::string_view axis) {
+    const Programs programs = build_programs(o);
+    std::int64_t count = 0, bytes = 0;
+    for (const CollectiveCall& c : collectives(programs.graph("train"))) {
+      const bool sum = c.kind != CollectiveKind::AllGather && c.section == Graph::Section::Backward;
+      const bool once = (c.when & static_cast<std::uint8_t>(Variant::Only)) != 0;
+      if (!sum || !once || c.axis != axis) continue;
+      ++count;
+      bytes += c.bytes();
+    }
+    return std::pair(count, bytes);
+  };
+  const auto shard = calls("shard"), replica = calls("replica");
+  EXPECT_EQ(shard.first, 5 + 2) << "layers, the embedding, the head";
+  EXPECT_EQ(replica.first, shard.first);
+  EXPECT_EQ(replica.second * 2, shard.second);
+  o.bucket_bytes = std::int64_t{1} << 30;
+  EXPECT_EQ(calls("shard"), (std::pair{std::int64_t{1}, shard.second}));
+  EXPECT_EQ(calls("replica"), (std::pair{std::int64_t{1}, replica.second}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Stages, JoinedSums, testing::Values(1, 2, 3),
+                         [](const auto& p) { return fmt::format("zero{}", p.param); });
+
 }  // namespace
 }  // namespace plimsoll

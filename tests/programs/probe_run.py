@@ -87,6 +87,12 @@ units, unit_losses = train("units", "parallel.zero=3", "comm.gather=0", "plan.pr
 joined, joined_losses = train("joined", "parallel.zero=3", latent, links="cluster")
 assert units["gathers"]["gathers"] == units["gathers"]["uses"] > joined["gathers"]["gathers"], joined["gathers"]
 assert joined["gathers"]["apart"]["gain_ms"] > 900 and joined_losses == unit_losses, joined["gathers"]
+# Sums of units too, with every stage of ZeRO, and without a bit that changes.
+for zero in (1, 2, 3):
+    apart, apart_losses = train(f"apart_{zero}", f"parallel.zero={zero}", "comm.bucket=1", "plan.profile=off")
+    summed, summed_losses = train(f"summed_{zero}", f"parallel.zero={zero}", latent, links="cluster")
+    assert len(apart["buckets"]["bytes"]) == 6 and len(summed["buckets"]["bytes"]) == 1, (zero, summed["buckets"])
+    assert summed["buckets"]["apart"]["gain_ms"] > 900 and summed_losses == apart_losses, (zero, summed["buckets"])
 whole, whole_losses = train("whole", "parallel.zero=1", "parallel.shard=auto", latent, links="cluster")
 assert whole["mesh"]["shard"] == 1 and whole["shard_choice"]["by_links"] == 1, whole["mesh"]
 assert all(abs(a - b) < 1e-5 for a, b in zip(whole_losses, losses)), (whole_losses, losses)
