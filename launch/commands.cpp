@@ -10,6 +10,7 @@
 #include "launch/info.hpp"
 #include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
+#include "launch/nearest_changes.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/plan_why.hpp"
 #include "launch/process.hpp"
@@ -80,7 +81,8 @@ int command_generate(const GenerateArguments& a) {
   Backend backend = make_backend(source.config, place, self, threads);
   const auto infeasible = check_budget(programs, options, choose_budget(source.config, backend),
                                        source.config.memory.reserve.value_or(outside_bytes(backend)));
-  require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
+  require(!infeasible, ErrorKind::OutOfMemory, "{}\nnearest change:\n  --set memory.budget={}",
+          infeasible ? infeasible->text : "", infeasible ? infeasible->needed_bytes : 0);
   EngineOptions engine_options;
   engine_options.threads = threads;
   engine_options.backend = &backend;
@@ -146,10 +148,20 @@ int command_prepare(const PrepareArguments& a) {
 namespace {
 
 nlohmann::json infeasible_json(const Infeasible& infeasible) {
-  return {{"needed_bytes", infeasible.needed_bytes},
-          {"budget_bytes", infeasible.budget_bytes},
-          {"missing_bytes", infeasible.needed_bytes - infeasible.budget_bytes},
-          {"text", infeasible.text}};
+  nlohmann::json json{{"needed_bytes", infeasible.needed_bytes},
+                      {"budget_bytes", infeasible.budget_bytes},
+                      {"missing_bytes", infeasible.needed_bytes - infeasible.budget_bytes},
+                      {"bound_bytes", infeasible.bound_bytes},
+                      {"of", infeasible.of_host ? "host memory" : "memory"},
+                      {"changes", nlohmann::json::array()},
+                      {"text", infeasible.text}};
+  for (const NearestChange& change : infeasible.changes)
+    json["changes"].push_back({{"set", change.settings},
+                               {"ranks", change.ranks},
+                               {"needed_bytes", change.needed_bytes},
+                               {"host_bytes", change.host_bytes},
+                               {"fits", change.fits}});
+  return json;
 }
 
 // The step of the role that is shown, on the clock.
@@ -227,6 +239,12 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   std::optional<Infeasible> infeasible;
   if (context.budget_bytes.least() > 0) infeasible = check_budget(roles, context.budget_bytes, context.outside_bytes);
   if (!infeasible) infeasible = check_host_budget(roles, host_bytes);
+  const bool layout_chosen = given.parallel.automatic;
+  if (infeasible)
+    add_nearest_changes(*infeasible,
+                        {config, layout_chosen, place, Purpose::Train, context.budget_bytes, context.outside_bytes,
+                         host_bytes, &costs.costs(), costs.profile()},
+                        options);
   std::optional<PlanWhy> why;
   if (plan.why && !infeasible) why = explain_plan(given, place, costs.machine(), *layouts, roles, context);
   if (json) {

@@ -1,16 +1,31 @@
 #pragma once
-// What a run that does not fit could change: each change alone, with the memory that it leads to.
+// What a run that does not fit could change: settings that a user can type, each planned as the run would be with them.
 
-#include <string>
-
-#include "launch/programs.hpp"
+#include "launch/run_setup.hpp"
 
 namespace plimsoll {
 
-// "  tensor 1 -> 2: 37.2 GiB (fits)" in lines, those that fit first, the least changed of them (which needs most) on
-// top; of those that do not fit, the nearest. Micro-batch, sequence, recomputation, ZeRO, optimizer, and twice the
-// ranks along each axis; what model or batch do not allow is left out; nothing for generation, whose
-// bytes follow from the model. `options`: of the rank that needs most.
-std::string nearest_changes(const ProgramOptions& options, std::int64_t budget_bytes, std::int64_t outside_bytes);
+// What the run was planned for; as the arguments of choose_programs().
+struct PlanQuestion {
+  const Config& config;  // with a layout
+  bool layout_chosen;    // it was `parallel: auto`: settings then name the layout too
+  Place place;
+  Purpose purpose = Purpose::Train;
+  RankBudgets budgets;
+  std::int64_t outside_bytes = 0, host_bytes = kNoHostLimit;
+  const CostModel* costs = nullptr;
+  std::shared_ptr<const ProfiledCosts> measured = nullptr;
+};
+
+// The question with settings of `--set` over its configuration, on so many ranks, answered: everything that is `auto`
+// is chosen anew, and as much lies outside of the arena. nullopt where configuration, model or batch do not allow them.
+std::optional<NearestChange> planned_change(const PlanQuestion& question, std::vector<std::string> settings, int ranks);
+
+// Fills Infeasible::changes and adds a line for each to its text: "  --set parallel.tensor=2, on 2 ranks: 37.2 GiB
+// (fits)". Smaller micro-batches and sequences, other recomputation, fewer logits at a time, more ZeRO, plain SGD, and
+// twice the ranks along each axis; those that fit first, the least changed of them (which needs most) on top; of those
+// that do not fit, the nearest. At last the budget that is needed. Nothing for generation, whose bytes follow from the
+// model. `options`: what was chosen for the question.
+void add_nearest_changes(Infeasible& no, const PlanQuestion& question, const ProgramOptions& options);
 
 }  // namespace plimsoll

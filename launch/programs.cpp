@@ -7,7 +7,6 @@
 #include "comm/group.hpp"
 #include "launch/known_plans.hpp"
 #include "launch/message_sizes.hpp"
-#include "launch/nearest_changes.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
 #include "parallel/overlap.hpp"
@@ -16,6 +15,7 @@
 #include "runtime/core/text.hpp"
 #include "runtime/graph/autodiff.hpp"
 #include "runtime/graph/offload.hpp"
+#include "runtime/plan/recompute_bound.hpp"
 
 namespace plimsoll {
 namespace {
@@ -387,29 +387,35 @@ Programs build_programs(const ProgramOptions& o) {
   return p;
 }
 
-std::optional<Infeasible> check_host_budget(const Programs& programs, const ProgramOptions& options,
+std::int64_t least_arena_bytes(const Programs& programs, const ProgramOptions& options) {
+  std::int64_t live = 0;
+  for (const ProgramLayout& program : programs.plan.programs) {
+    if (program.name != "train") live = std::max(live, program.max_live_bytes);
+  }
+  if (options.train) {
+    ProgramOptions kept = options;
+    kept.recompute.clear();
+    Programs p;
+    add_schedule(kept, p);
+    const Graph graph = train_graph(kept, p, {.timed = false});
+    live = std::max(live, unavoidable_bytes({"train", &graph, p.schedule.get(), p.stage}, kept.threads));
+  }
+  // The last buffer of a plan ends where its bytes end, the others at the alignment.
+  return std::max(programs.plan.persistent_bytes, programs.plan.persistent_bytes + live - (kArenaAlignment - 1));
+}
+
+std::optional<Infeasible> check_host_budget(const Programs& programs, const ProgramOptions&,
                                             std::int64_t budget_bytes) {
   const std::int64_t needed = programs.plan.host_bytes;
   if (needed <= budget_bytes) return std::nullopt;
   Infeasible no{needed, budget_bytes, {}};
+  no.of_host = true;
   no.text =
       fmt::format("the run offloads {} per rank to host memory but memory.host_budget is {}: {} too much\nlargest:",
                   format_bytes(needed), format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
   const std::vector<LiveItem>& items = programs.plan.program("train").host_items;
   for (std::size_t i = 0; i < std::min<std::size_t>(8, items.size()); ++i)
     no.text += fmt::format("\n  {:>12}  {} (layer {})", format_bytes(items[i].bytes), items[i].name, items[i].layer);
-  no.text += "\nnearest changes:";
-  ProgramOptions half = options;
-  half.micro_batch /= 2;
-  half.micro_batches *= 2;
-  for (std::int64_t& share : half.shares) share *= 2;
-  if (half.micro_batch > 0 && !chunks_fault(half)) {
-    const std::int64_t then = plan_of(half).host_bytes;
-    no.text += fmt::format("\n  train.micro_batch {} -> {}: {} ({})", options.micro_batch, half.micro_batch,
-                           format_bytes(then), then <= budget_bytes ? "fits" : "does not fit");
-  }
-  no.text +=
-      fmt::format("\n  memory.recompute: offload in fewer layers\n  memory.host_budget -> {}", format_bytes(needed));
   return no;
 }
 
@@ -418,10 +424,14 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
   const std::int64_t needed = programs.plan.total_bytes + outside_bytes;
   if (needed <= budget_bytes) return std::nullopt;
   Infeasible no{needed, budget_bytes, {}};
+  no.bound_bytes = least_arena_bytes(programs, options) + outside_bytes;
   no.text =
       fmt::format("the run needs {} per rank ({} in the arena, {} outside it) but memory.budget is {}: {} too much\n",
                   format_bytes(needed), format_bytes(programs.plan.total_bytes), format_bytes(outside_bytes),
                   format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
+  if (options.train)
+    no.text += fmt::format("it is the least plan found; no plan of any recomputation needs less than {}\n",
+                           format_bytes(no.bound_bytes));
   struct Entry {
     std::string name;
     std::int64_t bytes;
@@ -438,9 +448,6 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
   for (std::size_t i = 0; i < std::min<std::size_t>(8, largest.size()); ++i) {
     no.text += fmt::format("\n  {:>12}  {}", format_bytes(largest[i].bytes), largest[i].name);
   }
-  no.text += "\nnearest changes:";
-  no.text += nearest_changes(options, budget_bytes, outside_bytes);
-  no.text += fmt::format("\n  memory.budget -> {}", format_bytes(needed));
   return no;
 }
 

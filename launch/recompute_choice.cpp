@@ -6,6 +6,8 @@
 #include <tuple>
 #include <utility>
 
+#include "runtime/plan/offload_costs.hpp"
+
 namespace plimsoll {
 namespace {
 
@@ -32,6 +34,8 @@ class BytePlans {
       : there_(there), keeping_(keeping), layers_(layers), budget_(arena_bytes) {}
   PlannedBytes of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, budget_); }
   PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, 0); }
+  // What no placement can do without, whatever the budget is.
+  PlannedBytes least_of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, 1); }
 
  private:
   PlannedBytes plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
@@ -231,33 +235,72 @@ GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, co
 class StageSearch {
  public:
   StageSearch(const ProgramOptions& there, const CostModel& costs, std::int64_t arena_bytes)
-      : there_(there), keeping_(keeping_graph(there)), budget_(arena_bytes) {
+      : there_(there), costs_(costs), keeping_(keeping_graph(there)), budget_(arena_bytes) {
     choice_.stage = keeping_.stage;
     choice_.graph = stage_of(keeping_, there, costs);
     choice_.seconds = choice_.graph.micro_batch_seconds;
   }
 
   // False where nothing fits; then the choice is the one that needs least of those tried.
-  bool run() {
+  bool run(bool to_the_least) {
     BytePlans bytes(there_, keeping_.graph, choice_.graph.layers, budget_);
     if (search(bytes)) return true;
-    std::vector<LayerRecompute> chosen;
-    if (!choice_.plan.layers.empty()) chosen = layer_recompute(choice_.graph, choice_.plan);
-    choice_.arena_bytes = bytes.best_of(chosen).arena;
+    choice_.arena_bytes = bytes.best_of(choice_.layers).arena;
     // Where there is little to make again, keeping everything may need less than any copies of it.
     const std::int64_t none = bytes.best_of({}).arena;
     if (none <= choice_.arena_bytes) {
       choice_.plan = {};
+      choice_.layers.clear();
       choice_.arena_bytes = none;
       choice_.host_bytes = choice_.model_bytes = 0;
       choice_.seconds = choice_.graph.micro_batch_seconds;
     }
-    return false;
+    return to_the_least && descend(bytes);
   }
 
   StageChoice&& take() { return std::move(choice_); }
 
  private:
+  // From the smallest plan to smaller ones; the first that fits, or else the smallest. The steps do not depend on the
+  // budget, so that whatever is said to be needed has a plan.
+  bool descend(BytePlans& bytes) {
+    LayerChoices start = choice_.layers;
+    if (start.empty()) start.resize(choice_.graph.layers.size());
+    const std::vector<LayerChoices> smaller =
+        smaller_choices(keeping_.graph, std::move(start), [&](const LayerChoices& layers) {
+          const PlannedBytes plan = bytes.least_of(layers);
+          return plan.host <= there_.host.bytes ? plan.least : std::numeric_limits<std::int64_t>::max();
+        });
+    for (const LayerChoices& layers : smaller) {
+      const PlannedBytes plan = bytes.of(layers);
+      if (plan.arena > budget_) continue;
+      take(layers, plan);
+      return true;
+    }
+    for (std::size_t i = smaller.size(); i-- > 0;) {
+      if (bytes.least_of(smaller[i]).least >= choice_.arena_bytes + kArenaAlignment) break;
+      const PlannedBytes plan = bytes.best_of(smaller[i]);
+      if (plan.arena < choice_.arena_bytes) take(smaller[i], plan);
+    }
+    return false;
+  }
+
+  // What is no answer of the planner.
+  void take(const LayerChoices& layers, const PlannedBytes& plan) {
+    choice_.plan = {};
+    choice_.layers = layers;
+    choice_.arena_bytes = plan.arena;
+    choice_.host_bytes = plan.host;
+    choice_.model_bytes = 0;
+    ProgramOptions with = there_;
+    with.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      with.recompute[static_cast<std::size_t>(choice_.graph.layers[i])] = layers[i];
+    const Graph graph = rewritten_graph(with).graph;
+    choice_.plan.seconds = recompute_seconds(graph, costs_) + offload_seconds(graph, costs_, there_.host.overlap);
+    choice_.seconds = choice_.graph.micro_batch_seconds + choice_.plan.seconds;
+  }
+
   bool search(BytePlans& bytes) {
     choice_.arena_bytes = bytes.of({}).arena;
     if (choice_.arena_bytes <= budget_) return true;
@@ -299,6 +342,7 @@ class StageSearch {
     fits_ = found.fits;
     choice_.graph = graph;
     choice_.plan = found.plan;
+    choice_.layers = found.plan.layers.empty() ? LayerChoices{} : layer_recompute(graph, found.plan);
     choice_.arena_bytes = found.bytes.arena;
     choice_.host_bytes = found.bytes.host;
     choice_.model_bytes = found.model_bytes;
@@ -306,6 +350,7 @@ class StageSearch {
   }
 
   ProgramOptions there_;
+  const CostModel& costs_;
   KeepingGraph keeping_;
   std::int64_t budget_;
   StageChoice choice_;
@@ -334,11 +379,12 @@ GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
 StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
                                    std::int64_t arena_bytes) {
   StageSearch search(at_stage(options, stage), costs, arena_bytes);
-  search.run();
+  search.run(true);
   return search.take();
 }
 
-RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes) {
+RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
+                                 bool to_the_least) {
   RecomputeChoice result;
   result.fits = true;
   result.layers.assign(static_cast<std::size_t>(options.model.layers), {});
@@ -353,17 +399,17 @@ RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel&
         known.try_emplace(key_of(options, stage, schedule ? &*schedule : nullptr, cuts), result.stages.size());
     if (is_new) {
       StageSearch search(at_stage(options, stage), costs, arena_bytes);
-      result.fits = search.run() && result.fits;
+      result.fits = search.run(to_the_least) && result.fits;
       result.stages.push_back(search.take());
       const double slots = static_cast<double>(options.micro_batches + options.mesh.pipeline - 1);
       result.step_seconds = std::max(result.step_seconds, slots * result.stages.back().seconds);
     }
     result.kind_of.push_back(entry->second);
     const StageChoice& choice = result.of_stage(stage);
-    if (choice.plan.layers.empty()) continue;
-    const std::vector<LayerRecompute> chosen = layer_recompute(choice.graph, choice.plan);
+    if (choice.layers.empty()) continue;
     const std::vector<int> layers = layers_at(options, stage, cuts);
-    for (std::size_t i = 0; i < layers.size(); ++i) result.layers[static_cast<std::size_t>(layers[i])] = chosen[i];
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      result.layers[static_cast<std::size_t>(layers[i])] = choice.layers[i];
   }
   const bool nothing = std::all_of(result.layers.begin(), result.layers.end(),
                                    [](const LayerRecompute& l) { return l == LayerRecompute{}; });

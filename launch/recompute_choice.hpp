@@ -6,8 +6,9 @@
 // flight. What its activations may take is not known beforehand, since their planner only models memory: the byte plan
 // of the whole program (parameters, gradients, optimizer, communication, evaluation, offsets) is made for what the
 // planner answers, and the planner's budget is narrowed down, between one whose plan fits and one whose plan does not,
-// until they are near each other. Of the plans that fit, the cheapest is taken. Everything follows from the arguments:
-// all ranks, and `plan`, choose alike.
+// until they are near each other. Of the plans that fit, the cheapest is taken. Where none fits, the smallest is made
+// smaller step by step (launch/recompute_least.hpp), until a plan fits or nothing helps. Everything follows from the
+// arguments: all ranks, and `plan`, choose alike.
 //
 // Where host memory is offered (ProgramOptions::host), values may wait there. The planner first chooses as if there
 // were enough; where that is more than there is, all layers, or the first half, quarter, … of them, get equal shares of
@@ -16,6 +17,7 @@
 #include <span>
 
 #include "launch/known_plans.hpp"
+#include "launch/recompute_least.hpp"
 #include "runtime/plan/recompute_graph.hpp"
 
 namespace plimsoll {
@@ -23,7 +25,9 @@ namespace plimsoll {
 struct StageChoice {
   int stage = 0;
   GraphStage graph;
-  RecomputePlan plan;            // empty layers: nothing is recomputed
+  LayerChoices layers;  // by layer of the stage; empty: nothing is recomputed
+  // The planner's answer that they are; without layers where nothing is recomputed, or the planner had no such answer.
+  RecomputePlan plan;
   std::int64_t model_bytes = 0;  // the planner's budget that it answered
   std::int64_t arena_bytes = 0;  // of a byte plan of the stage: of the best one, or of any within the budget
   std::int64_t host_bytes = 0;   // and of its host arena
@@ -39,8 +43,10 @@ struct RecomputeChoice {
   const StageChoice& of_stage(int stage) const { return stages[kind_of[static_cast<std::size_t>(stage)]]; }
 };
 
-// `options.recompute` is what is chosen: it does not count. `arena_bytes`: budget of the arena.
-RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes);
+// `options.recompute` is what is chosen: it does not count. `arena_bytes`: budget of the arena. Without `to_the_least`
+// the planner's answers are all that is tried: for whoever has other sizes that need less.
+RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
+                                 bool to_the_least = true);
 
 // The same for one stage by itself.
 StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,

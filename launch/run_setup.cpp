@@ -10,6 +10,7 @@
 #include "launch/cluster_file.hpp"
 #include "launch/layout_choice.hpp"
 #include "launch/message_sizes.hpp"
+#include "launch/nearest_changes.hpp"
 #include "launch/process.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/roles.hpp"
@@ -141,7 +142,8 @@ class Sizes {
     const std::vector<LayerRecompute> given = o_.recompute;
     std::optional<ProgramOptions> best;
     double best_seconds = 0;
-    for (const std::int64_t rows : micro_batch_choices(config_, share)) {
+    const std::vector<std::int64_t> choices = micro_batch_choices(config_, share);
+    for (const std::int64_t rows : choices) {
       use_rows(rows, share);
       o_.recompute = given;
       const bool fits = fits_with_some_logits();
@@ -149,7 +151,7 @@ class Sizes {
       if (fits && !best) return o_;
       if (!fits && !recomputes()) continue;
       // The bytes are known to suffice or not to; this says what it costs.
-      RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_);
+      RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_, rows == choices.back());
       o_.recompute = choice.layers;
       const bool better = choice.fits && (!best || choice.step_seconds < best_seconds);
       if (better) {
@@ -351,12 +353,6 @@ std::optional<Infeasible> find_infeasible(const Config& config, const Place& pla
                                           const RankBudgets& budgets, std::int64_t outside_bytes,
                                           std::int64_t host_bytes) {
   const DescribedCosts described(choose_cluster(config));
-  const auto fault_of = [&](const Config& with) {
-    const std::vector<RankRole> roles =
-        rank_roles(choose_programs(with, place, purpose, budgets, outside_bytes, host_bytes, &described));
-    auto fault = check_budget(roles, budgets, outside_bytes);
-    return fault ? fault : check_host_budget(roles, host_bytes);
-  };
   // Planned once, it tells most runs that fit from the others.
   if (const auto least = least_choices(config, place.ranks)) {
     const ProgramOptions o = choose_programs(*least, place, purpose, budgets, outside_bytes, host_bytes, &described);
@@ -364,7 +360,15 @@ std::optional<Infeasible> find_infeasible(const Config& config, const Place& pla
   }
   Config chosen = config;
   choose_layout(chosen, place, {choose_cluster(config), &described}, budgets.least(), outside_bytes);
-  return fault_of(chosen);
+  const ProgramOptions o = choose_programs(chosen, place, purpose, budgets, outside_bytes, host_bytes, &described);
+  const std::vector<RankRole> roles = rank_roles(o);
+  auto fault = check_budget(roles, budgets, outside_bytes);
+  if (!fault) fault = check_host_budget(roles, host_bytes);
+  const bool layout_chosen = config.parallel.automatic;
+  if (fault)
+    add_nearest_changes(*fault, {chosen, layout_chosen, place, purpose, budgets, outside_bytes, host_bytes, &described},
+                        o);
+  return fault;
 }
 
 std::int64_t choose_budget(const Config& config, const Backend& backend) {

@@ -218,7 +218,7 @@ TEST(LayoutChoice, NothingFits) {
   const ProgramOptions o = choose_programs(config, place_of(4), Purpose::Train, 1000, 0);
   const auto no = check_budget(build_programs(o), o, 1000, 0);
   ASSERT_TRUE(no);
-  EXPECT_NE(no->text.find("nearest changes"), std::string::npos);
+  EXPECT_NE(no->text.find("largest at the peak"), std::string::npos);
   EXPECT_EQ(choice->least_memory->exact->arena_bytes, no->needed_bytes);
   EXPECT_NE(layout_text(*choice, slow_cluster(), 1000, true).find("none fits; least memory"), std::string::npos);
 }

@@ -7,7 +7,6 @@
 
 #include "launch/allocation_counter.hpp"
 #include "launch/generate.hpp"
-#include "launch/nearest_changes.hpp"
 #include "launch/run_setup.hpp"
 #include "launch/trainer.hpp"
 #include "runtime/core/text.hpp"
@@ -182,7 +181,7 @@ TEST(AllocationCounter, CountsOnlyWithinNodes) {
   EXPECT_EQ(AllocationCounter::count(), 1);
 }
 
-TEST(Budget, WhatDoesNotFitNamesTheLargestTensorsAndWhatWouldFit) {
+TEST(Budget, WhatDoesNotFitNamesTheLargestTensors) {
   ProgramOptions o = tiny_options(ModelFamily::Gpt2);
   o.micro_batch = 4;
   const Programs programs = build_programs(o);
@@ -190,73 +189,12 @@ TEST(Budget, WhatDoesNotFitNamesTheLargestTensorsAndWhatWouldFit) {
   const auto no = check_budget(programs, o, programs.plan.total_bytes + 99, 100);
   ASSERT_TRUE(no);
   EXPECT_EQ(no->needed_bytes, programs.plan.total_bytes + 100);
+  EXPECT_LE(no->bound_bytes, no->needed_bytes);
+  EXPECT_GT(no->bound_bytes, programs.plan.persistent_bytes);
   for (const char* part : {"memory.budget", "parameters", "gradients", "optimizer.first", "optimizer.second",
-                           "train.micro_batch 4 -> 2", "data.sequence 12 -> 6", "memory.recompute -> full", "fits"}) {
+                           "no plan of any recomputation needs less than "}) {
     EXPECT_NE(no->text.find(part), std::string::npos) << part << " in\n" << no->text;
   }
-}
-
-// Every change that is offered leads to the bytes that it says; those that fit come first.
-TEST(Budget, NearestChangesAreTrueAndNameMoreRanks) {
-  ProgramOptions o = tiny_options(ModelFamily::Gpt2);
-  const auto model = [](std::int64_t layers, std::int64_t heads) {
-    ModelConfig m = family_defaults(ModelFamily::Gpt2);  // whose state is more than what sums over ranks need
-    m.layers = layers;
-    m.hidden = 192;
-    m.heads = heads;
-    m.vocabulary = 509;
-    m.positions = 80;
-    return resolve(m);
-  };
-  o.model = model(2, 4);
-  o.micro_batch = 4;
-  o.micro_batches = 2;
-  const std::int64_t needed = build_programs(o).plan.total_bytes;
-  const auto offered = [&](std::int64_t budget) {
-    const std::string text = nearest_changes(o, budget, 0);
-    std::istringstream lines(text.substr(1));
-    bool fits = true;
-    for (std::string line; std::getline(lines, line);) {
-      const bool this_fits = line.find("(fits)") != std::string::npos;
-      EXPECT_NE(this_fits, line.find("(does not fit)") != std::string::npos) << line;
-      EXPECT_TRUE(fits || !this_fits) << text;
-      fits = this_fits;
-    }
-    return text;
-  };
-  const auto line = [&](const std::string& what, const ProgramOptions& changed) {
-    return fmt::format("  {}: {} (fits)", what, format_bytes(build_programs(changed).plan.total_bytes));
-  };
-  const std::string text = offered(needed - 1);
-  ProgramOptions zero = o, tensor = o, pipeline = o, half = o;
-  zero.mesh.data = zero.mesh.shards = 2;
-  zero.zero = 3;
-  zero.micro_batches = 1;
-  tensor.mesh.tensor = 2;
-  half.micro_batch = 2;
-  EXPECT_NE(text.find(line("parallel.data 1 -> 2, parallel.zero 0 -> 3, on 2 ranks", zero)), std::string::npos) << text;
-  EXPECT_NE(text.find(line("parallel.tensor 1 -> 2, on 2 ranks", tensor)), std::string::npos) << text;
-  EXPECT_NE(text.find(line("train.micro_batch 4 -> 2", half)), std::string::npos) << text;
-  for (const char* part : {"parallel.pipeline 1 -> 2, on 2 ranks", "memory.recompute -> selective",
-                           "memory.recompute -> full", "optimizer.name adamw -> sgd"})
-    EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
-  EXPECT_EQ(offered(1).find("(fits)"), std::string::npos);
-  // Offload is on offer where host memory has room for it.
-  ProgramOptions offload = o;
-  offload.recompute.assign(2, {RecomputeMode::Offload, {}});
-  EXPECT_NE(text.find(line("memory.recompute -> offload", offload)), std::string::npos) << text;
-  o.host.bytes = build_programs(offload).plan.host_bytes - 1;
-  EXPECT_EQ(offered(needed - 1).find("memory.recompute -> offload"), std::string::npos);
-  o.host.bytes += 1;
-  EXPECT_NE(offered(needed - 1).find("memory.recompute -> offload"), std::string::npos);
-  // Five sequences go in micro-batches of one, three heads over no tensor axis, one layer over no pipeline.
-  o.micro_batch = 5;
-  o.micro_batches = 1;
-  o.model = model(1, 3);
-  const std::string odd = offered(1);
-  EXPECT_NE(odd.find("train.micro_batch 5 -> 1"), std::string::npos) << odd;
-  for (const char* part : {"parallel.data", "parallel.tensor", "parallel.pipeline"})
-    EXPECT_EQ(odd.find(part), std::string::npos) << odd;
 }
 
 // Fewer logits at a time cost less time than smaller micro-batches, so they go first.

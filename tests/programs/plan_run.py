@@ -116,6 +116,15 @@ for name, ranks in [("tight_budget", 2), ("large", 1)]:
 said = json.loads(ends_with(71, plimsoll, "plan", runs.config, "--json", *large)[0])["infeasible"]
 if said["missing_bytes"] <= 0 or said["needed_bytes"] - said["missing_bytes"] != 2 << 30 or said["budget_bytes"] != 2 << 30:
     sys.exit(f"{said}")
+if not 0 < said["bound_bytes"] <= said["needed_bytes"]:
+    sys.exit(f"{said}")
+# A change of each verdict, typed.
+here = [c for c in said["changes"] if c["ranks"] == 1]
+for change in [next(c for c in here if c["fits"]), next(c for c in here if not c["fits"])]:
+    typed = ["--json", *large, *sets(change["set"])]
+    report = json.loads(ends_with(0 if change["fits"] else 71, plimsoll, "plan", runs.config, *typed)[0])
+    if report["needed_bytes"] != change["needed_bytes"]:
+        sys.exit(f"{change} was said, and the plan needs {report['needed_bytes']}")
 
 # Ranks that the cluster does not have, of a layout that was given as of one that is chosen.
 links.write_text(fast.replace("nodes: auto", "nodes: 1"))
