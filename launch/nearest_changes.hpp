@@ -18,7 +18,7 @@ struct PlanQuestion {
 };
 
 // The question with settings of `--set` over its configuration, on so many ranks, answered: everything that is `auto`
-// is chosen anew. nullopt where the configuration, the model or the batch do not allow them.
+// is chosen anew, and as much lies outside of the arena. nullopt where configuration, model or batch do not allow them.
 std::optional<NearestChange> planned_change(const PlanQuestion& question, std::vector<std::string> settings, int ranks);
 
 // Fills Infeasible::changes and adds a line for each to its text: "  --set parallel.tensor=2, on 2 ranks: 37.2 GiB
