@@ -134,12 +134,12 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   }
   if (counts) result.allocations = AllocationCounter::count();
   for (const auto& [axis, group] : groups) result.sent[axis] = group.bytes_sent() - before[axis];
-  result.final = tensors();
   if (o.evaluate) {  // its memory is planned too
     const TinyBatch batch = tiny_batch(o, 99, replica * o.micro_batch, o.micro_batch);
     double sum = 0, count = 0;
     engine.evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
   }
+  result.final = tensors();  // all ranks together: no engine ends while another one waits for its messages
   result.planned = {engine.programs().plan.total_bytes};
   result.high_water = {engine.arena().high_water()};
   result.host_planned = {engine.programs().plan.host_bytes};
