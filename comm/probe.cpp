@@ -189,6 +189,7 @@ LinkTable probe(const Group& group, LinkOperation operation, const ProbeOptions&
     }
     const double work_s = options.work ? group.max(median(std::move(work))) : 0;
     samples.push_back({bytes, std::max(median(std::move(all)) - work_s, 1e-9)});
+    if (samples.back().seconds > options.longest_s) break;
   }
   return LinkTable(std::move(samples));
 }

@@ -2,6 +2,7 @@
 // Measures what messages and collectives over a group take, for the planners.
 
 #include <functional>
+#include <limits>
 
 #include "comm/group.hpp"
 #include "runtime/plan/link_table.hpp"
@@ -22,6 +23,8 @@ struct ProbeOptions {
   std::int64_t least_bytes = std::int64_t{1} << 10, largest_bytes = std::int64_t{256} << 20;  // doubling
   int repetitions = 7;            // of each size, after one that warms up
   double seconds_per_size = 1.0;  // about the most that one size of one operation takes; at least one repetition
+  // The table ends at the first size that takes longer: beyond it, bandwidth alone counts.
+  double longest_s = std::numeric_limits<double>::infinity();
   // What every rank does before each operation, as in a step; null: operations follow one another. What an operation
   // takes is then how long the ranks need for both, less the work alone on the slowest of them: waiting for one another
   // after work, which takes them a little longer now and then, is part of it.

@@ -249,6 +249,10 @@ std::int64_t outside_bytes(const Backend& backend) {
   return backend.kept_bytes + backend.group_bytes + kRoomOnGpu;
 }
 
+std::int64_t measured_outside_bytes(const Backend& backend) {
+  return backend.device->outside_bytes() ? bytes_outside_now(backend) : current_rss_bytes();
+}
+
 std::int64_t bytes_outside_now(const Backend& backend) {
   const std::int64_t at_start = backend.kept_bytes + backend.group_bytes;
   return backend.sharing_ranks > 1 ? at_start : backend.device->outside_bytes().value_or(at_start);

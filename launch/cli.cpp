@@ -134,7 +134,10 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
                     "measure the mesh of this configuration; default: all ranks as data");
   probe->add_option("--set", a.probe.config.overrides, "override a key of the configuration")->allow_extra_args(false);
   probe->add_option("--out", a.probe.out, "cluster file to write; default: to the standard output")->type_name("FILE");
-  probe->add_option("--largest", a.probe.largest, "largest message; sizes double from 1 KiB")->capture_default_str();
+  probe
+      ->add_option("--largest", a.probe.largest,
+                   "largest message; sizes double from 1 KiB; auto: to 256 MiB, on a slow link less")
+      ->capture_default_str();
   probe->add_flag("--check", a.probe.check, "measure sizes between again and say how far off the table is")
       ->needs("--out");
   CLI::App* graph = verb("graph", "the step program of a configuration");

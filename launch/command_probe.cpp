@@ -46,6 +46,12 @@ std::string comment_of(const ClusterDescription& cluster, const Mesh& mesh, cons
   return guess.empty() ? comment : comment + fmt::format("# {}.\n", guess);
 }
 
+// --largest auto ends a table where an operation takes longer. The latency of a link that is worth training over is a
+// thousandth of that, so twice the bytes take twice the time, as tables assume beyond their end; and since the next
+// size is measured at most ten times (warmed up and repeated, in a row), no operation of a link takes more than some
+// ten seconds.
+constexpr double kLongestMessage_s = 0.25;
+
 // Sizes that lie between those of the table, from where bandwidth counts.
 constexpr std::int64_t kLeastChecked = std::int64_t{3} << 19;
 
@@ -69,7 +75,9 @@ void tell_slowdowns(const std::vector<MeasuredLink>& links) {
 
 int command_probe(const ProbeArguments& a, const MpiSession& mpi) {
   ProbeOptions options;
-  const std::optional<std::int64_t> largest = parse_bytes(a.largest);
+  const bool automatic = a.largest == "auto";
+  if (automatic) options.longest_s = kLongestMessage_s;
+  const std::optional<std::int64_t> largest = automatic ? options.largest_bytes : parse_bytes(a.largest);
   require(largest && *largest >= options.least_bytes, ErrorKind::Usage, "--largest '{}': is not a size of at least {}",
           a.largest, format_bytes(options.least_bytes));
   options.largest_bytes = *largest;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/backend.hpp"
+#include "launch/config_checks.hpp"
 #include "launch/config_keys.hpp"
 #include "launch/export.hpp"
 #include "launch/info.hpp"
@@ -78,6 +79,7 @@ int command_generate(const GenerateArguments& a) {
   const Group self("control", make_self_transport());
   const int threads = choose_threads(source.config, place);
   Backend backend = make_backend(source.config, place, self, threads);
+  check_reserve(source.config, measured_outside_bytes(backend));
   const auto infeasible = check_budget(programs, options, choose_budget(source.config, backend),
                                        source.config.memory.reserve.value_or(outside_bytes(backend)));
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
@@ -239,7 +241,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
     print_json(report);
   } else {
     if (layouts) fmt::print("{}", layout_text(*layouts, costs.cluster(), arena_budget(context), plan.why));
-    fmt::print("{}{}", plan_text(roles, context, plan.peak ? &shown : nullptr), step_text(step, roles, costs.text()));
+    fmt::print("{}{}{}", plan_text(roles, context, plan.peak ? &shown : nullptr), idle_text(config, options.mesh.data),
+               step_text(step, roles, costs.text()));
     if (why) fmt::print("{}", why_text(*why));
     if (plan.verify) fmt::print("verified: every program replays without overlap, and its peak is the planned one\n");
   }

@@ -46,10 +46,10 @@ struct GraphArguments {
   bool dot = false;
 };
 struct ProbeArguments {
-  ConfigArguments config;  // without a path: every rank is a replica
-  std::string out;         // empty: the standard output
-  std::string largest = "64 MiB";
-  bool check = false;  // measure again, at other sizes, and compare
+  ConfigArguments config;        // without a path: every rank is a replica
+  std::string out;               // empty: the standard output
+  std::string largest = "auto";  // message
+  bool check = false;            // measure again, at other sizes, and compare
 };
 
 // `plan`: a file that the run follows; empty: none.

@@ -1,6 +1,7 @@
 #include "launch/config_checks.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -219,6 +220,21 @@ Issues unsupported_values(const Config& config) {
     if (row.asked) issues.push_back({row.key, row.text});
   }
   return issues;
+}
+
+std::string idle_text(const Config& config, std::int64_t replicas) {
+  if (replicas > 1) return "";
+  const CommConfig& comm = config.comm;
+  std::vector<std::string_view> idle;
+  for (const auto& [given, key] : {std::pair{comm.bucket.has_value(), "comm.bucket"},
+                                   std::pair{comm.hierarchical == HierarchicalSums::On, "comm.hierarchical"},
+                                   std::pair{comm.prefetch.value_or(0) > 0, "comm.prefetch"},
+                                   std::pair{comm.gather.value_or(0) > 0, "comm.gather"}}) {
+    if (given) idle.emplace_back(key);
+  }
+  if (idle.empty()) return "";
+  return fmt::format("no effect with one replica, which sums no gradients and gathers no parameters: {}\n",
+                     fmt::join(idle, ", "));
 }
 
 void resolve_automatic(Config& config) {

@@ -155,6 +155,7 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   // Of a few micro-batches: the host need not be further ahead.
   constexpr int kOnTheirWay = 8;
   tokens_ = std::make_unique<Staging>(device, token_bytes, kOnTheirWay);
+  watch_memory();
 }
 
 Engine::~Engine() = default;

@@ -14,6 +14,7 @@
 #include "runtime/device/arena.hpp"
 #include "runtime/device/staging.hpp"
 #include "runtime/exec/executor.hpp"
+#include "runtime/exec/memory_watch.hpp"
 
 namespace plimsoll {
 
@@ -101,6 +102,8 @@ class Engine {
   // What is offloaded lies there; null: nothing is.
   Arena* host_arena() { return host_arena_.get(); }
   Device& device() { return *backend_->device; }
+  // What training and evaluation were seen to use, in their first step and micro-batch.
+  ClassBytes seen_class_bytes() const;
   void set_seed(std::uint64_t seed);
 
   // What this rank has of the tensors of a flat region: "parameters", "gradients", or moments. In the arena.
@@ -120,6 +123,8 @@ class Engine {
  private:
   struct OwnedRuns;
   const OwnedRuns& owned_runs(std::string_view region);
+  void watch_memory();
+  void stop_watching(std::string_view program);
   void fill_input(Executor& executor, std::string_view name, int slot, std::span<const std::int32_t> from);
   void run_schedule(std::int64_t count, const NextMicroBatch& next, double loss_seed);
   void run_action(std::size_t index, Variant variant);
@@ -146,6 +151,12 @@ class Engine {
   std::unique_ptr<StageLinks> links_;                                     // null: no pipeline
   std::vector<std::vector<std::size_t>> output_parts_;                    // of "train", by chunk: output_parts()
   std::vector<KeptBatch> batches_;
+  struct Watched {
+    std::string program;
+    std::unique_ptr<MemoryWatch> watch;  // null: `seen` is all of it
+    SeenMemory seen;
+  };
+  std::vector<Watched> watched_;
   // Where there is a profile: when the actions of the schedule began and ended on the compute stream.
   struct ActionMark {
     Profile* profile;

@@ -21,8 +21,52 @@ Half half_of(ActionKind kind) {
 
 }  // namespace
 
+// The programs of which a report speaks; one that makes texts has none.
+void Engine::watch_memory() {
+  for (const char* name : {"train", "evaluate"}) {
+    if (!programs_.has(name)) continue;
+    Executor& program = executor(name);
+    Watched& watched = watched_.emplace_back(Watched{name, nullptr, {}});
+    watched.watch = std::make_unique<MemoryWatch>(program.graph(), programs_.plan.program(name), arena_->base(),
+                                                  host_arena_ ? host_arena_->base() : nullptr);
+    program.set_watch(watched.watch.get());
+  }
+}
+
+// What a program does again is what it did.
+void Engine::stop_watching(std::string_view program) {
+  for (Watched& watched : watched_) {
+    if (watched.program != program || watched.watch == nullptr) continue;
+    watched.seen = watched.watch->seen();
+    executor(program).set_watch(nullptr);
+    watched.watch.reset();
+  }
+}
+
+ClassBytes Engine::seen_class_bytes() const {
+  std::vector<SeenMemory> seen;
+  for (const Watched& watched : watched_) seen.push_back(watched.watch ? watched.watch->seen() : watched.seen);
+  return plimsoll::seen_class_bytes(seen);
+}
+
+namespace {
+
+// Values that the host or a message writes before nodes run, or reads after them.
+View given(Executor& executor, ValueId value, int slot) {
+  const View memory = executor.view(value, slot);
+  if (executor.watch() != nullptr) executor.watch()->given_before(value, memory);
+  return memory;
+}
+View taken(Executor& executor, ValueId value, int slot) {
+  const View memory = executor.view(value, slot);
+  if (executor.watch() != nullptr) executor.watch()->taken_after(value, memory);
+  return memory;
+}
+
+}  // namespace
+
 void Engine::fill_input(Executor& executor, std::string_view name, int slot, std::span<const std::int32_t> from) {
-  const View to = executor.view(name, slot);
+  const View to = given(executor, executor.graph().find(name), slot);
   require(static_cast<std::int64_t>(from.size()) == to.spec.elements(), ErrorKind::Internal,
           "'{}' has {} elements, not {}", name, to.spec.elements(), from.size());
   tokens_->send(*compute_, to.data, from.data(), to.spec.bytes());
@@ -121,7 +165,7 @@ void Engine::run_action(std::size_t index, Variant variant) {
   if (talks && in != kNoValue) links_->await(kind);
   if (!marks_.empty())
     compute_->launch({[](void* m) { static_cast<ActionMark*>(m)->begin_ns = Profile::now_ns(); }, &marks_[index]});
-  if (talks && in != kNoValue) links_->take(kind, train.view(in, action.slot));
+  if (talks && in != kNoValue) links_->take(kind, given(train, in, action.slot));
   // Each part of an output leaves when it is made.
   struct Leaving {
     StageLinks* links;
@@ -146,7 +190,11 @@ void Engine::run_action(std::size_t index, Variant variant) {
                       },
                       &marks_[index]});
   }
-  if (talks && !forward && out != kNoValue) links_->put(kind, train.view(out, action.slot));
+  // What leaves in parts is the action's until its end, too.
+  if (talks && out != kNoValue) {
+    const View from = taken(train, out, action.slot);
+    if (!forward) links_->put(kind, from);
+  }
 }
 
 StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t applied_updates) {
@@ -161,6 +209,7 @@ StepResult Engine::update(double learning_rate, std::uint64_t step, std::int64_t
   in.updates = static_cast<std::uint64_t>(applied_updates);
   train.run(Graph::Section::Update);
   train.synchronize();
+  stop_watching("train");
   StepResult result;
   std::array<double, 2> loss{};
   device().copy_to_host(loss.data(), train.view("loss").data, sizeof(loss));
@@ -182,11 +231,12 @@ void Engine::evaluate_micro_batch(std::span<const std::int32_t> tokens, std::spa
   if (!graph.pieces.empty()) links_->begin("evaluate");
   for (std::size_t c = 0; c < graph.pieces.size(); ++c) {
     const PieceEnds& ends = graph.pieces[c];
-    if (ends.input != kNoValue) links_->take(MessageKind::Output, evaluate.view(ends.input));
+    if (ends.input != kNoValue) links_->take(MessageKind::Output, given(evaluate, ends.input, 0));
     evaluate.run(Graph::Section::Forward, Variant::Only, {static_cast<int>(c)});
-    if (ends.output != kNoValue) links_->put(MessageKind::Output, evaluate.view(ends.output));
+    if (ends.output != kNoValue) links_->put(MessageKind::Output, taken(evaluate, ends.output, 0));
   }
   evaluate.synchronize();
+  stop_watching("evaluate");
   if (!graph.named.contains("loss")) return;
   std::array<double, 2> loss{};
   device().copy_to_host(loss.data(), evaluate.view("loss").data, sizeof(loss));

@@ -2,6 +2,8 @@
 
 #include <deque>
 
+#include "runtime/exec/memory_watch.hpp"
+
 namespace plimsoll {
 
 struct StageLinks::Buffer {
@@ -81,7 +83,9 @@ ProfileRow profile_row(const std::string& program, const StageMessage& m) {
 
 StageLinks::StageLinks(const Executor& buffers, const ExecutorContext& context, const Groups& groups,
                        const Programs& programs)
-    : compute_(context.compute), copy_(context.kernels->find(op_id<CopyTo>, Phase::Forward, value_type(buffers))) {
+    : buffers_(&buffers),
+      compute_(context.compute),
+      copy_(context.kernels->find(op_id<CopyTo>, Phase::Forward, value_type(buffers))) {
   for (const MessageKind kind : {MessageKind::Output, MessageKind::Gradient}) {
     const auto group = groups.find(message_axis(kind));
     require(group != groups.end(), ErrorKind::Internal, "a pipeline needs the group of axis '{}'", message_axis(kind));
@@ -145,6 +149,7 @@ void StageLinks::list(Channel& channel, const ExecutorContext& context, const st
 // The letter keeps what the task needs until the program runs again.
 void StageLinks::copy(Letter& letter, const View& from, const View& to) {
   const TensorSpec& spec = letter.buffer->memory.spec;
+  if (buffers_->watch() != nullptr) buffers_->watch()->touched(letter.buffer->memory);
   letter.copied = {View{from.data, spec}, View{to.data, spec}};
   compute_->launch({[](void* l) {
                       const auto* mine = static_cast<const Letter*>(l);

@@ -22,6 +22,7 @@ class StageLinks {
   // `buffers`: an executor whose graph went through add_message_buffers(). Groups "pipeline" and "pipeline_back". The
   // messages of all programs that have pieces are listed here once, and carried in the order of their lists.
   using Groups = std::map<std::string, const Group*, std::less<>>;
+  // A watch of `buffers` sees them used.
   StageLinks(const Executor& buffers, const ExecutorContext& context, const Groups& groups, const Programs& programs);
   ~StageLinks();
   StageLinks(const StageLinks&) = delete;
@@ -51,6 +52,7 @@ class StageLinks {
   void receive_ahead(Channel& channel);
   void copy(Letter& letter, const View& from, const View& to);
 
+  const Executor* buffers_;
   Stream* compute_;
   Kernel copy_;
   std::array<std::unique_ptr<Channel>, 2> in_, out_;  // by MessageKind; null: none of this kind

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "kernels/cpu/gemm_rate.hpp"
@@ -22,9 +23,12 @@ constexpr LinkOperation kOperations[]{LinkOperation::SendReceive, LinkOperation:
 // Axes that carry what other axes do: control, and the pipeline in its other direction.
 bool is_measured(std::string_view axis) { return axis != "world" && axis != "pipeline_back"; }
 
-// Of ranks of which some may have none: the slowest table, on all of them.
+// Of ranks of which some may have none: the slowest table, on all of them, of the sizes that all groups measured: a
+// slow one may have ended before the others.
 std::vector<LinkSample> slowest(const Group& control, const std::vector<LinkSample>& mine) {
-  const auto count = static_cast<std::size_t>(control.max(static_cast<double>(mine.size())));
+  constexpr double kNone = std::numeric_limits<double>::max();
+  const double least = -control.max(-(mine.empty() ? kNone : static_cast<double>(mine.size())));
+  const std::size_t count = least < kNone ? static_cast<std::size_t>(least) : 0;
   std::vector<LinkSample> all;
   for (std::size_t i = 0; i < count; ++i) {
     const LinkSample here = i < mine.size() ? mine[i] : LinkSample{0, 0};

@@ -19,6 +19,7 @@
 #include "parallel/overlap.hpp"
 #include "parallel/rules.hpp"
 #include "parallel/tensor.hpp"
+#include "runtime/core/text.hpp"
 #include "runtime/data/token_file.hpp"
 #include "runtime/device/device.hpp"
 #include "runtime/graph/recompute.hpp"
@@ -322,6 +323,14 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
                            [arena](const ProgramOptions& with) { return fits_everywhere(with, arena); });
   o.state_shares = choose_state_shares(config.parallel, o, budgets, outside_bytes);
   return o;
+}
+
+void check_reserve(const Config& config, std::int64_t measured_bytes) {
+  const std::int64_t reserve = config.memory.reserve.value_or(measured_bytes);
+  require(reserve >= measured_bytes, ErrorKind::OutOfMemory,
+          "{}: is {}, but {} ({} bytes) of a rank were outside the arena before it was made: give more than that, or "
+          "auto, which measures it",
+          key_place(config, "memory.reserve"), format_bytes(reserve), format_bytes(measured_bytes), measured_bytes);
 }
 
 namespace {

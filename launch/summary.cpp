@@ -1,9 +1,12 @@
 #include "launch/summary.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "comm/group.hpp"
 #include "launch/progress.hpp"
@@ -43,7 +46,18 @@ nlohmann::ordered_json rank_json(const RankSummary& r, std::int64_t steps) {
     json["collective_bytes"][axis] = r.collective_bytes[a];
     json["collective_bytes_per_step"][axis] = r.collective_bytes[a] / std::max<std::int64_t>(1, steps);
   }
-  for (std::size_t c = 0; c < r.class_bytes.size(); ++c) json[std::string(kMemoryClassNames[c])] = r.class_bytes[c];
+  auto measured = nlohmann::ordered_json::object(), difference = measured;
+  for (std::size_t c = 0; c < r.class_bytes.size(); ++c) {
+    const std::string name(kMemoryClassNames[c]);
+    json[name] = r.class_bytes[c];
+    measured[name] = r.measured_class_bytes[c];
+    difference[name] = r.measured_class_bytes[c] - r.class_bytes[c];
+  }
+  measured["padding"] = r.measured_padding_bytes();
+  difference["padding"] = r.measured_padding_bytes() - r.padding_bytes;
+  json["measured_class_bytes"] = std::move(measured);
+  json["measured_minus_planned_bytes"] = std::move(difference);
+  json["over_budget_bytes"] = std::max<std::int64_t>(0, r.over_budget_bytes());
   json["predicted_ms"] = times_json(r.predicted);
   json["measured_ms"] = times_json(r.measured);
   return json;
@@ -142,20 +156,70 @@ std::string volume_report(const RunSummary& summary) {
   return out.empty() ? out : "sent per rank and step, bytes\n" + out;
 }
 
+namespace {
+
+constexpr auto kOffloaded = static_cast<std::size_t>(MemoryClass::Offloaded);
+
+// A line of the classes of a rank: planned, measured, difference.
+struct ClassRow {
+  std::string_view name;
+  std::int64_t planned, measured;
+  bool operator==(const ClassRow&) const = default;
+};
+
+std::vector<ClassRow> class_rows(const RankSummary& r) {
+  std::vector<ClassRow> rows;
+  for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c) {
+    if (c != kOffloaded || r.host_planned_bytes > 0)
+      rows.push_back({kMemoryClassNames[c], r.class_bytes[c], r.measured_class_bytes[c]});
+  }
+  rows.push_back({"padding", r.padding_bytes, r.measured_padding_bytes()});
+  return rows;
+}
+
+// Ranks with the same numbers share a table.
+std::string classes_report(const RunSummary& summary) {
+  std::vector<std::pair<std::vector<ClassRow>, std::vector<int>>> tables;
+  for (const RankSummary& r : summary.ranks) {
+    std::vector<ClassRow> rows = class_rows(r);
+    const auto same = std::find_if(tables.begin(), tables.end(), [&](const auto& t) { return t.first == rows; });
+    if (same != tables.end())
+      same->second.push_back(r.rank);
+    else
+      tables.emplace_back(std::move(rows), std::vector{r.rank});
+  }
+  std::string out = "memory per class, bytes\n";
+  for (const auto& [rows, ranks] : tables) {
+    const std::string of = fmt::format("rank{} {}", ranks.size() > 1 ? "s" : "", fmt::join(ranks, ", "));
+    out += fmt::format("  {:<24}{:>16}{:>16}{:>16}\n", of, "planned", "measured", "difference");
+    for (const ClassRow& row : rows) {
+      out += fmt::format("  {:<24}{:>16}{:>16}{:>16}\n", row.name, format_count(row.planned),
+                         format_count(row.measured), format_count(row.measured - row.planned));
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::int64_t RankSummary::measured_padding_bytes() const {
+  const auto classes = std::accumulate(measured_class_bytes.begin(), measured_class_bytes.end(), std::int64_t{0});
+  return arena_high_water_bytes - (classes - measured_class_bytes[kOffloaded]);
+}
+
+bool RankSummary::as_planned() const {
+  return arena_high_water_bytes == planned_bytes && host_high_water_bytes == host_planned_bytes &&
+         measured_class_bytes == class_bytes;
+}
+
 std::string memory_report(const RunSummary& summary) {
-  std::string out = "memory per rank, bytes\n";
+  std::string out = classes_report(summary) + "memory per rank, bytes\n";
   const auto row = [&](std::string_view name, auto&& value) {
     out += fmt::format("  {:<24}", name);
     for (const RankSummary& r : summary.ranks) out += fmt::format("{:>16}", value(r));
     out += "\n";
   };
   row("rank", [](const RankSummary& r) { return std::to_string(r.rank); });
-  constexpr auto kOffloaded = static_cast<std::size_t>(MemoryClass::Offloaded);
-  for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c) {
-    if (c == kOffloaded) continue;
-    row(kMemoryClassNames[c], [c](const RankSummary& r) { return format_count(r.class_bytes[c]); });
-  }
-  row("padding", [](const RankSummary& r) { return format_count(r.padding_bytes); });
   row("arena planned", [](const RankSummary& r) { return format_count(r.planned_bytes); });
   row("arena high water", [](const RankSummary& r) { return format_count(r.arena_high_water_bytes); });
   row("high water - plan",
@@ -167,14 +231,42 @@ std::string memory_report(const RunSummary& summary) {
                                     [](const RankSummary& r) { return r.host_planned_bytes > 0; });
   row(offloads ? "budget - peak + host" : "budget - process peak",
       [](const RankSummary& r) { return format_count(-r.over_budget_bytes()); });
+  const auto over = [](const RankSummary& r) { return r.over_budget_bytes() > 0; };
+  if (std::any_of(summary.ranks.begin(), summary.ranks.end(), over))
+    row("OVER BUDGET by",
+        [](const RankSummary& r) { return format_count(std::max<std::int64_t>(0, r.over_budget_bytes())); });
   if (offloads) {
-    row("offloaded", [](const RankSummary& r) { return format_count(r.class_bytes[kOffloaded]); });
     row("host arena planned", [](const RankSummary& r) { return format_count(r.host_planned_bytes); });
     row("host arena high water", [](const RankSummary& r) { return format_count(r.host_high_water_bytes); });
     row("host budget", [](const RankSummary& r) { return format_count(r.host_budget_bytes); });
   }
   row("allocations after step 1", [](const RankSummary& r) { return format_count(r.allocations_after_first_step); });
   return out;
+}
+
+std::vector<std::string> memory_faults(std::span<const RankSummary> ranks) {
+  std::vector<std::string> faults;
+  for (const RankSummary& r : ranks) {
+    if (r.over_budget_bytes() > 0) {
+      faults.push_back(
+          fmt::format("rank {}: over budget: the peak is {} above memory.budget, with {} outside the arena: give a "
+                      "memory.reserve of at least that, or auto",
+                      r.rank, format_bytes(r.over_budget_bytes()), format_bytes(r.outside_arena_bytes)));
+    }
+    if (r.as_planned()) continue;
+    std::vector<std::string> parts;
+    const auto compare = [&](std::string_view name, std::int64_t measured, std::int64_t planned) {
+      if (measured != planned)
+        parts.push_back(fmt::format("{} {}, planned {}", name, format_count(measured), format_count(planned)));
+    };
+    compare("high water", r.arena_high_water_bytes, r.planned_bytes);
+    compare("high water of the host arena", r.host_high_water_bytes, r.host_planned_bytes);
+    for (std::size_t c = 0; c < kMemoryClassNames.size(); ++c)
+      compare(kMemoryClassNames[c], r.measured_class_bytes[c], r.class_bytes[c]);
+    faults.push_back(
+        fmt::format("rank {}: memory was not used as planned, bytes measured: {}", r.rank, fmt::join(parts, "; ")));
+  }
+  return faults;
 }
 
 }  // namespace plimsoll

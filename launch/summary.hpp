@@ -3,6 +3,7 @@
 
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,14 @@ struct RankSummary {
   // Sent by the training steps alone, by axis.
   std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};
   std::int64_t padding_bytes = 0;
-  ClassBytes class_bytes{};
+  // Planned; and measured from what kernels were handed (runtime/exec/memory_watch).
+  ClassBytes class_bytes{}, measured_class_bytes{};
   // Of host memory, which is no part of the budget: its limit, and its arena.
   std::int64_t host_budget_bytes = 0, host_planned_bytes = 0, host_high_water_bytes = 0;
+  // What was written and belongs to no class that was measured.
+  std::int64_t measured_padding_bytes() const;
+  // Is all that was measured of the arenas what was planned, to the byte?
+  bool as_planned() const;
   // Of what the budget is for: the memory of the device.
   std::int64_t over_budget_bytes() const { return outside_arena_bytes + planned_bytes - budget_bytes; }
   RankTimes predicted, measured;  // measured: means of the steps after the first
@@ -65,7 +71,10 @@ std::string run_report(const RunSummary& summary);
 std::string times_report(const RunSummary& summary);
 // What each rank sends in a step, by axis; empty where nothing is sent.
 std::string volume_report(const RunSummary& summary);
-// Planned bytes per class, then budget, plan and what was measured.
+// Planned and measured bytes per class, then budget, plan and what was measured of the whole.
 std::string memory_report(const RunSummary& summary);
+// What a run says that did not keep the contract: a line for each rank that was over its budget, or whose arenas were
+// used in another way than planned.
+std::vector<std::string> memory_faults(std::span<const RankSummary> ranks);
 
 }  // namespace plimsoll

@@ -11,6 +11,7 @@
 #include "launch/allocation_counter.hpp"
 #include "launch/backend.hpp"
 #include "launch/choices.hpp"
+#include "launch/config_checks.hpp"
 #include "launch/failure.hpp"
 #include "launch/groups.hpp"
 #include "launch/handshake.hpp"
@@ -134,10 +135,11 @@ struct Run {
     for (auto& [axis, group] : made) groups[axis] = std::move(group);  // where others point to
     connected = mesh;
   }
+  std::int64_t largest(std::int64_t mine) const { return static_cast<std::int64_t>(control.max(double(mine))); }
   // All ranks plan alike, so they know what was measured: the largest of all ranks, and the budget of each.
   void agree_on_outside() {
-    outside = config.memory.reserve.value_or(outside_bytes(backend));
-    outside = static_cast<std::int64_t>(control.max(static_cast<double>(outside)));
+    outside = largest(config.memory.reserve.value_or(outside_bytes(backend)));
+    check_reserve(config, largest(measured_outside_bytes(backend)));
   }
   // What groups of a device keep of its memory is known when they are made, and those of a mesh that was chosen now are
   // made then: so what follows from their memory is chosen again.
@@ -328,6 +330,7 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   }
   s.allocations_after_first_step = AllocationCounter::count();
   s.class_bytes = plan.class_bytes;
+  s.measured_class_bytes = run.engine->seen_class_bytes();
   s.collective_bytes = run.sent_in_steps;
   s.padding_bytes = plan.padding_bytes;
   s.predicted = run.predicted_here;
@@ -356,11 +359,7 @@ void finish(Run& run, Reporter* reporter, const RankSummary& mine) {
   const std::vector<RankSummary> ranks = gather_summaries(run.control, mine);
   if (reporter != nullptr) {
     fmt::print("{}", reporter->finish(ranks));
-    for (const RankSummary& r : ranks) {
-      if (r.over_budget_bytes() > 0)
-        log_warn("rank {}: the process peak is {} above memory.budget: give a larger memory.reserve", r.rank,
-                 format_bytes(r.over_budget_bytes()));
-    }
+    for (const std::string& fault : memory_faults(ranks)) log_warn("{}", fault);
   }
   if (!run.traced()) return;
   if (reporter != nullptr) fmt::print("{}", run.profile->table());
@@ -400,7 +399,8 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
   Run run(std::move(given), mpi, Purpose::Train, plan);
   const Config& config = run.config;
   if (run.chief()) {
-    fmt::print("{}{}\n", plan_text(run.roles, run.plan_context(), nullptr), run.compute_text());
+    fmt::print("{}{}{}\n", plan_text(run.roles, run.plan_context(), nullptr), idle_text(config, run.options.mesh.data),
+               run.compute_text());
     std::fflush(stdout);
   }
   if (run.traced()) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end

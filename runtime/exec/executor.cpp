@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/exec/collectives.hpp"
+#include "runtime/exec/memory_watch.hpp"
 
 namespace plimsoll {
 
@@ -297,7 +298,7 @@ std::vector<std::size_t> Executor::nodes_of(Graph::Section section, Variant vari
   return nodes;
 }
 
-void Executor::launch_node(std::size_t n, Variant variant, const RunPart& part) {
+const KernelArgs& Executor::launch_node(std::size_t n, Variant variant, const RunPart& part) {
   const bool first = variant == Variant::First || variant == Variant::Only;
   Bound& b = bound_[n];
   Launch& launch = (first ? first_launch_ : later_launch_)[n][static_cast<std::size_t>(part.slot)];
@@ -306,6 +307,7 @@ void Executor::launch_node(std::size_t n, Variant variant, const RunPart& part) 
                       run_bound(*work->bound, *work->binding, *work->args);
                     },
                     &launch});
+  return *launch.args;
 }
 
 Executor::Recorded& Executor::recorded(Graph::Section section, Variant variant, const RunPart& part) {
@@ -351,19 +353,23 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
   const NamedRange range(*context_.compute, of.range.c_str());
   if (of.records && of.prepared && part.launched == nullptr) {
     run_recorded(of, variant, part);
+    if (watch_ != nullptr) watch_->replayed();
     if (part.join) join();
     return;
   }
+  if (watch_ != nullptr) watch_->begin_run();
   for (const std::size_t n : of.nodes) {
     Bound& b = bound_[n];
     const bool alone = turn_ != nullptr && b.stream == context_.communication;
     if (alone) take_turns(*context_.compute, *b.stream);
     for (Event* event : b.waits) b.stream->wait(*event);
-    launch_node(n, variant, part);
+    const KernelArgs& args = launch_node(n, variant, part);
+    if (watch_ != nullptr) watch_->launched(n, variant, args);
     if (b.done != nullptr) b.stream->record(*b.done);
     if (alone) take_turns(*b.stream, *context_.compute);
     if (part.launched != nullptr) part.launched(part.context, n);
   }
+  if (watch_ != nullptr) watch_->end_run();
   of.prepared = true;
   if (part.join) join();
 }

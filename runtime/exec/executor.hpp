@@ -56,6 +56,8 @@ struct RunPart {
   void* context = nullptr;
 };
 
+class MemoryWatch;
+
 class Executor {
  public:
   // Throws Error(Internal) naming the node that has no kernel for its dtype.
@@ -75,6 +77,9 @@ class Executor {
   View view(ValueId value, int slot = 0) const;
   View view(std::string_view name, int slot = 0) const { return view(graph_.find(name), slot); }
   const Graph& graph() const { return graph_; }
+  // Sees what is launched from now on; null: nobody does. Outlives that.
+  void set_watch(MemoryWatch* watch) { watch_ = watch; }
+  MemoryWatch* watch() const { return watch_; }
 
  private:
   // The addresses of a node for one slot.
@@ -114,7 +119,7 @@ class Executor {
   };
   // The nodes of a run, in order.
   std::vector<std::size_t> nodes_of(Graph::Section section, Variant variant, const RunPart& part) const;
-  void launch_node(std::size_t n, Variant variant, const RunPart& part);
+  const KernelArgs& launch_node(std::size_t n, Variant variant, const RunPart& part);
   Recorded& recorded(Graph::Section section, Variant variant, const RunPart& part);
   void run_recorded(Recorded& of, Variant variant, const RunPart& part);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
@@ -134,6 +139,7 @@ class Executor {
   // By stream; null where it has nothing to do, or touches persistent memory only.
   std::array<Event*, kStreamKinds> section_end_{};
   Event* turn_ = nullptr;  // null: the streams overlap
+  MemoryWatch* watch_ = nullptr;
   struct Launch {
     const Bound* bound;
     const Binding* binding;

@@ -42,6 +42,21 @@ std::string_view axis_of(const Node& node) {
 
 }  // namespace
 
+std::size_t in_flight_at_most(const Graph& graph, std::size_t n) {
+  const Node& node = graph.nodes[n];
+  std::size_t last = n;
+  bool computed = false;
+  for (std::size_t m = n + 1; m < graph.nodes.size(); ++m) {
+    const Node& later = graph.nodes[m];
+    if (graph.section(m) != graph.section(n) || later.chunk != node.chunk || later.late != node.late) break;
+    const bool computes = later.stream == StreamKind::Compute;
+    if (!computes && computed && later.op == node.op && axis_of(later) == axis_of(node)) break;
+    computed = computed || computes;
+    last = m;
+  }
+  return last;
+}
+
 std::vector<std::size_t> in_flight_until(const Graph& graph) {
   std::vector<std::size_t> until;
   std::vector<std::vector<Touch>> touched;
@@ -50,14 +65,11 @@ std::vector<std::size_t> in_flight_until(const Graph& graph) {
     const Node& node = graph.nodes[n];
     until.push_back(n);
     if (node.stream == StreamKind::Compute) continue;
-    bool computed = false;
-    for (std::size_t m = n + 1; m < graph.nodes.size(); ++m) {
+    const std::size_t last = in_flight_at_most(graph, n);
+    for (std::size_t m = n + 1; m <= last; ++m) {
       const Node& later = graph.nodes[m];
-      if (graph.section(m) != graph.section(n) || later.chunk != node.chunk || later.late != node.late) break;
       const bool computes = later.stream == StreamKind::Compute;
       if (computes && (later.when & node.when) != 0 && depend(touched[n], touched[m])) break;
-      if (!computes && computed && later.op == node.op && axis_of(later) == axis_of(node)) break;
-      computed = computed || computes;
       until.back() = m;
     }
   }

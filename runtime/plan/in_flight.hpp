@@ -13,5 +13,7 @@ namespace plimsoll {
 // and axis that follows compute: so one reduction is under way while the gradients of the next are made, and one copy
 // to the host while the next value is, and not all of them. Never beyond its section, chunk and half of backward.
 std::vector<std::size_t> in_flight_until(const Graph& graph);
+// Of a node of another stream than compute: the same if no compute node needed its result.
+std::size_t in_flight_at_most(const Graph& graph, std::size_t node);
 
 }  // namespace plimsoll

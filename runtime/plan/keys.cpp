@@ -103,8 +103,9 @@ KeyTable<MemoryConfig> memory_keys() {
            read_recompute, write_recompute},
           bytes_key("logits", &C::logits, above(0),
                     "most logits that exist at a time, at least one row; auto: up to 128 MiB within the budget"),
-          bytes_key("reserve", &C::reserve, at_least(0),
-                    "memory of a rank outside the arena, inside the budget; auto: measured"),
+          bytes_key(
+              "reserve", &C::reserve, at_least(0),
+              "memory of a rank outside the arena, inside the budget, at least what is there at start; auto: measured"),
           bytes_key("host_budget", &C::host_budget, at_least(0),
                     "most host memory of a rank for what it offloads, beside the budget; auto: a share of what is free "
                     "beside it at start"),

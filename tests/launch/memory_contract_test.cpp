@@ -79,6 +79,9 @@ TEST_P(MemoryContract, HighWaterIsThePlanToTheByte) {
   engine.initialise(1);
   run_everything(engine, o, 2);
   EXPECT_EQ(engine.arena().high_water(), engine.programs().plan.total_bytes);
+  if (o.cache_positions == 0) {
+    EXPECT_EQ(engine.seen_class_bytes(), engine.programs().plan.class_bytes);
+  }
   ASSERT_EQ(engine.host_arena() != nullptr, engine.programs().plan.host_bytes > 0);
   if (engine.host_arena() == nullptr) return;
   EXPECT_EQ(engine.host_arena()->high_water(), engine.programs().plan.host_bytes);
@@ -286,8 +289,8 @@ TEST(Budget, ARunThatDoesNotFitStopsBeforeItAllocates) {
   const TempFolder folder;
   write_tiny_data(folder);
   // An arena of many gigabytes could not be allocated unnoticed.
-  const Config config = tiny_config(
-      folder, "run", {"memory.budget=64MiB", "memory.reserve=1MiB", "model.hidden=4096", "model.layers=48"});
+  const Config config =
+      tiny_config(folder, "run", {"memory.budget=5GiB", "memory.reserve=4GiB", "model.hidden=4096", "model.layers=48"});
   const MpiSession mpi;
   try {
     train(config, mpi);

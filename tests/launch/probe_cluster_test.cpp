@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 
 #include "launch/cluster_file.hpp"
 #include "runtime/plan/cost.hpp"
@@ -70,6 +71,51 @@ TEST(ProbeCluster, RanksOutsideOfAGroupHaveItsTable) {
   EXPECT_EQ(all.at(0).size(), 8U);
   EXPECT_EQ(all.at(0).back().axis, "embedding");
   EXPECT_EQ(all.at(0).back().stride, 2);
+}
+
+// Waits before large messages.
+class SlowTransport : public Transport {
+ public:
+  explicit SlowTransport(std::shared_ptr<Transport> inner) : inner_(std::move(inner)) {}
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  void start(int slot, std::span<const Message> sends, std::span<const Message> receives) override {
+    for (const Message& m : sends) {
+      if (m.bytes >= 1 << 12) std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    }
+    inner_->start(slot, sends, receives);
+  }
+  void finish(int slot) override { inner_->finish(slot); }
+
+ private:
+  std::shared_ptr<Transport> inner_;
+};
+
+// Of two groups of an axis, one is slow: no rank has sizes that it did not measure.
+TEST(ProbeCluster, ATableEndsWhereTheSlowestGroupEnded) {
+  const Mesh mesh{.data = 2, .tensor = 2, .shards = 2};
+  const ProbeOptions options{.largest_bytes = 1 << 14, .repetitions = 1, .longest_s = 0.05};
+  std::mutex mutex;
+  std::map<int, std::vector<MeasuredLink>> all;
+  test::on_mesh(
+      mesh,
+      [&](int rank, const Groups& groups) {
+        std::vector<MeasuredLink> mine = measure_links(groups.find("world")->second, mesh, groups, options);
+        const std::lock_guard lock(mutex);
+        all[rank] = std::move(mine);
+      },
+      [](int rank, const std::string& axis, std::shared_ptr<Transport> below) -> std::shared_ptr<Transport> {
+        if (axis != "tensor" || rank < 2) return below;
+        return std::make_shared<SlowTransport>(std::move(below));
+      });
+  for (const auto& [rank, links] : all) EXPECT_EQ(links, all.at(0)) << rank;
+  for (const MeasuredLink& link : all.at(0)) {
+    // Of two ranks, each sends halves in a collective.
+    const std::int64_t slow = link.operation == LinkOperation::SendReceive ? 1 << 12 : 1 << 13;
+    if (link.axis == "tensor") {
+      EXPECT_LE(link.bytes.back(), slow) << to_text(link.operation);
+    }
+  }
 }
 
 MeasuredLink line_of(const std::string& axis, std::int64_t stride, const LinkLine& line) {

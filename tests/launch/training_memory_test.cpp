@@ -41,8 +41,9 @@ TEST(Training, RecomputationChangesMemoryAndNoBit) {
 TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
   const TempFolder folder;
   write_tiny_data(folder);
-  constexpr std::int64_t kReserve = std::int64_t{1} << 20;
-  const std::vector<std::string> model{"model.layers=6", "model.dropout=0.1", "memory.reserve=1MiB",
+  // More than any process of tests has, sanitized ones included.
+  constexpr std::int64_t kReserve = std::int64_t{4} << 30;
+  const std::vector<std::string> model{"model.layers=6", "model.dropout=0.1", "memory.reserve=4GiB",
                                        "run.save_every=6"};
   const auto run = [&](const std::string& name, std::int64_t budget) {
     std::vector<std::string> overrides = model;
@@ -50,7 +51,7 @@ TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
     train_quietly(tiny_config(folder, name, overrides));
     return nlohmann::json::parse(read_text(folder / name / "plan.json"));
   };
-  const nlohmann::json none = run("none", std::int64_t{1} << 30);
+  const nlohmann::json none = run("none", std::int64_t{5} << 30);
   EXPECT_TRUE(none["recompute"]["layers"].empty());
   EXPECT_NE(read_text(folder / "none/config.yaml").find("recompute: auto  # none"), std::string::npos);
   const std::int64_t arena = none["arena_bytes"], activations = none["class_bytes"]["activations"];
@@ -64,6 +65,7 @@ TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
     const nlohmann::json rank = nlohmann::json::parse(read_text(folder / name / "summary.json"))["ranks"][0];
     EXPECT_EQ(rank["planned_bytes"], plan["arena_bytes"]);
     EXPECT_EQ(rank["arena_high_water_bytes"], rank["planned_bytes"]);
+    for (const auto& [c, bytes] : rank["measured_minus_planned_bytes"].items()) EXPECT_EQ(bytes, 0) << c;
     EXPECT_EQ(lasting_metrics(folder / name), lasting_metrics(folder / "none"));
     for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
       const std::string path = std::string("checkpoints/step_00000006/") + file;
@@ -74,7 +76,7 @@ TEST(Training, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
     EXPECT_NE(read_text(folder / name / "config.yaml").find("recompute: auto  # " + line), std::string::npos);
     // A later start goes on with it, also where more is free.
     std::vector<std::string> overrides = model;
-    overrides.emplace_back("memory.budget=1GiB");
+    overrides.emplace_back("memory.budget=5GiB");
     Config config = tiny_config(folder, name, overrides);
     keep_plan_choices(config, 1);
     EXPECT_EQ(choose_programs(config, {}, Purpose::Train, *config.memory.budget, kReserve).recompute,
@@ -95,7 +97,7 @@ TEST(Training, AutomaticOffloadKeepsBothBudgetsAndEveryBit) {
   const auto run = [&](const std::string& name, std::int64_t budget, const std::vector<std::string>& more) {
     std::vector<std::string> overrides{"model.layers=6",
                                        "model.dropout=0.1",
-                                       "memory.reserve=1MiB",
+                                       "memory.reserve=4GiB",
                                        "run.save_every=6",
                                        "comm.cluster=" + (folder / "fast.yaml").string(),
                                        fmt::format("memory.budget={}B", budget)};
@@ -103,9 +105,9 @@ TEST(Training, AutomaticOffloadKeepsBothBudgetsAndEveryBit) {
     train_quietly(tiny_config(folder, name, overrides));
     return nlohmann::json::parse(read_text(folder / name / "plan.json"));
   };
-  const nlohmann::json none = run("none", std::int64_t{1} << 30, {});
+  const nlohmann::json none = run("none", std::int64_t{5} << 30, {});
   const std::int64_t arena = none["arena_bytes"], activations = none["class_bytes"]["activations"];
-  const std::int64_t budget = (std::int64_t{1} << 20) + arena - activations / 2;
+  const std::int64_t budget = (std::int64_t{4} << 30) + arena - activations / 2;
   EXPECT_EQ(run("alone", budget, {})["host_arena_bytes"], 0) << "nobody gave a host budget";
   const std::int64_t enough = std::int64_t{1} << 20;
   std::int64_t host = 0;
@@ -114,7 +116,7 @@ TEST(Training, AutomaticOffloadKeepsBothBudgetsAndEveryBit) {
     const std::int64_t host_budget = most > 0 ? most : host - 1;
     const std::string name = fmt::format("within_{}", host_budget);
     const nlohmann::json plan = run(name, budget, {fmt::format("memory.host_budget={}B", host_budget)});
-    EXPECT_LE(plan["arena_bytes"].get<std::int64_t>() + (1 << 20), budget);
+    EXPECT_LE(plan["arena_bytes"].get<std::int64_t>() + (std::int64_t{4} << 30), budget);
     host = plan["host_arena_bytes"];
     EXPECT_LE(host, host_budget);
     EXPECT_EQ(plan["recompute"].contains("offloaded"), host > 0);
@@ -124,15 +126,42 @@ TEST(Training, AutomaticOffloadKeepsBothBudgetsAndEveryBit) {
     const nlohmann::json rank = nlohmann::json::parse(read_text(folder / name / "summary.json"))["ranks"][0];
     EXPECT_EQ(rank["arena_high_water_bytes"], plan["arena_bytes"]);
     EXPECT_EQ(rank["host_high_water_bytes"], host);
+    for (const auto& [c, bytes] : rank["measured_minus_planned_bytes"].items()) EXPECT_EQ(bytes, 0) << c;
     EXPECT_EQ(lasting_metrics(folder / name), lasting_metrics(folder / "none"));
     const std::string model = "checkpoints/step_00000006/model.safetensors";
     EXPECT_EQ(read_text(folder / name / model), read_text(folder / "none" / model));
     // A later start goes on with what plan.json says.
-    Config config = tiny_config(folder, name, {"model.layers=6", "model.dropout=0.1", "memory.budget=1GiB"});
+    Config config = tiny_config(folder, name, {"model.layers=6", "model.dropout=0.1", "memory.budget=5GiB"});
     keep_plan_choices(config, 1);
-    EXPECT_EQ(choose_programs(config, {}, Purpose::Train, *config.memory.budget, 1 << 20).recompute,
+    EXPECT_EQ(choose_programs(config, {}, Purpose::Train, *config.memory.budget, std::int64_t{4} << 30).recompute,
               read_recompute_line(plan["recompute"]["yaml"], "plan.json"));
   }
+}
+
+// What is there at start is measured also where somebody said how much it may be.
+TEST(Training, AReserveThatIsTooSmallIsRefusedAtStart) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  try {
+    train_quietly(tiny_config(folder, "run", {"memory.reserve=1MiB", "memory.budget=1GiB"}));
+    FAIL() << "a process of less than a mebibyte";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory);
+    for (const char* part : {"memory.reserve: is 1.00 MiB, but ", " bytes) of a rank were outside the arena", "auto"})
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << part << " in\n" << error.what();
+  }
+  EXPECT_FALSE(fs::exists(folder / "run"));
+}
+
+// A configuration is for any number of ranks, so what has an effect on several of them only is said and not refused.
+TEST(Training, WhatHasNoEffectOnOneRankIsSaid) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  const std::string said = train_quietly(tiny_config(folder, "run", {"comm.bucket=1MiB", "train.steps=2"}));
+  EXPECT_NE(said.find("no effect with one replica, which sums no gradients and gathers no parameters: comm.bucket\n"),
+            std::string::npos)
+      << said;
+  EXPECT_EQ(train_quietly(tiny_config(folder, "plain", {"train.steps=2"})).find("no effect"), std::string::npos);
 }
 
 // Host memory has a limit and a report of its own.
@@ -147,6 +176,8 @@ TEST(Training, OffloadStaysWithinTheHostBudget) {
   EXPECT_EQ(rank.at("host_high_water_bytes"), host);
   EXPECT_EQ(rank.at("host_budget_bytes"), 1 << 20);
   EXPECT_EQ(rank.at("arena_high_water_bytes"), rank.at("planned_bytes"));
+  EXPECT_GT(rank.at("measured_class_bytes").at("offloaded"), 0);
+  for (const auto& [c, bytes] : rank.at("measured_minus_planned_bytes").items()) EXPECT_EQ(bytes, 0) << c;
   try {
     train_quietly(
         tiny_config(folder, "less", {"memory.recompute=offload", fmt::format("memory.host_budget={}", host - 1)}));

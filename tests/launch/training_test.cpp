@@ -129,6 +129,9 @@ TEST(Training, MetricsAndSummaryHaveTheFrozenKeys) {
                           "kv_cache",
                           "staging",
                           "offloaded",
+                          "measured_class_bytes",
+                          "measured_minus_planned_bytes",
+                          "over_budget_bytes",
                           "host_budget_bytes",
                           "host_planned_bytes",
                           "host_high_water_bytes"}) {
@@ -136,6 +139,8 @@ TEST(Training, MetricsAndSummaryHaveTheFrozenKeys) {
   }
   EXPECT_TRUE(rank["collective_bytes"].contains("data"));
   EXPECT_EQ(rank["arena_high_water_bytes"], rank["planned_bytes"]);
+  for (const auto& [name, bytes] : rank["measured_minus_planned_bytes"].items()) EXPECT_EQ(bytes, 0) << name;
+  EXPECT_GT(rank["measured_class_bytes"]["activations"], 0);
   EXPECT_EQ(rank["allocations_after_first_step"], 0);
   EXPECT_GT(summary["predicted_step_ms"], 0);
   EXPECT_GT(summary["measured_step_ms"], 0);

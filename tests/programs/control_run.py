@@ -63,7 +63,7 @@ def commands():
             (["generate", "a", "--seed", "3"], ["generate", "a", "--seed", "4"], '--seed is "3" on rank 0 and "4" on rank 1'),
             (["generate", "a"], ["generate", "a", "--tokens", "7"], '--tokens is "100" on rank 0 and "7" on rank 1'),
             (["generate", "a", "--prompt", "x\n"], ["generate", "a", "--prompt", "y"], '--prompt is "x\\n" on rank 0 and "y" on rank 1'),
-            (["probe"], ["probe", "--largest", "1MiB"], '--largest is "64 MiB" on rank 0 and "1MiB" on rank 1'),
+            (["probe"], ["probe", "--largest", "1MiB"], '--largest is "auto" on rank 0 and "1MiB" on rank 1'),
             (["probe", *config_of], ["probe", *config_of, "--set", "run.seed=7"], "run.seed is 1 on rank 0 and 7 on rank 1")]:
         refused([*launcher, "1", plimsoll, *first, ":", "-n", "1", plimsoll, *second], 76, "rank(s) 1 differ from 1 of 2: ", difference)
 

@@ -96,9 +96,10 @@ def main():
         expect(run("generate", source, "--set", "model.layers=2") == text, "the same model is not the same")
 
     # One process needs the model and its cache: what does not fit is refused before it is there.
-    small = ["generate", trained, "--set", "memory.reserve=1000", "--set"]
-    run(*small, "memory.budget=1MiB", code=71, parts=["memory.budget is 1.00 MiB", "the run needs"])
-    expect(run(*small, "memory.budget=1GiB") == text, "a budget changes the text")
+    small = ["generate", trained, "--set", "memory.reserve=1023MiB", "--set"]
+    run(*small, "memory.budget=1GiB", code=71, parts=["memory.budget is 1.00 GiB", "the run needs"])
+    expect(run(*small, "memory.budget=2GiB") == text, "a budget changes the text")
+    run("generate", trained, "--set", "memory.reserve=1000", code=71, parts=["memory.reserve", "is 1000 B", "outside"])
     limited_files()
 
     # The cache is for what there will be: all positions of this model would take 128 MiB.
@@ -109,7 +110,7 @@ def main():
     run("train", long)
     greedy = ["generate", folder / "long", "--temperature", "0", "--tokens"]
     padding(folder / "long")
-    short = run(*greedy, "5", "--set", "memory.reserve=1000", "--set", "memory.budget=16MiB")
+    short = run(*greedy, "5", "--set", "memory.reserve=1GiB", "--set", "memory.budget=1040MiB")
     expect(run(*greedy, "90").startswith(short[:-1]), "the size of the cache changes the text")
 
     exported = check_export(trained, "float32", "F32")

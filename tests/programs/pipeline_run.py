@@ -85,7 +85,7 @@ def plans():
 
 def check_budget():
     """A budget that some stages keep and one does not: refused by `plan` and `train` alike, with the stage's name."""
-    settings = ["parallel.pipeline=2", "parallel.stages=[1,3]", "memory.reserve=1000", "train.micro_batch=2", "memory.logits=64KiB",
+    settings = ["parallel.pipeline=2", "parallel.stages=[1,3]", "memory.reserve=1GiB", "train.micro_batch=2", "memory.logits=64KiB",
                 "memory.recompute=none"]
     by_rank = runs.planned(2, settings)
     needs = [by_rank[rank]["needed_bytes"] for rank in range(2)]
@@ -102,7 +102,7 @@ def check_budget():
 
 def check_recompute():
     """memory.recompute: auto under a budget that stages keep only by it: the bits of a run that keeps everything, and what `plan` says."""
-    settings = ["parallel.pipeline=2", "memory.reserve=1000", "train.micro_batch=2"]
+    settings = ["parallel.pipeline=2", "memory.reserve=1GiB", "train.micro_batch=2"]
     roles = runs.planned(2, settings)
     largest = max(roles.values(), key=lambda role: role["needed_bytes"])
     budget = largest["needed_bytes"] - largest["class_bytes"]["activations"] // 2

@@ -64,6 +64,7 @@ def check_run(folder, ranks):
         expect(all(key in record for key in RANK_KEYS), f"summary.json: a rank has the keys {sorted(record)}")
         expect(record["arena_high_water_bytes"] == record["planned_bytes"] <= record["budget_bytes"],
                f"high water, plan and budget are out of order: {record}")
+        expect(not any(record["measured_minus_planned_bytes"].values()), f"memory was not used as planned: {record}")
     checkpoints = sorted((folder / "checkpoints").glob("step_*"))
     expect(checkpoints and checkpoints[-1].name == f"step_{STEPS:08d}", f"checkpoints: {checkpoints}")
 

@@ -16,7 +16,7 @@ data: {{train: {0}/text, validation: 0.1, sequence: 32}}
 train: {{steps: 8, global_batch: 4, micro_batch: 2, eval_batches: 2}}
 optimizer: {{lr: 3e-3, clip: 0}}
 run: {{seed: 3, log_every: 1, eval_every: 4, save_every: 4, threads: 1}}
-memory: {{recompute: none, reserve: 200 MiB}}
+memory: {{recompute: none, reserve: 1 GiB}}
 """
 STEPS = 8
 MIB = 1 << 20
@@ -35,7 +35,7 @@ def train(name, settings):
     planned = {rank: role["arena_bytes"] for role in plan["roles"] for rank in role["ranks"]}
     for rank in ranks:
         good = planned[rank["rank"]] == rank["planned_bytes"] == rank["arena_high_water_bytes"] and rank["allocations_after_first_step"] == 0
-        if not good or rank["planned_bytes"] + 200 * MIB > rank["budget_bytes"]:
+        if not good or rank["planned_bytes"] + 1024 * MIB > rank["budget_bytes"]:
             sys.exit(f"{name}: {rank}, of the plan: {planned}")
     rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
     return plan, [row[key] for key in ("loss", "validation_loss") for row in rows if key in row]

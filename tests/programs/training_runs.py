@@ -49,6 +49,8 @@ class Runs:
         for rank in self.read(name, "summary.json")["ranks"]:
             if rank["planned_bytes"] != rank["arena_high_water_bytes"] or rank["allocations_after_first_step"] != 0:
                 sys.exit(f"{name}: {rank}")
+            if any(rank["measured_minus_planned_bytes"].values()):
+                sys.exit(f"{name}: memory was not used as planned: {rank}")
         rows = [json.loads(line) for line in (self.folder / name / "metrics.jsonl").read_text().splitlines()]
         return [row[key] for key in ("loss", "validation_loss") for row in rows if key in row]
 

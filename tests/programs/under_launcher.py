@@ -46,7 +46,8 @@ def main():
     program = [plimsoll, "train", config, *[a for s in sets for a in ("--set", s)]]
     check_failure(launcher, program, ["--set", "model.layres=3"], 78, "did you mean 'layers'?")
     check_failure(launcher, program, ["--set", f"data.train={folder}/none"], 66, "none.bin")
-    check_failure(launcher, program, ["--set", "memory.budget=1MiB", "--set", "memory.reserve=1000"], 71, "memory.budget is 1.00 MiB")
+    check_failure(launcher, program, ["--set", "memory.budget=1GiB", "--set", "memory.reserve=1023MiB"], 71, "memory.budget is 1.00 GiB")
+    check_failure(launcher, program, ["--set", "memory.reserve=1000"], 71, "memory.reserve: is 1000 B")
     expect(len(list(run.glob("exit_reason.*.json"))) == ranks, f"reason files: {list(run.iterdir())}")
     apart = [*launcher[:-1], "1", *program, ":", launcher[-2], "1", *program]
     check_failure([], apart, ["--set", "optimizer.lr=0.5"], 76, "rank(s) 1 differ")

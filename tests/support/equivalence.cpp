@@ -134,12 +134,18 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   }
   if (counts) result.allocations = AllocationCounter::count();
   for (const auto& [axis, group] : groups) result.sent[axis] = group.bytes_sent() - before[axis];
-  result.final = tensors();
+  if (o.evaluate) {  // its memory is planned too
+    const TinyBatch batch = tiny_batch(o, 99, replica * o.micro_batch, o.micro_batch);
+    double sum = 0, count = 0;
+    engine.evaluate_micro_batch(batch.tokens, batch.targets, sum, count);
+  }
+  result.final = tensors();  // all ranks together: no engine ends while another one waits for its messages
   result.planned = {engine.programs().plan.total_bytes};
   result.high_water = {engine.arena().high_water()};
   result.host_planned = {engine.programs().plan.host_bytes};
   result.host_high_water = {engine.host_arena() != nullptr ? engine.host_arena()->high_water() : 0};
   result.classes = {engine.programs().plan.class_bytes};
+  result.seen_classes = {engine.seen_class_bytes()};
   return result;
 }
 
@@ -168,6 +174,7 @@ RunResult train_on(const Layout& layout, const ProgramOptions& o, std::int64_t r
     result.host_planned.push_back(all[r].host_planned.front());
     result.host_high_water.push_back(all[r].host_high_water.front());
     result.classes.push_back(all[r].classes.front());
+    result.seen_classes.push_back(all[r].seen_classes.front());
   }
   return result;
 }
@@ -216,6 +223,7 @@ void expect_same_training(const RunResult& run, const RunResult& one) {
   else
     expect_same_tensors(run, one);
   EXPECT_EQ(run.high_water, run.planned);
+  EXPECT_EQ(run.seen_classes, run.classes);
   EXPECT_EQ(run.host_high_water, run.host_planned);
   EXPECT_EQ(run.allocations, 0);
 }

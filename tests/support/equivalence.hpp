@@ -44,9 +44,9 @@ struct RunResult {
   std::vector<std::vector<double>> initial, final;  // those tensors
   std::vector<std::int64_t> planned, high_water;    // by rank
   std::vector<std::int64_t> host_planned, host_high_water;
-  std::vector<ClassBytes> classes;
-  std::map<std::string, std::int64_t> sent;  // of rank 0, by axis, by the steps alone
-  std::int64_t allocations = 0;              // by ops of all ranks of a process after the first step
+  std::vector<ClassBytes> classes, seen_classes;  // planned, and seen while it ran
+  std::map<std::string, std::int64_t> sent;       // of rank 0, by axis, by the steps alone
+  std::int64_t allocations = 0;                   // by ops of all ranks of a process after the first step
 };
 
 // What rank `rank` sees of `steps` steps of `rows` rows, o.micro_batch rows at a time on each replica. `counts`: this
