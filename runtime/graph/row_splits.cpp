@@ -207,9 +207,14 @@ std::set<ValueId> values_in_blocks(const Graph& graph) {
     const auto block = row_block(graph, layer);
     if (!block) continue;
     for (const ValueId v : block->wide) values.insert(graph.root(v));
-    for (const Node& node : graph.nodes) {
-      for (std::size_t s = 0; s < node.value.size(); ++s) {
-        if (block->wide.contains(node.value[s]) && node.grad[s] != kNoValue) values.insert(graph.root(node.grad[s]));
+    // What its nodes but the first read is made within it, and so are the gradients of that.
+    const std::string& first = graph.nodes[block->forward.front()].label;
+    for (std::size_t n = forward_end(graph); n < graph.nodes.size(); ++n) {
+      const Node& node = graph.nodes[n];
+      if (node.layer != layer || node.label == first || !block->labels.contains(node.label)) continue;
+      const auto slots = op_info(node.op).slots;
+      for (std::size_t s = 0; s < slots.size(); ++s) {
+        if (slots[s].role == Role::Input && node.grad[s] != kNoValue) values.insert(graph.root(node.grad[s]));
       }
     }
   }
