@@ -89,6 +89,8 @@ Answers answers(std::vector<Planned> all) {
   return found;
 }
 
+constexpr double kUncounted = 2e-3;  // of a step, that sizes may save beyond what the estimate has exposed
+
 TEST(LayoutSearch, FindsTheBestFiveOfTheWholeGridWithTheirSizes) {
   const test::TempFolder folder;
   int lifted = 0, counted = 0, capped = 0;
@@ -96,7 +98,7 @@ TEST(LayoutSearch, FindsTheBestFiveOfTheWholeGridWithTheirSizes) {
                          std::int64_t budget) {
     for (const Planned& p : all) {
       counted += p.sizes_s > 0 ? 1 : 0;
-      capped += !p.interleaved && p.sizes_s > p.hideable_s + 1e-12 ? 1 : 0;
+      capped += !p.interleaved && p.sizes_s > p.hideable_s + kUncounted * p.usual_s ? 1 : 0;
     }
     const Answers best = answers(all);
     lifted += best.of_first_five > best.steps.front() * (1 + 1e-9) ? 1 : 0;
@@ -123,7 +125,8 @@ TEST(LayoutSearch, FindsTheBestFiveOfTheWholeGridWithTheirSizes) {
     check(c, model, plan_all(c, model, budget), budget);
   }
   EXPECT_GT(counted, 100);
-  // What sizes save is of what the estimate has exposed; of several chunks it knows the sums of the last one.
+  // What sizes save is of what the estimate has exposed; of several chunks it knows the sums of the last one, and of
+  // ZeRO-3 not how the sums and gathers of single units wait for each other on their link.
   EXPECT_EQ(capped, 0);
   EXPECT_GT(lifted, 0);  // the five that look best do not have the best one among them
 }
