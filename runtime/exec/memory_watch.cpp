@@ -108,7 +108,8 @@ void MemoryWatch::launched(std::size_t n, Variant variant, const KernelArgs& arg
     w.data = args.workspace;
     w.bytes = op_info(node.op).workspace_bytes(*args.attributes, node.specs, node.phase, args.threads);
     w.last = std::max(w.last, last_);
-    w.variants |= static_cast<std::uint8_t>(variant);
+    // Of backward alone: the other sections have one.
+    w.variants |= graph_.section(n) == Graph::Section::Backward ? static_cast<std::uint8_t>(variant) : kEveryVariant;
   }
   if (computes)
     end_those_before(n, mine.bytes);

@@ -47,8 +47,9 @@ def plan_of(settings):
 
 
 def only_uneven_fits(zero, even_losses):
-    settings = [f"parallel.zero={zero}"]
-    if zero == 3:  # sizes that follow from measured links would be smaller where there is less memory
+    # Sizes that follow from measured links would be smaller where there is less memory.
+    settings = [f"parallel.zero={zero}", "comm.bucket=1"]
+    if zero == 3:
         settings += ["comm.prefetch=1", "comm.gather=1"]
     code, even, _ = plan_of(settings)
     if code != 0:
