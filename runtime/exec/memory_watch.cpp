@@ -35,7 +35,10 @@ ClassBytes seen_class_bytes(std::span<const SeenMemory> programs) {
   for (const SeenMemory& program : programs) {
     if (furthest == nullptr || program.end > furthest->end) furthest = &program;
     if (furthest_on_host == nullptr || program.host_end > furthest_on_host->host_end) furthest_on_host = &program;
-    for (const PersistentRegion& region : program.persistent) persistent.emplace(region.offset, &region);
+    for (const PersistentRegion& region : program.persistent) {
+      // One of a rank without a shard has no bytes, and lies where the next one begins.
+      if (region.bytes > 0) persistent.emplace(region.offset, &region);
+    }
   }
   ClassBytes bytes{};
   if (furthest == nullptr) return bytes;
@@ -56,7 +59,6 @@ MemoryWatch::Key MemoryWatch::touch(ValueId value, const void* data, std::size_t
   Buffer& buffer = buffers_.try_emplace(key, Buffer{now, now}).first->second;
   buffer.first = std::min(buffer.first, now);
   buffer.last = std::max(buffer.last, now);
-  (graph_.section(node) == Graph::Section::Forward ? buffer.in_forward : buffer.in_later) = true;
   return key;
 }
 
@@ -71,6 +73,8 @@ std::vector<MemoryWatch::Bytes> MemoryWatch::touch_all(std::size_t n, const Kern
   const auto handed = [&](const View& view, ValueId value) {
     if (view.data == nullptr) return;
     buffers.push_back(touch(value, view.data, n));
+    Buffer& buffer = buffers_.find(buffers.back())->second;
+    (graph_.section(n) == Graph::Section::Forward ? buffer.in_forward : buffer.in_later) = true;
     const auto* begin = view.as<const std::byte>();
     bytes.push_back({begin, begin + view.spec.bytes(), writes[static_cast<std::size_t>(value)]});
   };
@@ -88,7 +92,12 @@ void MemoryWatch::begin_run() {
 
 void MemoryWatch::launched(std::size_t n, Variant variant, const KernelArgs& args) {
   const Node& node = graph_.nodes[n];
-  for (const auto& [value, data] : given_) touch(value, data, n);
+  for (const auto& [value, data] : given_) {
+    const Key key = touch(value, data, n);
+    // Another stage made it in forward. What the host gives waits for its first reader, and is staged until then.
+    const auto received = [&](const PieceEnds& piece) { return piece.input == value; };
+    if (std::any_of(graph_.pieces.begin(), graph_.pieces.end(), received)) buffers_.find(key)->second.in_forward = true;
+  }
   given_.clear();
   last_ = static_cast<std::ptrdiff_t>(n);
   const bool computes = node.stream == StreamKind::Compute;
@@ -99,7 +108,8 @@ void MemoryWatch::launched(std::size_t n, Variant variant, const KernelArgs& arg
     w.data = args.workspace;
     w.bytes = op_info(node.op).workspace_bytes(*args.attributes, node.specs, node.phase, args.threads);
     w.last = std::max(w.last, last_);
-    w.variants |= static_cast<std::uint8_t>(variant);
+    // Of backward alone: the other sections have one.
+    w.variants |= graph_.section(n) == Graph::Section::Backward ? static_cast<std::uint8_t>(variant) : kEveryVariant;
   }
   if (computes)
     end_those_before(n, mine.bytes);
