@@ -180,7 +180,7 @@ TEST(SeparateDevice, ReplaysWhatItRecordedWithTheSameBits) {
 // Profilers see a name for each section that runs and for each node that is launched.
 TEST(SeparateDevice, RangesNameSectionsAndNodes) {
   ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
-  o.evaluate = false;
+  o.evaluate = false;  // its nodes have the names of those of training
   Backend backend = make_separate_backend(true);
   train_rank({}, o, 0, {}, 4, kSteps, false, false, &backend);
   const auto ranges = dynamic_cast<const SeparateDevice&>(*backend.device).ranges();

@@ -89,7 +89,7 @@ def go_on(name, settings, want):
 def refusals():
     for settings, place in {("parallel.zero=1", "parallel.state_shares=[1, 2, 3]"): "parallel.state_shares: 3 numbers for 2 ranks",
                             ("parallel.state_shares=auto",): "parallel.state_shares: nothing is divided with zero: 0",
-                            ("memory.budget=[1 GiB]",): "memory.budget: 1 sizes for 2 ranks of the shard axis"}.items():
+                            ("memory.budget=[2 GiB]",): "memory.budget: 1 sizes for 2 ranks of the shard axis"}.items():
         done = call(*command("refused", settings))
         if done.returncode != 78 or place not in done.stderr:
             sys.exit(f"{settings}: exit code {done.returncode}\n{done.stderr}")
