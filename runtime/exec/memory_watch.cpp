@@ -73,7 +73,7 @@ std::vector<MemoryWatch::Bytes> MemoryWatch::touch_all(std::size_t n, const Kern
   const auto handed = [&](const View& view, ValueId value) {
     if (view.data == nullptr) return;
     buffers.push_back(touch(value, view.data, n));
-    Buffer& buffer = buffers_.find(buffers.back())->second;
+    Buffer& buffer = buffers_.at(buffers.back());
     (graph_.section(n) == Graph::Section::Forward ? buffer.in_forward : buffer.in_later) = true;
     const auto* begin = view.as<const std::byte>();
     bytes.push_back({begin, begin + view.spec.bytes(), writes[static_cast<std::size_t>(value)]});
@@ -96,7 +96,7 @@ void MemoryWatch::launched(std::size_t n, Variant variant, const KernelArgs& arg
     const Key key = touch(value, data, n);
     // Another stage made it in forward. What the host gives waits for its first reader, and is staged until then.
     const auto received = [&](const PieceEnds& piece) { return piece.input == value; };
-    if (std::any_of(graph_.pieces.begin(), graph_.pieces.end(), received)) buffers_.find(key)->second.in_forward = true;
+    if (std::any_of(graph_.pieces.begin(), graph_.pieces.end(), received)) buffers_.at(key).in_forward = true;
   }
   given_.clear();
   last_ = static_cast<std::ptrdiff_t>(n);
