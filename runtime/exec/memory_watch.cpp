@@ -92,8 +92,9 @@ void MemoryWatch::begin_run() {
 
 void MemoryWatch::launched(std::size_t n, Variant variant, const KernelArgs& args) {
   const Node& node = graph_.nodes[n];
-  for (const auto& [value, data] : given_) {
-    const Key key = touch(value, data, n);
+  for (const auto& given : given_) {
+    const ValueId value = given.first;
+    const Key key = touch(value, given.second, n);
     // Another stage made it in forward. What the host gives waits for its first reader, and is staged until then.
     const auto received = [&](const PieceEnds& piece) { return piece.input == value; };
     if (std::any_of(graph_.pieces.begin(), graph_.pieces.end(), received)) buffers_.at(key).in_forward = true;
