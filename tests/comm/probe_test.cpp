@@ -11,6 +11,7 @@
 #include "runtime/core/error.hpp"
 #include "tests/support/far_device.hpp"
 #include "tests/support/local_ranks.hpp"
+#include "tests/support/slow_transport.hpp"
 
 namespace plimsoll {
 namespace {
@@ -95,28 +96,10 @@ TEST(Probe, MeasuresMessagesOfDevices) {
   }
 }
 
-// A link on which large messages take long.
-class SlowTransport : public Transport {
- public:
-  explicit SlowTransport(std::shared_ptr<Transport> inner) : inner_(std::move(inner)) {}
-  int rank() const override { return inner_->rank(); }
-  int size() const override { return inner_->size(); }
-  void start(int slot, std::span<const Message> sends, std::span<const Message> receives) override {
-    std::int64_t bytes = 0;
-    for (const Message& m : sends) bytes += m.bytes;
-    if (bytes >= 1 << 14) std::this_thread::sleep_for(std::chrono::milliseconds(60));
-    inner_->start(slot, sends, receives);
-  }
-  void finish(int slot) override { inner_->finish(slot); }
-
- private:
-  std::shared_ptr<Transport> inner_;
-};
-
 // On a busy machine it may be one of the small ones.
 TEST(Probe, EndsAtTheFirstSizeThatTakesTooLong) {
   const auto faults = test::on_ranks_over(2, [&](const std::shared_ptr<Transport>& t) -> std::string {
-    const Group group("data", std::make_shared<SlowTransport>(t));
+    const Group group("data", std::make_shared<test::SlowTransport>(t, 1 << 14));
     const ProbeOptions options{.largest_bytes = 1 << 20, .repetitions = 1, .longest_s = 0.05};
     const std::int64_t last = probe(group, LinkOperation::SendReceive, options).samples().back().bytes;
     return last <= 1 << 14 ? "" : fmt::format("the last size is {}", last);

@@ -14,6 +14,7 @@
 #include "tests/comm/fake_nccl.hpp"
 #include "tests/support/local_mesh.hpp"
 #include "tests/support/separate_device.hpp"
+#include "tests/support/slow_transport.hpp"
 
 namespace plimsoll {
 namespace {
@@ -73,24 +74,6 @@ TEST(ProbeCluster, RanksOutsideOfAGroupHaveItsTable) {
   EXPECT_EQ(all.at(0).back().stride, 2);
 }
 
-// Waits before large messages.
-class SlowTransport : public Transport {
- public:
-  explicit SlowTransport(std::shared_ptr<Transport> inner) : inner_(std::move(inner)) {}
-  int rank() const override { return inner_->rank(); }
-  int size() const override { return inner_->size(); }
-  void start(int slot, std::span<const Message> sends, std::span<const Message> receives) override {
-    for (const Message& m : sends) {
-      if (m.bytes >= 1 << 12) std::this_thread::sleep_for(std::chrono::milliseconds(60));
-    }
-    inner_->start(slot, sends, receives);
-  }
-  void finish(int slot) override { inner_->finish(slot); }
-
- private:
-  std::shared_ptr<Transport> inner_;
-};
-
 // Of two groups of an axis, one is slow: no rank has sizes that it did not measure.
 TEST(ProbeCluster, ATableEndsWhereTheSlowestGroupEnded) {
   const Mesh mesh{.data = 2, .tensor = 2, .shards = 2};
@@ -106,7 +89,7 @@ TEST(ProbeCluster, ATableEndsWhereTheSlowestGroupEnded) {
       },
       [](int rank, const std::string& axis, std::shared_ptr<Transport> below) -> std::shared_ptr<Transport> {
         if (axis != "tensor" || rank < 2) return below;
-        return std::make_shared<SlowTransport>(std::move(below));
+        return std::make_shared<test::SlowTransport>(std::move(below), 1 << 12);
       });
   for (const auto& [rank, links] : all) EXPECT_EQ(links, all.at(0)) << rank;
   for (const MeasuredLink& link : all.at(0)) {
