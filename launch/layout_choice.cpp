@@ -6,6 +6,7 @@
 
 #include "launch/known_plans.hpp"
 #include "launch/recompute_choice.hpp"
+#include "launch/step_times.hpp"
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
@@ -245,6 +246,9 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   whole.memory.row_splits = false;
   ExactLayouts exact;
   std::vector<std::pair<Layout, ProgramOptions>> planned;
+  const auto programs_of = [&](const Layout& layout) -> const ProgramOptions& {
+    return std::find_if(planned.begin(), planned.end(), [&](const auto& p) { return p.first == layout; })->second;
+  };
   exact.plan = [&](const Layout& layout) {
     const ProgramOptions& options =
         planned.emplace_back(layout, programs_with(whole, first, layout, *machine.costs, budget_bytes, outside_bytes))
@@ -252,8 +256,10 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
     return without_estimated(config, any_plan(options, *machine.costs, arena));
   };
   exact.describe = [&](const Layout& layout) {
-    const auto found = std::find_if(planned.begin(), planned.end(), [&](const auto& p) { return p.first == layout; });
-    return without_estimated(config, largest_rank(found->second, *machine.costs));
+    return without_estimated(config, largest_rank(programs_of(layout), *machine.costs));
+  };
+  exact.simulate = [&](const Layout& layout) {
+    return predict_step(rank_roles(programs_of(layout)), machine).step_s;
   };
   if (arena > 0 && config.memory.recompute == RecomputeMode::Auto && config.memory.recompute_layers.empty()) {
     exact.recompute_s = [&](const Layout& layout, int stage) {
@@ -299,16 +305,16 @@ ParallelConfig read_parallel_line(const std::string& line, const std::string& fi
 
 std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
                         bool why) {
-  std::string out = fmt::format("layouts on {}: {} tried, {} planned; times as the search estimates them\n",
+  std::string out = fmt::format("layouts on {}: {} tried, {} planned; times as the search estimates them, and of close ones as simulated\n",
                                 cluster.device.name, format_count(choice.tried), format_count(choice.planned));
-  out += fmt::format("  {:>11}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", "step", "MFU", "bubble", "exposed",
-                     "state", "activations", "arena", "margin", "layout");
+  out += fmt::format("  {:>11}{:>11}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", "simulated", "step", "MFU",
+                     "bubble", "exposed", "state", "activations", "arena", "margin", "layout");
   for (const RankedLayout& r : choice.best) {
     const LayoutEstimate& e = r.estimate;
     const ExactMemory memory = r.exact.value_or(ExactMemory{e.memory_bound_bytes, {}});
     using enum MemoryClass;
-    out += fmt::format("  {:>11}{:>6.1f} %{:>7.1f} %{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", format_seconds(e.step_s),
-                       100 * e.mfu, 100 * e.bubble, format_seconds(e.exposed_s),
+    out += fmt::format("  {:>11}{:>11}{:>6.1f} %{:>7.1f} %{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n",
+                       r.simulated_s ? format_seconds(*r.simulated_s) : "", format_seconds(e.step_s), 100 * e.mfu, 100 * e.bubble, format_seconds(e.exposed_s),
                        format_bytes(class_bytes(memory, {Parameters, Gradients, Optimizer})),
                        format_bytes(class_bytes(memory, {Activations})), format_bytes(memory.arena_bytes),
                        arena_bytes > 0 ? format_bytes(arena_bytes - memory.arena_bytes) : "", to_text(r.layout));
@@ -353,6 +359,7 @@ nlohmann::json layout_json(const LayoutChoice& choice, bool why) {
                 {"recompute_ms", r.estimate.recompute_s * 1e3},
                 {"sizes_ms", r.estimate.sizes_s * 1e3},
                 {"memory_bound_bytes", r.estimate.memory_bound_bytes}});
+    if (r.simulated_s) row["simulated_ms"] = *r.simulated_s * 1e3;
     if (r.exact) {
       row["arena_bytes"] = r.exact->arena_bytes;
       for (std::size_t c = 0; c < r.exact->class_bytes.size(); ++c)

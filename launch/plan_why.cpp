@@ -82,9 +82,9 @@ std::vector<AxisPrice> price_axes(const LayoutProblem& problem, const LayoutMach
 // Asks the question of a plan again, with one thing changed at a time.
 class Again {
  public:
-  Again(const Config& config, const Place& place, const LayoutMachine& machine, const RankedLayout& chosen,
+  Again(const Config& config, const Place& place, const LayoutMachine& machine, const RankedLayout& fastest,
         const PlanContext& context)
-      : config_(config), place_(place), machine_(machine), chosen_(chosen), context_(context) {}
+      : config_(config), place_(place), machine_(machine), fastest_(fastest), context_(context) {}
 
   std::vector<ChangedPlan> all() {
     if (context_.budget_bytes.least() > 0) change_budget();
@@ -143,19 +143,19 @@ class Again {
         automatic ? *choose_layout(config, place_, machine_, budgets.least(), context_.outside_bytes, tensor_nodes)
                   : predict_layout(config, place_, machine_, budgets, context_.outside_bytes);
     if (choice.best.empty()) return;
-    const RankedLayout& best = choice.best.front();
+    const RankedLayout& best = choice.least_estimate();
     ChangedPlan& plan = changes_.emplace_back();
     plan.key = std::move(key);
     plan.change = std::move(change);
     plan.step_s = best.estimate.step_s / batches;
-    plan.gain_s = chosen_.estimate.step_s - plan.step_s;
-    if (best.layout != chosen_.layout) plan.layout = to_text(best.layout);
+    plan.gain_s = fastest_.estimate.step_s - plan.step_s;
+    if (best.layout != fastest_.layout) plan.layout = to_text(best.layout);
   }
 
   const Config& config_;
   const Place& place_;
   const LayoutMachine& machine_;
-  const RankedLayout& chosen_;
+  const RankedLayout& fastest_;  // as estimated, like what they are compared with
   const PlanContext& context_;
   std::vector<ChangedPlan> changes_;
 };
@@ -210,7 +210,7 @@ PlanWhy explain_plan(const Config& config, const Place& place, const LayoutMachi
   if (why.recompute_s > 0)
     why.kept_bytes =
         kept_bytes(config, place, best.layout, roles.front().options, *machine.costs, context.outside_bytes);
-  why.changes = Again(config, place, machine, best, context).all();
+  why.changes = Again(config, place, machine, choice.least_estimate(), context).all();
   why.axes = price_axes(layout_problem(config, place.ranks, 0), machine, best.layout);
   const LayoutEstimate& first = best.estimate;
   for (std::size_t i = 1; i < choice.best.size(); ++i) {

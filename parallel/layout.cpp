@@ -18,6 +18,8 @@ namespace {
 constexpr int kMostChunks = 8;
 // Where plans keep turning out larger than their bound, the search ends after so many.
 constexpr std::int64_t kMostPlans = 200;
+// Layouts whose estimates are within this of the least may be faster than that one, for what estimates leave out.
+constexpr double kNearlyAsFast = 1.2;
 // So many to find the one that needs least where nothing fits.
 constexpr std::int64_t kMostLeastPlans = 64;
 
@@ -159,6 +161,7 @@ class Search {
     for (RankedLayout& ranked : choice_.best) {
       if (ranked.exact && exact_.describe) ranked.exact = exact_.describe(ranked.layout);
     }
+    if (exact_.simulate) simulate_nearest();
     return std::move(choice_);
   }
 
@@ -211,6 +214,17 @@ class Search {
          in_host ? fmt::format("its plan has {} bytes of {}", ranked.exact->arena_bytes, budget())
                  : fmt::format("it offloads {} bytes more than host memory has", ranked.exact->host_lacking_bytes));
     take_least(std::move(ranked));
+  }
+
+  void simulate_nearest() {
+    std::vector<RankedLayout>& best = choice_.best;
+    const auto near = std::find_if(best.begin(), best.end(), [&](const RankedLayout& r) {
+      return r.estimate.step_s > kNearlyAsFast * best.front().estimate.step_s;
+    });
+    if (near - best.begin() < 2) return;
+    for (auto r = best.begin(); r != near; ++r) r->simulated_s = exact_.simulate(r->layout);
+    std::stable_sort(best.begin(), near,
+                     [](const RankedLayout& a, const RankedLayout& b) { return *a.simulated_s < *b.simulated_s; });
   }
 
   // What lacks nothing of host memory comes first.
@@ -275,6 +289,12 @@ class Search {
 };
 
 }  // namespace
+
+const RankedLayout& LayoutChoice::least_estimate() const {
+  return *std::min_element(best.begin(), best.end(), [](const RankedLayout& a, const RankedLayout& b) {
+    return a.estimate.step_s < b.estimate.step_s;
+  });
+}
 
 std::string to_text(const Layout& l) {
   std::string text = fmt::format("data {} x pipeline {} x tensor {}", l.mesh.data, l.mesh.pipeline, l.mesh.tensor);

@@ -6,7 +6,8 @@
 // Every combination that parallel/rules.hpp allows is tried; its memory and its time are bounded from below, and what
 // is left is searched best first: by the least time that it can have, then by the time and the exact memory of its
 // plan. The search ends when nothing that is left can be faster than what was planned. So the answer is the fastest
-// layout that fits, as if every layout had been planned, with messages of sizes that follow from the links.
+// layout that fits, as if every layout had been planned, with messages of sizes that follow from the links. Among the
+// few fastest, where they are close, a simulation of their programs decides.
 
 #include <functional>
 #include <map>
@@ -111,12 +112,16 @@ struct ExactLayouts {
   // What the plan of one stage adds to a step in order to fit: at most ExactMemory::recompute_s, and asked first, since
   // it takes the time of one stage. nullopt: it does not fit. Empty: nobody.
   std::function<std::optional<double>(const Layout&, int stage)> recompute_s;
+  // What a step takes in a simulation of the planned programs, which knows more of messages beside compute than the
+  // estimate. Of layouts that were planned; empty: nobody.
+  std::function<double(const Layout&)> simulate;
 };
 
 struct RankedLayout {
   Layout layout;
   LayoutEstimate estimate;
-  std::optional<ExactMemory> exact;  // nullopt: nobody was asked
+  std::optional<ExactMemory> exact;   // nullopt: nobody was asked
+  std::optional<double> simulated_s;  // of a step; nullopt: no other layout is nearly as fast, or nobody was asked
 };
 
 // A layout that is not among the best, and why: the key of the rule that it breaks, "memory" or "time".
@@ -126,7 +131,8 @@ struct FallenLayout {
 };
 
 struct LayoutChoice {
-  std::vector<RankedLayout> best;              // fastest first, at most `most`; empty: none fits
+  // The `most` with the least estimates, fastest first: those that were simulated, then the others; empty: none fits.
+  std::vector<RankedLayout> best;
   std::optional<RankedLayout> least_memory;    // where none fits, the one that needs least of those looked at
   std::vector<FallenLayout> fell;              // all others; those that are slower from the fastest on
   std::map<std::string, std::int64_t> fallen;  // how many of them, by reason
@@ -134,6 +140,8 @@ struct LayoutChoice {
   // Where plans keep turning out larger or slower than their bounds, the search ends after some hundred of them: then
   // no layout that was not planned is faster than this. nullopt: none is faster than the last of `best`.
   std::optional<double> unplanned_least_s;
+  // The one of `best`, which has some, with the least estimate: estimates of other questions are held against it.
+  const RankedLayout& least_estimate() const;
 };
 
 // Estimates layouts of one problem on one machine. Costs of pieces are measured on graphs of one and two layers, which

@@ -1,5 +1,5 @@
 // `parallel: auto` on four and eight ranks, against every layout that it may choose: each of them is run, with a thread
-// for each rank, and keeps to its plan to the byte; the choice is near the best of them under the simulator of the
+// for each rank, and keeps to its plan to the byte; the choice is the best of them under the simulator of the
 // step. (What they take cannot be measured on a machine with fewer cores than ranks; two ranks are, by scripts/bench.sh
 // --layouts.)
 
@@ -82,11 +82,9 @@ TEST_P(LayoutGridRuns, EveryLayoutRunsAsPredicted) {
   std::printf("%s: %zu layouts on %d ranks ran as predicted\n", GetParam().name.c_str(), all.size(), GetParam().ranks);
 }
 
-// The search goes by an estimate of a step, whose messages beside compute are simpler than the simulator's: of layouts
-// that take nearly as long, it may choose another one than the first under the simulator. That one is always among the
-// five that the plan lists, and what is chosen takes at most kNear of it; most often it is the same.
-TEST_P(LayoutGrid, TheChoiceIsNearTheBestUnderTheSimulator) {
-  constexpr double kNear = 1.11;
+// The search goes by an estimate of a step, whose messages beside compute are simpler than the simulator's; of the few
+// with the least estimates the simulator chooses. That finds the first of them all.
+TEST_P(LayoutGrid, TheChoiceIsTheBestUnderTheSimulator) {
   const auto simulated = [&](const Layout& layout) {
     return predict_step(rank_roles(programs(layout)), machine_).step_s;
   };
@@ -101,10 +99,7 @@ TEST_P(LayoutGrid, TheChoiceIsNearTheBestUnderTheSimulator) {
   std::printf("%s: chosen %s, simulated %.4f ms; best of %zu: %s, %.4f ms\n", GetParam().name.c_str(),
               to_text(first).c_str(), 1e3 * simulated(first), all.size(), to_text(best->second).c_str(),
               1e3 * best->first);
-  EXPECT_LE(simulated(first), kNear * best->first);
-  EXPECT_TRUE(std::any_of(choice->best.begin(), choice->best.end(),
-                          [&](const RankedLayout& r) { return simulated(r.layout) <= best->first * (1 + 1e-9); }))
-      << to_text(best->second) << " is not listed";
+  EXPECT_LE(simulated(first), best->first * (1 + 1e-9));
 }
 
 std::string name_of_grid(const testing::TestParamInfo<Grid>& c) { return c.param.name; }

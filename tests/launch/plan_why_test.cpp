@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "launch/cluster_file.hpp"
@@ -53,7 +55,13 @@ class PlanWhyTest : public testing::Test {
     EXPECT_EQ(command_plan({run(), std::move(overrides)}, plan, true), 0);
     return nlohmann::json::parse(testing::internal::GetCapturedStdout());
   }
-  static double step_ms(const nlohmann::json& plan) { return plan["layouts"]["best"][0]["step_ms"]; }
+  // The least estimate, of which prices are.
+  static double step_ms(const nlohmann::json& plan) {
+    double least = std::numeric_limits<double>::infinity();
+    for (const nlohmann::json& l : plan["layouts"]["best"]) least = std::min(least, l["step_ms"].get<double>());
+    return least;
+  }
+  static double first_step_ms(const nlohmann::json& plan) { return plan["layouts"]["best"][0]["step_ms"]; }
 
  private:
   test::TempFolder folder_;
@@ -72,7 +80,7 @@ const nlohmann::json& change(const nlohmann::json& why, const std::string& key, 
 TEST_F(PlanWhyTest, PricesAreThoseOfPlansWithTheConstraintChanged) {
   const std::int64_t budget = kTight;
   const nlohmann::json tight = plan(budget, true, {kRows}), why = tight["why"];
-  EXPECT_DOUBLE_EQ(why["step_ms"], step_ms(tight));
+  EXPECT_DOUBLE_EQ(why["step_ms"], first_step_ms(tight));
   EXPECT_GT(why["recompute_ms"], 0.0);
   EXPECT_EQ(why["memory"]["budget_bytes"], budget);
   EXPECT_EQ(why["memory"]["needed_bytes"], tight["needed_bytes"]);  // the largest role has least to spare
@@ -81,7 +89,7 @@ TEST_F(PlanWhyTest, PricesAreThoseOfPlansWithTheConstraintChanged) {
   const auto expect = [&](const char* key, const std::string& text, double step, double batches) {
     const nlohmann::json& c = change(why, key, text);
     EXPECT_DOUBLE_EQ(c["step_ms"].get<double>() * batches, step) << key << ", " << text;
-    EXPECT_NEAR(c["gain_ms"].get<double>(), why["step_ms"].get<double>() - step / batches, 1e-9) << key;
+    EXPECT_NEAR(c["gain_ms"].get<double>(), step_ms(tight) - step / batches, 1e-9) << key;
   };
   expect("memory.budget", "+ 10 %", step_ms(plan(budget + budget / 100 * 10, false, {kRows})), 1);
   expect("memory.budget", "+ 1.00 GiB", step_ms(plan(budget + kGibibyte, false, {kRows})), 1);
@@ -138,7 +146,8 @@ TEST_F(PlanWhyTest, EveryOtherLayoutIsListedWithItsReason) {
   const nlohmann::json why = plan(kGibibyte, true), layouts = why["layouts"];
   EXPECT_EQ(layouts["fell"].size() + layouts["best"].size(), layouts["tried"].get<std::size_t>());
   double last = 0;
-  const double best = layouts["best"].back()["step_ms"];
+  double best = 0;
+  for (const nlohmann::json& l : layouts["best"]) best = std::max(best, l["step_ms"].get<double>());
   for (const nlohmann::json& f : layouts["fell"]) {
     EXPECT_TRUE(layouts["fallen"].contains(f["reason"].get<std::string>()));
     EXPECT_GE(f["micro_batch"].get<std::int64_t>(), 1);
@@ -156,7 +165,7 @@ TEST_F(PlanWhyTest, EveryOtherLayoutIsListedWithItsReason) {
   // What the layouts behind the best take longer is all of what they take longer for.
   for (std::size_t i = 1; i < layouts["best"].size(); ++i) {
     const nlohmann::json& other = why["why"]["others"][i - 1];
-    EXPECT_NEAR(other["step_ms"].get<double>(), layouts["best"][i]["step_ms"].get<double>() - step_ms(why), 1e-9);
+    EXPECT_NEAR(other["step_ms"].get<double>(), layouts["best"][i]["step_ms"].get<double>() - first_step_ms(why), 1e-9);
     EXPECT_NEAR(other["recompute_ms"].get<double>(),
                 layouts["best"][i]["recompute_ms"].get<double>() - layouts["best"][0]["recompute_ms"].get<double>(),
                 1e-9);
