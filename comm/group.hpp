@@ -1,6 +1,6 @@
 #pragma once
 // The ranks along a mesh axis: a small value over a transport. Every call is collective over the group. On host memory
-// it blocks its thread; in a step, the executor runs them as tasks of the communication stream, which is what makes
+// it blocks its thread; in a step, the executor runs them as tasks of communication streams, which is what makes
 // them asynchronous. On the memory of a device that has a queue of its own (CallSite) it queues its work and returns.
 
 #include <memory>

@@ -88,6 +88,12 @@ void require_all_used(const HuggingFaceWeights& weights, std::span<const std::st
        join(unused, ", "), count > kShown ? ", ..." : "");
 }
 
+bool has_stream(const Programs& programs, StreamKind kind) {
+  return std::any_of(programs.graphs.begin(), programs.graphs.end(), [&](const auto& graph) {
+    return std::any_of(graph->nodes.begin(), graph->nodes.end(), [&](const Node& n) { return n.stream == kind; });
+  });
+}
+
 }  // namespace
 
 Engine::Engine(Programs programs, const EngineOptions& options)
@@ -104,6 +110,7 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   device.fill(arena_->base(), 0, programs_.plan.persistent_bytes);
   values_ = std::make_unique<StepValues>(device, arena_->base() + programs_.plan.inputs_offset,
                                          arena_->base() + programs_.plan.outputs_offset);
+  if (has_stream(programs_, StreamKind::Tensor)) tensor_ = device.make_stream(StreamKind::Tensor);
   if (programs_.plan.host_bytes > 0) {
     copy_ = device.make_stream(StreamKind::Copy);
     host_arena_ = std::make_unique<Arena>(device, programs_.plan.host_bytes, ArenaPlace::Host);
@@ -118,6 +125,7 @@ Engine::Engine(Programs programs, const EngineOptions& options)
                           &kernels_,
                           {},
                           backend_->times_nodes ? options.profile : nullptr};
+  context.tensor = tensor_.get();
   context.copy = copy_.get();
   context.values = values_.get();
   if (host_arena_) context.host_arena = host_arena_->base();

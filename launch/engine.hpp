@@ -142,8 +142,8 @@ class Engine {
   Backend* backend_;
   std::unique_ptr<Arena> arena_, host_arena_;
   std::unique_ptr<StepValues> values_;
-  std::unique_ptr<Staging> tokens_;                         // of micro-batches, on their way to the arena
-  std::unique_ptr<Stream> compute_, communication_, copy_;  // behind what they work on: they go first
+  std::unique_ptr<Staging> tokens_;                                  // of micro-batches, on their way to the arena
+  std::unique_ptr<Stream> compute_, communication_, tensor_, copy_;  // behind what they work on: they go first
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
   std::map<std::string, std::vector<LocalRun>, std::less<>> local_;       // by region; made when first asked for

@@ -258,9 +258,7 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   exact.describe = [&](const Layout& layout) {
     return without_estimated(config, largest_rank(programs_of(layout), *machine.costs));
   };
-  exact.simulate = [&](const Layout& layout) {
-    return predict_step(rank_roles(programs_of(layout)), machine).step_s;
-  };
+  exact.simulate = [&](const Layout& layout) { return predict_step(rank_roles(programs_of(layout)), machine).step_s; };
   if (arena > 0 && config.memory.recompute == RecomputeMode::Auto && config.memory.recompute_layers.empty()) {
     exact.recompute_s = [&](const Layout& layout, int stage) {
       return stage_recompute_s(whole, first, layout, stage, *machine.costs, budget_bytes, outside_bytes);
@@ -305,8 +303,9 @@ ParallelConfig read_parallel_line(const std::string& line, const std::string& fi
 
 std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
                         bool why) {
-  std::string out = fmt::format("layouts on {}: {} tried, {} planned; times as the search estimates them, and of close ones as simulated\n",
-                                cluster.device.name, format_count(choice.tried), format_count(choice.planned));
+  std::string out = fmt::format(
+      "layouts on {}: {} tried, {} planned; times as the search estimates them, and of close ones as simulated\n",
+      cluster.device.name, format_count(choice.tried), format_count(choice.planned));
   out += fmt::format("  {:>11}{:>11}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", "simulated", "step", "MFU",
                      "bubble", "exposed", "state", "activations", "arena", "margin", "layout");
   for (const RankedLayout& r : choice.best) {
@@ -314,7 +313,8 @@ std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cl
     const ExactMemory memory = r.exact.value_or(ExactMemory{e.memory_bound_bytes, {}});
     using enum MemoryClass;
     out += fmt::format("  {:>11}{:>11}{:>6.1f} %{:>7.1f} %{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n",
-                       r.simulated_s ? format_seconds(*r.simulated_s) : "", format_seconds(e.step_s), 100 * e.mfu, 100 * e.bubble, format_seconds(e.exposed_s),
+                       r.simulated_s ? format_seconds(*r.simulated_s) : "", format_seconds(e.step_s), 100 * e.mfu,
+                       100 * e.bubble, format_seconds(e.exposed_s),
                        format_bytes(class_bytes(memory, {Parameters, Gradients, Optimizer})),
                        format_bytes(class_bytes(memory, {Activations})), format_bytes(memory.arena_bytes),
                        arena_bytes > 0 ? format_bytes(arena_bytes - memory.arena_bytes) : "", to_text(r.layout));

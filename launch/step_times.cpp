@@ -195,7 +195,9 @@ RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>
     const std::int64_t earlier = i < before.size() ? before[i].total_ns : 0;
     const double seconds = static_cast<double>(now[i].total_ns - earlier) * 1e-9 / static_cast<double>(steps);
     const double each = seconds / static_cast<double>(micro_batches);
-    if (row.track == "communication" && !row.axis.empty()) times.collective_s[axis_index(row.axis)] += seconds;
+    const bool message =
+        row.track == stream_name(StreamKind::Communication) || row.track == stream_name(StreamKind::Tensor);
+    if (message && !row.axis.empty()) times.collective_s[axis_index(row.axis)] += seconds;
     if (row.track != "compute") continue;
     if (row.section == "forward") times.forward_s += each;
     if (row.section == "backward") times.backward_s += each;

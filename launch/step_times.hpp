@@ -15,7 +15,7 @@
 namespace plimsoll {
 
 // Of one rank, seconds. Kernels: of one micro-batch, with what is recomputed; of the update once a step. Collectives:
-// those on the communication stream, all of a step, by mesh axis; where measured, with the waiting for other ranks.
+// those on communication streams, all of a step, by mesh axis; where measured, with the waiting for other ranks.
 struct RankTimes {
   double forward_s = 0, backward_s = 0, update_s = 0;
   double recompute_s = 0;  // of backward_s

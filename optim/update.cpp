@@ -40,11 +40,10 @@ ValueId add_norm(Graph& graph, const FlatLayout& layout, const UpdateOptions& op
   graph.nodes.back().phase = Phase::Update;
   for (const NormAxis& axis : options.norm_axes) {
     if (axis.ranks == 1) continue;
-    const ValueId scratch = reduction_scratch(graph, options.scratch_bytes);
+    const ValueId scratch = reduction_scratch(graph, axis.axis, options.scratch_bytes);
     add_node<AllReduce>(graph, {axis.axis, axis.ranks}, {{AllReduce::kX, sums}, {AllReduce::kScratch, scratch}},
                         "reduce.norm", -1);
     graph.nodes.back().phase = Phase::Reduce;
-    graph.nodes.back().stream = StreamKind::Communication;
   }
   const ValueId norm =
       add_node<GlobalNorm>(graph, {}, {{GlobalNorm::kSums, sums}}, "global_norm", -1)[GlobalNorm::kNorm];

@@ -22,7 +22,7 @@ void insert_nodes(Graph& graph, Inserts inserts);
 // For every value the last node that writes it or a part of it; 0 where none does.
 std::vector<std::size_t> last_writes(const Graph& graph);
 
-// A node of the communication stream; the values are as the op declares them.
+// A node of the stream of its axis; the values are as the op declares them.
 template <class Op>
 Node communication_node(const Graph& graph, typename Op::Attrs attrs, Phase phase,
                         std::initializer_list<SlotInput> slots, std::string label, int layer, std::uint8_t when) {
@@ -32,7 +32,7 @@ Node communication_node(const Graph& graph, typename Op::Attrs attrs, Phase phas
   node.attrs = Attrs(std::in_place_index<op_id<Op>>, std::move(attrs));
   node.label = std::move(label);
   node.layer = layer;
-  node.stream = StreamKind::Communication;
+  node.stream = stream_of(axis_of(node));
   node.when = when;
   for (const SlotInput& s : slots) {
     node.value[static_cast<std::size_t>(s.slot)] = s.value;

@@ -16,10 +16,10 @@ void add_all_reduce(Graph& graph, std::size_t at, const char* axis, int ranks, V
   node.phase = Phase::Reduce;
   node.attrs = Attrs(std::in_place_index<op_id<AllReduce>>, AllReduce::Attrs{axis, ranks});
   node.label = std::move(label);
-  node.stream = StreamKind::Communication;
+  node.stream = stream_of(axis);
   node.when = when;
   node.value[AllReduce::kX] = x;
-  node.value[AllReduce::kScratch] = reduction_scratch(graph, scratch_bytes);
+  node.value[AllReduce::kScratch] = reduction_scratch(graph, axis, scratch_bytes);
   for (const int slot : {AllReduce::kX, AllReduce::kScratch})
     node.specs.set(slot, graph[node.value[static_cast<std::size_t>(slot)]].spec);
   if (at > 0 && at < graph.nodes.size() + 1) node.late = graph.nodes[at - 1].late;

@@ -306,7 +306,7 @@ void sum_split_gradients(Graph& graph, const ModelConfig& model, const TensorPar
   const std::vector<std::size_t> last_write = last_writes(graph);
   Inserts sums;
   const auto add = [&](ValueId gradient, ValueId part, const char* axis, int ranks) {
-    const ValueId scratch = reduction_scratch(graph, scratch_bytes);
+    const ValueId scratch = reduction_scratch(graph, axis, scratch_bytes);
     sums.push_back({last_write[static_cast<std::size_t>(gradient)], false,
                     communication_node<AllReduce>(graph, {axis, ranks}, Phase::Reduce,
                                                   {{AllReduce::kX, part}, {AllReduce::kScratch, scratch}},

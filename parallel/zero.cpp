@@ -61,7 +61,7 @@ bool run_together(const Graph& graph, std::size_t a, std::size_t b) {
 
 Node all_reduce(Graph& graph, const char* axis, int ranks, ValueId x, std::int64_t scratch_bytes, std::string label,
                 std::vector<ElementRange> ranges) {
-  const ValueId scratch = reduction_scratch(graph, scratch_bytes);
+  const ValueId scratch = reduction_scratch(graph, axis, scratch_bytes);
   return communication_node<AllReduce>(graph, {axis, ranks, std::move(ranges)}, Phase::Reduce,
                                        {{AllReduce::kX, x}, {AllReduce::kScratch, scratch}}, std::move(label), -1,
                                        kFinalVariants);

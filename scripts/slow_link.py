@@ -156,10 +156,10 @@ def overlapped_seconds(events):
         begin, length, lane = event["ts"] * 1e-6, event["dur"] * 1e-6, event["tid"]
         total[lane] = total.get(lane, 0) + length
         edges += [(begin, 1, lane), (begin + length, -1, lane)]
-    running, both, last = dict.fromkeys(total, 0), 0.0, 0.0
+    running, both, last = dict.fromkeys({"compute", *total}, 0), 0.0, 0.0
     for at, change, lane in sorted(edges):
-        if len(running) > 1 and all(running.values()):
+        if running["compute"] and sum(running.values()) > running["compute"]:
             both += at - last
         running[lane] += change
         last = at
-    return total.get("compute", 0.0), total.get("communication", 0.0), both
+    return total.get("compute", 0.0), sum(total.values()) - total.get("compute", 0.0), both

@@ -5,6 +5,7 @@
 // threads inside) or a worker thread with a FIFO (the others); a CUDA stream calls the task at once, and the task
 // launches work on native_handle(). Streams wait for streams; the host waits only in synchronize().
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -100,12 +101,13 @@ class Timer {
 // so that an exception elsewhere in the process never hangs on a stream that waits for a lost peer.
 bool stop_requested() noexcept;
 
+// Tensor: communication inside split layers, which compute waits for; beside it, that of the other mesh axes goes on.
 // Copy: between the memory of the device and that of the host.
-enum class StreamKind { Compute, Communication, Copy };
-inline constexpr std::size_t kStreamKinds = 3;
-constexpr std::string_view stream_name(StreamKind kind) {
-  return kind == StreamKind::Compute ? "compute" : kind == StreamKind::Communication ? "communication" : "copy";
-}
+enum class StreamKind { Compute, Communication, Tensor, Copy };
+inline constexpr std::array<std::string_view, 4> kStreamNames{"compute", "communication", "tensor", "copy"};
+inline constexpr std::size_t kStreamKinds = kStreamNames.size();
+constexpr std::string_view stream_name(StreamKind kind) { return kStreamNames[static_cast<std::size_t>(kind)]; }
+constexpr bool communicates(StreamKind kind) { return kind == StreamKind::Communication || kind == StreamKind::Tensor; }
 
 struct DeviceMemory {
   std::int64_t total_bytes = 0;

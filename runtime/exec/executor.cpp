@@ -69,14 +69,7 @@ void Executor::bind(std::size_t n, const ProgramLayout& layout, std::byte* arena
   args.stream = b.stream;
   b.range = fmt::format("{} {} {}", op.name, work_name(node), node.label);
   if (node.layer >= 0) b.range += fmt::format(" of layer {}", node.layer);
-  const std::string axis = std::visit(
-      [](const auto& a) -> std::string {
-        if constexpr (requires { a.axis; })
-          return a.axis;
-        else
-          return "";
-      },
-      node.attrs);
+  const std::string_view axis = axis_of(node);
   if (!axis.empty()) {
     const auto group = context_.groups.find(axis);
     require(group != context_.groups.end(), ErrorKind::Internal, "'{}' needs the group of axis '{}'", node.label, axis);
@@ -91,6 +84,7 @@ Stream* Executor::stream_of(StreamKind kind) const {
   switch (kind) {
     case StreamKind::Compute: return context_.compute;
     case StreamKind::Communication: return context_.communication;
+    case StreamKind::Tensor: return context_.tensor;
     case StreamKind::Copy: return context_.copy;
   }
   return nullptr;
@@ -239,7 +233,7 @@ void Executor::plan_poison() {
       last[root] = static_cast<std::ptrdiff_t>(n);
       const StreamKind stream = graph_.nodes[n].stream;
       const bool leaves = stream == StreamKind::Copy && a.reads && !graph_.values[root].host;
-      if (stream == StreamKind::Communication || leaves) read_beside[root] = true;
+      if (communicates(stream) || leaves) read_beside[root] = true;
     });
   }
   std::vector<bool> is_given(graph_.values.size(), false), is_result(graph_.values.size(), false);
@@ -360,7 +354,7 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
   if (watch_ != nullptr) watch_->begin_run();
   for (const std::size_t n : of.nodes) {
     Bound& b = bound_[n];
-    const bool alone = turn_ != nullptr && b.stream == context_.communication;
+    const bool alone = turn_ != nullptr && communicates(graph_.nodes[n].stream);
     if (alone) take_turns(*context_.compute, *b.stream);
     for (Event* event : b.waits) b.stream->wait(*event);
     const KernelArgs& args = launch_node(n, variant, part);
@@ -377,6 +371,7 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
 void Executor::synchronize() {
   context_.compute->synchronize();
   if (context_.communication != nullptr) context_.communication->synchronize();
+  if (context_.tensor != nullptr) context_.tensor->synchronize();
   if (context_.copy != nullptr) context_.copy->synchronize();
 }
 

@@ -34,11 +34,12 @@ struct ExecutorOptions {
 struct ExecutorContext {
   Device* device = nullptr;
   Stream* compute = nullptr;
-  Stream* communication = nullptr;  // may be null when the graph has no collectives
+  Stream* communication = nullptr;  // may be null when the graph has no collectives, and …
   std::byte* arena = nullptr;       // MemoryPlan::total_bytes long
   const KernelTable* kernels = nullptr;
   std::map<std::string, const Reducer*, std::less<>> groups;  // by mesh axis
   Profile* profile = nullptr;                                 // may be null
+  Stream* tensor = nullptr;                                   // … when it has none of the axis "tensor"
   Stream* copy = nullptr;                                     // may be null when nothing is offloaded, like …
   std::byte* host_arena = nullptr;                            // … this: MemoryPlan::host_bytes long
   StepValues* values = nullptr;  // of the arena, shared by its programs; null: the executor makes its own

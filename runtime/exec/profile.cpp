@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/core/error.hpp"
+#include "runtime/device/device.hpp"
 
 namespace plimsoll {
 
@@ -44,8 +45,8 @@ std::string Profile::table() const {
   std::int64_t total = 0;
   const std::lock_guard lock(mutex_);
   for (const Row& r : rows_) {
-    if (r.track != "compute" && r.track != "communication" && r.track != "copy")
-      continue;  // what contains nodes, and waits for others
+    const bool of_stream = std::find(kStreamNames.begin(), kStreamNames.end(), r.track) != kStreamNames.end();
+    if (!of_stream) continue;  // what contains nodes, and waits for others
     Total& s = sums[fmt::format("{} {}", r.op, r.phase)];
     s.calls += r.calls;
     s.ns += r.total_ns;

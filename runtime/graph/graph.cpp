@@ -1,5 +1,7 @@
 #include "runtime/graph/graph.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <unordered_map>
 
@@ -34,7 +36,7 @@ SlotValues add_node(Graph& graph, OpId op, Attrs attrs, std::initializer_list<Sl
   node.attrs = std::move(attrs);
   node.label = std::move(label);
   node.layer = layer;
-  if (info.collective) node.stream = StreamKind::Communication;
+  if (info.collective) node.stream = stream_of(axis_of(node));
   if (info.copies) node.stream = StreamKind::Copy;
   for (const SlotInput& in : inputs) {
     if (in.value == kNoValue) continue;
@@ -91,15 +93,31 @@ void visit_backward(const Node& node, const OpInfo& op, const std::function<void
 
 }  // namespace
 
-ValueId reduction_scratch(Graph& graph, std::int64_t bytes) {
-  if (const auto found = graph.named.find("reduce.scratch"); found != graph.named.end()) return found->second;
+std::string_view axis_of(const Node& node) {
+  return std::visit(
+      [](const auto& a) -> std::string_view {
+        if constexpr (requires { a.axis; })
+          return a.axis;
+        else
+          return {};
+      },
+      node.attrs);
+}
+
+StreamKind stream_of(std::string_view axis) {
+  return axis == "tensor" ? StreamKind::Tensor : StreamKind::Communication;
+}
+
+ValueId reduction_scratch(Graph& graph, std::string_view axis, std::int64_t bytes) {
+  const std::string name = fmt::format("reduce.scratch.{}", stream_name(stream_of(axis)));
+  if (const auto found = graph.named.find(name); found != graph.named.end()) return found->second;
   Value buffer;
-  buffer.name = "reduce.scratch";
+  buffer.name = name;
   buffer.spec = {{bytes}, DType::u8};
   buffer.persistent = true;
   buffer.memory = MemoryClass::Communication;
   const ValueId id = graph.add_value(std::move(buffer));
-  graph.named["reduce.scratch"] = id;
+  graph.named[name] = id;
   return id;
 }
 

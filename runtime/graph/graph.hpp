@@ -123,8 +123,13 @@ SlotValues add_node(Graph& graph, typename Op::Attrs attrs, std::initializer_lis
                   layer);
 }
 
-// The persistent value "reduce.scratch" in which the all-reduces of a program, which run one after another, receive.
-ValueId reduction_scratch(Graph& graph, std::int64_t bytes);
+// The mesh axis of a collective; empty: the node is none.
+std::string_view axis_of(const Node& node);
+// Where the collectives of an axis run. All of them on one stream, so that they are in the same order on every rank.
+StreamKind stream_of(std::string_view axis);
+
+// The persistent value in which the all-reduces of a stream, which run one after another, receive.
+ValueId reduction_scratch(Graph& graph, std::string_view axis, std::int64_t bytes);
 
 // What a node does to memory, derived from the op's declaration: the one place that knows.
 struct MemoryAccess {

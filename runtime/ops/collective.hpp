@@ -4,7 +4,7 @@
 
 namespace plimsoll {
 
-// Collectives are ops over a mesh axis, on the communication stream. Sums are made by the owner of an element in rank
+// Collectives are ops over a mesh axis, on a communication stream. Sums are made by the owner of an element in rank
 // order (design §9.8). The backward of a collective is its conjugate: all_gather ↔ reduce_scatter, and the pair
 // copy_to, reduce_from around a region whose ranks work on parts (f and g of Shoeybi et al. 2019, Megatron-LM).
 // Gradients are overwritten, never added to: autodiff adds a further contribution with a node of its own.

@@ -112,7 +112,7 @@ struct OpDefaults {
   static constexpr bool terminal = false;  // a loss: InputGrad needs no incoming gradient and also writes the outputs
   static constexpr bool inference_only = false;
   static constexpr bool update_only = false;  // acts on flat parameter buffers in Phase::Update
-  static constexpr bool collective = false;  // runs on the communication stream, over the group named in its attributes
+  static constexpr bool collective = false;   // runs on a communication stream, over the group named in its attributes
   // Copies a value between device and host memory on the copy stream. Put into graphs after autodiff: has no backward.
   static constexpr bool copies = false;
   // A cheaper way to outputs that are needed a second time, from one that was kept: an op may name another, `Again`,

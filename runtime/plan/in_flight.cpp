@@ -29,17 +29,6 @@ bool depend(const std::vector<Touch>& a, const std::vector<Touch>& b) {
   });
 }
 
-std::string_view axis_of(const Node& node) {
-  return std::visit(
-      [](const auto& a) -> std::string_view {
-        if constexpr (requires { a.axis; })
-          return a.axis;
-        else
-          return {};
-      },
-      node.attrs);
-}
-
 }  // namespace
 
 std::size_t in_flight_at_most(const Graph& graph, std::size_t n) {

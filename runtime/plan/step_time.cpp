@@ -50,7 +50,7 @@ StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrid
 }
 
 StepClock::State StepClock::start() const {
-  return {{}, std::vector<double>(segments_.count(), 0), std::vector<double>(segments_.count(), 0), 0};
+  return {{}, std::vector<double>(segments_.count(), 0), std::vector<double>(segments_.count(), 0), {}};
 }
 
 void StepClock::join(State& s) const {
@@ -70,10 +70,10 @@ void StepClock::play(State& s, Graph::Section section, Variant variant, int chun
     double& stream = s.stream[static_cast<std::size_t>(node.stream)];
     begin = std::max(begin, stream);
     double own = own_[n];
-    if (node.stream == StreamKind::Communication) {
-      s.slows = slows_[n];
+    if (communicates(node.stream)) {
+      s.slows[static_cast<std::size_t>(node.stream)] = slows_[n];
     } else if (node.stream == StreamKind::Compute) {
-      own = beside(own, s.stream[static_cast<std::size_t>(StreamKind::Communication)] - begin, s.slows);
+      for (std::size_t i = 0; i < kStreamKinds; ++i) own = beside(own, s.stream[i] - begin, s.slows[i]);
     }
     stream = begin + own + wire_[n];
     for_each_access(graph_, node, [&](const MemoryAccess& a) {

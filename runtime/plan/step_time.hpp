@@ -38,18 +38,17 @@ class StepClock {
   struct Work {
     double forward_s = 0, backward_s = 0, update_s = 0;
     double recompute_s = 0;                      // of backward_s
-    std::map<std::string, double> collective_s;  // on the communication stream, in a step; by axis
+    std::map<std::string, double> collective_s;  // on communication streams, in a step; by axis
   };
   Work work(std::int64_t micro_batches) const;
 
  private:
-  static constexpr std::size_t kMostStreams = 4;
   enum class Half : std::uint8_t { Both, First, Second };
   // Streams, and memory by segment: when its last writer ends, and the last node that touches it.
   struct State {
-    std::array<double, kMostStreams> stream{};
+    std::array<double, kStreamKinds> stream{};
     std::vector<double> written, used;
-    double slows = 0;  // of compute, the last collective beside it takes this share
+    std::array<double, kStreamKinds> slows{};  // of compute, the stream's last collective takes this share
     double now() const { return *std::max_element(stream.begin(), stream.end()); }
   };
   State start() const;

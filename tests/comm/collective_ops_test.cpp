@@ -121,10 +121,10 @@ Outcome run_model(const Model& model, Split split, const Group& group, int steps
   KernelTable kernels = cpu_kernels();
   add_collective_kernels(kernels);
   const auto compute = device->make_stream(StreamKind::Compute);
-  const auto communication = device->make_stream(StreamKind::Communication);
-  Executor executor(
-      graph, plan, plan.program("train"),
-      {device.get(), compute.get(), communication.get(), arena.base(), &kernels, {{"tensor", &group}}, {}}, {1, true});
+  const auto tensor = device->make_stream(StreamKind::Tensor);
+  ExecutorContext context{device.get(), compute.get(), nullptr, arena.base(), &kernels, {{"tensor", &group}}, {}};
+  context.tensor = tensor.get();
+  Executor executor(graph, plan, plan.program("train"), context, {1, true});
   executor.inputs() = StepInputs{};
   executor.inputs().loss_seed = 1.0 / (kBatch * kTokens);
   const std::int64_t tokens = executor.view("tokens").spec.shape[1];

@@ -168,31 +168,35 @@ bool meet(const std::vector<Bytes>& a, const std::vector<Bytes>& b) {
   });
 }
 
-// FLOPs of the nodes that run beside a collective without having been given its memory.
+// FLOPs of the nodes that run beside a collective, on other streams, without having been given its memory.
 std::int64_t flops_beside(const Graph& graph, const ProgramLayout& layout, std::size_t collective) {
   const std::vector<Bytes> mine = bytes_of(graph, layout, collective);
   std::int64_t flops = 0;
   for (std::size_t n = collective + 1; n < graph.nodes.size() && graph.section(n) == graph.section(collective); ++n) {
     const Node& node = graph.nodes[n];
-    if (node.stream == StreamKind::Communication) continue;
+    if (node.stream == graph.nodes[collective].stream) continue;
     if (meet(mine, bytes_of(graph, layout, n))) break;
     flops += op_info(node.op).flops(node.attrs, node.specs, node.phase);
   }
   return flops;
 }
 
-// While the gradients of a layer are summed, those of the next are made, all of them.
+// While the gradients of a layer are summed, those of the next are made, all of them, with what ranks that split it
+// send each other.
 TEST(Overlap, ReductionsLeaveRoomForTheNextUnit) {
   ProgramOptions o = options_of(ModelFamily::Gpt2, DType::f32);
   o.model.layers = 6;
-  for (const int zero : {2, 3}) {
-    const Layout layout{.mesh = {.data = 2, .shards = 2}, .zero = zero};
+  for (const Layout& layout :
+       {Layout{.mesh = {.data = 2, .shards = 2}, .zero = 2}, Layout{.mesh = {.data = 2, .shards = 2}, .zero = 3},
+        Layout{.mesh = {.data = 2, .tensor = 2, .shards = 2}, .zero = 2},
+        Layout{.mesh = {.data = 2, .tensor = 2, .shards = 2}, .zero = 3, .sequence = true}}) {
     SCOPED_TRACE(name_of(layout));
     const Programs programs = build_programs(on_layout(o, layout));
     const Graph& graph = programs.graph("train");
     std::int64_t of_layer = 0;
     for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
       const Node& node = graph.nodes[n];
+      if (is_collective(node)) EXPECT_EQ(node.stream == StreamKind::Tensor, axis_of(node) == "tensor") << node.label;
       const bool backward = graph.section(n) == Graph::Section::Backward && node.layer == 3;
       if (backward) of_layer += op_info(node.op).flops(node.attrs, node.specs, node.phase);
     }

@@ -142,7 +142,7 @@ struct TaskList final : Recording {
 class SeparateStream final : public Stream {
  public:
   SeparateStream(Shared& shared, StreamKind kind, bool records)
-      : shared_(shared), late_(kind != StreamKind::Communication), records_(records), inner_(make_worker_stream()) {
+      : shared_(shared), late_(!communicates(kind)), records_(records), inner_(make_worker_stream()) {
     inner_->launch({[](void*) { omp_set_num_threads(1); }, nullptr});
   }
 
