@@ -78,6 +78,7 @@ std::vector<std::pair<std::string, std::string>> wanted_environment() {
   if (environment("GOMP_SPINCOUNT").empty() && crowded) wanted.emplace_back("GOMP_SPINCOUNT", "0");
   if (crowded && environment("OMPI_MCA_mpi_yield_when_idle").empty())
     wanted.emplace_back("OMPI_MCA_mpi_yield_when_idle", "1");
+  if (environment("OMPI_MCA_btl_tcp_links").empty()) wanted.emplace_back("OMPI_MCA_btl_tcp_links", "2");
   return wanted;
 }
 
