@@ -120,8 +120,8 @@ struct ExactLayouts {
 struct RankedLayout {
   Layout layout;
   LayoutEstimate estimate;
-  std::optional<ExactMemory> exact;   // nullopt: nobody was asked
-  std::optional<double> simulated_s;  // of a step; nullopt: no other layout is nearly as fast, or nobody was asked
+  std::optional<ExactMemory> exact = {};   // nullopt: nobody was asked
+  std::optional<double> simulated_s = {};  // of a step; nullopt: no other layout is nearly as fast, or nobody was asked
 };
 
 // A layout that is not among the best, and why: the key of the rule that it breaks, "memory" or "time".
