@@ -196,7 +196,9 @@ TEST(Overlap, ReductionsLeaveRoomForTheNextUnit) {
     std::int64_t of_layer = 0;
     for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
       const Node& node = graph.nodes[n];
-      if (is_collective(node)) EXPECT_EQ(node.stream == StreamKind::Tensor, axis_of(node) == "tensor") << node.label;
+      if (is_collective(node)) {
+        EXPECT_EQ(node.stream == StreamKind::Tensor, axis_of(node) == "tensor") << node.label;
+      }
       const bool backward = graph.section(n) == Graph::Section::Backward && node.layer == 3;
       if (backward) of_layer += op_info(node.op).flops(node.attrs, node.specs, node.phase);
     }
