@@ -87,22 +87,30 @@ TEST(JoinedGathers, AreChosenWhereLatencyCosts) {
   EXPECT_EQ(choose_gathering(o, {.distance = 2}, always).prefetch, 2);
 }
 
-TEST(JoinedGathers, FitTheBudget) {
-  const ProgramOptions o = sharded_options(kLatent);
+// What is chosen fits; less memory is never faster, and all that could be used is used where it is there. `choose`
+// takes FitsEverywhere.
+template <class Choose>
+void expect_within_budgets(const ProgramOptions& o, const Choose& choose, double (*seconds)(const ProgramOptions&)) {
   const auto arena = [](const ProgramOptions& with) { return build_programs(with).plan.total_bytes; };
   const auto chosen_within = [&](std::int64_t bytes) {
-    return choose_gathering(o, {}, [&](const ProgramOptions& with) { return arena(with) <= bytes; });
+    return choose([&](const ProgramOptions& with) { return arena(with) <= bytes; });
   };
-  const std::int64_t most = arena(choose_gathering(o, {}, always)), least = arena(o);
+  const std::int64_t most = arena(choose(always)), least = arena(o);
   ASSERT_GT(most, least);
   double last = 0;
   for (const std::int64_t budget : {most, most - 1, (most + least) / 2, least}) {
     const ProgramOptions chosen = chosen_within(budget);
     EXPECT_LE(arena(chosen), budget);
-    EXPECT_GE(gather_seconds(chosen), last) << "less memory is never faster";
-    last = gather_seconds(chosen);
+    EXPECT_GE(seconds(chosen), last) << "less memory is never faster";
+    last = seconds(chosen);
   }
   EXPECT_EQ(arena(chosen_within(most)), most);
+}
+
+TEST(JoinedGathers, FitTheBudget) {
+  const ProgramOptions o = sharded_options(kLatent);
+  expect_within_budgets(
+      o, [&](const FitsEverywhere& fits) { return choose_gathering(o, {}, fits); }, gather_seconds);
 }
 
 // Stages have different layers; ranks must not choose differently.
@@ -165,20 +173,8 @@ TEST(UnitBuckets, FitTheBudget) {
   for (const int zero : {2, 3}) {
     SCOPED_TRACE(zero);
     const ProgramOptions o = summing_options(kLatent, zero);
-    const auto arena = [](const ProgramOptions& with) { return build_programs(with).plan.total_bytes; };
-    const auto chosen_within = [&](std::int64_t bytes) {
-      return choose_unit_buckets(o, [&](const ProgramOptions& with) { return arena(with) <= bytes; });
-    };
-    const std::int64_t most = arena(choose_unit_buckets(o, always)), least = arena(o);
-    ASSERT_GT(most, least);
-    double last = 0;
-    for (const std::int64_t budget : {most, most - 1, (most + least) / 2, least}) {
-      const ProgramOptions chosen = chosen_within(budget);
-      EXPECT_LE(arena(chosen), budget);
-      EXPECT_GE(sums_seconds(chosen), last) << "less memory is never faster";
-      last = sums_seconds(chosen);
-    }
-    EXPECT_EQ(arena(chosen_within(most)), most);
+    expect_within_budgets(
+        o, [&](const FitsEverywhere& fits) { return choose_unit_buckets(o, fits); }, sums_seconds);
   }
 }
 
