@@ -258,10 +258,14 @@ std::int64_t bytes_outside_now(const Backend& backend) {
   return backend.sharing_ranks > 1 ? at_start : backend.device->outside_bytes().value_or(at_start);
 }
 
-double peak_flops(Backend& backend, const Config& config, int threads) {
-  if (!backend.device->outside_bytes()) return measure_gemm_gflops(threads, config.precision) * 1e9;
+double peak_flops(Backend& backend, const Config& config, int threads, const Place& place) {
+  if (!backend.device->outside_bytes()) {
+    const double part = place.cores > 0 ? std::min(1.0, place.cores / threads) : 1;
+    return part * measure_gemm_gflops(threads, config.precision) * 1e9;
+  }
   const double of_sheet = backend.peak.of(config.precision);
-  return of_sheet > 0 ? of_sheet : product_flops_per_s(backend, config.precision);
+  const double of_device = of_sheet > 0 ? of_sheet : product_flops_per_s(backend, config.precision);
+  return of_device / backend.sharing_ranks;
 }
 
 }  // namespace plimsoll

@@ -86,7 +86,8 @@ std::int64_t measured_outside_bytes(const Backend& backend);
 // share the device.
 std::int64_t bytes_outside_now(const Backend& backend);
 // FLOP/s that are 100 % MFU on this rank, in the run's precision: of the data sheet where the device has one here, else
-// measured.
-double peak_flops(Backend& backend, const Config& config, int threads);
+// measured. A rank that shares its device or cores has its part of them: a product that is measured may have had them
+// for itself.
+double peak_flops(Backend& backend, const Config& config, int threads, const Place& place);
 
 }  // namespace plimsoll

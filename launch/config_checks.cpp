@@ -218,18 +218,27 @@ Issues unsupported_values(const Config& config) {
 }
 
 std::string idle_text(const Config& config, std::int64_t replicas) {
-  if (replicas > 1) return "";
+  const auto line = [](std::string_view where, std::initializer_list<std::pair<bool, std::string_view>> keys) {
+    std::vector<std::string_view> idle;
+    for (const auto& [given, key] : keys) {
+      if (given) idle.push_back(key);
+    }
+    return idle.empty() ? "" : fmt::format("no effect {}: {}\n", where, fmt::join(idle, ", "));
+  };
   const CommConfig& comm = config.comm;
-  std::vector<std::string_view> idle;
-  for (const auto& [given, key] : {std::pair{comm.bucket.has_value(), "comm.bucket"},
-                                   std::pair{comm.hierarchical == HierarchicalSums::On, "comm.hierarchical"},
-                                   std::pair{comm.prefetch.value_or(0) > 0, "comm.prefetch"},
-                                   std::pair{comm.gather.value_or(0) > 0, "comm.gather"}}) {
-    if (given) idle.emplace_back(key);
-  }
-  if (idle.empty()) return "";
-  return fmt::format("no effect with one replica, which sums no gradients and gathers no parameters: {}\n",
-                     fmt::join(idle, ", "));
+  const CudaConfig& cuda = config.cuda;
+  std::string text;
+  if (replicas == 1)
+    text += line("with one replica, which sums no gradients and gathers no parameters",
+                 {{comm.bucket.has_value(), "comm.bucket"},
+                  {comm.hierarchical == HierarchicalSums::On, "comm.hierarchical"},
+                  {comm.prefetch.value_or(0) > 0, "comm.prefetch"},
+                  {comm.gather.value_or(0) > 0, "comm.gather"}});
+  if (config.device == DeviceKind::Cpu)
+    text +=
+        line("with device: cpu",
+             {{cuda.share, "cuda.share"}, {cuda.graphs == CudaGraphs::Off, "cuda.graphs"}, {cuda.tf32, "cuda.tf32"}});
+  return text;
 }
 
 void resolve_automatic(Config& config) {

@@ -103,7 +103,7 @@ Config changed(const PlanQuestion& q, std::vector<std::string> settings, int ran
 // As many times the ranks stand on as many times the cores' parts.
 Place place_of(Place place, int ranks) {
   const int times = std::max(1, ranks / place.ranks);
-  return {0, ranks, 0, place.local_ranks * times, place.cores == 0 ? 0 : std::max(1, place.cores / times)};
+  return {0, ranks, 0, place.local_ranks * times, place.cores / times};
 }
 
 RankBudgets budgets_of(const PlanQuestion& q, const Config& config, int ranks) {

@@ -93,7 +93,7 @@ CoreMask core_mask() { return mask_of(0); }
 
 int usable_cores() { return std::max(1, cores_of(core_mask())); }
 
-int share_of_cores(std::span<const CoreMask> masks, std::size_t mine) {
+double share_of_cores(std::span<const CoreMask> masks, std::size_t mine) {
   double share = 0;
   for (std::size_t core = 0; core < 64 * masks[mine].size(); ++core) {
     if (!has_core(masks[mine], core)) continue;
@@ -101,8 +101,12 @@ int share_of_cores(std::span<const CoreMask> masks, std::size_t mine) {
         std::count_if(masks.begin(), masks.end(), [&](const CoreMask& m) { return has_core(m, core); });
     share += 1.0 / static_cast<double>(sharers);
   }
+  return share;
+}
+
+int threads_of(double cores) {
   constexpr double kRounding = 1e-6;  // three thirds of a core are a core
-  return std::max(1, static_cast<int>(share + kRounding));
+  return std::max(1, static_cast<int>(cores + kRounding));
 }
 
 bool more_ranks_than_cores(int local_ranks, int own_cores, int launcher_cores) {

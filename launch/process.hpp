@@ -15,8 +15,11 @@ using CoreMask = std::array<std::uint64_t, 16>;
 CoreMask core_mask();
 int usable_cores();  // that this process may run on
 // Of the processes of a host with these masks, the cores that process `mine` has, each divided among those that may run
-// on it. At least 1. (A launcher that binds ranks has divided the cores already; one that does not has left it to us.)
-int share_of_cores(std::span<const CoreMask> masks, std::size_t mine);
+// on it; below 1 where they are more than their cores. (A launcher that binds ranks has divided the cores already; one
+// that does not has left it to us.)
+double share_of_cores(std::span<const CoreMask> masks, std::size_t mine);
+// Threads for such a share: whole cores, at least one.
+int threads_of(double cores);
 // Are these ranks of a host more than its cores? The launcher's cores are those that it had to divide: it may have
 // bound this process to `own_cores` of them.
 bool more_ranks_than_cores(int local_ranks, int own_cores, int launcher_cores);

@@ -241,7 +241,7 @@ std::vector<std::uint64_t> hosts_of(const Group& control) {
   return hosts;
 }
 
-int cores_of_rank(const Group& control) {
+double cores_of_rank(const Group& control) {
   const std::vector<std::uint64_t> hosts = hosts_of(control);
   std::vector<CoreMask> all(hosts.size()), on_host;
   const CoreMask mine = core_mask();
@@ -256,7 +256,7 @@ int cores_of_rank(const Group& control) {
 
 int choose_threads(const Config& config, const Place& place) {
   if (config.run.threads) return static_cast<int>(*config.run.threads);
-  return place.cores > 0 ? place.cores : std::max(1, usable_cores() / place.local_ranks);
+  return place.cores > 0 ? threads_of(place.cores) : std::max(1, usable_cores() / place.local_ranks);
 }
 
 Mesh choose_mesh(const Config& config, int ranks) {

@@ -21,7 +21,7 @@ class Group;
 struct Place {
   int rank = 0, ranks = 1;
   int local_rank = 0, local_ranks = 1;  // on this host
-  int cores = 0;                        // of this rank alone; 0: not known, an even part of those of the process
+  double cores = 0;                     // share_of_cores(); 0: not known, an even part of those of the process
 };
 
 // The tokenizer of the data, or null when there is none; looks at the files.
@@ -33,7 +33,7 @@ void complete_vocabulary(Config& config, const Tokenizer* tokenizer);
 // Collective. By rank: the same for ranks of one host.
 std::vector<std::uint64_t> hosts_of(const Group& control);
 // Collective: Place::cores of this rank, from the cores that every rank of its host may run on.
-int cores_of_rank(const Group& control);
+double cores_of_rank(const Group& control);
 // run.threads, or a thread for each core of this rank.
 int choose_threads(const Config& config, const Place& place);
 

@@ -93,7 +93,7 @@ struct Run {
     if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
     threads = choose_threads(config, place);
     backend = make_backend(config, place, control, threads);
-    if (purpose == Purpose::Train) peak_gflops = control.sum(peak_flops(backend, config, threads) * 1e-9);
+    if (purpose == Purpose::Train) peak_gflops = control.sum(peak_flops(backend, config, threads, place) * 1e-9);
     // A device's groups are made before the plan: what they keep of its memory is measured, and so are messages. A mesh
     // that is not known yet is one of replicas, and made again.
     if (backend.transports) {

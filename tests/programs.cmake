@@ -26,7 +26,7 @@ if(PLIMSOLL_CLANG_FORMAT)
   plimsoll_program_test(format_check COMMAND ${PROJECT_SOURCE_DIR}/scripts/format.sh --check LABELS unit quick TIMEOUT 120)
 endif()
 plimsoll_program_test(headers COMMAND ${CMAKE_COMMAND} --build ${PROJECT_BINARY_DIR} --target all_verify_interface_header_sets
-  LABELS slow TIMEOUT 900 SERIAL)
+  LABELS house TIMEOUT 900 SERIAL)
 
 # Every configuration plans; the plan is replayed by the independent checker.
 file(GLOB configs CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/configs/*.yaml)
@@ -233,4 +233,4 @@ plimsoll_program_test(install
   COMMAND ${CMAKE_COMMAND} -DBUILD=${PROJECT_BINARY_DIR} -DCONSUMER=${CMAKE_CURRENT_SOURCE_DIR}/install
     -DWORK=${CMAKE_CURRENT_BINARY_DIR}/install -DCOMPILER=${CMAKE_CXX_COMPILER}
     -P ${CMAKE_CURRENT_SOURCE_DIR}/install/check.cmake
-  LABELS slow TIMEOUT 300 SERIAL)
+  LABELS house TIMEOUT 300 SERIAL)

@@ -16,26 +16,31 @@ CoreMask cores(std::size_t first, std::size_t last) {
   return mask;
 }
 
-std::vector<int> shares(const std::vector<CoreMask>& masks) {
+std::vector<int> threads(const std::vector<CoreMask>& masks) {
   std::vector<int> all;
-  for (std::size_t rank = 0; rank < masks.size(); ++rank) all.push_back(share_of_cores(masks, rank));
+  for (std::size_t rank = 0; rank < masks.size(); ++rank) all.push_back(threads_of(share_of_cores(masks, rank)));
   return all;
 }
 
 TEST(Process, CoresThatTheLauncherHasDividedAreNotDividedAgain) {
-  EXPECT_EQ(shares({cores(0, 3), cores(4, 7), cores(8, 11), cores(12, 15)}), (std::vector<int>{4, 4, 4, 4}));
-  EXPECT_EQ(shares({cores(0, 0), cores(1, 1)}), (std::vector<int>{1, 1}));
-  EXPECT_EQ(shares({cores(0, 95), cores(96, 191)}), (std::vector<int>{96, 96}));
+  EXPECT_EQ(threads({cores(0, 3), cores(4, 7), cores(8, 11), cores(12, 15)}), (std::vector<int>{4, 4, 4, 4}));
+  EXPECT_EQ(threads({cores(0, 0), cores(1, 1)}), (std::vector<int>{1, 1}));
+  EXPECT_EQ(threads({cores(0, 95), cores(96, 191)}), (std::vector<int>{96, 96}));
 }
 
 TEST(Process, RanksThatMayRunOnTheSameCoresShareThem) {
-  EXPECT_EQ(shares(std::vector(4, cores(0, 15))), (std::vector<int>{4, 4, 4, 4}));
-  EXPECT_EQ(shares(std::vector(3, cores(0, 2))), (std::vector<int>{1, 1, 1}));
-  EXPECT_EQ(shares(std::vector(4, cores(0, 1))), (std::vector<int>{1, 1, 1, 1}));
+  EXPECT_EQ(threads(std::vector(4, cores(0, 15))), (std::vector<int>{4, 4, 4, 4}));
+  EXPECT_EQ(threads(std::vector(3, cores(0, 2))), (std::vector<int>{1, 1, 1}));
+  EXPECT_EQ(threads(std::vector(4, cores(0, 1))), (std::vector<int>{1, 1, 1, 1}));
   // Two ranks bound to each of two sockets.
-  EXPECT_EQ(shares({cores(0, 7), cores(0, 7), cores(8, 15), cores(8, 15)}), (std::vector<int>{4, 4, 4, 4}));
+  EXPECT_EQ(threads({cores(0, 7), cores(0, 7), cores(8, 15), cores(8, 15)}), (std::vector<int>{4, 4, 4, 4}));
   // A core that one of them shares.
-  EXPECT_EQ(shares({cores(0, 3), cores(0, 1)}), (std::vector<int>{3, 1}));
+  EXPECT_EQ(threads({cores(0, 3), cores(0, 1)}), (std::vector<int>{3, 1}));
+}
+
+TEST(Process, MoreRanksThanCoresHavePartsOfThem) {
+  EXPECT_DOUBLE_EQ(share_of_cores(std::vector(4, cores(0, 1)), 3), 0.5);
+  EXPECT_DOUBLE_EQ(share_of_cores(std::vector{cores(0, 3), cores(0, 1)}, 0), 3);
 }
 
 TEST(Process, BoundRanksAreNotTooMany) {

@@ -192,10 +192,12 @@ TEST(Training, AReserveThatIsTooSmallIsRefusedAtStart) {
 }
 
 // A configuration is for any number of ranks, so what has an effect on several of them only is said and not refused.
-TEST(Training, WhatHasNoEffectOnOneRankIsSaid) {
+TEST(Training, WhatHasNoEffectOnOneRankOrOnTheCpuIsSaid) {
   const TempFolder folder;
   write_tiny_data(folder);
-  const std::string said = train_quietly(tiny_config(folder, "run", {"comm.bucket=1MiB", "train.steps=2"}));
+  const std::string said = train_quietly(
+      tiny_config(folder, "run", {"comm.bucket=1MiB", "cuda.tf32=true", "cuda.graphs=off", "train.steps=2"}));
+  EXPECT_NE(said.find("no effect with device: cpu: cuda.graphs, cuda.tf32\n"), std::string::npos) << said;
   EXPECT_NE(said.find("no effect with one replica, which sums no gradients and gathers no parameters: comm.bucket\n"),
             std::string::npos)
       << said;
