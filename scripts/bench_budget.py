@@ -106,6 +106,9 @@ def main():
             budgeted.append(train(a, f"recompute: auto, budget: {budget}, reserve: {outside}"))
         rows.append(row := row_of(percent, budget, budgeted, reference))
         print(text_of(row), flush=True)
+    off = lambda key: max(100 * abs(row[key] - row["predicted"]) for row in rows)
+    for key, what in (("again", "what recomputes"), ("step_overhead", "the step beside the unbudgeted one")):
+        print(f"measured within 2 points of the prediction, by {what}: {'yes' if off(key) <= 2 else 'NO'} (at most {off(key):.2f} points)")
     cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     write_results(a.out, cpu=cpu, threads=a.threads, rounds=a.rounds, rows=rows)
 

@@ -1,12 +1,14 @@
 // Random small models on random meshes under random budgets: a run that keeps to its plan, or a bound that is true.
 //
-// Infeasible: a budget of exactly the bytes that are said to be needed has a plan, one byte less has none. The plan of
-// every role replays, its peak is within the budget, and a step of it is run, with a thread for each rank: what was
+// Infeasible: a budget of exactly the bytes that are said to be needed has a plan, one byte less has none, and random
+// lists of memory.recompute, which no planner chose, do not need less than what all are said to need. The plan of every
+// role replays, its peak is within the budget, and a step of it is run, with a thread for each rank: what was
 // touched is what was planned, to the byte.
 
 #include <gtest/gtest.h>
 
 #include "launch/layout_choice.hpp"
+#include "launch/recompute_report.hpp"
 #include "launch/roles.hpp"
 #include "launch/run_costs.hpp"
 #include "tests/launch/random_case.hpp"
@@ -60,6 +62,24 @@ void expect_a_run_as_planned(const Case& c, const Answer& answer, const RankBudg
     const MemoryPlan& plan = role_of(answer.roles, static_cast<int>(r)).programs.plan;
     EXPECT_EQ(run.planned[r], plan.total_bytes) << "rank " << r;
     EXPECT_EQ(run.host_planned[r], plan.host_bytes) << "rank " << r;
+  }
+}
+
+// Of the programs that were planned, with other lists in place of what they recompute, some with blocks of rows.
+void expect_no_list_below(Draw& draw, const ProgramOptions& planned, const Infeasible& no) {
+  constexpr int kLists = 3;
+  EXPECT_LE(no.bound_bytes, no.needed_bytes);
+  for (int i = 0; i < kLists; ++i) {
+    ProgramOptions with = planned;
+    with.recompute.clear();
+    with.recompute = random_layers(draw, with);
+    const std::vector<LayerRecompute> whole = with.recompute;
+    const std::int64_t rows = draw.of({1, 2, 4});
+    for (LayerRecompute& layer : with.recompute) layer.rows = rows;
+    if (recompute_fault(keeping_graph(with).graph, with)) with.recompute = whole;
+    std::int64_t most = 0;
+    for (const int stage : distinct_stages(with)) most = std::max(most, plan_of(at_stage(with, stage)).total_bytes);
+    EXPECT_GE(most + kOutside, no.bound_bytes) << recompute_line(with.recompute);
   }
 }
 
@@ -130,6 +150,7 @@ TEST_P(PlanFuzz, ARunAsPlannedOrATrueBound) {
                   !answer.fits());
         if (!answer.fits()) {
           ++infeasible;
+          if (answer.no) expect_no_list_below(draw, answer.roles.front().options, *answer.no);
           return expect_a_true_bound(c, answer, budget);
         }
         expect_a_run_as_planned(c, answer, budget);

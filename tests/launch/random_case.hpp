@@ -71,11 +71,8 @@ inline ParallelConfig random_parallel(Draw& draw) {
 }
 
 // A mode for each layer, or some of the values that it makes, of which some wait in host memory.
-inline std::vector<LayerRecompute> random_layers(Draw& draw, const Config& config, int ranks) {
-  Config plain = config;
-  plain.memory.recompute = RecomputeMode::None;
-  const ProgramOptions o = choose_programs(plain, {0, ranks, 0, ranks}, Purpose::Train, 0, 0);
-  std::vector<LayerRecompute> layers(static_cast<std::size_t>(config.model.layers));
+inline std::vector<LayerRecompute> random_layers(Draw& draw, const ProgramOptions& o) {
+  std::vector<LayerRecompute> layers(static_cast<std::size_t>(o.model.layers));
   for (int stage = 0; stage < o.mesh.pipeline; ++stage) {
     for (const auto& [layer, values] : recomputable_values(keeping_graph(at_stage(o, stage)).graph)) {
       LayerRecompute& with = layers[static_cast<std::size_t>(layer)];
@@ -152,7 +149,10 @@ inline std::optional<Case> random_case(Draw& draw) {
   config.memory.recompute = draw.of({None, Full, Selective, Offload, Auto, Auto, Auto});
   std::optional<Config> read = read_again(config, c.ranks);
   if (read && !automatic && draw.one_in(5)) {
-    config.memory.recompute_layers = random_layers(draw, *read, c.ranks);
+    Config plain = *read;
+    plain.memory.recompute = None;
+    config.memory.recompute_layers =
+        random_layers(draw, choose_programs(plain, {0, c.ranks, 0, c.ranks}, Purpose::Train, 0, 0));
     config.memory.recompute = None;
     read = read_again(config, c.ranks);
   }
