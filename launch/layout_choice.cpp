@@ -236,7 +236,7 @@ std::optional<double> stage_recompute_s(const Config& config, const Place& place
 
 std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
                                           std::int64_t budget_bytes, std::int64_t outside_bytes,
-                                          int most_tensor_nodes) {
+                                          const LayoutSearch& search) {
   if (!config.parallel.automatic) return std::nullopt;
   const std::int64_t arena = budget_bytes == 0 ? 0 : std::max<std::int64_t>(1, budget_bytes - outside_bytes);
   Place first = place;
@@ -258,14 +258,18 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   exact.describe = [&](const Layout& layout) {
     return without_estimated(config, largest_rank(programs_of(layout), *machine.costs));
   };
-  exact.simulate = [&](const Layout& layout) { return predict_step(rank_roles(programs_of(layout)), machine).step_s; };
+  if (search.simulates) {
+    exact.simulate = [&](const Layout& layout) {
+      return predict_step(rank_roles(programs_of(layout)), machine).step_s;
+    };
+  }
   if (arena > 0 && config.memory.recompute == RecomputeMode::Auto && config.memory.recompute_layers.empty()) {
     exact.recompute_s = [&](const Layout& layout, int stage) {
       return stage_recompute_s(whole, first, layout, stage, *machine.costs, budget_bytes, outside_bytes);
     };
   }
   LayoutProblem problem = layout_problem(config, place.ranks, arena);
-  problem.most_tensor_nodes = most_tensor_nodes;
+  problem.most_tensor_nodes = search.most_tensor_nodes;
   LayoutChoice choice = choose_layout(problem, machine, exact);
   require(!choice.best.empty() || choice.least_memory, ErrorKind::Config,
           "{}: no layout of {} ranks can run this model and batch: {}", key_place(config, "parallel"), place.ranks,

@@ -25,13 +25,17 @@ Layout layout_of(const ProgramOptions& options);
 LayoutChoice predict_layout(const Config& config, const Place& place, const LayoutMachine& machine,
                             const RankBudgets& budgets, std::int64_t outside_bytes);
 
+struct LayoutSearch {
+  int most_tensor_nodes = 1;  // LayoutProblem's
+  bool simulates = true;      // the best: for whoever compares estimates it would be work for nothing
+};
+
 // Chooses and writes the layout where the configuration says `parallel: auto`; nullopt where it does not. Budgets as
 // in choose_programs(). Where nothing fits, it writes the layout that needs least: check_budget() then has the rest.
 // Depends on its arguments only, and asks for costs in the same order everywhere, so all ranks choose alike.
-// `most_tensor_nodes`: LayoutProblem's.
 std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, const LayoutMachine& machine,
                                           std::int64_t budget_bytes, std::int64_t outside_bytes,
-                                          int most_tensor_nodes = 1);
+                                          const LayoutSearch& search = {});
 
 // The parallel section on one line of YAML, for plan.json; reading it back is Error(BadData) where it cannot be read.
 std::string parallel_line(const ParallelConfig& parallel);

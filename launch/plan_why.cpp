@@ -139,9 +139,10 @@ class Again {
   void add(std::string key, std::string change, Config config, const RankBudgets& budgets, int tensor_nodes = 1,
            double batches = 1) {
     const bool automatic = config.parallel.automatic;
-    const LayoutChoice choice =
-        automatic ? *choose_layout(config, place_, machine_, budgets.least(), context_.outside_bytes, tensor_nodes)
-                  : predict_layout(config, place_, machine_, budgets, context_.outside_bytes);
+    const LayoutChoice choice = automatic
+                                    ? *choose_layout(config, place_, machine_, budgets.least(), context_.outside_bytes,
+                                                     {.most_tensor_nodes = tensor_nodes, .simulates = false})
+                                    : predict_layout(config, place_, machine_, budgets, context_.outside_bytes);
     if (choice.best.empty()) return;
     const RankedLayout& best = choice.least_estimate();
     ChangedPlan& plan = changes_.emplace_back();
