@@ -125,7 +125,7 @@ SlotValues add_node(Graph& graph, typename Op::Attrs attrs, std::initializer_lis
 
 // The mesh axis of a collective; empty: the node is none.
 std::string_view axis_of(const Node& node);
-// Where the collectives of an axis run. All of them on one stream, so that they are in the same order on every rank.
+// Where the nodes of an axis's collectives run. All on one stream, so that they are in the same order on every rank.
 StreamKind stream_of(std::string_view axis);
 
 // The persistent value in which the all-reduces of a stream, which run one after another, receive.

@@ -76,7 +76,10 @@ void expect_no_list_below(Draw& draw, const ProgramOptions& planned, const Infea
     const std::vector<LayerRecompute> whole = with.recompute;
     const std::int64_t rows = draw.of({1, 2, 4});
     for (LayerRecompute& layer : with.recompute) layer.rows = rows;
-    if (recompute_fault(keeping_graph(with).graph, with)) with.recompute = whole;
+    for (int stage = 0; stage < with.mesh.pipeline; ++stage) {
+      const ProgramOptions there = at_stage(with, stage);
+      if (recompute_fault(keeping_graph(there).graph, there)) with.recompute = whole;
+    }
     std::int64_t most = 0;
     for (const int stage : distinct_stages(with)) most = std::max(most, plan_of(at_stage(with, stage)).total_bytes);
     EXPECT_GE(most + kOutside, no.bound_bytes) << recompute_line(with.recompute);
