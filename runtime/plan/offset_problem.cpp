@@ -246,6 +246,7 @@ Placement place_in_order(const Problem& problem, std::span<const int> order, Fit
 std::size_t complete(const Problem& problem, std::span<const int> order, std::size_t placed, std::int64_t capacity,
                      Placement& placement) {
   Shelf shelf(problem.sections);
+  placement.peak = 0;
   for (std::size_t k = 0; k < order.size(); ++k) {
     const auto i = static_cast<std::size_t>(order[k]);
     const Item& item = problem.items[i];

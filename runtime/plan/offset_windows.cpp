@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <numeric>
 #include <tuple>
+#include <utility>
 
+#include "runtime/core/rng.hpp"
 #include "runtime/plan/offset_search.hpp"
 
 namespace plimsoll::offsets {
 namespace {
+
+constexpr int kAttempts = 256;                  // of placing the buffers around one window
+constexpr std::int64_t kPlacementsOfNode = 16;  // placements by first fit cost as much as one visited node
 
 std::vector<int> sorted(std::size_t count, auto key) {
   std::vector<int> order(count);
@@ -48,6 +53,40 @@ Problem cut_to(const Problem& problem, std::span<const int> inside, const Window
   return part;
 }
 
+// Where buffer order[k] moves to, for which there was no room: before 1, 2, 4, … of those that live with it and were
+// placed around the window last. 0: there are none.
+std::size_t earlier_place(const Problem& problem, std::span<const int> order, std::size_t inside, std::size_t k,
+                          const RandomStream& random, std::uint64_t& draw) {
+  const auto at = [&](std::size_t j) -> const Item& { return problem.items[static_cast<std::size_t>(order[j])]; };
+  std::vector<std::size_t> beside;
+  for (std::size_t j = inside; j < k; ++j) {
+    if (at(j).first <= at(k).last && at(j).last >= at(k).first) beside.push_back(j);
+  }
+  if (beside.empty()) return 0;
+  std::size_t back = 1;
+  while (back < beside.size() && random.bits(draw++) % 4 != 0) back *= 2;
+  return beside[beside.size() - std::min(back, beside.size())];
+}
+
+// Places what follows the first `inside` of the order, which have their places. Where a buffer finds no room, it moves
+// forward and all start again.
+bool place_around(const Problem& problem, std::vector<int> order, std::size_t inside, std::int64_t capacity,
+                  Placement& placement, std::int64_t& nodes) {
+  const RandomStream random(0, "around the peak");
+  std::uint64_t draw = 0;
+  for (int attempt = 0; attempt < kAttempts && nodes > 0; ++attempt) {
+    const std::size_t k = complete(problem, order, inside, capacity, placement);
+    if (k == order.size()) return true;
+    nodes -= 1 + static_cast<std::int64_t>(k) / kPlacementsOfNode;
+    const std::size_t to = earlier_place(problem, order, inside, k, random, draw);
+    if (to == 0) return false;
+    const auto begin = order.begin();
+    std::rotate(begin + static_cast<std::ptrdiff_t>(to), begin + static_cast<std::ptrdiff_t>(k),
+                begin + static_cast<std::ptrdiff_t>(k) + 1);
+  }
+  return false;
+}
+
 }  // namespace
 
 std::optional<Placement> search_windows(const Problem& problem, std::int64_t capacity, std::int64_t& nodes) {
@@ -70,10 +109,7 @@ std::optional<Placement> search_windows(const Problem& problem, std::int64_t cap
     if (!solved) return std::nullopt;
     for (std::size_t k = 0; k < inside; ++k) placement.offset[static_cast<std::size_t>(order[k])] = solved->offset[k];
     std::copy_if(around.begin(), around.end(), std::back_inserter(order), [&](int i) { return !window.meets(at(i)); });
-    placement.peak = solved->peak;
-    const std::size_t placed = complete(problem, order, inside, capacity, placement);
-    if (placed == order.size()) return placement;
-    nodes -= static_cast<std::int64_t>(placed - inside);
+    if (place_around(problem, std::move(order), inside, capacity, placement, nodes)) return placement;
   }
   return std::nullopt;
 }
