@@ -243,4 +243,20 @@ Placement place_in_order(const Problem& problem, std::span<const int> order, Fit
   return placement;
 }
 
+std::size_t complete(const Problem& problem, std::span<const int> order, std::size_t placed, std::int64_t capacity,
+                     Placement& placement) {
+  Shelf shelf(problem.sections);
+  placement.peak = 0;
+  for (std::size_t k = 0; k < order.size(); ++k) {
+    const auto i = static_cast<std::size_t>(order[k]);
+    const Item& item = problem.items[i];
+    if (k >= placed) placement.offset[i] = shelf.find(item, Fit::First);
+    const std::int64_t end = placement.offset[i] + item.size;
+    if (end > capacity) return k;
+    placement.peak = std::max(placement.peak, end);
+    shelf.insert(item, placement.offset[i]);
+  }
+  return order.size();
+}
+
 }  // namespace plimsoll::offsets

@@ -4,13 +4,15 @@
 // 2).
 //
 // Sizes are rounded up to `alignment` first and every offset is a multiple of it. The lower bound of any answer is the
-// largest sum of rounded sizes that live at one position (max-live). Three searches run until one reaches the target,
+// largest sum of rounded sizes that live at one position (max-live). Four searches run until one reaches the target,
 // which is the larger of max-live and `capacity`:
 //   1. a portfolio: five orders (lifetime, size, area, log2 lifetime then size, conflict degree; largest first) × first
 //      fit and best fit;
 //   2. hill climbing on the best order (a buffer that causes the peak moves forward in the order);
-//   3. depth-first search over canonical placements (see offset_search.hpp).
-// Two and three stop after a number of visited nodes, never after a time: the answer is a function of its arguments.
+//   3. depth-first search around the peak alone, the other buffers around what it finds (see offset_windows.hpp);
+//   4. depth-first search over canonical placements of all buffers (see offset_search.hpp).
+// Three and four also halve the range above a target that they do not reach. Two to four stop after a number of visited
+// nodes, never after a time: the answer is a function of its arguments.
 
 #include <cstdint>
 #include <span>
@@ -31,12 +33,12 @@ struct Offsets {
   std::int64_t peak_bytes;           // max over buffers of offset + bytes (the true, unrounded bytes): what to allocate
   std::int64_t max_live_bytes;       // max over positions of the sum of live sizes, each rounded up to the alignment
   bool optimal;        // the peak of the rounded sizes equals max_live_bytes: no placement has a lower one
-  std::string method;  // what found the answer, e.g. "lifetime, first fit", "hill climbing", "search"
+  std::string method;  // what found the answer, e.g. "lifetime, first fit", "hill climbing", "search around the peak"
 };
 
 struct OffsetOptions {
   std::int64_t alignment = 512;      // bytes, > 0
-  std::int64_t max_nodes = 200'000;  // visited nodes of hill climbing and search together; 0: the portfolio alone
+  std::int64_t max_nodes = 200'000;  // visited nodes of all searches but the first together; 0: the portfolio alone
   std::int64_t capacity = 0;         // bytes: stop as soon as the rounded peak is at most this; 0: off
   // Bytes: only whether the peak is at most this is of interest. A placement that is within it is returned at once, and
   // one without any sharing where no placement can be; otherwise the answer is that without this option. 0: off
