@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plans for clusters that nobody has here: `plimsoll plan` for every file of configs/large, on the ranks and the cluster of the command
 that its first lines name. Prints the layout, the predicted step and MFU, beside the published MFU where there is one, and how long
-planning took. --verify replays every plan. Called by bench.sh --plans."""
+planning took. --verify replays every plan, whose step regions must have no padding. Called by bench.sh --plans."""
 import argparse
 import json
 import re
@@ -25,6 +25,10 @@ def plan(program, file, verify):
     out = start([program, "plan", file, "--ranks", ranks, "--cluster", ROOT / cluster, "--json", *(["--verify"] if verify else [])], file.name)
     seconds = time.monotonic() - begin
     report = json.loads(out)
+    for role in report["roles"]:
+        for name, step in role["programs"].items():
+            if verify and step["step_bytes"] > step["max_live_bytes"]:
+                raise SystemExit(f"{file.name}, {role['role']}: the step region of {name} has {step['step_bytes'] - step['max_live_bytes']} bytes of padding")
     layouts = report["layouts"]
     return dict(model=file.stem, ranks=int(ranks), cluster=Path(cluster).stem, layout=layouts["best"][0]["layout"], tried=layouts["tried"],
                 step_s=report["step"]["step_ms"] / 1e3, mfu=report["step"]["mfu"], published_mfu=PUBLISHED_MFU.get(file.stem),
