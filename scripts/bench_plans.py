@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plans for clusters that nobody has here: `plimsoll plan` for every file of configs/large, on the ranks and the cluster of the command
 that its first lines name. Prints the layout, the predicted step and MFU, beside the published MFU where there is one, and how long
-planning took. --verify replays every plan.
+planning took. --verify replays every plan, whose step regions must have no padding.
 
 Then what recomputation costs Llama 3 8B at 8192 tokens on one H200 under budgets of its activation peak, as the graph and the description
 of the device have it, beside the same of the layer whose tensors and times tests/runtime/plan/llama_layer.hpp writes down (the
@@ -29,6 +29,10 @@ def plan(program, file, verify):
     out = start([program, "plan", file, "--ranks", ranks, "--cluster", ROOT / cluster, "--json", *(["--verify"] if verify else [])], file.name)
     seconds = time.monotonic() - begin
     report = json.loads(out)
+    for role in report["roles"]:
+        for name, step in role["programs"].items():
+            if verify and step["step_bytes"] > step["max_live_bytes"]:
+                raise SystemExit(f"{file.name}, {role['role']}: the step region of {name} has {step['step_bytes'] - step['max_live_bytes']} bytes of padding")
     layouts = report["layouts"]
     return dict(model=file.stem, ranks=int(ranks), cluster=Path(cluster).stem, layout=layouts["best"][0]["layout"], tried=layouts["tried"],
                 step_s=report["step"]["step_ms"] / 1e3, mfu=report["step"]["mfu"], published_mfu=PUBLISHED_MFU.get(file.stem),
