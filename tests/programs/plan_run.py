@@ -123,9 +123,9 @@ if said["missing_bytes"] <= 0 or said["needed_bytes"] - said["missing_bytes"] !=
 if not 0 < said["bound_bytes"] <= said["needed_bytes"]:
     sys.exit(f"{said}")
 # A change of each verdict, typed.
-here = [c for c in said["changes"] if c["ranks"] == 1]
-for change in [next(c for c in here if c["fits"]), next(c for c in here if not c["fits"])]:
-    typed = ["--json", *large, *sets(change["set"])]
+changes = said["changes"]
+for change in [next(c for c in changes if c["fits"]), next(c for c in changes if not c["fits"]), changes[-1]]:
+    typed = ["--json", "--ranks", change["ranks"], *large, *sets(change["set"])]
     report = json.loads(ends_with(0 if change["fits"] else 71, plimsoll, "plan", runs.config, *typed)[0])
     if report["needed_bytes"] != change["needed_bytes"]:
         sys.exit(f"{change} was said, and the plan needs {report['needed_bytes']}")
