@@ -12,6 +12,7 @@
 #include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
 #include "launch/nearest_changes.hpp"
+#include "launch/plan_question.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/plan_why.hpp"
 #include "launch/process.hpp"
@@ -267,7 +268,7 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   draw_step(shown, *step.prediction.timelines[static_cast<std::size_t>(&shown - roles.data())], context, plan, json);
   require(!infeasible, ErrorKind::OutOfMemory, "{}", infeasible ? infeasible->text : "");
   if (!plan.out.empty()) {
-    nlohmann::json whole = whole_plan_json(config, roles, context);
+    nlohmann::json whole = whole_plan_json(config, plan_question(given), roles, context);
     whole["step"] = step_json(step, roles, costs.text());
     replace_file(plan.out, whole.dump(2) + "\n");
   }

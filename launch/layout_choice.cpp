@@ -308,7 +308,9 @@ ParallelConfig read_parallel_line(const std::string& line, const std::string& fi
 std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
                         bool why) {
   std::string out = fmt::format(
-      "layouts on {}: {} tried, {} planned; times as the search estimates them, and of close ones as simulated\n",
+      "layouts on {}: {} tried, {} planned; step, MFU, bubble and exposed are estimates of the search, simulated is "
+      "the "
+      "step of close ones\n",
       cluster.device.name, format_count(choice.tried), format_count(choice.planned));
   out += fmt::format("  {:>11}{:>11}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", "simulated", "step", "MFU",
                      "bubble", "exposed", "state", "activations", "arena", "margin", "layout");
@@ -325,8 +327,9 @@ std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cl
   }
   if (choice.best.empty() && choice.least_memory) {
     const auto& least = *choice.least_memory;
-    out += fmt::format("  none fits; least memory: {} with {}\n",
-                       format_bytes(least.exact ? least.exact->arena_bytes : least.estimate.memory_bound_bytes),
+    out += fmt::format("  none fits; least memory: an arena of {} with {}\n",
+                       least.exact ? format_bytes(least.exact->arena_bytes) + " without row-splits"
+                                   : "at least " + format_bytes(least.estimate.memory_bound_bytes),
                        to_text(least.layout));
   }
   std::vector<std::string> reasons;

@@ -3,18 +3,23 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "launch/known_plans.hpp"
 #include "launch/layout_choice.hpp"
 #include "launch/roles.hpp"
+#include "launch/run_costs.hpp"
 #include "runtime/core/config_node.hpp"
+#include "runtime/core/key_table.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll {
 namespace {
 
+using Settings = std::vector<std::string>;
+
 struct Candidate {
-  std::vector<std::string> settings;
+  Settings settings;
   int ranks;
 };
 using Candidates = std::vector<Candidate>;
@@ -33,6 +38,17 @@ bool sequence_is_open(const Config& config) {
   const ConfigEntry* parallel = config.source ? config.source->entry("parallel") : nullptr;
   const ConfigEntry* sequence = parallel != nullptr ? parallel->value.entry("sequence") : nullptr;
   return sequence == nullptr || sequence->value.is_word("auto");
+}
+
+// A layout as a person would write it: without what is so by default.
+Settings layout_settings(const ParallelConfig& parallel, std::int64_t micro_batch) {
+  ConfigNode written = parallel_keys().write(parallel);
+  const ConfigNode usual = parallel_keys().write(ParallelConfig{});
+  std::erase_if(written.entries, [&](const ConfigEntry& entry) {
+    const ConfigEntry* other = usual.entry(entry.key);
+    return other != nullptr && other->value.one_line() == entry.value.one_line();
+  });
+  return {set("parallel", written.one_line()), set("train.micro_batch", micro_batch)};
 }
 
 void add_smaller_batches(const Config& config, const ProgramOptions& o, int ranks, Candidates& all) {
@@ -90,7 +106,9 @@ void add_budgets(const PlanQuestion& q, const Infeasible& no, int ranks, Candida
 // The configuration with settings over it, read like a file. Throws Error(Config).
 Config changed(const PlanQuestion& q, std::vector<std::string> settings, int ranks) {
   const bool open = !q.layout_chosen && sequence_is_open(q.config);
-  const auto is_of_sequence = [](const std::string& s) { return s.starts_with("parallel.sequence="); };
+  const auto is_of_sequence = [](const std::string& s) {
+    return s.starts_with("parallel.sequence=") || s.starts_with("parallel=");
+  };
   if (open && std::none_of(settings.begin(), settings.end(), is_of_sequence))
     settings.insert(settings.begin(), "parallel.sequence=auto");
   Config config = parse_config(dump_config(q.config), "the configuration", settings);
@@ -134,12 +152,76 @@ void find_needs(const ProgramOptions& o, const RankBudgets& budgets, std::int64_
   change.fits = above <= 0;
 }
 
+// For a POSIX shell: as it is, or between quotes.
+std::string shell_word(const std::string& text) {
+  constexpr std::string_view kPlain = "_./=:,+-@%";
+  const auto is_plain = [&](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || kPlain.find(c) != std::string_view::npos;
+  };
+  if (std::all_of(text.begin(), text.end(), is_plain)) return text;
+  std::string word;
+  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return "'" + word + "'";
+}
+
 std::string text_of(const NearestChange& change, int ranks) {
-  std::string text = fmt::format("\n  --set {}", fmt::join(change.settings, " --set "));
-  if (change.ranks != ranks) text += fmt::format(", on {} ranks", change.ranks);
+  std::string text = "\n ";
+  if (change.ranks != ranks) text += fmt::format(" --ranks {}", change.ranks);
+  for (const std::string& setting : change.settings) text += " --set " + shell_word(setting);
   text += fmt::format(": {}", format_bytes(change.needed_bytes));
   if (change.host_bytes > 0) text += fmt::format(" and {} of host memory", format_bytes(change.host_bytes));
   return text + (change.fits ? " (fits)" : " (does not fit)");
+}
+
+// The layouts of so many ranks whose bounds of memory fit, the least first. A few: a search among all of them for the
+// fastest takes much longer than to find one.
+std::vector<Layout> least_layouts(const PlanQuestion& q, int ranks) {
+  constexpr std::size_t kMost = 4;
+  const ClusterDescription cluster = choose_cluster(q.config);
+  const DescribedCosts described(cluster);
+  const std::int64_t arena = std::max<std::int64_t>(1, q.budgets.least() - q.outside_bytes);
+  LayoutCosts costs(layout_problem(q.config, ranks, arena), {cluster, q.costs != nullptr ? q.costs : &described});
+  LayoutChoice unused;
+  std::vector<std::pair<std::int64_t, Layout>> bounded;
+  for (Layout& layout : enumerate_layouts(costs, cluster, unused)) {
+    const std::int64_t bytes = costs.memory_bound_bytes(layout);
+    if (bytes <= arena) bounded.emplace_back(bytes, std::move(layout));
+  }
+  std::stable_sort(bounded.begin(), bounded.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<Layout> least;
+  for (std::size_t i = 0; i < std::min(kMost, bounded.size()); ++i) least.push_back(bounded[i].second);
+  return least;
+}
+
+bool fits_with_other_ranks(const Infeasible& no, int ranks) {
+  return std::any_of(no.changes.begin(), no.changes.end(),
+                     [&](const NearestChange& change) { return change.fits && change.ranks != ranks; });
+}
+
+// Where no doubling of one axis suffices: the first of two, four, eight … times the ranks that has a layout.
+void add_more_ranks(const PlanQuestion& q, Infeasible& no) {
+  constexpr int kMostTimes = 64;
+  for (int times = 2; times <= kMostTimes && !fits_with_other_ranks(no, q.place.ranks); times *= 2) {
+    if (q.place.ranks > std::numeric_limits<int>::max() / times) return;
+    const int ranks = times * q.place.ranks;
+    for (const Layout& layout : least_layouts(q, ranks)) {
+      auto change = planned_change(q, layout_settings(to_parallel(layout), layout.micro_batch), ranks);
+      if (!change || !change->fits) continue;
+      no.changes.push_back(std::move(*change));
+      break;
+    }
+  }
+}
+
+// Those that fit, the least changed of them (which needs most) on top; behind them a few of the others, the nearest.
+void sort_changes(std::vector<NearestChange>& changes) {
+  constexpr std::ptrdiff_t kMostUnfit = 3;
+  std::stable_sort(changes.begin(), changes.end(), [](const NearestChange& a, const NearestChange& b) {
+    if (a.fits != b.fits) return a.fits;
+    return a.fits ? a.needed_bytes > b.needed_bytes : a.needed_bytes < b.needed_bytes;
+  });
+  const auto unfit = std::find_if(changes.begin(), changes.end(), [](const NearestChange& c) { return !c.fits; });
+  changes.erase(unfit + std::min(kMostUnfit, changes.end() - unfit), changes.end());
 }
 
 }  // namespace
@@ -147,6 +229,7 @@ std::string text_of(const NearestChange& change, int ranks) {
 std::optional<NearestChange> planned_change(const PlanQuestion& q, std::vector<std::string> settings, int ranks) {
   try {
     const Config config = changed(q, settings, ranks);
+    if (!config.comm.cluster.empty()) require_devices(choose_cluster(config), ranks);
     const RankBudgets budgets = budgets_of(q, config, ranks);
     const std::int64_t host_bytes = config.memory.host_budget.value_or(q.host_bytes);
     const ProgramOptions o = choose_programs(config, place_of(q.place, ranks), q.purpose, budgets, q.outside_bytes,
@@ -170,24 +253,23 @@ void add_nearest_changes(Infeasible& no, const PlanQuestion& q, const ProgramOpt
   add_replicas(o, ranks, candidates);
   add_ranks(q, o, ranks, candidates);
   if (o.train && o.optimizer.name == OptimizerName::AdamW) candidates.push_back({{"optimizer.name=sgd"}, ranks});
-  const std::size_t others = candidates.size();
-  add_budgets(q, no, ranks, candidates);
-  std::vector<std::string> layout;
-  if (q.layout_chosen)
-    layout = {set("parallel", parallel_line(q.config.parallel)), set("train.micro_batch", o.micro_batch)};
-  for (std::size_t i = 0; i < candidates.size(); ++i) {
-    std::vector<std::string> settings = layout;
-    settings.insert(settings.end(), candidates[i].settings.begin(), candidates[i].settings.end());
-    if (i == others) {
-      std::stable_sort(no.changes.begin(), no.changes.end(), [](const NearestChange& a, const NearestChange& b) {
-        if (a.fits != b.fits) return a.fits;
-        return a.fits ? a.needed_bytes > b.needed_bytes : a.needed_bytes < b.needed_bytes;
-      });
+  Settings layout;
+  if (q.layout_chosen) layout = layout_settings(q.config.parallel, o.micro_batch);
+  const auto plan_all = [&](const Candidates& all) {
+    for (const Candidate& candidate : all) {
+      Settings settings = layout;
+      settings.insert(settings.end(), candidate.settings.begin(), candidate.settings.end());
+      if (auto change = planned_change(q, std::move(settings), candidate.ranks))
+        no.changes.push_back(std::move(*change));
     }
-    if (auto change = planned_change(q, std::move(settings), candidates[i].ranks))
-      no.changes.push_back(std::move(*change));
-  }
-  no.text += "\nnearest changes:";
+  };
+  plan_all(candidates);
+  if (o.train) add_more_ranks(q, no);
+  sort_changes(no.changes);
+  Candidates budgets;
+  add_budgets(q, no, ranks, budgets);
+  plan_all(budgets);
+  no.text += "\nnearest changes, as plimsoll plan takes them:";
   for (const NearestChange& change : no.changes) no.text += text_of(change, ranks);
 }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/layout_choice.hpp"
+#include "launch/plan_question.hpp"
 #include "launch/recompute_report.hpp"
 #include "launch/run_files.hpp"
 #include "launch/run_setup.hpp"
@@ -250,6 +251,10 @@ void follow_plan(Config& config, int ranks, const fs::path& file) {
   const PlanPart plan(read, file);
   require(read["ranks"] == ranks, ErrorKind::Config, "{}: is a plan for {} rank(s), and this run has {}", file.string(),
           shown(read["ranks"]), ranks);
+  const auto asked = plan.part("asked");
+  require(asked.has_value(), ErrorKind::BadData, "{}: /asked is missing; plimsoll plan --out writes one",
+          file.string());
+  check_question(asked->object(), config, file.string());
   take_choices(config, plan, ranks, file);
   std::vector<ConfigIssue> issues = layout_issues(config.parallel, config.model, config.data.sequence);
   if (issues.empty()) issues = rank_issues(config.parallel, ranks, config.train.global_batch, config.train.micro_batch);

@@ -16,11 +16,12 @@ namespace plimsoll {
 // today, and who is slow today, must not change its bits. A plan for another number of ranks is no guide.
 void keep_plan_choices(Config& config, int ranks);
 
-// The run is to be exactly the one that `plimsoll plan --out` or a run planned: `config` gets all its choices, its
-// cluster and its threads where it says auto. Error(Config): for another number of ranks, or another batch.
+// The run is to be exactly the one that `plimsoll plan --out` or a run planned: `config`, which went through
+// complete_vocabulary(), gets all its choices, its cluster and its threads where it says auto. Error(Config) names the
+// first key of which it says anything else than the plan was asked for (launch/plan_question.hpp).
 void follow_plan(Config& config, int ranks, const std::filesystem::path& file);
 // `mine`: plan_json() of the run. Error(Config), naming the first difference, unless mesh, sizes and the bytes of every
-// rank are those of the plan that was followed.
+// rank are those of the plan that was followed: what no key says, such as another build.
 void check_followed(const nlohmann::json& mine, const std::filesystem::path& file);
 
 }  // namespace plimsoll

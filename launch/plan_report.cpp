@@ -442,8 +442,10 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
   return json;
 }
 
-nlohmann::json whole_plan_json(const Config& config, const std::vector<RankRole>& roles, const PlanContext& context) {
+nlohmann::json whole_plan_json(const Config& config, const nlohmann::json& asked, const std::vector<RankRole>& roles,
+                               const PlanContext& context) {
   nlohmann::json json = plan_json(roles, context);
+  json["asked"] = asked;
   json["parallel"] = parallel_line(config.parallel);
   if (!config.comm.cluster.empty()) json["cluster"] = std::filesystem::absolute(config.comm.cluster).string();
   return json;

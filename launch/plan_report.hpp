@@ -29,7 +29,8 @@ std::string link_source_text(LinkSource links);
 std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& context, const RankRole* peak);
 // What the role holds that needs most, and under "roles" every role with its ranks.
 nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& context);
-// With what of `config` a run needs that follows it: plan.json.
-nlohmann::json whole_plan_json(const Config& config, const std::vector<RankRole>& roles, const PlanContext& context);
+// With what of `config` a run needs that follows it, and the plan_question() that it answers: plan.json.
+nlohmann::json whole_plan_json(const Config& config, const nlohmann::json& asked, const std::vector<RankRole>& roles,
+                               const PlanContext& context);
 
 }  // namespace plimsoll

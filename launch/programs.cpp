@@ -456,8 +456,9 @@ std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOp
                   format_bytes(needed), format_bytes(programs.plan.total_bytes), format_bytes(outside_bytes),
                   format_bytes(budget_bytes), format_bytes(needed - budget_bytes));
   if (options.train)
-    no.text += fmt::format("it is the least plan found; no plan of any recomputation needs less than {}\n",
-                           format_bytes(no.bound_bytes));
+    no.text +=
+        fmt::format("it is the least plan found; no plan of any recomputation needs less than {}, a lower bound\n",
+                    format_bytes(no.bound_bytes));
   struct Entry {
     std::string name;
     std::int64_t bytes;

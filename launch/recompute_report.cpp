@@ -154,10 +154,21 @@ std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& role
 std::string recompute_text(const RankRole& role, const RecomputeReport* report) {
   const Programs& programs = role.programs;
   const ProgramOptions& o = role.options;
-  if (!o.train || o.recompute.empty()) return "";
+  if (!o.train) return "";
+  if (o.recompute.empty()) return fmt::format("{}: recompute none\n", role.name);
+  // A mode may mean other values in the first layer.
+  std::vector<std::pair<std::string, std::vector<int>>> layers_of_text;
+  for (const Group& g : groups_of(role)) {
+    const auto same = std::find_if(layers_of_text.begin(), layers_of_text.end(),
+                                   [text = g.text()](const auto& t) { return t.first == text; });
+    std::vector<int>& layers =
+        (same != layers_of_text.end() ? *same : layers_of_text.emplace_back(g.text(), std::vector<int>{})).second;
+    layers.insert(layers.end(), g.layers.begin(), g.layers.end());
+    std::sort(layers.begin(), layers.end());
+  }
   std::vector<std::string> texts;
-  for (const Group& g : groups_of(role))
-    texts.push_back(fmt::format("{} in {} layer(s) ({})", g.text(), g.layers.size(), ranges_text(g.layers)));
+  for (const auto& [text, layers] : layers_of_text)
+    texts.push_back(fmt::format("{} in {} layer(s) ({})", text, layers.size(), ranges_text(layers)));
   const auto more = static_cast<double>(programs.recompute_flops_per_micro_batch),
              all = static_cast<double>(programs.rank_flops_per_micro_batch);
   std::string out =

@@ -31,7 +31,8 @@ struct RecomputeReport {
 std::vector<RecomputeReport> recompute_reports(const std::vector<RankRole>& roles, const CostModel& costs,
                                                const std::optional<RecomputeChoice>& choice);
 
-// Which layers of a role recompute what, and what it costs; empty where none does. `report` may be null.
+// Which layers of a role recompute what, and what it costs, or that none does; empty where nothing is trained. `report`
+// may be null.
 std::string recompute_text(const RankRole& role, const RecomputeReport* report);
 nlohmann::json recompute_json(const RankRole& role, const RecomputeReport* report);
 

@@ -170,7 +170,7 @@ StepReport report_step(const std::vector<RankRole>& roles, const LayoutMachine& 
 
 std::string step_text(const StepReport& report, const std::vector<RankRole>& roles, const std::string& costs) {
   return fmt::format(
-      "predicted step {:.4g} ms by simulation, MFU {:.1f} %, bubble {:.1f} %, exposed communication {:.4g} ms; "
+      "predicted step {:.4g} ms, MFU {:.1f} %, bubble {:.1f} %, exposed communication {:.4g} ms, all by simulation; "
       "schedule {}; {}\n",
       report.prediction.step_s * 1e3, 100 * report.mfu, 100 * report.bubble, report.exposed_s * 1e3,
       schedule_text(roles), costs);

@@ -18,6 +18,7 @@
 #include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
 #include "launch/plan_file.hpp"
+#include "launch/plan_question.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/process.hpp"
 #include "launch/progress.hpp"
@@ -49,6 +50,7 @@ struct Run {
   const MpiSession& mpi;
   Config config;
   Config written;  // with `auto` where it was: another number of ranks may read it
+  nlohmann::json asked;
   Place place;
   Group control;
   int threads = 1;  // of the host
@@ -83,11 +85,12 @@ struct Run {
     place.cores = cores_of_rank(control);
     written = config;
     check_for_ranks(config, place.ranks);
-    if (!plan.empty()) follow_plan(config, place.ranks, plan);
-    if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
     tokenizer = data_tokenizer(config);
     complete_vocabulary(config, tokenizer.get());
     written.model = config.model;
+    asked = plan_question(config);
+    if (!plan.empty()) follow_plan(config, place.ranks, plan);
+    if (purpose == Purpose::Train) keep_plan_choices(config, place.ranks);
     dataset = std::make_unique<Dataset>(config.data, config.run.seed, config.model.vocabulary);
     agree(control, config);
     if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
@@ -407,7 +410,7 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
   TrainingState state = first_state(run);
   // Only now: a run directory of another run was refused as it was.
   if (run.chief()) {
-    nlohmann::json made = whole_plan_json(config, run.roles, run.plan_context());
+    nlohmann::json made = whole_plan_json(config, run.asked, run.roles, run.plan_context());
     if (run.shares) made["shares_by_speed"] = shares_json(*run.shares);
     write_run_files(run.written,
                     run_choices(config, run.options, run.budgets, run.outside, run.host_budget, run.place.ranks),

@@ -160,6 +160,13 @@ std::optional<std::size_t> invalid_utf8(const std::string& text) {
   return std::nullopt;
 }
 
+// yaml-cpp says only what it missed in the end where `{keep:[x]}` made one word of a key and what follows.
+std::string colon_hint(const std::string& text, const std::string& fault) {
+  const bool joined = text.find(":[") != std::string::npos || text.find(":{") != std::string::npos;
+  const bool of_flow = fault.find("flow") != std::string::npos;
+  return joined && of_flow ? " (YAML needs a space after the ':' of a key, as in {key: [value]})" : "";
+}
+
 }  // namespace
 
 ConfigNode read_yaml(const std::string& text, const std::string& name, ConfigErrors& errors, bool whole_source) {
@@ -192,7 +199,7 @@ ConfigNode read_yaml(const std::string& text, const std::string& name, ConfigErr
     while (parser.HandleNextDocument(builder)) {
     }
   } catch (const YAML::Exception& error) {
-    errors.add(builder.place(error.mark), error.msg);
+    errors.add(builder.place(error.mark), error.msg + colon_hint(text, error.msg));
     return {};
   }
   ConfigNode root = builder.take();

@@ -151,10 +151,13 @@ class Search {
       }
     }
     if (choice_.best.size() < most) take_planned(most);
+    // Times of what is left are at least that of the last of the best, which says nothing of the others.
+    const std::size_t best = choice_.best.size();
+    const std::string slower = best > 1 ? fmt::format("slower than the best {}", best) : "slower than the best";
     for (; !queue_.empty(); queue_.pop()) {
       const Entry& entry = queue_.top();
       fall(entry.index, "time",
-           fmt::format("slower than the best: {} {:.6g} ms", entry.known == Known::Plan ? "its plan takes" : "at least",
+           fmt::format("{}: {} {:.6g} ms", slower, entry.known == Known::Plan ? "its plan takes" : "at least",
                        1e3 * entry.seconds));
     }
     if (choice_.best.empty() && !layouts_.empty()) find_least();

@@ -2,6 +2,9 @@
 // found, or than the bound; and every change leads to the bytes and the verdict that it says.
 
 #include <gtest/gtest.h>
+#include <wordexp.h>
+
+#include <sstream>
 
 #include "launch/nearest_changes.hpp"
 #include "launch/recompute_report.hpp"
@@ -224,13 +227,36 @@ TEST(Infeasible, NoRandomListNeedsLessThanTheBound) {
   EXPECT_GT(nearest, 0.98) << "a bound of nothing is true, too";
 }
 
+// What stands before the bytes of a line is what `plimsoll plan` gets when somebody pastes it.
+void expect_words_of_a_shell(const Infeasible& no) {
+  std::vector<std::string> lines;
+  std::istringstream text(no.text.substr(no.text.find("\nnearest changes") + 1));
+  for (std::string line; std::getline(text, line);) {
+    if (line.starts_with("  --")) lines.push_back(line);
+  }
+  ASSERT_EQ(lines.size(), no.changes.size()) << no.text;
+  for (std::size_t c = 0; c < lines.size(); ++c) {
+    wordexp_t words;
+    ASSERT_EQ(wordexp(lines[c].substr(0, lines[c].rfind(": ")).c_str(), &words, WRDE_NOCMD | WRDE_UNDEF), 0)
+        << lines[c];
+    std::vector<std::string> typed(words.we_wordv, words.we_wordv + words.we_wordc), meant;
+    wordfree(&words);
+    if (typed.front() == "--ranks") {
+      EXPECT_EQ(typed.at(1), std::to_string(no.changes[c].ranks));
+      typed.erase(typed.begin(), typed.begin() + 2);
+    }
+    for (const std::string& setting : no.changes[c].settings) meant.insert(meant.end(), {"--set", setting});
+    EXPECT_EQ(typed, meant) << lines[c];
+  }
+}
+
 struct Refused {
   Settings settings;
   int ranks = 1;
   double share = 0.9;  // of what the run needs with everything kept
 };
 
-void expect_true_changes(const Refused& refused) {
+void expect_true_changes(const Refused& refused, Infeasible* found = nullptr) {
   SCOPED_TRACE(fmt::format("{}", fmt::join(refused.settings, " ")));
   const std::int64_t outside = 4096;
   Config config = config_with(refused.settings);
@@ -248,10 +274,14 @@ void expect_true_changes(const Refused& refused) {
   EXPECT_FALSE(no->changes.empty());
   EXPECT_TRUE(no->changes.back().fits) << "the budget that is needed";
   bool some_fit = true;
+  std::int64_t unfit = 0;
   for (std::size_t c = 0; c + 1 < no->changes.size(); ++c) {
     EXPECT_TRUE(some_fit || !no->changes[c].fits) << "those that fit come first";
     some_fit = no->changes[c].fits;
+    unfit += some_fit ? 0 : 1;
   }
+  EXPECT_LE(unfit, 3) << no->text;
+  expect_words_of_a_shell(*no);
   for (const NearestChange& change : no->changes) {
     SCOPED_TRACE(fmt::format("--set {} on {} ranks", fmt::join(change.settings, " --set "), change.ranks));
     EXPECT_NE(no->text.find("--set " + change.settings.back()), std::string::npos) << no->text;
@@ -274,6 +304,7 @@ void expect_true_changes(const Refused& refused) {
     EXPECT_FALSE(
         find_infeasible(with, {0, change.ranks, 0, change.ranks}, Purpose::Train, may_have, outside, may_offload));
   }
+  if (found != nullptr) *found = *no;
 }
 
 TEST(Infeasible, ChangesAreWhatTheirSettingsGive) {
@@ -286,6 +317,28 @@ TEST(Infeasible, ChangesAreWhatTheirSettingsGive) {
   expect_true_changes({{"parallel=auto", "model.layers=4", "train.global_batch=8"}, 2});
 }
 
+// Where twice the ranks along one axis are not enough, more ranks are: the first that has a layout.
+TEST(Infeasible, MoreRanksAreSearchedUntilALayoutFits) {
+  const Settings wide{"model.hidden=96", "model.layers=4", "train.global_batch=16", "train.micro_batch=1"};
+  for (const char* parallel : {"parallel={}", "parallel=auto"}) {
+    Settings settings = wide;
+    settings.emplace_back(parallel);
+    Infeasible no;
+    expect_true_changes({settings, 1, 0.6}, &no);
+    const auto more = std::find_if(no.changes.begin(), no.changes.end(),
+                                   [](const NearestChange& c) { return c.fits && c.ranks > 1; });
+    ASSERT_NE(more, no.changes.end()) << no.text;
+    EXPECT_EQ(more->ranks, 4) << no.text;
+    EXPECT_EQ(more->settings.size(), 2U) << "a layout and its micro-batch";
+    for (const NearestChange& other : no.changes) EXPECT_TRUE(&other == &*more || other.ranks == 1 || !other.fits);
+  }
+  // Where a doubling does fit, nothing is searched.
+  Infeasible near;
+  expect_true_changes({wide, 1, 0.8}, &near);
+  EXPECT_EQ(near.text.find("--ranks 4"), std::string::npos) << near.text;
+  EXPECT_EQ(near.text.find("parallel={"), std::string::npos) << near.text;
+}
+
 // A tensor axis brings sequence parallelism with it, where nobody said otherwise.
 TEST(Infeasible, ChangesOfTheTensorAxisSplitSequencesWhereTheConfigurationWould) {
   expect_true_changes({{"train.micro_batch=4", "data.sequence=64", "memory.recompute=none"}});
@@ -293,11 +346,10 @@ TEST(Infeasible, ChangesOfTheTensorAxisSplitSequencesWhereTheConfigurationWould)
   expect_true_changes({{"parallel={tensor: 2, sequence: false}", "data.sequence=64"}, 2});
   const auto needs = [](const Settings& settings) {
     const Config config = config_with(settings);
-    const auto no = find_infeasible(config, {}, Purpose::Train, 5000, 0, kNoHostLimit);
-    for (const NearestChange& change : no->changes) {
-      if (change.settings.front() == "parallel.tensor=2") return change.needed_bytes;
-    }
-    return std::int64_t{0};
+    const DescribedCosts costs(choose_cluster(config));
+    const auto change =
+        planned_change({config, false, {}, Purpose::Train, 5000, 0, kNoHostLimit, &costs}, {"parallel.tensor=2"}, 2);
+    return change ? change->needed_bytes : 0;
   };
   const Settings wide{"train.micro_batch=4", "data.sequence=64", "memory.recompute=none", "model.vocabulary=16"};
   Settings whole = wide;
@@ -316,8 +368,8 @@ TEST(Infeasible, ChangesOfARunThatOffloadsTooMuch) {
   const auto no = find_infeasible(config_with(offload), {}, Purpose::Train, 64 << 20, 0, 16 << 10);
   ASSERT_TRUE(no);
   EXPECT_TRUE(no->of_host);
-  for (const char* part : {"--set train.micro_batch=2: ", " of host memory (",
-                           "--set memory.host_budget=", "--set memory.recompute=auto: "})
+  for (const char* part :
+       {" of host memory (", "--set memory.host_budget=", "nearest changes, as plimsoll plan takes them:"})
     EXPECT_NE(no->text.find(part), std::string::npos) << part << " in\n" << no->text;
 }
 

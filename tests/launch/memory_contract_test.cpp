@@ -195,7 +195,7 @@ TEST(Budget, WhatDoesNotFitNamesTheLargestTensors) {
   EXPECT_LE(no->bound_bytes, no->needed_bytes);
   EXPECT_GT(no->bound_bytes, programs.plan.persistent_bytes);
   for (const char* part : {"memory.budget", "parameters", "gradients", "optimizer.first", "optimizer.second",
-                           "no plan of any recomputation needs less than "}) {
+                           "no plan of any recomputation needs less than ", ", a lower bound\n"}) {
     EXPECT_NE(no->text.find(part), std::string::npos) << part << " in\n" << no->text;
   }
 }

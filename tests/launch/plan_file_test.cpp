@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/cluster_file.hpp"
+#include "launch/config_keys.hpp"
+#include "launch/plan_question.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/run_setup.hpp"
 #include "runtime/core/text.hpp"
@@ -35,7 +37,7 @@ class PlanFile : public testing::Test {
 
   ProgramOptions options(const Config& c) const { return choose_programs(c, {0, 2, 0, 2}, Purpose::Train, 0, 0); }
   json report(const Config& c, const ProgramOptions& o) const {
-    return whole_plan_json(c, rank_roles(o), {0, 0, "", 2});
+    return whole_plan_json(c, plan_question(c), rank_roles(o), {0, 0, "", 2});
   }
   json plan(const Config& c) const { return report(c, options(c)); }
 
@@ -114,6 +116,7 @@ TEST_F(PlanFile, WrongValuesAreBadDataThatNameFileAndPlace) {
                                      {"/threads", "1"},
                                      {"/threads", -1},
                                      {"/cluster", 3},
+                                     {"/asked", 3},
                                      {"/links", json::array()}}) {
     json bad = with_parts;
     bad[json::json_pointer(place)] = value;
@@ -152,6 +155,84 @@ TEST_F(PlanFile, NumbersThatAnotherBatchOrMeshHasAreOfAnotherRun) {
   const auto [again, words] = error_of([&, file = write(other)] { follow_plan(automatic, 2, file); });
   EXPECT_EQ(again, ErrorKind::Config);
   EXPECT_NE(words.find("a.json: was made for another run: parallel"), std::string::npos) << words;
+}
+
+// The bytes of a plan do not depend on the batch, nor those of a small model on the budget: a run that asks something
+// else is refused all the same, and told the first key that differs.
+TEST_F(PlanFile, ARunThatAsksSomethingElseIsToldTheKey) {
+  const std::vector<std::string> given{"train.micro_batch=2", "memory.budget=64 MiB", "parallel.zero=1"};
+  const std::filesystem::path file = write(plan(config(given)));
+  const auto refusal = [&](std::string setting) {
+    std::vector<std::string> settings = given;
+    settings.push_back(std::move(setting));
+    Config c = config(settings);
+    return error_of([&] { follow_plan(c, 2, file); });
+  };
+  const std::string folder = folder_.path().string();
+  for (const auto& [setting, text] : std::vector<std::pair<std::string, std::string>>{
+           {"train.global_batch=32", "train.global_batch: 16 there, 32 here"},
+           {"data.sequence=32", "data.sequence: 16 there, 32 here"},
+           {"data.validation=0", "data.validation: some there, none here"},
+           {"model.hidden=48", "model.hidden: 24 there, 48 here"},
+           {"model.dropout=0.1", "model.dropout: 0 there, 0.1 here"},
+           {"precision=bf16", "precision: fp32 there, bf16 here"},
+           {"optimizer.name=sgd", "optimizer.name: adamw there, sgd here"},
+           {"optimizer.clip=0", "optimizer.clip: above 0 there, 0 here"},
+           {"parallel.zero=2", "parallel.zero: 1 there, 2 here"},
+           {"parallel={tensor: 2}", "parallel.data: 2 there, 1 here"},
+           {"memory.recompute=none", "memory.recompute: auto there, none here"},
+           {"memory.recompute=[full, none, none, none, none, none]",
+            "memory.recompute: auto there, [full, none, none, none, none, none] here"},
+           {"memory.logits=65536", "memory.logits: auto there, 65536 here"},
+           {"memory.budget=65 MiB", "memory.budget: 64 MiB there, 65 MiB here"},
+           {"train.micro_batch=4", "train.micro_batch: 2 there, 4 here"},
+           {"run.threads=2", "run.threads: 1 there, 2 here"},
+           {"comm.bucket=1 MiB", "comm.bucket: auto there, 1 MiB here"},
+           {"comm.cluster=" + folder + "/x/../c.yaml", "comm.cluster: auto there, " + folder + "/c.yaml here"}}) {
+    const auto [kind, said] = refusal(setting);
+    EXPECT_EQ(kind, ErrorKind::Config) << setting;
+    EXPECT_EQ(said, fmt::format("{}: was made for another run: {}", file.string(), text));
+  }
+  const std::filesystem::path open = write(plan(config({"memory.recompute=none"})), "open.json");
+  Config needs = config({"memory.recompute=auto", "memory.budget=1 MiB"});
+  EXPECT_EQ(error_of([&] { follow_plan(needs, 2, open); }).second,
+            open.string() + ": was made for another run: memory.budget: auto there, 1 MiB here");
+}
+
+// What changes neither a byte nor a predicted time may differ, and what a run leaves open is the plan's.
+TEST_F(PlanFile, ARunMayDifferInWhatNoPlanFollowsFrom) {
+  const std::vector<std::string> given{"train.micro_batch=2", "memory.budget=64 MiB", "parallel={data: 1, tensor: 2}"};
+  const json planned = plan(config(given));
+  const std::filesystem::path file = write(planned);
+  Config c = config({"optimizer.lr=1", "train.steps=7", "schedule.warmup=2", "run.seed=9", "run.save_every=1",
+                     "data.train=[a, b]", "model.init_std=0.5", "parallel=auto"});
+  follow_plan(c, 2, file);
+  EXPECT_EQ(c.train.micro_batch, 2);
+  EXPECT_EQ(c.parallel.tensor, 2);
+  check_followed(plan(c), file);
+  // A section that the plan was asked to choose is its own: this run asks for the other layout.
+  json chosen = planned;
+  for (auto it = chosen["asked"].begin(); it != chosen["asked"].end();)
+    it = it.key().starts_with("parallel.") ? chosen["asked"].erase(it) : std::next(it);
+  chosen["asked"]["parallel"] = "auto";
+  Config other = config({"parallel={data: 2}"});
+  EXPECT_EQ(error_of([&, automatic = write(chosen)] { follow_plan(other, 2, automatic); }).second,
+            file.string() + ": was made for another run: parallel.data: auto there, 2 here");
+  EXPECT_TRUE(plan_question(config({"parallel=auto"})).contains("parallel"));
+}
+
+// A list of exceptions is of keys that there are.
+TEST_F(PlanFile, AQuestionHasEveryKeyButThoseThatNoPlanFollowsFrom) {
+  const json asked = plan_question(config());
+  std::vector<std::string> without;
+  for (const auto& [key, text] : config_keys().write(config()).values()) {
+    if (!asked.contains(key)) without.push_back(key);
+  }
+  EXPECT_EQ(join(without, " "),
+            "model.preset model.from model.init_std model.scale_residual_init data.train data.dtype train.steps "
+            "train.eval_batches optimizer.lr optimizer.betas optimizer.eps optimizer.weight_decay schedule.name "
+            "schedule.warmup schedule.min_lr schedule.decay_steps plan.profile comm.transport comm.deadline run.dir "
+            "run.seed run.log_every run.eval_every run.save_every run.keep run.trace run.poison");
 }
 
 TEST_F(PlanFile, AMissingPartIsSaidOnce) {
@@ -200,7 +281,7 @@ TEST_F(PlanFile, SizesAreThoseOfTheFileWhateverLinksAreLikeNow) {
     const int ranks = c.settings.size() == 2 && c.settings[1] == "parallel.data=2" ? 4 : 2;
     const auto made = [&](const Config& config) {
       const ProgramOptions o = choose_programs(config, {0, ranks, 0, ranks}, Purpose::Train, 0, 0);
-      return whole_plan_json(config, rank_roles(o), {0, 0, "", ranks});
+      return whole_plan_json(config, plan_question(config), rank_roles(o), {0, 0, "", ranks});
     };
     test::write_text(folder_ / "cluster.yaml", write_cluster(c.then, "# then\n"));
     const json planned = made(config(with_cluster, ranks));
@@ -264,7 +345,8 @@ TEST_F(PlanFile, SizesThatTheProgramCannotHaveAreOfAnotherRun) {
   const std::vector<std::string> interleaved{"parallel.zero=2", "parallel.pipeline=2", "parallel.data=2",
                                              "parallel.schedule=interleaved", "train.micro_batch=1"};
   const auto of_four = [&](const Config& c) {
-    return whole_plan_json(c, rank_roles(choose_programs(c, {0, 4, 0, 4}, Purpose::Train, 0, 0)), {0, 0, "", 4});
+    const ProgramOptions o = choose_programs(c, {0, 4, 0, 4}, Purpose::Train, 0, 0);
+    return whole_plan_json(c, plan_question(c), rank_roles(o), {0, 0, "", 4});
   };
   other = of_four(config(interleaved, 4));
   std::int64_t all = 0;

@@ -207,6 +207,17 @@ TEST(RecomputeChoice, IsWrittenAndReadBack) {
   }
 }
 
+// The first layer has fewer values to send; in words that is the same mode.
+TEST(RecomputeChoice, LayersOfAModeAreOneGroup) {
+  const Config config = config_of({"memory.recompute=offload"});
+  const std::vector<RankRole> roles = rank_roles(choose_programs(config, {}, Purpose::Train, 0, 0));
+  const nlohmann::json json = recompute_json(roles.front(), nullptr);
+  EXPECT_GT(json["offloaded"].size(), 1U) << json;
+  const std::string text = recompute_text(roles.front(), nullptr);
+  const auto layers = std::to_string(config.model.layers), last = std::to_string(config.model.layers - 1);
+  EXPECT_TRUE(text.starts_with("all ranks: recompute offload in " + layers + " layer(s) (0-" + last + "): ")) << text;
+}
+
 TEST(RecomputeChoice, TheReportHasThePredictionAndTheBaselines) {
   Config config = config_of();
   const std::int64_t none = planned_bytes(choose_programs(config, {}, Purpose::Train, 0, 0));

@@ -90,6 +90,7 @@ TEST(RankRoles, TheReportHasEveryRoleAndThePeakOfTheOneAskedFor) {
         text.find(fmt::format("stage {} (ranks {}-{}): each holds elements of ", stage, 4 * stage, 4 * stage + 3)),
         std::string::npos)
         << text;
+    EXPECT_NE(text.find(fmt::format("\nstage {}: recompute none\n", stage)), std::string::npos) << text;
     EXPECT_NE(text.find(format_count(roles[static_cast<std::size_t>(stage)].programs.plan.total_bytes)),
               std::string::npos);
   }

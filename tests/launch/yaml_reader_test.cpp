@@ -57,6 +57,14 @@ TEST(YamlReader, EveryDuplicateKeyIsAFault) {
             "f:3:1: duplicate key 'a' (first at f:1:1)\nf:4:11: duplicate key 'd' (first at f:4:5)");
 }
 
+TEST(YamlReader, SaysThatAColonNeedsASpace) {
+  const std::string hint = "needs a space after the ':'";
+  EXPECT_NE(faults("a: [{keep:[x]}]\n").find(hint), std::string::npos) << faults("a: [{keep:[x]}]\n");
+  EXPECT_NE(faults("a: {b:{c: 1}\n").find(hint), std::string::npos) << faults("a: {b:{c: 1}\n");
+  EXPECT_EQ(faults("a: [{keep: [x]}\n").find(hint), std::string::npos) << "a bracket is missing, and no space";
+  EXPECT_EQ(faults("a: [{keep: [x]}]\n"), "");
+}
+
 TEST(YamlReader, RefusesWhatAConfigurationDoesNotNeed) {
   const std::pair<const char*, const char*> rows[] = {
       {"a: &x 1\n", "an anchor (&)"},

@@ -65,7 +65,7 @@ _, free = plan("free.json", *one_layout)
 file, less = plan("tight.json", *one_layout, "--budget", free["needed_bytes"] - free["class_bytes"]["activations"] // 10)
 if not less["recompute"]["layers"] or less["arena_bytes"] >= free["arena_bytes"]:
     sys.exit(f"nothing is recomputed: {less['recompute']}")
-made = follow("tight", file, less, "memory.budget=2 GiB")
+made = follow("tight", file, less)
 if made["links"] != "cluster" or made["threads"] != 1:
     sys.exit(f"{made['links']}, {made['threads']} threads")
 # Sized by links that are others when the run starts.
@@ -83,8 +83,11 @@ if made["buckets"]["bytes"] != planned["buckets"]["bytes"]:
     sys.exit(f"{made['buckets']}, planned: {planned['buckets']}")
 
 refused(78, "tight.json: is a plan for 2 rank(s), and this run has 1", file, ranks=1)
-refused(78, "tight.json: was made for another run: /parameters is", file, "model.hidden=64")
-refused(78, "tight.json: was made for another run: /mesh/zero is 1 there, and here 0", file, "parallel={data: 2, zero: 0}")
+refused(78, "tight.json: was made for another run: model.hidden: 48 there, 64 here", file, "model.hidden=64")
+refused(78, "tight.json: was made for another run: parallel.zero: 1 there, 0 here", file, "parallel={data: 2, zero: 0}")
+# The bytes are the same, but not what was planned.
+refused(78, "chosen.json: was made for another run: train.global_batch: 16 there, 32 here", folder / "chosen.json", "train.global_batch=32")
+refused(78, "tight.json: was made for another run: memory.budget: ", file, "memory.budget=2 GiB")
 refused(65, "run.yaml: is not a plan", runs.config)
 for key, value in [("micro_batch", 0), ("micro_batch", -4), ("threads", 2**40), ("logits_bytes", "many"), ("roles", 3)]:
     broken = folder / "broken.json"
@@ -103,7 +106,7 @@ def ends_with(code, *command):
 
 
 # A run that cannot fit: the answer comes before anything is measured or allocated, and the reason is left for who starts runs again.
-call(*launcher, 2, plimsoll, "train", runs.config, "--plan", file, *sets([f"run.dir={folder}/tight_budget", "memory.budget=1025 MiB"]))
+call(*launcher, 2, plimsoll, "train", runs.config, *sets(["parallel={data: 2, zero: 1}", f"run.dir={folder}/tight_budget", "memory.budget=1025 MiB"]))
 large = sets(["model={preset: gpt2-1558m}", "data.sequence=1024", "memory={budget: 2 GiB}", "parallel={}", f"run.dir={folder}/large"])
 _, peak = ends_with(71, plimsoll, "train", runs.config, *large)
 said, planning = ends_with(71, plimsoll, "plan", runs.config, "--json", *large)
@@ -120,9 +123,9 @@ if said["missing_bytes"] <= 0 or said["needed_bytes"] - said["missing_bytes"] !=
 if not 0 < said["bound_bytes"] <= said["needed_bytes"]:
     sys.exit(f"{said}")
 # A change of each verdict, typed.
-here = [c for c in said["changes"] if c["ranks"] == 1]
-for change in [next(c for c in here if c["fits"]), next(c for c in here if not c["fits"])]:
-    typed = ["--json", *large, *sets(change["set"])]
+changes = said["changes"]
+for change in [next(c for c in changes if c["fits"]), next(c for c in changes if not c["fits"]), changes[-1]]:
+    typed = ["--json", "--ranks", change["ranks"], *large, *sets(change["set"])]
     report = json.loads(ends_with(0 if change["fits"] else 71, plimsoll, "plan", runs.config, *typed)[0])
     if report["needed_bytes"] != change["needed_bytes"]:
         sys.exit(f"{change} was said, and the plan needs {report['needed_bytes']}")
