@@ -98,9 +98,16 @@ void add_budgets(const PlanQuestion& q, const Infeasible& no, int ranks, Candida
     all.push_back({{set("memory.host_budget", no.needed_bytes)}, ranks});
     return;
   }
-  std::vector<std::int64_t> listed = q.config.memory.budgets;
-  for (std::int64_t& budget : listed) budget = std::max(budget, no.needed_bytes);
-  all.push_back({{listed.empty() ? set("memory.budget", no.needed_bytes) : set("memory.budget", listed)}, ranks});
+  // What lies outside the arena is measured again by the run that is given this, and some hundred KiB more or less. In
+  // whole MiB, and at least one of them more.
+  constexpr std::int64_t kMiB = std::int64_t{1} << 20;
+  const std::int64_t enough = no.needed_bytes / kMiB + 2;
+  std::vector<std::string> listed;
+  for (const std::int64_t budget : q.config.memory.budgets)
+    listed.push_back(budget < no.needed_bytes ? fmt::format("{}MiB", enough) : std::to_string(budget));
+  const std::string one = fmt::format("{}MiB", enough);
+  all.push_back(
+      {{listed.empty() ? set("memory.budget", one) : set("memory.budget", "[" + join(listed, ", ") + "]")}, ranks});
 }
 
 // The configuration with settings over it, read like a file. Throws Error(Config).
