@@ -158,7 +158,7 @@ plimsoll_program_test(state_run
 plimsoll_program_test(plan_run
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/plan_run.py $<TARGET_FILE:plimsoll>
     ${PROJECT_SOURCE_DIR}/configs/clusters/cpu.yaml ${CMAKE_CURRENT_BINARY_DIR}/plan_run -- ${mpirun}
-  LABELS mpi unit TIMEOUT 180 SERIAL)
+  LABELS mpi unit TIMEOUT 600 SERIAL)
 
 # Communication beside compute, seen in the traces of two ranks over a slow link; where one can be made.
 plimsoll_program_test(overlap_run

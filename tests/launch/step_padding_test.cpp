@@ -24,9 +24,10 @@ std::vector<std::filesystem::path> configs() {
   return files;
 }
 
-// Of all programs of all roles. Returns how many.
-int expect_no_padding(const std::filesystem::path& file, int ranks, const std::vector<std::string>& overrides,
+// Of all programs of all roles. Returns how many. By no kernel profile: what other tests have measured would choose.
+int expect_no_padding(const std::filesystem::path& file, int ranks, std::vector<std::string> overrides,
                       const std::string& cluster = "") {
+  overrides.emplace_back("plan.profile=off");
   PlanArguments arguments;
   arguments.ranks = ranks;
   if (!cluster.empty()) arguments.cluster = kConfigs / "clusters" / (cluster + ".yaml");
