@@ -308,9 +308,8 @@ ParallelConfig read_parallel_line(const std::string& line, const std::string& fi
 std::string layout_text(const LayoutChoice& choice, const ClusterDescription& cluster, std::int64_t arena_bytes,
                         bool why) {
   std::string out = fmt::format(
-      "layouts on {}: {} tried, {} planned; step, MFU, bubble and exposed are estimates of the search, simulated is "
-      "the "
-      "step of close ones\n",
+      "layouts on {}: {} tried, {} planned; step, MFU, bubble and exposed are estimates of the search, "
+      "simulated is the step of close ones\n",
       cluster.device.name, format_count(choice.tried), format_count(choice.planned));
   out += fmt::format("  {:>11}{:>11}{:>8}{:>9}{:>12}{:>12}{:>12}{:>12}{:>12}  {}\n", "simulated", "step", "MFU",
                      "bubble", "exposed", "state", "activations", "arena", "margin", "layout");

@@ -66,8 +66,7 @@ nlohmann::ordered_json rank_json(const RankSummary& r, std::int64_t steps) {
 std::string peak_source(const RunSummary& s) {
   const char* start = s.peak_of_data_sheet ? "the data sheet of the devices" : "the matrix products measured at start";
   if (s.peak_step) return fmt::format("step {}, which was faster than {}", *s.peak_step, start);
-  return s.peak_of_data_sheet ? fmt::format("{}, of all ranks", start)
-                              : fmt::format("the fastest of {}, times the ranks", start);
+  return fmt::format("{}{}, of all ranks", s.peak_of_data_sheet ? "" : "the fastest of ", start);
 }
 
 }  // namespace
