@@ -109,7 +109,9 @@ def ends_with(code, *command):
 call(*launcher, 2, plimsoll, "train", runs.config, *sets(["parallel={data: 2, zero: 1}", f"run.dir={folder}/tight_budget", "memory.budget=1025 MiB"]))
 large = sets(["model={preset: gpt2-1558m}", "data.sequence=1024", "memory={budget: 2 GiB}", "parallel={}", f"run.dir={folder}/large"])
 _, peak = ends_with(71, plimsoll, "train", runs.config, *large)
-said, planning = ends_with(71, plimsoll, "plan", runs.config, "--json", *large)
+# Plans that are compared need as much outside of the arena: what a machine remembers of that is of the last run of anybody.
+asked = [*large, *sets(["memory.reserve=160 MiB"])]
+said, planning = ends_with(71, plimsoll, "plan", runs.config, "--json", *asked)
 if peak > planning + (100 << 20):
     sys.exit(f"{peak} bytes to find that nothing fits, {planning} to plan")
 for name, ranks in [("tight_budget", 2), ("large", 1)]:
@@ -125,7 +127,7 @@ if not 0 < said["bound_bytes"] <= said["needed_bytes"]:
 # A change of each verdict, typed.
 changes = said["changes"]
 for change in [next(c for c in changes if c["fits"]), next(c for c in changes if not c["fits"]), changes[-1]]:
-    typed = ["--json", "--ranks", change["ranks"], *large, *sets(change["set"])]
+    typed = ["--json", "--ranks", change["ranks"], *asked, *sets(change["set"])]
     report = json.loads(ends_with(0 if change["fits"] else 71, plimsoll, "plan", runs.config, *typed)[0])
     if report["needed_bytes"] != change["needed_bytes"]:
         sys.exit(f"{change} was said, and the plan needs {report['needed_bytes']}")
