@@ -10,23 +10,24 @@
 namespace plimsoll {
 namespace {
 
-ProfileRow product() {
+ProfileRow train_row(const std::string& op, const std::string& phase, const std::string& label) {
   ProfileRow row;
   row.program = "train";
-  row.op = "linear";
-  row.phase = "forward";
-  row.label = "mlp.up";
+  row.op = op;
+  row.phase = phase;
+  row.label = label;
+  return row;
+}
+
+ProfileRow product() {
+  ProfileRow row = train_row("linear", "forward", "mlp.up");
   row.layer = 3;
   row.flops = 2'000'000;
   return row;
 }
 
 ProfileRow sum_of_gradients() {
-  ProfileRow row;
-  row.program = "train";
-  row.op = "all_reduce";
-  row.phase = "reduce";
-  row.label = "bucket.0";
+  ProfileRow row = train_row("all_reduce", "reduce", "bucket.0");
   row.track = "comm";
   row.axis = "data";
   row.bytes = 4096;
