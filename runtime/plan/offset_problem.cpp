@@ -232,28 +232,20 @@ Order portfolio_order(const Problem& problem, int which) {
 
 Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit, std::int64_t limit) {
   Placement placement{std::vector<std::int64_t>(problem.items.size()), 0};
-  Shelf shelf(problem.sections);
-  for (const int i : order) {
-    const Item& item = problem.items[i];
-    placement.offset[i] = shelf.find(item, fit);
-    placement.peak = std::max(placement.peak, placement.offset[i] + item.size);
-    if (placement.peak >= limit) break;
-    shelf.insert(item, placement.offset[i]);
-  }
+  complete(problem, order, 0, fit, limit - 1, placement);
   return placement;
 }
 
-std::size_t complete(const Problem& problem, std::span<const int> order, std::size_t placed, std::int64_t capacity,
-                     Placement& placement) {
+std::size_t complete(const Problem& problem, std::span<const int> order, std::size_t placed, Fit fit,
+                     std::int64_t capacity, Placement& placement) {
   Shelf shelf(problem.sections);
   placement.peak = 0;
   for (std::size_t k = 0; k < order.size(); ++k) {
     const auto i = static_cast<std::size_t>(order[k]);
     const Item& item = problem.items[i];
-    if (k >= placed) placement.offset[i] = shelf.find(item, Fit::First);
-    const std::int64_t end = placement.offset[i] + item.size;
-    if (end > capacity) return k;
-    placement.peak = std::max(placement.peak, end);
+    if (k >= placed) placement.offset[i] = shelf.find(item, fit);
+    placement.peak = std::max(placement.peak, placement.offset[i] + item.size);
+    if (placement.peak > capacity) return k;
     shelf.insert(item, placement.offset[i]);
   }
   return order.size();

@@ -51,10 +51,10 @@ Order portfolio_order(const Problem& problem, int which);
 Placement place_in_order(const Problem& problem, std::span<const int> order, Fit fit,
                          std::int64_t limit = std::numeric_limits<std::int64_t>::max());
 
-// Completes a placement: the first `placed` items of `order` have their offsets already, the others get theirs one
-// after another by first fit, up to the first that would end above `capacity`. Returns how many of the order then lie
-// below; the peak is theirs.
-std::size_t complete(const Problem& problem, std::span<const int> order, std::size_t placed, std::int64_t capacity,
-                     Placement& placement);
+// Completes a placement in the same way: the first `placed` items of `order` have their offsets already, the others get
+// theirs up to the first that ends above `capacity`. Returns how many of the order lie below; the peak is theirs, and
+// that of the one above.
+std::size_t complete(const Problem& problem, std::span<const int> order, std::size_t placed, Fit fit,
+                     std::int64_t capacity, Placement& placement);
 
 }  // namespace plimsoll::offsets

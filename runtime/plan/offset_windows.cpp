@@ -75,7 +75,7 @@ bool place_around(const Problem& problem, std::vector<int> order, std::size_t in
   const RandomStream random(0, "around the peak");
   std::uint64_t draw = 0;
   for (int attempt = 0; attempt < kAttempts && nodes > 0; ++attempt) {
-    const std::size_t k = complete(problem, order, inside, capacity, placement);
+    const std::size_t k = complete(problem, order, inside, Fit::First, capacity, placement);
     if (k == order.size()) return true;
     nodes -= 1 + static_cast<std::int64_t>(k) / kPlacementsOfNode;
     const std::size_t to = earlier_place(problem, order, inside, k, random, draw);

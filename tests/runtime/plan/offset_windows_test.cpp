@@ -133,11 +133,12 @@ TEST(OffsetWindows, AnOrderIsCompleted) {
     half.offset[i] = whole.offset[i];
   }
   offsets::Placement lower = half;
-  EXPECT_EQ(offsets::complete(problem, order, order.size() / 2, whole.peak, half), order.size());
+  EXPECT_EQ(offsets::complete(problem, order, order.size() / 2, offsets::Fit::First, whole.peak, half), order.size());
   EXPECT_EQ(half.offset, whole.offset);
   EXPECT_EQ(half.peak, whole.peak);
-  EXPECT_LT(offsets::complete(problem, order, order.size() / 2, whole.peak - 1, lower), order.size());
-  EXPECT_LT(lower.peak, whole.peak);
+  EXPECT_LT(offsets::complete(problem, order, order.size() / 2, offsets::Fit::First, whole.peak - 1, lower),
+            order.size());
+  EXPECT_EQ(lower.peak, whole.peak);  // of the first that is above
 }
 
 }  // namespace
