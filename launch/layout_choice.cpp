@@ -140,7 +140,7 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.most_zero = config.comm.hierarchical == HierarchicalSums::On ? 0 : 3;
   const RecomputeMode mode = recompute_mode(config.memory);
   p.rewrite_at_need = mode == RecomputeMode::Auto;
-  p.offload = config.memory.host_budget.has_value();
+  p.offload = config.memory.host_budget.value_or(0) > 0;
   const bool links = !config.comm.cluster.empty();
   p.sized_buckets = links && !config.comm.bucket;
   p.sized_gathers = links;

@@ -1,6 +1,7 @@
 #include "launch/recompute_choice.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <tuple>
@@ -19,6 +20,12 @@ constexpr std::int64_t kShareSteps = 32;  // with shares of host memory
 // An eighth of that away from the budget, a guess is as good as a plan; later so many times what lies beside the
 // planner's model differed between the last two plans.
 constexpr std::int64_t kCertain = 8, kAlike = 4;
+// Of layers, the shares that may send values away beside compute, and what they pay for the link, as a share of the
+// time that copies take: from nothing, where it keeps up with all that is worth sending, to what making values again
+// costs.
+constexpr double kShares[] = {1, 0.75, 0.5, 0.25}, kPrices[] = {0, 0.1, 0.3};
+// Prices of the link that a bound is looked for at; what is best lies between them.
+constexpr double kBoundPrices[] = {0.2, 0.35, 0.5, 0.8};
 // Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
 constexpr std::int64_t kProbes = 16;
 // Of one answer of the planner, which is asked several times, for every layout that may be the best: so many labels of
@@ -260,7 +267,7 @@ class StageSearch {
     }
     if (to_the_least && descend(bytes)) return true;
     if (there_.row_splits && allows_row_splits(there_)) search_row_splits(bytes);
-    return fits_;
+    return fits_ || send_all(bytes);
   }
 
   StageChoice&& take() { return std::move(choice_); }
@@ -290,6 +297,16 @@ class StageSearch {
     return false;
   }
 
+  // What memory.recompute offload does; the planner puts only the largest values to choice. Does it fit?
+  bool send_all(BytePlans& bytes) {
+    if (!there_.host.offered) return false;
+    const LayerChoices all(choice_.graph.layers.size(), {RecomputeMode::Offload, {}});
+    const PlannedBytes plan = bytes.best_of(all);
+    if (plan.host > there_.host.bytes || plan.arena >= choice_.arena_bytes) return false;
+    take(all, plan);
+    return plan.arena <= budget_;
+  }
+
   // What is no answer of the planner.
   void take(const LayerChoices& layers, const PlannedBytes& plan) {
     choice_.plan = {};
@@ -297,13 +314,19 @@ class StageSearch {
     choice_.arena_bytes = plan.arena;
     choice_.host_bytes = plan.host;
     choice_.model_bytes = 0;
+    choice_.plan.seconds = seconds_of(layers);
+    choice_.seconds = choice_.graph.micro_batch_seconds + choice_.plan.seconds;
+  }
+
+  // What they add to a micro-batch when it is played.
+  double seconds_of(const LayerChoices& layers) const {
     ProgramOptions with = there_;
     with.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
     for (std::size_t i = 0; i < layers.size(); ++i)
       with.recompute[static_cast<std::size_t>(choice_.graph.layers[i])] = layers[i];
     const Graph graph = rewritten_graph(with).graph;
-    choice_.plan.seconds = recompute_seconds(graph, costs_) + offload_seconds(graph, costs_, there_.host.overlap);
-    choice_.seconds = choice_.graph.micro_batch_seconds + choice_.plan.seconds;
+    return recompute_seconds(graph, costs_) + row_split_seconds(keeping_.graph, costs_, with.recompute) +
+           offload_seconds(graph, costs_, there_.host.overlap);
   }
 
   bool search(BytePlans& bytes) {
@@ -311,6 +334,10 @@ class StageSearch {
     if (choice_.arena_bytes <= budget_) return true;
     const GraphStage graph = choice_.graph;
     if (graph.stage.link) search_shares(graph, bytes, static_cast<int>(graph.layers.size()), 0);
+    if (graph.stage.link && graph.stage.link->overlap) {
+      search_beside(graph, bytes);
+      return fits_;
+    }
     BudgetSearch search(graph, bytes, budget_, incumbent_seconds());
     const BudgetSearch::Found& found = search.run(kSteps);
     if (found.bytes.host <= there_.host.bytes) {
@@ -333,6 +360,87 @@ class StageSearch {
     if (fits_ || !link) return;
     graph.stage.link = link;
     search();
+  }
+
+  // Where copies run beside compute. What they cost follows from all layers together, since these share the link: the
+  // planner says which values to send when a layer by itself must not wait and pays for the link, and the program that
+  // comes of it is played. Prices and shares of layers differ in how much is sent.
+  void search_beside(const GraphStage& graph, BytePlans& bytes) {
+    const auto all = static_cast<double>(graph.layers.size());
+    for (const double share : kShares) {
+      const int layers = std::max(1, static_cast<int>(std::lround(share * all)));
+      for (const double price : kPrices) {
+        if (!search_price(graph, bytes, layers, price) && share == 1) return prove_beside(graph);
+      }
+    }
+    if (const GraphStage best = choice_.graph; fits_ && best.stage.link) {
+      BudgetSearch finely(best, bytes, budget_, std::numeric_limits<double>::infinity());
+      take_beside(finely.run(kSteps), best, bytes);
+    }
+    prove_beside(graph);
+  }
+
+  // False where nothing fits, however much host memory there is.
+  bool search_price(const GraphStage& graph, BytePlans& bytes, int layers, double price) {
+    constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
+    GraphStage offered = with_spread_host_limit(graph, layers, kAny);
+    offered.stage.link->price = price;
+    const BudgetSearch::Found any = least_at(offered, bytes);
+    if (any.bytes.host <= there_.host.bytes) {
+      take_beside(any, offered, bytes);
+      return any.fits;
+    }
+    for (int some = layers; some > 0; some /= 2) {
+      const std::int64_t share = there_.host.bytes / graph.stage.in_flight / some;
+      GraphStage limited = with_spread_host_limit(graph, some, share);
+      limited.stage.link->price = price;
+      take_beside(least_at(limited, bytes), limited, bytes);
+    }
+    return any.fits;
+  }
+
+  BudgetSearch::Found least_at(const GraphStage& graph, BytePlans& bytes) const {
+    return BudgetSearch(graph, bytes, budget_, std::numeric_limits<double>::infinity()).run(kShareSteps);
+  }
+
+  // At what it costs when it is played, in the order of its layers or spread, if it is the best.
+  void take_beside(BudgetSearch::Found found, const GraphStage& graph, BytePlans& bytes) {
+    if (found.plan.layers.empty() || found.bytes.host == 0) return;
+    if (found.fits && found.plan.level == RecomputeLevel::Layers) {
+      BudgetSearch::Found spread = found;
+      spread.plan = recompute_plan_of(graph.stage, spread_choices(graph.stage, found.plan.layers));
+      const LayerChoices layers = layer_recompute(graph, spread.plan);
+      spread.bytes = bytes.of(layers);
+      if (spread.bytes.arena <= budget_) {
+        spread.model_bytes = std::max(found.model_bytes, spread.plan.peak_bytes);
+        spread.plan.seconds = seconds_of(layers);
+        take(spread, graph);
+      }
+    }
+    found.plan.seconds = seconds_of(layer_recompute(graph, found.plan));
+    take(found, graph);
+  }
+
+  // Backward begins when all copies to the host, c, have ended, and then takes at least its compute. So a micro-batch
+  // takes at least c - s more than the rest of it, where s is forward with what backward only communicates, and at
+  // least nothing more, so at least any mean of both: p (c - s) with p in [0, 1]. The planner bounds r + p c, with r of
+  // making again.
+  void prove_beside(const GraphStage& graph) {
+    double bound = 0;
+    for (const double price : kBoundPrices) bound = std::max(bound, bound_at(graph, price));
+    choice_.plan.bound_seconds = std::min(choice_.plan.seconds, bound);
+  }
+
+  double bound_at(const GraphStage& graph, double price) const {
+    GraphStage priced = graph;
+    HostLink& link = *priced.stage.link;
+    link = {link.to_host_bytes_per_second / price, std::numeric_limits<double>::infinity(),
+            link.latency_seconds * price / 2, false};
+    const RecomputeAnswer answer = KnownAnswers::of(priced.stage)->plan(choice_.model_bytes);
+    if (!std::holds_alternative<RecomputePlan>(answer)) return 0;
+    const double beyond = std::get<RecomputePlan>(answer).bound_seconds - price * graph.beside_copies_seconds;
+    // What is communicated again only, no copy waits for: that much less of r.
+    return graph.communicates_again() ? beyond / (1 + price) : beyond;
   }
 
   void share_host_memory(const GraphStage& graph, BytePlans& bytes) {

@@ -14,7 +14,9 @@
 //
 // Where host memory is offered (ProgramOptions::host), values may wait there. The planner first chooses as if there
 // were enough; where that is more than there is, all layers, or the first half, quarter, … of them, get equal shares of
-// it, and the best of these is taken.
+// it, and the best of these is taken. Where copies run beside compute, what they cost follows from all layers together,
+// since these share the link: the planner is asked at several prices of the link, with all layers or some of them
+// sending, and what comes of it is played on its streams; the cheapest so is taken.
 
 #include <span>
 

@@ -298,7 +298,8 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   }
   o.recompute = recompute_layers(config);
   // The CPU's own memory is where the rest is too, and its cores do the copies: nobody gains by that unasked.
-  o.host = {host_bytes, config.memory.host_budget.has_value(), !config.comm.cluster.empty()};
+  // Nothing may wait where there is no room: the choices, and what is proven of them, are those without.
+  o.host = {host_bytes, config.memory.host_budget.value_or(0) > 0, !config.comm.cluster.empty()};
   o.row_splits = config.memory.row_splits;
   o.optimizer = config.optimizer;
   if (purpose == Purpose::Generate) {

@@ -5,6 +5,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/exec/volume.hpp"
+#include "runtime/plan/in_flight.hpp"
 #include "runtime/plan/segments.hpp"
 
 namespace plimsoll {
@@ -101,12 +102,13 @@ void play_nodes(const Graph& graph, const CostModel& costs, const std::function<
   std::vector<double> wire(graph.nodes.size(), 0);
   for (const CollectiveCall& call : collectives(graph))
     wire[call.node] += costs.collective_seconds(call.kind, call.paced_bytes(), call.ranks, strides(call.axis));
+  CopyMemory memory(graph);
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const Node& node = graph.nodes[n];
     const Graph::Section where = graph.section(n);
     if (where == Graph::Section::Update) break;
     if ((node.when & static_cast<std::uint8_t>(when)) == 0) continue;
-    double begin = 0;
+    double begin = memory.free_at(n);
     for_each_access(graph, node, [&](const MemoryAccess& a) {
       const auto [first, last] = segments.of(a.value);
       for (std::size_t s = first; s < last; ++s) begin = std::max(begin, a.writes ? used[s] : written[s]);
@@ -115,6 +117,7 @@ void play_nodes(const Graph& graph, const CostModel& costs, const std::function<
     double& stream = free_at[static_cast<std::size_t>(node.stream)];
     const double waits = std::max(0.0, begin - stream) + wire[n];
     const double end = stream = std::max(stream, begin) + own + wire[n];
+    memory.ends(n, end);
     for_each_access(graph, node, [&](const MemoryAccess& a) {
       const auto [first, last] = segments.of(a.value);
       for (std::size_t s = first; s < last; ++s) {

@@ -65,4 +65,29 @@ std::vector<std::size_t> in_flight_until(const Graph& graph) {
   return until;
 }
 
+CopyMemory::CopyMemory(const Graph& graph) : graph_(graph) {
+  const auto copies = [](const Node& node) { return op_info(node.op).copies; };
+  if (std::any_of(graph.nodes.begin(), graph.nodes.end(), copies)) until_ = in_flight_until(graph);
+}
+
+double CopyMemory::free_at(std::size_t n) {
+  if (until_.empty()) return 0;
+  const Node& node = graph_.nodes[n];
+  if (node.op == op_id<FromHost>) return computed_;
+  if (node.stream != StreamKind::Compute) return 0;
+  double free = 0;
+  while (!leaving_.empty() && leaving_.front().until < n) {
+    free = leaving_.front().end_s;
+    leaving_.erase(leaving_.begin());
+  }
+  return free;
+}
+
+void CopyMemory::ends(std::size_t n, double end_s) {
+  if (until_.empty()) return;
+  const Node& node = graph_.nodes[n];
+  if (node.stream == StreamKind::Compute) computed_ = end_s;
+  if (node.op == op_id<ToHost>) leaving_.push_back({until_[n], end_s});
+}
+
 }  // namespace plimsoll

@@ -31,6 +31,13 @@ bool is_mode(const GraphStage& s, std::size_t k, const LayerOption& option, bool
 
 }  // namespace
 
+bool GraphStage::communicates_again() const {
+  return std::any_of(stage.kinds.begin(), stage.kinds.end(), [](const LayerKind& kind) {
+    return std::any_of(kind.tensors.begin(), kind.tensors.end(),
+                       [](const LayerTensor& t) { return t.collective_seconds > 0; });
+  });
+}
+
 GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphStageOptions& options) {
   ReadStage read = read_stage(graph, costs, options);
   GraphStage s;
@@ -39,6 +46,7 @@ GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphSt
   s.stage.once = true;
   s.stage.head_bytes = read.head_bytes;
   s.micro_batch_seconds = read.seconds;
+  s.beside_copies_seconds = read.beside_copies_seconds;
   std::vector<ReadLayer> kinds;
   for (ReadLayer& layer : read.layers) {
     const auto same = std::find(kinds.begin(), kinds.end(), layer);
@@ -56,9 +64,12 @@ GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphSt
   return s;
 }
 
-GraphStage with_host_limit(GraphStage s, int layers, std::int64_t bytes) {
+namespace {
+
+// `may`: by layer.
+GraphStage limited(GraphStage s, const std::vector<bool>& may, std::int64_t bytes) {
   const std::size_t kinds = s.stage.kinds.size();
-  if (layers == std::ssize(s.stage.layers)) {
+  if (std::find(may.begin(), may.end(), false) == may.end()) {
     for (LayerKind& kind : s.stage.kinds) kind.host_limit_bytes = bytes;
     return s;
   }
@@ -70,8 +81,61 @@ GraphStage with_host_limit(GraphStage s, int layers, std::int64_t bytes) {
     s.names.push_back(s.names[k]);
     s.modes.push_back(s.modes[k]);
   }
-  for (std::size_t l = 0; l < static_cast<std::size_t>(layers); ++l) s.stage.layers[l] += static_cast<int>(kinds);
+  for (std::size_t l = 0; l < may.size(); ++l) s.stage.layers[l] += may[l] ? static_cast<int>(kinds) : 0;
   return s;
+}
+
+}  // namespace
+
+GraphStage with_host_limit(GraphStage s, int layers, std::int64_t bytes) {
+  std::vector<bool> may(s.stage.layers.size(), false);
+  std::fill(may.begin(), may.begin() + layers, true);
+  return limited(std::move(s), may, bytes);
+}
+
+GraphStage with_spread_host_limit(GraphStage s, int layers, std::int64_t bytes) {
+  const auto all = std::ssize(s.stage.layers);
+  std::vector<bool> may;
+  for (std::ptrdiff_t l = 0; l < all; ++l) may.push_back((l + 1) * layers / all > l * layers / all);
+  return limited(std::move(s), may, bytes);
+}
+
+std::vector<LayerChoice> spread_choices(const RecomputeStage& stage, const std::vector<LayerChoice>& choices) {
+  struct Same {
+    const LayerChoice* choice;
+    int count, dealt;
+  };
+  std::vector<LayerChoice> spread = choices;
+  for (int kind = 0; kind < static_cast<int>(stage.kinds.size()); ++kind) {
+    std::vector<Same> groups;
+    int layers = 0;
+    for (std::size_t l = 0; l < choices.size(); ++l) {
+      if (stage.layers[l] != kind) continue;
+      ++layers;
+      const auto same = std::find_if(groups.begin(), groups.end(), [&](const Same& g) {
+        return g.choice->option.fates == choices[l].option.fates &&
+               g.choice->option.row_parts == choices[l].option.row_parts;
+      });
+      if (same == groups.end()) {
+        groups.push_back({&choices[l], 1, 0});
+      } else {
+        ++same->count;
+      }
+    }
+    int dealt = 0;
+    for (std::size_t l = 0; l < choices.size(); ++l) {
+      if (stage.layers[l] != kind) continue;
+      ++dealt;
+      // The one that is furthest behind its share of those dealt.
+      const auto behind = [&](const Same& g) { return g.count * dealt - g.dealt * layers; };
+      const auto next = std::max_element(groups.begin(), groups.end(),
+                                         [&](const Same& a, const Same& b) { return behind(a) < behind(b); });
+      ++next->dealt;
+      spread[l] = *next->choice;
+      spread[l].segment = static_cast<int>(l);
+    }
+  }
+  return spread;
 }
 
 std::vector<LayerRecompute> layer_recompute(const GraphStage& s, const RecomputePlan& plan) {

@@ -22,7 +22,11 @@ struct GraphStage {
   std::vector<int> layers;                                   // their numbers in the model, as stage.layers
   std::vector<std::vector<std::vector<std::string>>> names;  // by kind and tensor: values; none where it is an input
   std::vector<std::array<std::vector<bool>, 2>> modes;       // by kind: which tensors full and selective keep
-  double micro_batch_seconds = 0;  // forward and backward of the graph, with collectives, one node after another
+  double micro_batch_seconds = 0;    // forward and backward of the graph, with collectives, one node after another
+  double beside_copies_seconds = 0;  // of these, all but the compute of backward: beside copies to the host
+
+  // Are there collectives among what may be made again?
+  bool communicates_again() const;
 };
 
 struct GraphStageOptions {
@@ -41,6 +45,12 @@ GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphSt
 
 // The same, where the first `layers` may send `bytes` of a micro-batch each to host memory and the others nothing.
 GraphStage with_host_limit(GraphStage stage, int layers, std::int64_t bytes);
+// The same, where those may that are so many, as far apart as they can be.
+GraphStage with_spread_host_limit(GraphStage stage, int layers, std::int64_t bytes);
+
+// The choices of a plan without segments dealt out anew, so that layers of one kind with the same choice are as far
+// apart as they can be: what copies to host memory leave free of the link, the layers between them need.
+std::vector<LayerChoice> spread_choices(const RecomputeStage& stage, const std::vector<LayerChoice>& choices);
 
 // What the choices of a plan are for the rewrite, by layer of the stage; as a mode where it is one. Error(Internal) on
 // choices that it cannot make.

@@ -4,11 +4,13 @@
 #include <cmath>
 
 #include "runtime/core/error.hpp"
+#include "runtime/graph/offload.hpp"
 
 namespace plimsoll {
 namespace {
 
 constexpr int kToEnd = -1;
+constexpr std::size_t kAhead = kFetchAhead;
 
 // Something that takes bytes from one event to another, both within.
 struct Interval {
@@ -83,7 +85,7 @@ class Simulation {
     for (int v = 0; v < count_; ++v) {
       if (made_[v] >= 0) option.seconds += kind_.tensors[v].seconds + kind_.tensors[v].collective_seconds;
     }
-    option.seconds += waiting_seconds_;
+    option.seconds += waiting_seconds_ + price_seconds();
     if (parts_ > 1) option.seconds += kind_.rows->seconds(parts_);
     return option;
   }
@@ -94,10 +96,19 @@ class Simulation {
     return kind_.tensors[v].copies * link_->latency_seconds + kind_.tensors[v].bytes / rate;
   }
 
+  double price_seconds() const {
+    double copies = 0;
+    for (int v = 0; v < count_; ++v) {
+      if (offloaded(v))
+        copies += copy_seconds(v, link_->to_host_bytes_per_second) + copy_seconds(v, link_->from_host_bytes_per_second);
+    }
+    return copies > 0 && link_->overlap ? link_->price * copies : 0;
+  }
+
   std::int64_t forward() {
     Pass pass;
     std::vector<int> last(count_, 0);
-    double now = 0, copied = 0;
+    double now = 0, copied = 0, first_sent = -1;
     pass.events = count_ + 1;
     for (int v = 0; v < count_; ++v) {
       const LayerTensor& t = kind_.tensors[v];
@@ -111,9 +122,12 @@ class Simulation {
       now += t.seconds + t.collective_seconds;
       if (!offloaded(v)) continue;
       const double copy = copy_seconds(v, link_->to_host_bytes_per_second);
+      const double before = copied;
       copied = std::max(copied, now) + copy;
-      if (!link_->overlap) now = copied;
+      if (first_sent < 0) first_sent = now;
+      now = link_->overlap ? std::max(now, before) : copied;
     }
+    if (link_ != nullptr && link_->overlap && first_sent >= 0) now = std::max(now, copied - first_sent);
     for (int v = 0; v < count_; ++v) {
       const LayerTensor& t = kind_.tensors[v];
       if (kind_.saved_apart && fates_[v] == Fate::Keep) continue;
@@ -125,7 +139,7 @@ class Simulation {
       const std::int64_t bytes = kind_.tensors[v].workspace_bytes;
       if (bytes > 0) pass.workspace.emplace_back(v + 1, bytes);
     }
-    waiting_seconds_ += std::max(now, copied) - kind_.forward_seconds();
+    waiting_seconds_ += now - kind_.forward_seconds();
     return pass.peak(parts_);
   }
 
@@ -134,9 +148,8 @@ class Simulation {
     from_.assign(count_, -1);
     last_use_.assign(count_, 0);
     for (int v = 0; v < count_; ++v) {
-      if (fates_[v] == Fate::Keep || (offloaded(v) && link_->overlap)) from_[v] = 0;
+      if (fates_[v] == Fate::Keep) from_[v] = 0;
     }
-    arrival_.assign(count_, 0);
     std::vector<int> step_event(kind_.steps.size());
     const int first = parts_ > 1 ? kind_.rows->first_step : -1, last = parts_ > 1 ? kind_.rows->last_step : -2;
     for (int s = 0; s < static_cast<int>(kind_.steps.size()); ++s) {
@@ -145,7 +158,7 @@ class Simulation {
       for (const int v : kind_.steps[s].reads) ensure(v);
       step_event[s] = back_.events++;
       for (const int v : kind_.steps[s].reads) last_use_[v] = step_event[s];
-      now_ += kind_.steps[s].seconds;
+      compute(kind_.steps[s].seconds);
       if (kind_.steps[s].workspace_bytes > 0) {
         back_.workspace.emplace_back(step_event[s], kind_.steps[s].workspace_bytes);
       }
@@ -186,18 +199,37 @@ class Simulation {
     made_[v] = from_[v] = last_use_[v] = event;
     for (const int u : t.made_from) last_use_[u] = event;
     if (t.workspace_bytes > 0) back_.workspace.emplace_back(event, t.workspace_bytes);
-    now_ += t.seconds + t.collective_seconds;
+    compute(t.seconds + t.collective_seconds);
   }
 
-  // With overlap the copies follow each other from the start of backward in the order of these calls.
+  void compute(double seconds) {
+    begins_.push_back(now_);
+    now_ += seconds;
+  }
+
+  // With overlap the copies follow each other in the order of these calls.
   void fetch(int v) {
-    if (arrival_[v] > 0) return;
+    if (from_[v] >= 0) return;
     const double copy = copy_seconds(v, link_->from_host_bytes_per_second);
-    if (!link_->overlap) from_[v] = last_use_[v] = back_.events++;
-    copied_ = link_->overlap ? copied_ + copy : now_ + copy;
-    arrival_[v] = copied_;
-    waited_ += std::max(0.0, copied_ - now_);
-    now_ = std::max(now_, copied_);
+    double begin = now_;
+    if (link_->overlap) {
+      from_[v] = last_use_[v] = std::max(0, back_.events - kFetchAhead);
+      begin = copied_ ? std::max(*copied_, ahead()) : ahead();
+    } else {
+      from_[v] = last_use_[v] = back_.events++;
+    }
+    copied_ = begin + copy;
+    waited_ += std::max(0.0, *copied_ - now_);
+    now_ = std::max(now_, *copied_);
+  }
+
+  // When compute was so many nodes before the next one; time before the layer's backward is below zero.
+  double ahead() const {
+    const std::size_t made = begins_.size(), steps = kind_.steps.size();
+    if (made >= kAhead) return begins_[made - kAhead];
+    double before = 0;
+    for (std::size_t s = 0; s < std::min(steps, kAhead - made); ++s) before -= kind_.steps[steps - 1 - s].seconds;
+    return before;
   }
 
   void gradients(const std::vector<int>& step_event, int first, int last) {
@@ -224,8 +256,9 @@ class Simulation {
   std::vector<bool> in_rows_;
   Pass back_;
   std::vector<int> made_, from_, last_use_;  // events of backward; -1: not
-  std::vector<double> arrival_;              // of fetched tensors
-  double now_ = 0, copied_ = 0, waited_ = 0, waiting_seconds_ = 0;
+  std::vector<double> begins_;               // of backward's compute nodes
+  std::optional<double> copied_;             // when the last copy back ends
+  double now_ = 0, waited_ = 0, waiting_seconds_ = 0;
 };
 
 }  // namespace

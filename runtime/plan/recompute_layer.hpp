@@ -86,13 +86,16 @@ struct LayerKind {
 };
 
 // The way to host memory. Without overlap, copies stand between compute: two times bytes / rate. With overlap a copy
-// stream works beside compute: forward's copies start as tensors are made and the layer ends when both are done (the
-// tensors stay until then); backward's copies all start with the layer's backward, in the order of their first use (all
-// of them take memory from then on), and a step waits for what it reads. Only the waiting costs.
+// stream works beside compute, as in runtime/graph/offload.hpp and runtime/plan/in_flight.hpp. In forward one copy is
+// under way while the next tensor that is sent is made; the last one goes on beside the next layer, which is taken to
+// be alike. In backward a copy starts kFetchAhead steps before the first that reads it (in those of the layer behind,
+// taken to be alike, where there are fewer) and takes memory from then on. Only the waiting costs, and the price of the
+// link, which all layers share: what one of them leaves free others can use.
 struct HostLink {
   double to_host_bytes_per_second = 0, from_host_bytes_per_second = 0;
   double latency_seconds = 0;  // of each copy
   bool overlap = true;
+  double price = 0;  // with overlap: of each second of a copy
   bool operator==(const HostLink&) const = default;
 };
 

@@ -140,6 +140,13 @@ class Reader {
     return sum;
   }
 
+  double beside_copies_seconds() const {
+    double backward = 0;
+    for (std::size_t n = graph_.backward_begin; n < std::min(graph_.nodes.size(), graph_.update_begin); ++n)
+      backward += runs(graph_.nodes[n]) ? seconds_.own[n] : 0;
+    return all_seconds() - backward;
+  }
+
  private:
   std::int64_t workspace(std::size_t n) const {
     const Node& node = graph_.nodes[n];
@@ -370,6 +377,7 @@ ReadStage read_stage(const Graph& graph, const CostModel& costs, const GraphStag
   stage.numbers = layers_of(graph);
   stage.head_bytes = reader.head_bytes(stage.numbers);
   stage.seconds = reader.all_seconds();
+  stage.beside_copies_seconds = reader.beside_copies_seconds();
   double boundary = 0;
   for (const int number : stage.numbers) boundary = std::max(boundary, reader.boundary_seconds(number));
   for (const int number : stage.numbers) stage.layers.push_back(reader.read(number, boundary));

@@ -18,7 +18,8 @@ struct ReadStage {
   std::vector<int> numbers;  // of the layers, in the model
   std::vector<ReadLayer> layers;
   std::int64_t head_bytes = 0;
-  double seconds = 0;  // GraphStage::micro_batch_seconds
+  double seconds = 0;                // GraphStage::micro_batch_seconds
+  double beside_copies_seconds = 0;  // and that
 };
 
 // Nodes in blocks of rows, of a graph with everything kept.

@@ -31,6 +31,7 @@ double beside(double own, double busy, double slows) {
 StepClock::StepClock(const Graph& graph, const CostModel& costs, const AxisStrides& strides)
     : graph_(graph),
       segments_(graph),
+      memory_(graph),
       own_(graph.nodes.size()),
       wire_(graph.nodes.size(), 0),
       slows_(graph.nodes.size(), 0),
@@ -58,11 +59,12 @@ void StepClock::join(State& s) const {
 }
 
 void StepClock::play(State& s, Graph::Section section, Variant variant, int chunk, Half half) const {
+  CopyMemory memory = memory_;
   for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
     const Node& node = graph_.nodes[n];
     if (graph_.section(n) != section || node.chunk != chunk || !runs_in(node, variant)) continue;
     if (half != Half::Both && node.late != (half == Half::Second)) continue;
-    double begin = 0;
+    double begin = memory.free_at(n);
     for_each_access(graph_, node, [&](const MemoryAccess& a) {
       const auto [first, last] = segments_.of(a.value);
       for (std::size_t i = first; i < last; ++i) begin = std::max(begin, a.writes ? s.used[i] : s.written[i]);
@@ -76,6 +78,7 @@ void StepClock::play(State& s, Graph::Section section, Variant variant, int chun
       for (std::size_t i = 0; i < kStreamKinds; ++i) own = beside(own, s.stream[i] - begin, s.slows[i]);
     }
     stream = begin + own + wire_[n];
+    memory.ends(n, stream);
     for_each_access(graph_, node, [&](const MemoryAccess& a) {
       const auto [first, last] = segments_.of(a.value);
       for (std::size_t i = first; i < last; ++i) {

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "runtime/plan/cost.hpp"
+#include "runtime/plan/in_flight.hpp"
 #include "runtime/plan/segments.hpp"
 #include "runtime/plan/simulate.hpp"
 
@@ -58,6 +59,7 @@ class StepClock {
 
   const Graph& graph_;
   MemorySegments segments_;
+  CopyMemory memory_;
   std::vector<double> own_, wire_;  // seconds, by node
   std::vector<double> slows_;       // of compute beside it, the share that the node takes
   std::vector<std::string> axis_;

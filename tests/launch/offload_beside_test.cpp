@@ -1,0 +1,167 @@
+// `memory.recompute: auto` where copies to host memory run beside compute, on the link of a real machine.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "launch/cluster_file.hpp"
+#include "launch/recompute_report.hpp"
+#include "tests/launch/recompute_cases.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+DescribedCosts h200() {
+  return DescribedCosts(
+      load_cluster((std::filesystem::path(PLIMSOLL_SOURCE_DIR) / "configs/clusters/h200.yaml").string()));
+}
+
+// An eighth of the width of Llama-3-8B would leave nothing for compute to hide copies behind, so it is half of it.
+ProgramOptions llama(HostMemory host) {
+  ProgramOptions o = tiny_options(ModelFamily::Llama);
+  o.model.layers = 12;
+  o.model.hidden = 2048;
+  o.model.heads = 16;
+  o.model.kv_heads = 4;
+  o.model.ffn = 7168;
+  o.model.vocabulary = 8192;
+  o.model.positions = 8192;
+  o.model = resolve(o.model);
+  o.dtype = DType::bf16;
+  o.sequence = 8192;
+  o.micro_batch = 1;
+  o.host = host;
+  return o;
+}
+
+constexpr HostMemory kBeside{kNoHostLimit, true, true};
+
+// All layers but the last keep what is dear to make; every k-th of them sends some of that away instead.
+std::vector<LayerRecompute> by_hand(int layers, int every, const std::vector<std::string>& sent) {
+  std::vector<LayerRecompute> list(static_cast<std::size_t>(layers));
+  for (int l = 0; l + 1 < layers; ++l) {
+    LayerRecompute& layer = list[static_cast<std::size_t>(l)];
+    layer.mode = RecomputeMode::Auto;
+    layer.keep = {"attention.rope.y", "attention.out", "attention.lse", "post_attention_layernorm.sum",
+                  "mlp.gate_up.y"};
+    if (l > 0) layer.keep.emplace_back("input_layernorm.sum");
+    if (l == 0 || l % every != 0) continue;
+    std::erase_if(layer.keep,
+                  [&](const std::string& v) { return std::find(sent.begin(), sent.end(), v) != sent.end(); });
+    layer.offload = sent;
+  }
+  return list;
+}
+
+double added_seconds(const RecomputeChoice& choice) { return choice.stages.front().plan.seconds; }
+
+TEST(OffloadBeside, IsAsGoodAsListsByHandAndNeverWorseThanWithout) {
+  const DescribedCosts costs = h200();
+  const ProgramOptions o = llama(kBeside), alone = llama({});
+  const std::vector<std::vector<std::string>> sets{
+      {"mlp.gate_up.y"},
+      {"attention.rope.y"},
+      {"post_attention_layernorm.sum"},
+      {"attention.out", "attention.lse"},
+      {"input_layernorm.sum", "post_attention_layernorm.sum", "attention.rope.y"}};
+  int better = 0;
+  for (const std::vector<std::string>& sent : sets) {
+    for (const int every : {1, 2, 3}) {
+      SCOPED_TRACE(fmt::format("{} in every {}", sent.front(), every));
+      ProgramOptions hand = o;
+      hand.recompute = by_hand(static_cast<int>(o.model.layers), every, sent);
+      const Outcome outcome = outcome_of(hand, costs);
+      ASSERT_GT(outcome.host, 0);
+      const RecomputeChoice choice = choose_recompute(o, costs, outcome.bytes);
+      ASSERT_TRUE(choice.fits);
+      const StageChoice& stage = choice.stages.front();
+      const double step = stage.graph.micro_batch_seconds;
+      // Bytes of plans come in steps: 0.2 % of a micro-batch is as good.
+      EXPECT_LE(added_seconds(choice), outcome.seconds + 2e-3 * step);
+      EXPECT_LE(stage.plan.bound_seconds, stage.plan.seconds);
+      ProgramOptions chosen = o;
+      chosen.recompute = choice.layers;
+      const Outcome made = outcome_of(chosen, costs);
+      EXPECT_LE(made.bytes, outcome.bytes);
+      EXPECT_NEAR(made.seconds, added_seconds(choice), 1e-9 * step) << "what is said is what is played";
+      const RecomputeChoice without = choose_recompute(alone, costs, outcome.bytes);
+      EXPECT_LE(added_seconds(choice), added_seconds(without));
+      better += added_seconds(choice) < added_seconds(without) - 1e-3 * step ? 1 : 0;
+    }
+  }
+  EXPECT_GE(better, 10) << "copies that compute hides cost nothing";
+}
+
+TEST(OffloadBeside, StaysWithinTheHostBudgetAndItsBoundsAreTrue) {
+  const DescribedCosts costs = h200();
+  ProgramOptions o = llama({});
+  const std::int64_t none = outcome_of(o, costs).bytes, least = least_without_row_splits(o, costs);
+  for (const int percent : {80, 50, 20}) {
+    SCOPED_TRACE(percent);
+    const std::int64_t budget = least + (none - least) * percent / 100;
+    const RecomputeChoice without = choose_recompute(llama({}), costs, budget);
+    for (const std::int64_t host : {kNoHostLimit, std::int64_t{1} << 30, std::int64_t{100} << 20, std::int64_t{1}}) {
+      SCOPED_TRACE(host);
+      o = llama({host, true, true});
+      const RecomputeChoice choice = choose_recompute(o, costs, budget);
+      ASSERT_TRUE(choice.fits);
+      o.recompute = choice.layers;
+      const Outcome made = outcome_of(o, costs);
+      EXPECT_LE(made.host, host);
+      EXPECT_LE(made.bytes, budget);
+      EXPECT_LE(added_seconds(choice), added_seconds(without));
+      const StageChoice &with = choice.stages.front(), &other = without.stages.front();
+      EXPECT_LE(with.plan.bound_seconds, with.plan.seconds);
+      if (other.model_bytes <= with.model_bytes) {
+        EXPECT_LE(with.plan.bound_seconds, other.plan.seconds);
+      }
+    }
+  }
+}
+
+// The clock of copies: what comes back finds memory no earlier than its place in the program says, and what leaves
+// holds its own until the next value leaves.
+TEST(OffloadBeside, ALargeValueCannotComeBackBehindFourNodes) {
+  const DescribedCosts costs = h200();
+  const auto seconds = [&](const std::vector<std::string>& sent) {
+    ProgramOptions hand = llama(kBeside);
+    hand.recompute = by_hand(static_cast<int>(hand.model.layers), 2, sent);
+    return offload_seconds(rewritten_graph(hand).graph, costs, true);
+  };
+  EXPECT_GT(seconds({"mlp.gate_up.y"}), 5e-3);
+  EXPECT_LT(seconds({"post_attention_layernorm.sum"}), 1e-6);
+}
+
+// With no bytes of host memory there is no third choice, nor a weaker certificate.
+TEST(OffloadBeside, AHostBudgetOfNothingIsNone) {
+  const DescribedCosts costs = h200();
+  const std::int64_t none = planned_bytes(choose_programs(config_of(), {}, Purpose::Train, 0, 0));
+  const auto choose = [&](const std::vector<std::string>& overrides) {
+    std::optional<RecomputeChoice> choice;
+    const Config config = config_of(overrides);
+    choose_programs(config, {}, Purpose::Train, none * 7 / 10, 0, config.memory.host_budget.value_or(kNoHostLimit),
+                    &costs, nullptr, &choice);
+    return choice.value();
+  };
+  const RecomputeChoice without = choose({}), with = choose({"memory.host_budget=0"});
+  EXPECT_EQ(with.layers, without.layers);
+  ASSERT_FALSE(without.stages.front().plan.layers.empty());
+  EXPECT_EQ(with.stages.front().plan.bound_seconds, without.stages.front().plan.bound_seconds);
+  EXPECT_TRUE(with.stages.front().plan.exact());
+}
+
+TEST(OffloadBeside, WhereNothingFitsItNeedsNoMoreThanSendingAll) {
+  const DescribedCosts costs = h200();
+  ProgramOptions o = llama(kBeside);
+  const RecomputeChoice choice = choose_recompute(o, costs, 1);
+  EXPECT_FALSE(choice.fits);
+  const StageChoice& stage = choice.stages.front();
+  EXPECT_LE(stage.plan.bound_seconds, stage.plan.seconds);
+  o.recompute.assign(static_cast<std::size_t>(o.model.layers), {RecomputeMode::Offload, {}});
+  EXPECT_LE(stage.arena_bytes, outcome_of(o, costs).bytes);
+}
+
+}  // namespace
+}  // namespace plimsoll
