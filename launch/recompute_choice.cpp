@@ -23,7 +23,9 @@ constexpr std::int64_t kCertain = 8, kAlike = 4;
 // Of layers, the shares that may send values away beside compute, and what they pay for the link, as a share of the
 // time that copies take: from nothing, where it keeps up with all that is worth sending, to what making values again
 // costs.
-constexpr double kShares[] = {1, 0.75, 0.5, 0.25}, kPrices[] = {0, 0.1, 0.3};
+constexpr double kShares[] = {0.75, 0.5, 0.25}, kPrices[] = {0, 0.1, 0.3};
+// Of a micro-batch: what costs less is not improved by sending from some layers only.
+constexpr double kLittle = 2e-3;
 // Prices of the link that a bound is looked for at; what is best lies between them.
 constexpr double kBoundPrices[] = {0.2, 0.35, 0.5, 0.8};
 // Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
@@ -31,6 +33,8 @@ constexpr std::int64_t kProbes = 16;
 // Of one answer of the planner, which is asked several times, for every layout that may be the best: so many labels of
 // all layers together. What is lost is in the gap that the report shows.
 RecomputeLimits limits_of(const RecomputeStage& stage) {
+  // Of many prices, each answer is a guess that is played.
+  if (stage.link && stage.link->overlap) return {64, 100'000, 0.02};
   return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000, 0.01};
 }
 
@@ -58,7 +62,7 @@ class BytePlans {
   std::int64_t budget_;
 };
 
-constexpr std::size_t kKnownStages = 32;
+constexpr std::size_t kKnownStages = 64;
 
 // A planner with its answers. They are kept for all searches of the process: layouts of a cluster often differ in what
 // lies beside the activations, not in the layers of a stage, and the budgets that are tried follow from the stage.
@@ -244,8 +248,9 @@ GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, co
 // Plans one stage.
 class StageSearch {
  public:
-  StageSearch(const ProgramOptions& there, const CostModel& costs, std::int64_t arena_bytes)
-      : there_(there), costs_(costs), keeping_(keeping_graph(there)), budget_(arena_bytes) {
+  // `quick`: what it costs is all that counts, about.
+  StageSearch(const ProgramOptions& there, const CostModel& costs, std::int64_t arena_bytes, bool quick = false)
+      : there_(there), costs_(costs), keeping_(keeping_graph(there)), budget_(arena_bytes), quick_(quick) {
     choice_.stage = keeping_.stage;
     choice_.graph = stage_of(keeping_, there, costs);
     choice_.seconds = choice_.graph.micro_batch_seconds;
@@ -366,12 +371,17 @@ class StageSearch {
   // planner says which values to send when a layer by itself must not wait and pays for the link, and the program that
   // comes of it is played. Prices and shares of layers differ in how much is sent.
   void search_beside(const GraphStage& graph, BytePlans& bytes) {
-    const auto all = static_cast<double>(graph.layers.size());
-    for (const double share : kShares) {
-      const int layers = std::max(1, static_cast<int>(std::lround(share * all)));
-      for (const double price : kPrices) {
-        if (!search_price(graph, bytes, layers, price) && share == 1) return prove_beside(graph);
+    const auto all = static_cast<int>(graph.layers.size());
+    for (const double price : kPrices) {
+      if (!search_price(graph, bytes, all, price)) return prove_beside(graph);
+      if (quick_) {
+        choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, 0.0);
+        return;
       }
+    }
+    for (const double share : kShares) {
+      if (choice_.plan.seconds <= kLittle * graph.micro_batch_seconds) break;
+      search_price(graph, bytes, std::max(1, static_cast<int>(std::lround(share * all))), kPrices[0]);
     }
     if (const GraphStage best = choice_.graph; fits_ && best.stage.link) {
       BudgetSearch finely(best, bytes, budget_, std::numeric_limits<double>::infinity());
@@ -477,6 +487,7 @@ class StageSearch {
   const CostModel& costs_;
   KeepingGraph keeping_;
   std::int64_t budget_;
+  bool quick_;
   StageChoice choice_;
   bool fits_ = false;
 };
@@ -506,7 +517,7 @@ double row_split_seconds(const ProgramOptions& there, const CostModel& costs) {
 
 StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
                                    std::int64_t arena_bytes) {
-  StageSearch search(at_stage(options, stage), costs, arena_bytes);
+  StageSearch search(at_stage(options, stage), costs, arena_bytes, true);
   search.run(true);
   return search.take();
 }

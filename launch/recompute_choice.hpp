@@ -52,7 +52,8 @@ struct RecomputeChoice {
 RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
                                  bool to_the_least = true);
 
-// The same for one stage by itself.
+// The same for one stage by itself, to compare layouts: what copies beside compute cost is looked for less far, and
+// bounded by nothing.
 StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
                                    std::int64_t arena_bytes);
 

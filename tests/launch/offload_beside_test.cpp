@@ -149,7 +149,7 @@ TEST(OffloadBeside, AHostBudgetOfNothingIsNone) {
   EXPECT_EQ(with.layers, without.layers);
   ASSERT_FALSE(without.stages.front().plan.layers.empty());
   EXPECT_EQ(with.stages.front().plan.bound_seconds, without.stages.front().plan.bound_seconds);
-  EXPECT_TRUE(with.stages.front().plan.exact());
+  EXPECT_EQ(with.stages.front().plan.seconds, without.stages.front().plan.seconds);
 }
 
 TEST(OffloadBeside, WhereNothingFitsItNeedsNoMoreThanSendingAll) {

@@ -118,9 +118,18 @@ TEST(RecomputeLayer, OffloadWithOverlapCostsTheWaitingOnly) {
   EXPECT_EQ(hidden->saved_bytes, 50);
   EXPECT_EQ(hidden->forward_peak_bytes, 160);  // what is copied stays to the end of forward
   EXPECT_EQ(hidden->backward_peak_bytes, 250);
-  // Copied by 23 s, 12 s after forward; here again at 20 s, 16 s after it was needed.
+  // Copied by 23 s, 12 s after forward, of which 3 s are before the next layer has its own. Its way back begins four
+  // steps ahead, three of them of the layer behind: at -12 s. So it is here again at 8 s, 4 s after it was needed.
   const HostLink slow{5, 5, 0, true};
-  EXPECT_EQ(simulate_layer(kind, {K, O, K, D}, 1, &slow)->seconds, 12 + 16);
+  EXPECT_EQ(simulate_layer(kind, {K, O, K, D}, 1, &slow)->seconds, 9 + 4);
+  // b is made at 10 s, and then compute may be given the bytes of a, which leave until 23 s; b leaves until 31 s, which
+  // is 3 s too many for the link. Backward needs b first, which comes back from -12 s to -4 s; then a at 4 s, which
+  // comes from -4 s to 16 s.
+  EXPECT_EQ(simulate_layer(kind, {K, O, O, D}, 1, &slow)->seconds, (31 - 3 - 11) + 12);
+  // Whatever it waits for, the link has its price.
+  HostLink priced = fast;
+  priced.price = 0.5;
+  EXPECT_EQ(simulate_layer(kind, {K, O, K, D}, 1, &priced)->seconds, 0.5 * (2 + 4));
   EXPECT_FALSE(simulate_layer(kind, {K, O, K, D}, 1, nullptr));
   EXPECT_FALSE(simulate_layer(kind, {O, K, K, D}, 1, &slow));  // the boundary stays
 }
