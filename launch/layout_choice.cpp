@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/known_plans.hpp"
+#include "launch/quick_choice.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/step_times.hpp"
 #include "launch/yaml_reader.hpp"
@@ -196,11 +197,10 @@ LayoutChoice predict_layout(const Config& config, const Place& place, const Layo
 
 namespace {
 
-ProgramOptions programs_with(const Config& config, const Place& place, const Layout& layout, const CostModel& costs,
-                             std::int64_t budget_bytes, std::int64_t outside_bytes) {
+Config with_layout(const Config& config, const Layout& layout) {
   Config with = config;
   use_layout(with, layout);
-  return choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), &costs);
+  return with;
 }
 
 // Of other modes the estimate of the layout has the time.
@@ -213,8 +213,9 @@ ExactMemory without_estimated(const Config& config, ExactMemory exact) {
 
 ExactMemory exact_memory(const Config& config, const Place& place, const Layout& layout, const CostModel& costs,
                          std::int64_t budget_bytes, std::int64_t outside_bytes) {
-  return without_estimated(
-      config, largest_rank(programs_with(config, place, layout, costs, budget_bytes, outside_bytes), costs));
+  const ProgramOptions options = choose_programs(with_layout(config, layout), place, Purpose::Train, budget_bytes,
+                                                 outside_bytes, host_limit(config), &costs);
+  return without_estimated(config, largest_rank(options, costs));
 }
 
 namespace {
@@ -222,8 +223,7 @@ namespace {
 // What the search for the recomputation of one stage says of a step; nullopt: nothing fits.
 std::optional<double> stage_recompute_s(const Config& config, const Place& place, const Layout& layout, int stage,
                                         const CostModel& costs, std::int64_t budget_bytes, std::int64_t outside_bytes) {
-  Config with = config;
-  use_layout(with, layout);
+  Config with = with_layout(config, layout);
   with.memory.recompute = RecomputeMode::None;
   const ProgramOptions kept =
       choose_programs(with, place, Purpose::Train, budget_bytes, outside_bytes, host_limit(config), &costs);
@@ -251,7 +251,9 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   };
   exact.plan = [&](const Layout& layout) {
     const ProgramOptions& options =
-        planned.emplace_back(layout, programs_with(whole, first, layout, *machine.costs, budget_bytes, outside_bytes))
+        planned
+            .emplace_back(layout, choose_programs_quickly(with_layout(whole, layout), first, budget_bytes,
+                                                          outside_bytes, host_limit(config), *machine.costs))
             .second;
     return without_estimated(config, any_plan(options, *machine.costs, arena));
   };

@@ -7,19 +7,14 @@
 #include <tuple>
 #include <utility>
 
+#include "launch/budget_search.hpp"
+#include "launch/quick_choice.hpp"
 #include "runtime/graph/row_splits.hpp"
 #include "runtime/plan/offload_costs.hpp"
 
 namespace plimsoll {
 namespace {
 
-// Budgets of the planner that are told apart: so many in the budget of the arena, or from the least that anything fits
-// into to keeping everything, whichever is less.
-constexpr std::int64_t kSteps = 256;
-constexpr std::int64_t kShareSteps = 32;  // with shares of host memory
-// An eighth of that away from the budget, a guess is as good as a plan; later so many times what lies beside the
-// planner's model differed between the last two plans.
-constexpr std::int64_t kCertain = 8, kAlike = 4;
 // Of layers, the shares that may send values away beside compute, and what they pay for the link, as a share of the
 // time that copies take: from nothing, where it keeps up with all that is worth sending, to what making values again
 // costs.
@@ -28,207 +23,11 @@ constexpr double kShares[] = {0.75, 0.5, 0.25}, kPrices[] = {0, 0.1, 0.3};
 constexpr double kLittle = 2e-3;
 // Prices of the link that a bound is looked for at; what is best lies between them.
 constexpr double kBoundPrices[] = {0.2, 0.35, 0.5, 0.8};
-// Where the least does not fit, and values may wait in host memory, so many others are tried in turn.
-constexpr std::int64_t kProbes = 16;
-// Of one answer of the planner, which is asked several times, for every layout that may be the best: so many labels of
-// all layers together. What is lost is in the gap that the report shows.
-RecomputeLimits limits_of(const RecomputeStage& stage) {
-  // Of many prices, each answer is a guess that is played.
-  if (stage.link && stage.link->overlap) return {64, 100'000, 0.02};
-  return {std::clamp(8192 / std::max(1, static_cast<int>(stage.layers.size())), 64, 512), 2'000'000, 0.01};
-}
 
-// Byte plans of one stage, as good as it takes to know whether they are within `arena_bytes`.
-class BytePlans {
- public:
-  // `keeping`: keeping_graph(there).
-  BytePlans(const ProgramOptions& there, const Graph& keeping, const std::vector<int>& layers, std::int64_t arena_bytes)
-      : there_(there), keeping_(keeping), layers_(layers), budget_(arena_bytes) {}
-  PlannedBytes of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, budget_); }
-  PlannedBytes best_of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, 0); }
-  // What no placement can do without, whatever the budget is.
-  PlannedBytes least_of(const std::vector<LayerRecompute>& chosen) { return plan(chosen, 1); }
+constexpr double kNever = std::numeric_limits<double>::infinity();
 
- private:
-  PlannedBytes plan(const std::vector<LayerRecompute>& chosen, std::int64_t enough_bytes) {
-    there_.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
-    for (std::size_t i = 0; i < chosen.size(); ++i) there_.recompute[static_cast<std::size_t>(layers_[i])] = chosen[i];
-    return known_bytes(there_, enough_bytes, &keeping_);
-  }
-
-  ProgramOptions there_;
-  const Graph& keeping_;
-  std::vector<int> layers_;
-  std::int64_t budget_;
-};
-
-constexpr std::size_t kKnownStages = 64;
-
-// A planner with its answers. They are kept for all searches of the process: layouts of a cluster often differ in what
-// lies beside the activations, not in the layers of a stage, and the budgets that are tried follow from the stage.
-class KnownAnswers {
- public:
-  explicit KnownAnswers(const RecomputeStage& stage) : planner_(stage) {}
-  bool is_of(const RecomputeStage& stage) const { return planner_.stage() == stage; }
-
-  static std::shared_ptr<KnownAnswers> of(const RecomputeStage& stage) {
-    static Remembered<KnownAnswers, RecomputeStage> all(kKnownStages);
-    return all.of(stage);
-  }
-
-  const RecomputeStage& stage() const { return planner_.stage(); }
-  RecomputeAnswer plan(std::int64_t model_bytes) {
-    const std::lock_guard lock(mutex_);
-    const auto known = answers_.find(model_bytes);
-    if (known != answers_.end()) return known->second;
-    return answers_.emplace(model_bytes, planner_.plan(model_bytes, limits_of(stage()))).first->second;
-  }
-
- private:
-  std::mutex mutex_;
-  RecomputePlanner planner_;
-  std::map<std::int64_t, RecomputeAnswer> answers_;
-};
-
-// The plans of one stage that a planner offers under all its budgets.
-class BudgetSearch {
- public:
-  // `incumbent_seconds`: of a plan that fits; only what is cheaper counts, and has its bytes planned.
-  BudgetSearch(const GraphStage& graph, BytePlans& bytes, std::int64_t arena_bytes, double incumbent_seconds)
-      : graph_(graph),
-        bytes_(bytes),
-        budget_(arena_bytes),
-        incumbent_seconds_(incumbent_seconds),
-        planner_(KnownAnswers::of(graph.stage)) {}
-
-  // What was found: the cheapest that fits, or, where none does, the smallest; no layers where nothing counts.
-  struct Found {
-    bool fits = false;
-    RecomputePlan plan;
-    PlannedBytes bytes;
-    std::int64_t model_bytes = 0;
-  };
-
-  // `steps`: budgets of the planner that are told apart.
-  const Found& run(std::int64_t steps) {
-    search(steps);
-    if (!found_.fits) find_least();
-    return found_;
-  }
-
-  // Nothing costs less within those bytes of the model.
-  double bound_seconds(std::int64_t model_bytes) {
-    const RecomputeAnswer answer = planner_->plan(model_bytes);
-    return std::holds_alternative<RecomputePlan>(answer) ? std::get<RecomputePlan>(answer).bound_seconds : 0;
-  }
-
- private:
-  // What does not fit, with the values that it keeps.
-  struct Misfit {
-    std::vector<LayerRecompute> chosen;
-    Found found;
-  };
-
-  void search(std::int64_t steps) {
-    attempt(full(), 0);
-    std::int64_t low = least_budget(), high = no_recompute_peak_bytes(planner_->stage());
-    if (low >= high) return;
-    if (!attempt(low)) {
-      // What comes back early is not in the planner's model, so its smallest need not be the smallest.
-      const std::int64_t step = planner_->stage().link ? (high - low) / kProbes : 0;
-      std::int64_t probe = low + step;
-      while (probe < high && step > 0 && !attempt(probe)) probe += step;
-      if (step == 0 || probe >= high) return;
-      low = probe;
-    }
-    const std::int64_t unit = std::min(high - low, budget_), width = std::max<std::int64_t>(1, unit / steps);
-    least_certain_ = 2 * width;
-    narrow(low, high, width, unit / kCertain);
-    // Guided wrongly, it ends where nothing was found.
-    least_certain_ = high;
-    if (!found_.fits || found_.model_bytes < guessed_) narrow(low, high, width, high);
-  }
-
-  // The same budgets of the planner are tried whatever the budget of the arena is: a larger one then goes at least as
-  // far up, although the bytes of plans do not quite rise with the planner's budget. What lies beside the planner's
-  // model is about the same in all plans: where the last one says that the next is further from the budget than that
-  // differs between them (at first `certain`), nothing is planned for it.
-  void narrow(std::int64_t low, std::int64_t high, std::int64_t width, std::int64_t certain) {
-    guessed_ = 0;
-    certain_ = certain;
-    while (high - low > width) {
-      const std::int64_t middle = low + (high - low) / 2, spare = budget_ - (middle + beside_);
-      if (spare > certain_) guessed_ = middle;
-      const bool fits = spare > certain_ || (spare >= -certain_ && attempt(middle));
-      (fits ? low : high) = middle;
-    }
-  }
-
-  std::int64_t least_budget() {
-    const RecomputeAnswer none = planner_->plan(0);
-    return std::holds_alternative<RecomputeInfeasible>(none) ? std::get<RecomputeInfeasible>(none).needed_bytes : 0;
-  }
-
-  // Nothing but boundaries is kept. Where the planner's smallest does not fit, its model may have been wrong about
-  // which one is the smallest.
-  RecomputePlan full() const {
-    std::vector<LayerChoice> choices;
-    for (const int kind : planner_->stage().layers) {
-      const int layer = static_cast<int>(choices.size());
-      choices.push_back({keep_nothing(planner_->stage().kinds[static_cast<std::size_t>(kind)]), layer, false});
-    }
-    return recompute_plan_of(planner_->stage(), std::move(choices));
-  }
-
-  bool attempt(std::int64_t model_bytes) {
-    RecomputeAnswer answer = planner_->plan(model_bytes);
-    return std::holds_alternative<RecomputePlan>(answer) &&
-           attempt(std::get<RecomputePlan>(std::move(answer)), model_bytes);
-  }
-
-  // Does it fit? What costs too much counts as if it did: what is cheaper takes more bytes.
-  bool attempt(RecomputePlan plan, std::int64_t model_bytes) {
-    if (plan.seconds >= incumbent_seconds_) return true;
-    std::vector<LayerRecompute> chosen = layer_recompute(graph_, plan);
-    const PlannedBytes bytes = bytes_.of(chosen);
-    const bool fits = bytes.arena <= budget_;
-    const std::int64_t before = std::exchange(beside_, bytes.least - plan.peak_bytes);
-    if (certain_ > least_certain_) certain_ = std::clamp(kAlike * std::abs(beside_ - before), least_certain_, certain_);
-    model_bytes = std::max(model_bytes, plan.peak_bytes);
-    Found tried{fits, std::move(plan), bytes, model_bytes};
-    if (!fits) {
-      misfits_.push_back({std::move(chosen), std::move(tried)});
-    } else if (!found_.fits || tried.plan.seconds < found_.plan.seconds) {
-      found_ = std::move(tried);
-    }
-    return fits;
-  }
-
-  // Of those that do not fit the one that needs least, to the byte.
-  void find_least() {
-    std::stable_sort(misfits_.begin(), misfits_.end(),
-                     [](const Misfit& a, const Misfit& b) { return a.found.bytes.least < b.found.bytes.least; });
-    for (Misfit& misfit : misfits_) {
-      const bool first = found_.plan.layers.empty();
-      // What it cannot do without is rounded up to the alignment.
-      if (!first && misfit.found.bytes.least >= found_.bytes.arena + kArenaAlignment) return;
-      misfit.found.bytes = bytes_.best_of(misfit.chosen);
-      if (first || misfit.found.bytes.arena < found_.bytes.arena) found_ = std::move(misfit.found);
-    }
-  }
-
-  const GraphStage& graph_;
-  BytePlans& bytes_;
-  std::int64_t budget_;
-  double incumbent_seconds_;
-  std::shared_ptr<KnownAnswers> planner_;
-  std::int64_t beside_ = 0;   // of the last byte plan, what lies beside the planner's model
-  std::int64_t certain_ = 0;  // a guess that is further from the budget is as good as a plan
-  std::int64_t least_certain_ = std::numeric_limits<std::int64_t>::max();
-  std::int64_t guessed_ = 0;  // the largest budget of the planner that was taken to fit
-  Found found_;
-  std::vector<Misfit> misfits_;
-};
+// How far what copies beside compute cost is looked for.
+enum class Effort : std::uint8_t { Quick, Thorough };
 
 // What the recompute planner sees of a stage.
 GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, const CostModel& costs,
@@ -248,9 +47,8 @@ GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, co
 // Plans one stage.
 class StageSearch {
  public:
-  // `quick`: what it costs is all that counts, about.
-  StageSearch(const ProgramOptions& there, const CostModel& costs, std::int64_t arena_bytes, bool quick = false)
-      : there_(there), costs_(costs), keeping_(keeping_graph(there)), budget_(arena_bytes), quick_(quick) {
+  StageSearch(const ProgramOptions& there, const CostModel& costs, std::int64_t arena_bytes, Effort effort)
+      : there_(there), costs_(costs), keeping_(keeping_graph(there)), budget_(arena_bytes), effort_(effort) {
     choice_.stage = keeping_.stage;
     choice_.graph = stage_of(keeping_, there, costs);
     choice_.seconds = choice_.graph.micro_batch_seconds;
@@ -272,7 +70,8 @@ class StageSearch {
     }
     if (to_the_least && descend(bytes)) return true;
     if (there_.row_splits && allows_row_splits(there_)) search_row_splits(bytes);
-    return fits_ || send_all(bytes);
+    // The last resort, which no bound of a layout's time knows of.
+    return fits_ || (effort_ == Effort::Thorough && send_all(bytes));
   }
 
   StageChoice&& take() { return std::move(choice_); }
@@ -338,8 +137,16 @@ class StageSearch {
     choice_.arena_bytes = bytes.of({}).arena;
     if (choice_.arena_bytes <= budget_) return true;
     const GraphStage graph = choice_.graph;
-    if (graph.stage.link) search_shares(graph, bytes, static_cast<int>(graph.layers.size()), 0);
-    if (graph.stage.link && graph.stage.link->overlap) {
+    const auto layers = static_cast<int>(graph.layers.size());
+    const bool beside = graph.stage.link && graph.stage.link->overlap;
+    if (beside && effort_ == Effort::Quick) {
+      search_price(graph, bytes, layers, kPrices[0]);
+      if (!costs_little()) search_shares(graph, bytes, layers, 0);
+      choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, 0.0);
+      return fits_;
+    }
+    if (graph.stage.link) search_shares(graph, bytes, layers, 0);
+    if (beside) {
       search_beside(graph, bytes);
       return fits_;
     }
@@ -374,21 +181,19 @@ class StageSearch {
     const auto all = static_cast<int>(graph.layers.size());
     for (const double price : kPrices) {
       if (!search_price(graph, bytes, all, price)) return prove_beside(graph);
-      if (quick_) {
-        choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, 0.0);
-        return;
-      }
     }
     for (const double share : kShares) {
-      if (choice_.plan.seconds <= kLittle * graph.micro_batch_seconds) break;
+      if (costs_little()) break;
       search_price(graph, bytes, std::max(1, static_cast<int>(std::lround(share * all))), kPrices[0]);
     }
     if (const GraphStage best = choice_.graph; fits_ && best.stage.link) {
-      BudgetSearch finely(best, bytes, budget_, std::numeric_limits<double>::infinity());
+      BudgetSearch finely(best, bytes, budget_);
       take_beside(finely.run(kSteps), best, bytes);
     }
     prove_beside(graph);
   }
+
+  bool costs_little() const { return fits_ && choice_.plan.seconds <= kLittle * choice_.graph.micro_batch_seconds; }
 
   // False where nothing fits, however much host memory there is.
   bool search_price(const GraphStage& graph, BytePlans& bytes, int layers, double price) {
@@ -400,22 +205,28 @@ class StageSearch {
       take_beside(any, offered, bytes);
       return any.fits;
     }
+    if (!any.fits && effort_ == Effort::Quick) return false;
+    double least = kNever;
     for (int some = layers; some > 0; some /= 2) {
       const std::int64_t share = there_.host.bytes / graph.stage.in_flight / some;
       GraphStage limited = with_spread_host_limit(graph, some, share);
       limited.stage.link->price = price;
-      take_beside(least_at(limited, bytes), limited, bytes);
+      const double seconds = take_beside(least_at(limited, bytes), limited, bytes);
+      if (least < kNever && seconds >= least) break;
+      least = std::min(least, seconds);
     }
     return any.fits;
   }
 
   BudgetSearch::Found least_at(const GraphStage& graph, BytePlans& bytes) const {
-    return BudgetSearch(graph, bytes, budget_, std::numeric_limits<double>::infinity()).run(kShareSteps);
+    return BudgetSearch(graph, bytes, budget_).run(kShareSteps);
   }
 
-  // At what it costs when it is played, in the order of its layers or spread, if it is the best.
-  void take_beside(BudgetSearch::Found found, const GraphStage& graph, BytePlans& bytes) {
-    if (found.plan.layers.empty() || found.bytes.host == 0) return;
+  // At what it costs when it is played, in the order of its layers or spread, if it is the best. What that is; kNever
+  // where it does not fit, or nothing is sent.
+  double take_beside(BudgetSearch::Found found, const GraphStage& graph, BytePlans& bytes) {
+    double least = kNever;
+    if (found.plan.layers.empty() || found.bytes.host == 0) return least;
     if (found.fits && found.plan.level == RecomputeLevel::Layers) {
       BudgetSearch::Found spread = found;
       spread.plan = recompute_plan_of(graph.stage, spread_choices(graph.stage, found.plan.layers));
@@ -423,12 +234,13 @@ class StageSearch {
       spread.bytes = bytes.of(layers);
       if (spread.bytes.arena <= budget_) {
         spread.model_bytes = std::max(found.model_bytes, spread.plan.peak_bytes);
-        spread.plan.seconds = seconds_of(layers);
+        spread.plan.seconds = least = seconds_of(layers);
         take(spread, graph);
       }
     }
     found.plan.seconds = seconds_of(layer_recompute(graph, found.plan));
     take(found, graph);
+    return found.fits ? std::min(least, found.plan.seconds) : least;
   }
 
   // Backward begins when all copies to the host, c, have ended, and then takes at least its compute. So a micro-batch
@@ -466,7 +278,7 @@ class StageSearch {
     take(BudgetSearch(limited, bytes, budget_, incumbent_seconds()).run(share == 0 ? kSteps : kShareSteps), limited);
   }
 
-  double incumbent_seconds() const { return fits_ ? choice_.plan.seconds : std::numeric_limits<double>::infinity(); }
+  double incumbent_seconds() const { return fits_ ? choice_.plan.seconds : kNever; }
 
   // If it is the best.
   void take(const BudgetSearch::Found& found, const GraphStage& graph) {
@@ -487,7 +299,7 @@ class StageSearch {
   const CostModel& costs_;
   KeepingGraph keeping_;
   std::int64_t budget_;
-  bool quick_;
+  Effort effort_;
   StageChoice choice_;
   bool fits_ = false;
 };
@@ -505,25 +317,8 @@ StageKey key_of(const ProgramOptions& o, int stage, const Schedule* schedule, co
   return {stage == 0, stage + 1 == o.mesh.pipeline, numbers};
 }
 
-}  // namespace
-
-GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
-  return stage_of(keeping_graph(there), there, costs);
-}
-
-double row_split_seconds(const ProgramOptions& there, const CostModel& costs) {
-  return has_row_splits(there.recompute) ? row_split_seconds(keeping_graph(there).graph, costs, there.recompute) : 0;
-}
-
-StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
-                                   std::int64_t arena_bytes) {
-  StageSearch search(at_stage(options, stage), costs, arena_bytes, true);
-  search.run(true);
-  return search.take();
-}
-
-RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
-                                 bool to_the_least) {
+RecomputeChoice choose(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
+                       bool to_the_least, Effort effort) {
   RecomputeChoice result;
   result.fits = true;
   result.layers.assign(static_cast<std::size_t>(options.model.layers), {});
@@ -537,7 +332,7 @@ RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel&
     const auto [entry, is_new] =
         known.try_emplace(key_of(options, stage, schedule ? &*schedule : nullptr, cuts), result.stages.size());
     if (is_new) {
-      StageSearch search(at_stage(options, stage), costs, arena_bytes);
+      StageSearch search(at_stage(options, stage), costs, arena_bytes, effort);
       result.fits = search.run(to_the_least) && result.fits;
       result.stages.push_back(search.take());
       const double slots = static_cast<double>(options.micro_batches + options.mesh.pipeline - 1);
@@ -554,6 +349,33 @@ RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel&
                                    [](const LayerRecompute& l) { return l == LayerRecompute{}; });
   if (nothing) result.layers.clear();
   return result;
+}
+
+}  // namespace
+
+GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
+  return stage_of(keeping_graph(there), there, costs);
+}
+
+double row_split_seconds(const ProgramOptions& there, const CostModel& costs) {
+  return has_row_splits(there.recompute) ? row_split_seconds(keeping_graph(there).graph, costs, there.recompute) : 0;
+}
+
+StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
+                                   std::int64_t arena_bytes) {
+  StageSearch search(at_stage(options, stage), costs, arena_bytes, Effort::Quick);
+  search.run(true);
+  return search.take();
+}
+
+RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
+                                 bool to_the_least) {
+  return choose(options, costs, arena_bytes, to_the_least, Effort::Thorough);
+}
+
+RecomputeChoice choose_recompute_quickly(const ProgramOptions& options, const CostModel& costs,
+                                         std::int64_t arena_bytes, bool to_the_least) {
+  return choose(options, costs, arena_bytes, to_the_least, Effort::Quick);
 }
 
 }  // namespace plimsoll

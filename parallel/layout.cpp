@@ -186,10 +186,12 @@ class Search {
     queue_.push({e.least_s(), entry.bytes, entry.index, Known::Estimate});
   }
 
-  // Does the stage that recomputes most, one of several, say more than the estimate did?
+  // Does the stage that recomputes most, one of several, say more than the estimate did? What copies to host memory
+  // cost is in no estimate; the first stage has most micro-batches in flight.
   bool plan_stage(const Entry& entry) {
     LayoutEstimate& e = estimates_[entry.index];
-    if (!exact_.recompute_s || e.recompute_s == 0 || layouts_[entry.index].mesh.pipeline == 1) return false;
+    if (!exact_.recompute_s || layouts_[entry.index].mesh.pipeline == 1) return false;
+    if (e.recompute_s == 0 && !costs_.problem().offload) return false;
     const std::optional<double> seconds = exact_.recompute_s(layouts_[entry.index], e.recompute_stage);
     if (!seconds || *seconds <= e.recompute_s) return false;
     e.set_recompute(*seconds);

@@ -31,7 +31,7 @@ StageBytes bound_stage_bytes(PieceProfiles& pieces, const Layout& l, int stage) 
 
 void add_recompute_bound(PieceProfiles& pieces, const Layout& l, LayoutEstimate& estimate) {
   const LayoutProblem& problem = pieces.problem();
-  if (!problem.rewrite_at_need || problem.budget_bytes == 0 || problem.offload) return;
+  if (!problem.rewrite_at_need || problem.budget_bytes == 0) return;
   double slowest = 0;
   for (int s = 0; s < l.mesh.pipeline; ++s) {
     const StageBytes bytes = bound_stage_bytes(pieces, l, s);

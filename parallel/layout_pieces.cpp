@@ -205,7 +205,7 @@ PieceProfiles::Trades PieceProfiles::trades(const Layout& l, int stage_index, in
     const Graph graph = differentiated(piece, shown);
     const RecomputeStage stage = graph_stage(graph, costs_, {}).stage;
     std::vector<RecomputeTrade> of_kind;
-    for (const LayerKind& k : stage.kinds) of_kind.push_back(recompute_trade(k));
+    for (const LayerKind& k : stage.kinds) of_kind.push_back(problem_.offload ? offload_trade(k) : recompute_trade(k));
     for (const int k : stage.layers) known.layers.push_back(of_kind[static_cast<std::size_t>(k)]);
     known.backward_bytes = backward_bytes(graph, static_cast<int>(shown - 1));
   }

@@ -17,6 +17,18 @@ RecomputeTrade recompute_trade(const LayerKind& kind) {
       [](const TradeCorner& c) { return c.seconds; });
 }
 
+RecomputeTrade offload_trade(const LayerKind& kind) {
+  const std::vector<bool> needed = backward_needs(kind);
+  RecomputeTrade trade{{0, 0}};
+  for (std::size_t v = 0; v < kind.tensors.size(); ++v) {
+    const LayerTensor& t = kind.tensors[v];
+    const bool stays = t.always_kept || (needed[v] && !t.replayable && !t.offloadable);
+    if (stays) trade.front().saved_bytes += t.bytes;
+  }
+  if (trade.front().saved_bytes > 0) trade.push_back({0, keep_nothing(kind).seconds});
+  return trade;
+}
+
 double least_recompute_seconds(std::span<const TradingLayers> layers, std::int64_t room_bytes) {
   struct Slope {
     double bytes, seconds;

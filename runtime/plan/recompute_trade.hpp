@@ -19,6 +19,9 @@ struct TradeCorner {
 };
 using RecomputeTrade = std::vector<TradeCorner>;
 RecomputeTrade recompute_trade(const LayerKind& kind);
+// The same where values may wait in host memory, as if copies cost nothing: it begins with what must stay on the
+// device.
+RecomputeTrade offload_trade(const LayerKind& kind);
 
 struct TradingLayers {
   const RecomputeTrade* trade = nullptr;

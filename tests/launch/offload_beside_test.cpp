@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "launch/cluster_file.hpp"
+#include "launch/quick_choice.hpp"
 #include "launch/recompute_report.hpp"
 #include "tests/launch/recompute_cases.hpp"
 
@@ -117,6 +118,33 @@ TEST(OffloadBeside, StaysWithinTheHostBudgetAndItsBoundsAreTrue) {
       if (other.model_bytes <= with.model_bytes) {
         EXPECT_LE(with.plan.bound_seconds, other.plan.seconds);
       }
+    }
+  }
+}
+
+// What layouts are compared by: plans that are true, and little dearer than those of the one that is chosen.
+TEST(OffloadBeside, QuickChoicesFitAndAreBoundsOfThoroughOnes) {
+  const DescribedCosts costs = h200();
+  ProgramOptions o = llama({});
+  const std::int64_t none = outcome_of(o, costs).bytes, least = least_without_row_splits(o, costs);
+  for (const int percent : {70, 30}) {
+    SCOPED_TRACE(percent);
+    const std::int64_t budget = least + (none - least) * percent / 100;
+    const RecomputeChoice without = choose_recompute_quickly(llama({}), costs, budget, true);
+    EXPECT_EQ(without.layers, choose_recompute(llama({}), costs, budget).layers);
+    for (const std::int64_t host : {kNoHostLimit, std::int64_t{200} << 20}) {
+      SCOPED_TRACE(host);
+      o = llama({host, true, true});
+      const RecomputeChoice quick = choose_recompute_quickly(o, costs, budget, true);
+      ASSERT_TRUE(quick.fits);
+      o.recompute = quick.layers;
+      const Outcome made = outcome_of(o, costs);
+      EXPECT_LE(made.bytes, budget);
+      EXPECT_LE(made.host, host);
+      const double step = quick.stages.front().graph.micro_batch_seconds;
+      EXPECT_NEAR(made.seconds, added_seconds(quick), 1e-9 * step);
+      EXPECT_LE(added_seconds(quick), added_seconds(without) + 2e-3 * step);
+      EXPECT_LE(added_seconds(choose_recompute(o, costs, budget)), added_seconds(quick));
     }
   }
 }

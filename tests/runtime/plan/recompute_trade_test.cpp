@@ -15,7 +15,8 @@ struct Traded {
   std::vector<RecomputeTrade> trades;
   std::vector<TradingLayers> layers;
   explicit Traded(const RecomputeStage& stage) {
-    for (const LayerKind& kind : stage.kinds) trades.push_back(recompute_trade(kind));
+    for (const LayerKind& kind : stage.kinds)
+      trades.push_back(stage.link ? offload_trade(kind) : recompute_trade(kind));
     for (const int kind : stage.layers) layers.push_back({&trades[static_cast<std::size_t>(kind)], 1, stage.in_flight});
   }
 };
@@ -50,6 +51,7 @@ TEST(RecomputeTrade, BoundsEveryPlan) {
     stage.head_bytes = static_cast<std::int64_t>(random() % 40);
     stage.row_splits = false;
     stage.once = random() % 2 == 0;
+    if (trial % 4 == 0) stage.link = HostLink{50, 50, 0.01, trial % 8 == 0};
     const Traded traded(stage);
     const std::int64_t most = no_recompute_peak_bytes(stage);
     for (const double share : {0.2, 0.4, 0.6, 0.8, 1.0}) {
@@ -66,6 +68,27 @@ TEST(RecomputeTrade, BoundsEveryPlan) {
   }
   EXPECT_GT(positive, 50);
   EXPECT_GT(with_segments, 5);
+}
+
+// A link that costs nothing takes everything but the boundaries, so these are what costs.
+TEST(RecomputeTrade, BoundsWhatCannotWaitInHostMemory) {
+  RecomputeStage stage = llama_8b::stage(llama_8b::kLayers, 2);
+  stage.row_splits = false;
+  stage.link = HostLink{1e18, 1e18, 0, true};
+  const std::int64_t least = std::get<RecomputeInfeasible>(plan_recompute(stage, 0)).needed_bytes;
+  const std::int64_t boundaries = 2 * llama_8b::kLayers * offload_trade(stage.kinds[0]).front().saved_bytes;
+  const Traded traded(stage);
+  int positive = 0;
+  for (int step = 0; step <= 16; ++step) {
+    const std::int64_t budget = least + step * boundaries / 16;
+    const double bound = least_recompute_seconds(traded.layers, budget - stage.head_bytes);
+    const RecomputeAnswer answer = plan_recompute(stage, budget);
+    ASSERT_TRUE(std::holds_alternative<RecomputePlan>(answer)) << step;
+    EXPECT_LE(bound, std::get<RecomputePlan>(answer).seconds) << step;
+    EXPECT_EQ(bound > 0, budget - stage.head_bytes < boundaries) << step;
+    positive += bound > 0 ? 1 : 0;
+  }
+  EXPECT_GT(positive, 2);
 }
 
 TEST(RecomputeTrade, IsExactAtTheCornersOfEqualLayers) {
