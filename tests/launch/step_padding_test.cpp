@@ -24,10 +24,11 @@ std::vector<std::filesystem::path> configs() {
   return files;
 }
 
-// Of all programs of all roles. Returns how many. By no kernel profile: what other tests have measured would choose.
+// Of all programs of all roles. Returns how many. What other tests have measured, of kernels and of what lies outside
+// of an arena, would choose otherwise.
 int expect_no_padding(const std::filesystem::path& file, int ranks, std::vector<std::string> overrides,
                       const std::string& cluster = "") {
-  overrides.emplace_back("plan.profile=off");
+  overrides.insert(overrides.end(), {"plan.profile=off", "memory.reserve=128MiB"});
   PlanArguments arguments;
   arguments.ranks = ranks;
   if (!cluster.empty()) arguments.cluster = kConfigs / "clusters" / (cluster + ".yaml");
