@@ -69,9 +69,11 @@ class StageSearch {
       choice_.seconds = choice_.graph.micro_batch_seconds;
     }
     if (to_the_least && descend(bytes)) return true;
+    const bool thorough = effort_ == Effort::Thorough;
+    if (thorough && to_the_least && send_boundaries(stage_of(keeping_, there_, costs_), bytes)) return true;
     if (there_.row_splits && allows_row_splits(there_)) search_row_splits(bytes);
     // The last resort, which no bound of a layout's time knows of.
-    return fits_ || (effort_ == Effort::Thorough && send_all(bytes));
+    return fits_ || (thorough && send_all(bytes));
   }
 
   StageChoice&& take() { return std::move(choice_); }
@@ -101,6 +103,25 @@ class StageSearch {
     return false;
   }
 
+  // Below what the planner comes to, boundaries of layers wait in host memory too: of as many as it has room for, with
+  // what else the planner sends there, and without. Does it fit?
+  bool send_boundaries(GraphStage graph, BytePlans& bytes) {
+    if (!there_.host.offered) return false;
+    for (const bool others : {true, false}) {
+      if (!others) graph.stage.link.reset();
+      for (int layers = static_cast<int>(graph.layers.size()); layers > 0; layers /= 2) {
+        graph.boundaries_sent = layers;
+        BudgetSearch::Found found = BudgetSearch(graph, bytes, budget_).run(kShareSteps);
+        if (found.plan.layers.empty() || found.bytes.host > there_.host.bytes) continue;
+        found.plan.seconds = seconds_in_program(layer_recompute(graph, found.plan));
+        found.plan.bound_seconds = 0;  // of plans that send boundaries there is none
+        take(found, graph);
+        break;
+      }
+    }
+    return fits_;
+  }
+
   // What memory.recompute offload does; the planner puts only the largest values to choice. Does it fit?
   bool send_all(BytePlans& bytes) {
     if (!there_.host.offered) return false;
@@ -124,13 +145,28 @@ class StageSearch {
 
   // What they add to a micro-batch when it is played.
   double seconds_of(const LayerChoices& layers) const {
+    const ProgramOptions with = with_layers(layers);
+    return seconds_of(rewritten_graph(with).graph, with.recompute);
+  }
+
+  // The same of the whole program, where sums of residuals are made in place: what overwrites a boundary waits until it
+  // is in host memory.
+  double seconds_in_program(const LayerChoices& layers) const {
+    const ProgramOptions with = with_layers(layers);
+    return seconds_of(build_programs(with).graph("train"), with.recompute);
+  }
+
+  double seconds_of(const Graph& graph, const std::vector<LayerRecompute>& layers) const {
+    return recompute_seconds(graph, costs_) + row_split_seconds(keeping_.graph, costs_, layers) +
+           offload_seconds(graph, costs_, there_.host.overlap);
+  }
+
+  ProgramOptions with_layers(const LayerChoices& layers) const {
     ProgramOptions with = there_;
     with.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
     for (std::size_t i = 0; i < layers.size(); ++i)
       with.recompute[static_cast<std::size_t>(choice_.graph.layers[i])] = layers[i];
-    const Graph graph = rewritten_graph(with).graph;
-    return recompute_seconds(graph, costs_) + row_split_seconds(keeping_.graph, costs_, with.recompute) +
-           offload_seconds(graph, costs_, there_.host.overlap);
+    return with;
   }
 
   bool search(BytePlans& bytes) {
@@ -172,6 +208,7 @@ class StageSearch {
     if (fits_ || !link) return;
     graph.stage.link = link;
     search();
+    if (!fits_ && effort_ == Effort::Thorough) send_boundaries(graph, bytes);
   }
 
   // Where copies run beside compute. What they cost follows from all layers together, since these share the link: the

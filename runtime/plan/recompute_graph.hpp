@@ -22,6 +22,9 @@ struct GraphStage {
   std::vector<int> layers;                                   // their numbers in the model, as stage.layers
   std::vector<std::vector<std::vector<std::string>>> names;  // by kind and tensor: values; none where it is an input
   std::vector<std::array<std::vector<bool>, 2>> modes;       // by kind: which tensors full and selective keep
+  // The boundaries of the first so many layers wait in host memory, which the planner knows nothing of; not that of a
+  // last layer with one micro-batch in flight, whose backward comes first.
+  int boundaries_sent = 0;
   double micro_batch_seconds = 0;    // forward and backward of the graph, with collectives, one node after another
   double beside_copies_seconds = 0;  // of these, all but the compute of backward: beside copies to the host
 

@@ -7,6 +7,7 @@
 #include "launch/cluster_file.hpp"
 #include "launch/quick_choice.hpp"
 #include "launch/recompute_report.hpp"
+#include "runtime/graph/row_splits.hpp"
 #include "tests/launch/recompute_cases.hpp"
 
 namespace plimsoll {
@@ -178,6 +179,35 @@ TEST(OffloadBeside, AHostBudgetOfNothingIsNone) {
   ASSERT_FALSE(without.stages.front().plan.layers.empty());
   EXPECT_EQ(with.stages.front().plan.bound_seconds, without.stages.front().plan.bound_seconds);
   EXPECT_EQ(with.stages.front().plan.seconds, without.stages.front().plan.seconds);
+}
+
+TEST(OffloadBeside, BoundariesGoWhereAllElseNeedsMore) {
+  const DescribedCosts costs = h200();
+  ProgramOptions hand = llama(kBeside);
+  hand.recompute.assign(static_cast<std::size_t>(hand.model.layers), {RecomputeMode::Full, {}});
+  for (std::size_t l = 1; l + 1 < hand.recompute.size(); ++l) {
+    hand.recompute[l].mode = RecomputeMode::Auto;
+    hand.recompute[l].offload = {"input_layernorm.sum"};
+  }
+  const Outcome sent = outcome_of(hand, costs);
+  const std::int64_t least = least_without_row_splits(llama({}), costs);
+  ASSERT_LT(sent.bytes, least);
+  for (const std::int64_t room : {sent.host, std::int64_t{kNoHostLimit}}) {
+    ProgramOptions o = llama({room, true, true});
+    o.row_splits = true;
+    for (const std::int64_t budget : {sent.bytes, (sent.bytes + least) / 2}) {
+      const RecomputeChoice choice = choose_recompute(o, costs, budget);
+      ASSERT_TRUE(choice.fits) << budget << ", " << room;
+      o.recompute = choice.layers;
+      const Outcome outcome = outcome_of(o, costs);
+      EXPECT_LE(outcome.bytes, budget);
+      EXPECT_LE(outcome.host, room);
+      EXPECT_FALSE(has_row_splits(choice.layers)) << budget << ", " << room;
+      EXPECT_LE(outcome.seconds, sent.seconds * (1 + 1e-9)) << budget << ", " << room;
+      EXPECT_NEAR(added_seconds(choice), outcome.seconds, 1e-9);
+      EXPECT_LE(choice.stages.front().plan.bound_seconds, outcome.seconds);
+    }
+  }
 }
 
 TEST(OffloadBeside, WhereNothingFitsItNeedsNoMoreThanSendingAll) {
