@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/known_plans.hpp"
-#include "launch/quick_choice.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/step_times.hpp"
 #include "launch/yaml_reader.hpp"
@@ -252,8 +251,9 @@ std::optional<LayoutChoice> choose_layout(Config& config, const Place& place, co
   exact.plan = [&](const Layout& layout) {
     const ProgramOptions& options =
         planned
-            .emplace_back(layout, choose_programs_quickly(with_layout(whole, layout), first, budget_bytes,
-                                                          outside_bytes, host_limit(config), *machine.costs))
+            .emplace_back(
+                layout, choose_programs(with_layout(whole, layout), first, Purpose::Train, budget_bytes, outside_bytes,
+                                        host_limit(config), machine.costs, nullptr, nullptr, Effort::Quick))
             .second;
     return without_estimated(config, any_plan(options, *machine.costs, arena));
   };

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "launch/budget_search.hpp"
-#include "launch/quick_choice.hpp"
 #include "runtime/graph/row_splits.hpp"
 #include "runtime/plan/offload_costs.hpp"
 
@@ -25,9 +24,6 @@ constexpr double kLittle = 2e-3;
 constexpr double kBoundPrices[] = {0.2, 0.35, 0.5, 0.8};
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
-
-// How far what copies beside compute cost is looked for.
-enum class Effort : std::uint8_t { Quick, Thorough };
 
 // What the recompute planner sees of a stage.
 GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, const CostModel& costs,
@@ -354,8 +350,25 @@ StageKey key_of(const ProgramOptions& o, int stage, const Schedule* schedule, co
   return {stage == 0, stage + 1 == o.mesh.pipeline, numbers};
 }
 
-RecomputeChoice choose(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
-                       bool to_the_least, Effort effort) {
+}  // namespace
+
+GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
+  return stage_of(keeping_graph(there), there, costs);
+}
+
+double row_split_seconds(const ProgramOptions& there, const CostModel& costs) {
+  return has_row_splits(there.recompute) ? row_split_seconds(keeping_graph(there).graph, costs, there.recompute) : 0;
+}
+
+StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
+                                   std::int64_t arena_bytes) {
+  StageSearch search(at_stage(options, stage), costs, arena_bytes, Effort::Quick);
+  search.run(true);
+  return search.take();
+}
+
+RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
+                                 bool to_the_least, Effort effort) {
   RecomputeChoice result;
   result.fits = true;
   result.layers.assign(static_cast<std::size_t>(options.model.layers), {});
@@ -386,33 +399,6 @@ RecomputeChoice choose(const ProgramOptions& options, const CostModel& costs, st
                                    [](const LayerRecompute& l) { return l == LayerRecompute{}; });
   if (nothing) result.layers.clear();
   return result;
-}
-
-}  // namespace
-
-GraphStage stage_graph(const ProgramOptions& there, const CostModel& costs) {
-  return stage_of(keeping_graph(there), there, costs);
-}
-
-double row_split_seconds(const ProgramOptions& there, const CostModel& costs) {
-  return has_row_splits(there.recompute) ? row_split_seconds(keeping_graph(there).graph, costs, there.recompute) : 0;
-}
-
-StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
-                                   std::int64_t arena_bytes) {
-  StageSearch search(at_stage(options, stage), costs, arena_bytes, Effort::Quick);
-  search.run(true);
-  return search.take();
-}
-
-RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
-                                 bool to_the_least) {
-  return choose(options, costs, arena_bytes, to_the_least, Effort::Thorough);
-}
-
-RecomputeChoice choose_recompute_quickly(const ProgramOptions& options, const CostModel& costs,
-                                         std::int64_t arena_bytes, bool to_the_least) {
-  return choose(options, costs, arena_bytes, to_the_least, Effort::Quick);
 }
 
 }  // namespace plimsoll

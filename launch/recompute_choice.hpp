@@ -26,6 +26,11 @@
 
 namespace plimsoll {
 
+// How far it is looked for what copies to host memory beside compute cost. Quick, for layouts that are compared, looks
+// at fewer answers and bounds none: it costs at least what Thorough comes to, by which the layout that is chosen is
+// planned. Where nothing is copied beside compute they choose alike.
+enum class Effort : std::uint8_t { Quick, Thorough };
+
 struct StageChoice {
   int stage = 0;
   GraphStage graph;
@@ -50,10 +55,9 @@ struct RecomputeChoice {
 // `options.recompute` is what is chosen: it does not count. `arena_bytes`: budget of the arena. Without `to_the_least`
 // the planner's answers are all that is tried: for whoever has other sizes that need less.
 RecomputeChoice choose_recompute(const ProgramOptions& options, const CostModel& costs, std::int64_t arena_bytes,
-                                 bool to_the_least = true);
+                                 bool to_the_least = true, Effort effort = Effort::Thorough);
 
-// The same for one stage by itself, to compare layouts: what copies beside compute cost is looked for less far, and
-// bounded by nothing.
+// The same for one stage by itself, to compare layouts, with Effort::Quick.
 StageChoice choose_stage_recompute(const ProgramOptions& options, int stage, const CostModel& costs,
                                    std::int64_t arena_bytes);
 

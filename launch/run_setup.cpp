@@ -12,7 +12,6 @@
 #include "launch/message_sizes.hpp"
 #include "launch/nearest_changes.hpp"
 #include "launch/process.hpp"
-#include "launch/quick_choice.hpp"
 #include "launch/recompute_choice.hpp"
 #include "launch/roles.hpp"
 #include "launch/run_costs.hpp"
@@ -135,19 +134,11 @@ std::int64_t lacking_bytes(const ProgramOptions& o, std::int64_t arena_bytes) {
 
 bool fits_everywhere(const ProgramOptions& o, std::int64_t arena_bytes) { return lacking_bytes(o, arena_bytes) == 0; }
 
-using ChooseRecompute = RecomputeChoice (*)(const ProgramOptions&, const CostModel&, std::int64_t arena_bytes,
-                                            bool to_the_least);
-
 // Chooses train.micro_batch, memory.logits and memory.recompute where they are auto.
 class Sizes {
  public:
-  Sizes(const Config& config, ProgramOptions options, std::int64_t arena_bytes, const CostModel& costs,
-        ChooseRecompute recompute)
-      : config_(config),
-        o_(std::move(options)),
-        arena_bytes_(arena_bytes),
-        costs_(costs),
-        choose_recompute_(recompute) {}
+  Sizes(const Config& config, ProgramOptions options, std::int64_t arena_bytes, const CostModel& costs, Effort effort)
+      : config_(config), o_(std::move(options)), arena_bytes_(arena_bytes), costs_(costs), effort_(effort) {}
 
   // A smaller chunk of logits costs less time than a smaller micro-batch; where micro-batches fit only if activations
   // are made again, the predicted time of the step decides, but for row-splits: they change the order of sums, and any
@@ -166,7 +157,7 @@ class Sizes {
       if (fits && !best) return o_;
       if (!fits && !recomputes()) continue;
       // The bytes are known to suffice or not to; this says what it costs.
-      RecomputeChoice choice = choose_recompute_(o_, costs_, arena_bytes_, rows == choices.back());
+      RecomputeChoice choice = choose_recompute(o_, costs_, arena_bytes_, rows == choices.back(), effort_);
       o_.recompute = choice.layers;
       const std::pair cost{has_row_splits(choice.layers), choice.step_seconds};
       const bool better = choice.fits && (!best || cost < best_cost);
@@ -219,7 +210,7 @@ class Sizes {
   ProgramOptions o_;
   std::int64_t arena_bytes_;  // 0: no limit
   const CostModel& costs_;
-  ChooseRecompute choose_recompute_;
+  Effort effort_;
   bool fits_ = false;
 };
 
@@ -279,12 +270,10 @@ Mesh choose_mesh(const Config& config, int ranks) {
   return mesh;
 }
 
-namespace {
-
-ProgramOptions programs_with(ChooseRecompute chooser, const Config& config, const Place& place, Purpose purpose,
-                             const RankBudgets& budgets, std::int64_t outside_bytes, std::int64_t host_bytes,
-                             const CostModel* costs, std::shared_ptr<const ProfiledCosts> measured,
-                             std::optional<RecomputeChoice>* recompute) {
+ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
+                               std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel* costs,
+                               std::shared_ptr<const ProfiledCosts> measured, std::optional<RecomputeChoice>* recompute,
+                               Effort effort) {
   ProgramOptions o;
   o.model = config.model;
   o.dtype = config.precision;
@@ -325,7 +314,7 @@ ProgramOptions programs_with(ChooseRecompute chooser, const Config& config, cons
   std::optional<DescribedCosts> described;
   if (costs == nullptr) costs = &described.emplace(choose_cluster(config));
   const bool divides = o.train && o.zero > 0 && o.mesh.data > 1;
-  Sizes sizes(config, std::move(o), arena, *costs, chooser);
+  Sizes sizes(config, std::move(o), arena, *costs, effort);
   if (config.parallel.auto_shard && divides) {
     const std::int64_t on_a_node =
         config.comm.cluster.empty() ? place.local_ranks : choose_cluster(config).devices_per_node;
@@ -350,22 +339,6 @@ ProgramOptions programs_with(ChooseRecompute chooser, const Config& config, cons
   });
   o.state_shares = choose_state_shares(config.parallel, o, budgets, outside_bytes);
   return o;
-}
-
-}  // namespace
-
-ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
-                               std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel* costs,
-                               std::shared_ptr<const ProfiledCosts> measured,
-                               std::optional<RecomputeChoice>* recompute) {
-  return programs_with(&choose_recompute, config, place, purpose, budgets, outside_bytes, host_bytes, costs,
-                       std::move(measured), recompute);
-}
-
-ProgramOptions choose_programs_quickly(const Config& config, const Place& place, const RankBudgets& budgets,
-                                       std::int64_t outside_bytes, std::int64_t host_bytes, const CostModel& costs) {
-  return programs_with(&choose_recompute_quickly, config, place, Purpose::Train, budgets, outside_bytes, host_bytes,
-                       &costs, nullptr, nullptr);
 }
 
 void check_reserve(const Config& config, std::int64_t measured_bytes) {

@@ -50,12 +50,12 @@ enum class Purpose : std::uint8_t { Train, Evaluate, Generate };
 // given. How much is sent at once follows from the links of comm.cluster; where it names none, from `measured`, if that
 // covers the collectives of these programs and they fit; otherwise it is as usual. Ranks with other budgets choose
 // alike: sizes as if the state were shared equally (even_arena_bytes()), then the shares. `recompute`, if it is not
-// null, has the choice of recomputation then, and is left alone where none was made.
+// null, has the choice of recomputation then, and is left alone where none was made; `effort` is how it is made.
 ProgramOptions choose_programs(const Config& config, const Place& place, Purpose purpose, const RankBudgets& budgets,
                                std::int64_t outside_bytes, std::int64_t host_bytes = kNoHostLimit,
                                const CostModel* costs = nullptr,
                                std::shared_ptr<const ProfiledCosts> measured = nullptr,
-                               std::optional<RecomputeChoice>* recompute = nullptr);
+                               std::optional<RecomputeChoice>* recompute = nullptr, Effort effort = Effort::Thorough);
 
 // memory.reserve, where it was given, has room for the bytes that were outside of an arena before there was one: else
 // Error(OutOfMemory).

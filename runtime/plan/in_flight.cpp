@@ -67,11 +67,12 @@ std::vector<std::size_t> in_flight_until(const Graph& graph) {
 
 CopyMemory::CopyMemory(const Graph& graph) : graph_(graph) {
   const auto copies = [](const Node& node) { return op_info(node.op).copies; };
-  if (std::any_of(graph.nodes.begin(), graph.nodes.end(), copies)) until_ = in_flight_until(graph);
+  if (std::any_of(graph.nodes.begin(), graph.nodes.end(), copies))
+    until_ = std::make_shared<const std::vector<std::size_t>>(in_flight_until(graph));
 }
 
 double CopyMemory::free_at(std::size_t n) {
-  if (until_.empty()) return 0;
+  if (until_ == nullptr) return 0;
   const Node& node = graph_.nodes[n];
   if (node.op == op_id<FromHost>) return computed_;
   if (node.stream != StreamKind::Compute) return 0;
@@ -84,10 +85,10 @@ double CopyMemory::free_at(std::size_t n) {
 }
 
 void CopyMemory::ends(std::size_t n, double end_s) {
-  if (until_.empty()) return;
+  if (until_ == nullptr) return;
   const Node& node = graph_.nodes[n];
   if (node.stream == StreamKind::Compute) computed_ = end_s;
-  if (node.op == op_id<ToHost>) leaving_.push_back({until_[n], end_s});
+  if (node.op == op_id<ToHost>) leaving_.push_back({(*until_)[n], end_s});
 }
 
 }  // namespace plimsoll

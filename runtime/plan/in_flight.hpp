@@ -2,6 +2,7 @@
 // How long a communication node or a copy may still be under way, in the order of the nodes: what it touches must stay
 // until then, or a compute node that is given its bytes waits for it.
 
+#include <memory>
 #include <vector>
 
 #include "runtime/graph/graph.hpp"
@@ -35,9 +36,9 @@ class CopyMemory {
     double end_s;
   };
   const Graph& graph_;
-  std::vector<std::size_t> until_;  // empty: no copies
-  std::vector<Leaving> leaving_;    // copies that compute has not waited for; both rise
-  double computed_ = 0;             // when the last compute node ends
+  std::shared_ptr<const std::vector<std::size_t>> until_;  // null: no copies; the same for all copies of this
+  std::vector<Leaving> leaving_;                           // what compute has not waited for; both rise
+  double computed_ = 0;                                    // when the last compute node ends
 };
 
 }  // namespace plimsoll

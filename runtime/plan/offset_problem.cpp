@@ -69,8 +69,8 @@ struct Block {
   std::uint32_t meeting(const Item& item) const {
     std::uint32_t bits = 0;
     for (std::size_t k = 0; k < kBlock; ++k) {
-      const bool meets = (first[k] <= item.last) & (last[k] >= item.first);
-      bits |= std::uint32_t{meets} << k;
+      const auto begun = std::uint32_t{first[k] <= item.last}, there = std::uint32_t{last[k] >= item.first};
+      bits |= (begun & there) << k;
     }
     return bits;
   }

@@ -276,7 +276,7 @@ double LayerKind::forward_seconds() const {
   return seconds;
 }
 
-std::optional<LayerOption> simulate_layer(const LayerKind& kind, std::vector<Fate> fates, int row_parts,
+std::optional<LayerOption> simulate_layer(const LayerKind& kind, const std::vector<Fate>& fates, int row_parts,
                                           const HostLink* link) {
   require(fates.size() == kind.tensors.size(), ErrorKind::Internal, "layer kind {}: {} fates for {} tensors", kind.name,
           fates.size(), kind.tensors.size());

@@ -118,7 +118,7 @@ void check_layer_kind(const LayerKind& kind);
 // What the fates come to. nullopt where they are impossible: a tensor that must be kept is not, or is kept without the
 // one that it is kept with, one that cannot be made again would be, more is sent to host memory than the kind may send,
 // or a block of rows would be read outside its part. `link` may be null without Offload.
-std::optional<LayerOption> simulate_layer(const LayerKind& kind, std::vector<Fate> fates, int row_parts,
+std::optional<LayerOption> simulate_layer(const LayerKind& kind, const std::vector<Fate>& fates, int row_parts,
                                           const HostLink* link);
 
 }  // namespace plimsoll

@@ -97,8 +97,8 @@ std::vector<Fate> kept(const LayerKind& kind, bool all_needed) {
   return fates;
 }
 
-LayerOption simulate_or_fail(const LayerKind& kind, std::vector<Fate> fates) {
-  auto option = simulate_layer(kind, std::move(fates), 1, nullptr);
+LayerOption simulate_or_fail(const LayerKind& kind, const std::vector<Fate>& fates) {
+  auto option = simulate_layer(kind, fates, 1, nullptr);
   require(option.has_value(), ErrorKind::Internal, "layer kind {}: backward cannot get its tensors", kind.name);
   return *std::move(option);
 }

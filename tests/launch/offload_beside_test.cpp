@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "launch/cluster_file.hpp"
-#include "launch/quick_choice.hpp"
 #include "launch/recompute_report.hpp"
 #include "runtime/graph/row_splits.hpp"
 #include "tests/launch/recompute_cases.hpp"
@@ -131,12 +130,12 @@ TEST(OffloadBeside, QuickChoicesFitAndAreBoundsOfThoroughOnes) {
   for (const int percent : {70, 30}) {
     SCOPED_TRACE(percent);
     const std::int64_t budget = least + (none - least) * percent / 100;
-    const RecomputeChoice without = choose_recompute_quickly(llama({}), costs, budget, true);
+    const RecomputeChoice without = choose_recompute(llama({}), costs, budget, true, Effort::Quick);
     EXPECT_EQ(without.layers, choose_recompute(llama({}), costs, budget).layers);
     for (const std::int64_t host : {kNoHostLimit, std::int64_t{200} << 20}) {
       SCOPED_TRACE(host);
       o = llama({host, true, true});
-      const RecomputeChoice quick = choose_recompute_quickly(o, costs, budget, true);
+      const RecomputeChoice quick = choose_recompute(o, costs, budget, true, Effort::Quick);
       ASSERT_TRUE(quick.fits);
       o.recompute = quick.layers;
       const Outcome made = outcome_of(o, costs);
