@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "launch/layout_choice.hpp"
 #include "launch/plan_question.hpp"
@@ -32,7 +33,8 @@ std::string shown(const json& value) {
 // An object of a plan and where it is. What it lacks is nullopt; what it has must be as asked.
 class PlanPart {
  public:
-  PlanPart(const json& object, const fs::path& file, std::string at = "") : object_(object), file_(file), at_(at) {}
+  PlanPart(const json& object, const fs::path& file, std::string at = "")
+      : object_(object), file_(file), at_(std::move(at)) {}
 
   bool has(const char* name) const { return object_.contains(name); }
   std::optional<std::int64_t> whole(const char* name, std::int64_t least, std::int64_t most) const {

@@ -180,15 +180,11 @@ std::int64_t kept_bytes(const Config& config, const Place& place, const Layout& 
 }
 
 void add_memory(const std::vector<RankRole>& roles, const PlanContext& context, PlanWhy& why) {
-  const RankRole* tightest = nullptr;
-  std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  for (const RankRole& role : roles) {
-    const std::int64_t budget = context.budget_bytes.least_of(role.ranks);
-    const std::int64_t margin = budget - role.programs.plan.total_bytes - context.outside_bytes;
-    if (margin >= least) continue;
-    least = margin;
-    tightest = &role;
-  }
+  const auto margin = [&](const RankRole& role) {
+    return context.budget_bytes.least_of(role.ranks) - role.programs.plan.total_bytes - context.outside_bytes;
+  };
+  const auto tightest = std::min_element(roles.begin(), roles.end(),
+                                         [&](const RankRole& a, const RankRole& b) { return margin(a) < margin(b); });
   why.role = tightest->name;
   why.ranks = rank_ranges(tightest->ranks);
   why.budget_bytes = context.budget_bytes.least_of(tightest->ranks);
