@@ -25,12 +25,10 @@ constexpr double kBoundPrices[] = {0.2, 0.35, 0.5, 0.8};
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
-// What the recompute planner sees of a stage.
+// What the recompute planner sees of a stage; what `options` say of it stays.
 GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, const CostModel& costs,
-                    bool row_splits = false) {
-  GraphStageOptions options;
+                    GraphStageOptions options = {}) {
   options.threads = there.threads;
-  options.row_splits = row_splits;
   if (there.host.offered) options.offload_overlap = there.host.overlap;
   if (keeping.schedule) {
     const std::vector<int>& slots = keeping.schedule->slots[static_cast<std::size_t>(keeping.stage)];
@@ -38,6 +36,12 @@ GraphStage stage_of(const KeepingGraph& keeping, const ProgramOptions& there, co
     options.slots = slots.size() > 1 || slots.front() > 1;
   }
   return graph_stage(keeping.graph, costs, options);
+}
+
+bool may_send_boundaries(const RecomputeStage& stage) {
+  return std::any_of(stage.kinds.begin(), stage.kinds.end(), [](const LayerKind& kind) {
+    return std::any_of(kind.tensors.begin(), kind.tensors.end(), [](const LayerTensor& t) { return t.may_leave; });
+  });
 }
 
 // Plans one stage.
@@ -53,23 +57,27 @@ class StageSearch {
   // False where nothing fits; then the choice is the one that needs least of those tried.
   bool run(bool to_the_least) {
     BytePlans bytes(there_, keeping_.graph, choice_.graph.layers, budget_);
-    if (search(bytes)) return true;
-    choice_.arena_bytes = bytes.best_of(choice_.layers).arena;
-    // Where there is little to make again, keeping everything may need less than any copies of it.
-    const std::int64_t none = bytes.best_of({}).arena;
-    if (none <= choice_.arena_bytes) {
-      choice_.plan = {};
-      choice_.layers.clear();
-      choice_.arena_bytes = none;
-      choice_.host_bytes = choice_.model_bytes = 0;
-      choice_.seconds = choice_.graph.micro_batch_seconds;
+    search(bytes);
+    if (!fits_) {
+      choice_.arena_bytes = bytes.best_of(choice_.layers).arena;
+      // Where there is little to make again, keeping everything may need less than any copies of it.
+      const std::int64_t none = bytes.best_of({}).arena;
+      if (none <= choice_.arena_bytes) {
+        choice_.plan = {};
+        choice_.layers.clear();
+        choice_.arena_bytes = none;
+        choice_.host_bytes = choice_.model_bytes = 0;
+        choice_.seconds = choice_.graph.micro_batch_seconds;
+      }
+      fits_ = to_the_least && descend(bytes);
     }
-    if (to_the_least && descend(bytes)) return true;
-    const bool thorough = effort_ == Effort::Thorough;
-    if (thorough && to_the_least && send_boundaries(stage_of(keeping_, there_, costs_), bytes)) return true;
-    if (there_.row_splits && allows_row_splits(there_)) search_row_splits(bytes);
+    // Boundaries are small, and dear to wait for.
+    const bool beside = there_.host.offered && there_.host.overlap, thorough = effort_ == Effort::Thorough;
+    if (there_.host.offered && (beside ? thorough && !costs_little() : !fits_))
+      search_boundaries(stage_of(keeping_, there_, costs_, {.boundaries_leave = true}), bytes);
+    if (!fits_ && there_.row_splits && allows_row_splits(there_)) search_row_splits(bytes);
     // The last resort, which no bound of a layout's time knows of.
-    return fits_ || (thorough && send_all(bytes));
+    return fits_ || (there_.host.offered && thorough && send_all(bytes));
   }
 
   StageChoice&& take() { return std::move(choice_); }
@@ -99,28 +107,8 @@ class StageSearch {
     return false;
   }
 
-  // Below what the planner comes to, boundaries of layers wait in host memory too: of as many as it has room for, with
-  // what else the planner sends there, and without. Does it fit?
-  bool send_boundaries(GraphStage graph, BytePlans& bytes) {
-    if (!there_.host.offered) return false;
-    for (const bool others : {true, false}) {
-      if (!others) graph.stage.link.reset();
-      for (int layers = static_cast<int>(graph.layers.size()); layers > 0; layers /= 2) {
-        graph.boundaries_sent = layers;
-        BudgetSearch::Found found = BudgetSearch(graph, bytes, budget_).run(kShareSteps);
-        if (found.plan.layers.empty() || found.bytes.host > there_.host.bytes) continue;
-        found.plan.seconds = seconds_in_program(layer_recompute(graph, found.plan));
-        found.plan.bound_seconds = 0;  // of plans that send boundaries there is none
-        take(found, graph);
-        break;
-      }
-    }
-    return fits_;
-  }
-
   // What memory.recompute offload does; the planner puts only the largest values to choice. Does it fit?
   bool send_all(BytePlans& bytes) {
-    if (!there_.host.offered) return false;
     const LayerChoices all(choice_.graph.layers.size(), {RecomputeMode::Offload, {}});
     const PlannedBytes plan = bytes.best_of(all);
     if (plan.host > there_.host.bytes || plan.arena >= choice_.arena_bytes) return false;
@@ -139,49 +127,73 @@ class StageSearch {
     choice_.seconds = choice_.graph.micro_batch_seconds + choice_.plan.seconds;
   }
 
-  // What they add to a micro-batch when it is played.
-  double seconds_of(const LayerChoices& layers) const {
-    const ProgramOptions with = with_layers(layers);
-    return seconds_of(rewritten_graph(with).graph, with.recompute);
-  }
-
-  // The same of the whole program, where sums of residuals are made in place: what overwrites a boundary waits until it
-  // is in host memory.
-  double seconds_in_program(const LayerChoices& layers) const {
-    const ProgramOptions with = with_layers(layers);
-    return seconds_of(build_programs(with).graph("train"), with.recompute);
-  }
-
-  double seconds_of(const Graph& graph, const std::vector<LayerRecompute>& layers) const {
-    return recompute_seconds(graph, costs_) + row_split_seconds(keeping_.graph, costs_, layers) +
-           offload_seconds(graph, costs_, there_.host.overlap);
-  }
-
-  ProgramOptions with_layers(const LayerChoices& layers) const {
+  // What they add to a micro-batch when it is played. Where boundaries may be among what is sent, in the whole program:
+  // there sums of residuals are made in place, and what overwrites a boundary waits until it is in host memory.
+  double seconds_of(const LayerChoices& layers, bool boundaries_leave = false) const {
     ProgramOptions with = there_;
     with.recompute.assign(static_cast<std::size_t>(there_.model.layers), {});
     for (std::size_t i = 0; i < layers.size(); ++i)
       with.recompute[static_cast<std::size_t>(choice_.graph.layers[i])] = layers[i];
-    return with;
+    const Graph graph = boundaries_leave ? build_programs(with).graph("train") : rewritten_graph(with).graph;
+    return recompute_seconds(graph, costs_) + row_split_seconds(keeping_.graph, costs_, with.recompute) +
+           offload_seconds(graph, costs_, there_.host.overlap);
   }
 
-  bool search(BytePlans& bytes) {
+  // The planner's answers, boundaries stay.
+  void search(BytePlans& bytes) {
     choice_.arena_bytes = bytes.of({}).arena;
-    if (choice_.arena_bytes <= budget_) return true;
+    fits_ = choice_.arena_bytes <= budget_;
+    if (fits_) return;
     const GraphStage graph = choice_.graph;
-    const auto layers = static_cast<int>(graph.layers.size());
     const bool beside = graph.stage.link && graph.stage.link->overlap;
-    if (beside && effort_ == Effort::Quick) {
-      search_price(graph, bytes, layers, kPrices[0]);
-      if (!costs_little()) search_shares(graph, bytes, layers, 0);
+    if (!graph.stage.link) {
+      search_device(graph, bytes);
+    } else if (beside && effort_ == Effort::Quick) {
+      search_price(graph, bytes, static_cast<int>(graph.layers.size()), kPrices[0]);
+      if (!costs_little()) search_device(graph, bytes);
       choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, 0.0);
-      return fits_;
+    } else {
+      search_device(graph, bytes);
+      search_offload(graph, bytes);
     }
-    if (graph.stage.link) search_shares(graph, bytes, layers, 0);
-    if (beside) {
+  }
+
+  // Alone, of as many layers as there is room for, and beside what else goes to host memory.
+  void search_boundaries(const GraphStage& graph, BytePlans& bytes) {
+    if (graph.stage.link->overlap) {
+      GraphStage alone = graph;
+      for (LayerKind& kind : alone.stage.kinds) {
+        for (LayerTensor& t : kind.tensors) t.offloadable = t.may_leave;
+      }
+      // With one micro-batch in flight, the last layer's backward comes right behind its forward.
+      const int last = graph.stage.in_flight == 1 ? 1 : 0;
+      for (int layers = static_cast<int>(graph.layers.size()) - last; layers > 0; layers /= 2) {
+        const GraphStage some = with_host_limit(alone, layers, std::numeric_limits<std::int64_t>::max());
+        const BudgetSearch::Found found = least_at(some, bytes);
+        if (found.bytes.host > there_.host.bytes) continue;
+        take_beside(found, some, bytes);
+        break;
+      }
+    }
+    search_offload(graph, bytes);
+  }
+
+  // Without host memory.
+  void search_device(GraphStage graph, BytePlans& bytes) {
+    graph.stage.link.reset();
+    take(BudgetSearch(graph, bytes, budget_, incumbent_seconds()).run(kSteps), graph);
+  }
+
+  void search_offload(const GraphStage& graph, BytePlans& bytes) {
+    if (graph.stage.link->overlap) {
       search_beside(graph, bytes);
-      return fits_;
+    } else {
+      search_between(graph, bytes);
     }
+  }
+
+  // Where copies stand between compute.
+  void search_between(const GraphStage& graph, BytePlans& bytes) {
     BudgetSearch search(graph, bytes, budget_, incumbent_seconds());
     const BudgetSearch::Found& found = search.run(kSteps);
     if (found.bytes.host <= there_.host.bytes) {
@@ -190,21 +202,14 @@ class StageSearch {
       share_host_memory(graph, bytes);
     }
     // What may go to host memory without a limit bounds the cost of less.
-    if (graph.stage.link)
-      choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, search.bound_seconds(choice_.model_bytes));
-    return fits_;
+    choice_.plan.bound_seconds = std::min(choice_.plan.bound_seconds, search.bound_seconds(choice_.model_bytes));
   }
 
   // They change the order of sums: where nothing else fits, and without copies to host memory if that will do.
   void search_row_splits(BytePlans& bytes) {
-    GraphStage graph = stage_of(keeping_, there_, costs_, true);
-    const auto search = [&] { take(BudgetSearch(graph, bytes, budget_, incumbent_seconds()).run(kSteps), graph); };
-    const std::optional<HostLink> link = std::exchange(graph.stage.link, std::nullopt);
-    search();
-    if (fits_ || !link) return;
-    graph.stage.link = link;
-    search();
-    if (!fits_ && effort_ == Effort::Thorough) send_boundaries(graph, bytes);
+    const GraphStage graph = stage_of(keeping_, there_, costs_, {.row_splits = true, .boundaries_leave = true});
+    search_device(graph, bytes);
+    if (!fits_ && graph.stage.link) search_boundaries(graph, bytes);
   }
 
   // Where copies run beside compute. What they cost follows from all layers together, since these share the link: the
@@ -260,6 +265,7 @@ class StageSearch {
   double take_beside(BudgetSearch::Found found, const GraphStage& graph, BytePlans& bytes) {
     double least = kNever;
     if (found.plan.layers.empty() || found.bytes.host == 0) return least;
+    const bool boundaries_leave = may_send_boundaries(graph.stage);
     if (found.fits && found.plan.level == RecomputeLevel::Layers) {
       BudgetSearch::Found spread = found;
       spread.plan = recompute_plan_of(graph.stage, spread_choices(graph.stage, found.plan.layers));
@@ -267,11 +273,11 @@ class StageSearch {
       spread.bytes = bytes.of(layers);
       if (spread.bytes.arena <= budget_) {
         spread.model_bytes = std::max(found.model_bytes, spread.plan.peak_bytes);
-        spread.plan.seconds = least = seconds_of(layers);
+        spread.plan.seconds = least = seconds_of(layers, boundaries_leave);
         take(spread, graph);
       }
     }
-    found.plan.seconds = seconds_of(layer_recompute(graph, found.plan));
+    found.plan.seconds = seconds_of(layer_recompute(graph, found.plan), boundaries_leave);
     take(found, graph);
     return found.fits ? std::min(least, found.plan.seconds) : least;
   }
@@ -301,14 +307,9 @@ class StageSearch {
   void share_host_memory(const GraphStage& graph, BytePlans& bytes) {
     for (std::int64_t layers = std::ssize(graph.layers); layers > 0; layers /= 2) {
       const std::int64_t share = there_.host.bytes / graph.stage.in_flight / layers;
-      search_shares(graph, bytes, static_cast<int>(layers), share);
+      const GraphStage limited = with_host_limit(graph, static_cast<int>(layers), share);
+      take(BudgetSearch(limited, bytes, budget_, incumbent_seconds()).run(kShareSteps), limited);
     }
-  }
-
-  void search_shares(const GraphStage& graph, BytePlans& bytes, int layers, std::int64_t share) {
-    GraphStage limited = with_host_limit(graph, layers, share);
-    if (share == 0) limited.stage.link.reset();
-    take(BudgetSearch(limited, bytes, budget_, incumbent_seconds()).run(share == 0 ? kSteps : kShareSteps), limited);
   }
 
   double incumbent_seconds() const { return fits_ ? choice_.plan.seconds : kNever; }

@@ -16,7 +16,8 @@
 // were enough; where that is more than there is, all layers, or the first half, quarter, … of them, get equal shares of
 // it, and the best of these is taken. Where copies run beside compute, what they cost follows from all layers together,
 // since these share the link: the planner is asked at several prices of the link, with all layers or some of them
-// sending, and what comes of it is played on its streams; the cheapest so is taken.
+// sending, and what comes of it is played on its streams; the cheapest so is taken. Boundaries of layers are put to
+// choice where that leaves much to gain, or nothing fits.
 
 #include <span>
 

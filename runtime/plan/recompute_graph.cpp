@@ -29,11 +29,6 @@ bool is_mode(const GraphStage& s, std::size_t k, const LayerOption& option, bool
   return true;
 }
 
-bool sends_boundary(const GraphStage& s, std::size_t l) {
-  const bool last = l + 1 == s.stage.layers.size() && s.stage.in_flight == 1;
-  return static_cast<int>(l) < s.boundaries_sent && !last;
-}
-
 }  // namespace
 
 bool GraphStage::communicates_again() const {
@@ -156,18 +151,17 @@ std::vector<LayerRecompute> layer_recompute(const GraphStage& s, const Recompute
     layer.rows = choice.option.row_parts;
     require(layer.rows == 1 || !choice.rerun, ErrorKind::Internal, "layer {} is run again in blocks of rows",
             s.layers[l]);
-    const bool away = sends_boundary(s, l);
-    if (!inner && !opens && !away && keeps_what_is_read(kind, choice.option)) continue;
+    if (!inner && !opens && keeps_what_is_read(kind, choice.option)) continue;
     layer.mode = RecomputeMode::Auto;
     if (inner) continue;
     if (const bool full = is_mode(s, k, choice.option, opens, true);
-        !away && (full || is_mode(s, k, choice.option, opens, false))) {
+        full || is_mode(s, k, choice.option, opens, false)) {
       layer.mode = full ? RecomputeMode::Full : RecomputeMode::Selective;
       continue;
     }
     for (std::size_t t = 0; t < kind.tensors.size(); ++t) {
+      const bool sent = choice.option.fates[t] == Fate::Offload;
       const bool stays = kind.tensors[t].always_kept || (!opens && choice.option.fates[t] == Fate::Keep);
-      const bool sent = choice.option.fates[t] == Fate::Offload || (away && kind.tensors[t].always_kept);
       std::vector<std::string>& names = sent ? layer.offload : layer.keep;
       if (sent || stays) names.insert(names.end(), s.names[k][t].begin(), s.names[k][t].end());
     }

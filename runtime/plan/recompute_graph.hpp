@@ -22,9 +22,6 @@ struct GraphStage {
   std::vector<int> layers;                                   // their numbers in the model, as stage.layers
   std::vector<std::vector<std::vector<std::string>>> names;  // by kind and tensor: values; none where it is an input
   std::vector<std::array<std::vector<bool>, 2>> modes;       // by kind: which tensors full and selective keep
-  // The boundaries of the first so many layers wait in host memory, which the planner knows nothing of; not that of a
-  // last layer with one micro-batch in flight, whose backward comes first.
-  int boundaries_sent = 0;
   double micro_batch_seconds = 0;    // forward and backward of the graph, with collectives, one node after another
   double beside_copies_seconds = 0;  // of these, all but the compute of backward: beside copies to the host
 
@@ -39,11 +36,12 @@ struct GraphStageOptions {
   bool row_splits = false;  // may MLPs run in blocks of rows?
   // May values wait for backward in host memory? Then: do their copies run beside compute, or take its time?
   std::optional<bool> offload_overlap = std::nullopt;
+  bool boundaries_leave = false;  // may the layers' boundaries, too?
 };
 
 // The graph is that of add_backward(), with at least one layer. The planner may use segments where nothing is made a
 // third time, which is what the rewrite does when boundaries are dropped. The link to host memory is the
-// line through what `costs` say of copies of the smallest and the largest value that a layer makes; boundaries stay.
+// line through what `costs` say of copies of the smallest and the largest value that a layer makes.
 GraphStage graph_stage(const Graph& graph, const CostModel& costs, const GraphStageOptions& options);
 
 // The same, where the first `layers` may send `bytes` of a micro-batch each to host memory and the others nothing.

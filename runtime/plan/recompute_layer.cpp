@@ -71,7 +71,7 @@ class Simulation {
   std::optional<LayerOption> run(LayerOption option) {
     for (int v = 0; v < count_; ++v) {
       const LayerTensor& t = kind_.tensors[v];
-      if (t.always_kept && fates_[v] != Fate::Keep) return std::nullopt;
+      if (t.always_kept && fates_[v] != Fate::Keep && !(t.may_leave && offloaded(v))) return std::nullopt;
       if (t.kept_with >= 0 && fates_[v] != Fate::Drop && fates_[t.kept_with] == Fate::Drop) return std::nullopt;
       if (in_rows_[v] && fates_[v] != Fate::Drop) return std::nullopt;
       if (fates_[v] == Fate::Offload && (!t.offloadable || link_ == nullptr)) return std::nullopt;

@@ -25,7 +25,8 @@ struct LayerTensor {
   double seconds = 0;               // to make it, without collectives
   double collective_seconds = 0;    // of collectives that making it runs
   std::int64_t workspace_bytes = 0;
-  bool always_kept = false;  // the boundary
+  bool always_kept = false;  // the boundary: it is never made again
+  bool may_leave = false;    // of what is always kept: it may wait in host memory
   bool never_kept = false;   // not put to choice: a step on the way to others
   int kept_with = -1;        // kept only where that earlier tensor is not dropped; -1: any
   bool replayable = true;    // false: must not be made again

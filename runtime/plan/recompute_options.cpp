@@ -1,7 +1,6 @@
 #include "runtime/plan/recompute_options.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <iterator>
 #include <tuple>
@@ -13,7 +12,7 @@ namespace {
 
 struct Choosable {
   int tensor;
-  int fates;  // 2: keep or drop; 3: or offload
+  std::vector<Fate> fates;
 };
 
 bool dominates(const LayerOption& a, std::int64_t a_ps, const LayerOption& b, std::int64_t b_ps) {
@@ -47,21 +46,28 @@ std::vector<bool> steps_on_the_way(const LayerKind& kind, const std::vector<bool
   return on_the_way;
 }
 
-// The tensors put to choice, the largest first where not all of them can be; `complete` tells.
+// The tensors put to choice, boundaries and then the largest first where not all of them can be; `complete` tells.
 std::vector<Choosable> choosable(const LayerKind& kind, const OptionSpace& space, bool& complete) {
   const std::vector<bool> needed = backward_needs(kind), on_the_way = steps_on_the_way(kind, needed);
   std::vector<Choosable> all;
   for (int v = 0; v < static_cast<int>(kind.tensors.size()); ++v) {
     const LayerTensor& t = kind.tensors[v];
-    if (needed[v] && !t.always_kept && !t.never_kept && !on_the_way[v])
-      all.push_back({v, space.link != nullptr && t.offloadable && t.bytes_on_host() <= kind.host_limit_bytes ? 3 : 2});
+    if (!needed[v] || t.never_kept || on_the_way[v] || (t.always_kept && !t.may_leave)) continue;
+    std::vector<Fate> fates;
+    if (!t.always_kept) fates.push_back(Fate::Drop);
+    fates.push_back(Fate::Keep);
+    if (space.link != nullptr && t.offloadable && t.bytes_on_host() <= kind.host_limit_bytes)
+      fates.push_back(Fate::Offload);
+    if (fates.size() > 1) all.push_back({v, std::move(fates)});
   }
   std::stable_sort(all.begin(), all.end(), [&](const Choosable& a, const Choosable& b) {
-    return kind.tensors[a.tensor].bytes > kind.tensors[b.tensor].bytes;
+    const LayerTensor &x = kind.tensors[a.tensor], &y = kind.tensors[b.tensor];
+    return std::tuple(x.always_kept, x.bytes) > std::tuple(y.always_kept, y.bytes);
   });
   std::int64_t choices = 1;
   std::size_t taken = 0;
-  while (taken < all.size() && choices * all[taken].fates <= space.max_choices) choices *= all[taken++].fates;
+  const auto fates = [&](std::size_t i) { return std::ssize(all[i].fates); };
+  while (taken < all.size() && choices * fates(taken) <= space.max_choices) choices *= fates(taken++);
   complete = taken == all.size();
   all.resize(taken);
   return all;
@@ -69,17 +75,16 @@ std::vector<Choosable> choosable(const LayerKind& kind, const OptionSpace& space
 
 std::vector<LayerOption> enumerate(const LayerKind& kind, const OptionSpace& space, std::vector<Fate> fates,
                                    const std::vector<Choosable>& open, std::span<const int> parts) {
-  constexpr std::array kByDigit{Fate::Drop, Fate::Keep, Fate::Offload};
   std::vector<LayerOption> found;
-  std::vector<int> digits(open.size(), 0);
+  std::vector<std::size_t> digits(open.size(), 0);
   for (bool more = true; more;) {
-    for (std::size_t i = 0; i < open.size(); ++i) fates[open[i].tensor] = kByDigit[digits[i]];
+    for (std::size_t i = 0; i < open.size(); ++i) fates[open[i].tensor] = open[i].fates[digits[i]];
     for (const int p : parts) {
       if (auto option = simulate_layer(kind, fates, p, space.link)) found.push_back(*std::move(option));
     }
     more = false;
     for (std::size_t i = 0; i < open.size() && !more; ++i) {
-      more = ++digits[i] < open[i].fates;
+      more = ++digits[i] < open[i].fates.size();
       if (!more) digits[i] = 0;
     }
   }

@@ -232,7 +232,10 @@ class Reader {
     add_others(std::move(others), rest);
   }
 
-  int add_part(Part part) { return add_tensor(std::move(part.tensor), std::move(part.names), part.values); }
+  int add_part(Part part) {
+    part.tensor.may_leave = part.tensor.always_kept && options_.boundaries_leave;
+    return add_tensor(std::move(part.tensor), std::move(part.names), part.values);
+  }
 
   // Outputs of one node: in two where backward reads some of them only, and none is a boundary.
   void add_others(Part part, std::span<const RecomputableValue> outputs) {
@@ -274,10 +277,13 @@ class Reader {
     }
   }
 
-  // Such a value is not its layer's to drop.
+  // Such a value is not its layer's to drop or send away.
   void keep_what_others_read() {
-    for (const auto& [value, tensor] : tensor_of_) {
-      if (read_elsewhere_[index(value)]) layer_.kind.tensors[static_cast<std::size_t>(tensor)].always_kept = true;
+    for (const auto& [value, at] : tensor_of_) {
+      LayerTensor& tensor = layer_.kind.tensors[static_cast<std::size_t>(at)];
+      const bool elsewhere = read_elsewhere_[index(value)];
+      tensor.always_kept = tensor.always_kept || elsewhere;
+      tensor.may_leave = tensor.may_leave && !elsewhere;
     }
   }
 

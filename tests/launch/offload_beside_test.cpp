@@ -209,15 +209,26 @@ TEST(OffloadBeside, BoundariesGoWhereAllElseNeedsMore) {
   }
 }
 
-TEST(OffloadBeside, WhereNothingFitsItNeedsNoMoreThanSendingAll) {
+TEST(OffloadBeside, WhereNothingFitsItNeedsNoMoreThanSendingAllOrBoundariesBesideRowSplits) {
   const DescribedCosts costs = h200();
   ProgramOptions o = llama(kBeside);
+  o.row_splits = true;
+  o.recompute.assign(static_cast<std::size_t>(o.model.layers), {RecomputeMode::Full, {}});
+  for (std::size_t l = 0; l < o.recompute.size(); ++l) {
+    o.recompute[l].rows = 4;
+    if (l == 0) continue;
+    o.recompute[l].mode = RecomputeMode::Auto;
+    o.recompute[l].offload = {"input_layernorm.sum"};
+  }
+  const std::int64_t rows = outcome_of(o, costs).bytes;
+  o.recompute.clear();
   const RecomputeChoice choice = choose_recompute(o, costs, 1);
   EXPECT_FALSE(choice.fits);
   const StageChoice& stage = choice.stages.front();
   EXPECT_LE(stage.plan.bound_seconds, stage.plan.seconds);
   o.recompute.assign(static_cast<std::size_t>(o.model.layers), {RecomputeMode::Offload, {}});
   EXPECT_LE(stage.arena_bytes, outcome_of(o, costs).bytes);
+  EXPECT_LE(stage.arena_bytes, rows);
 }
 
 }  // namespace

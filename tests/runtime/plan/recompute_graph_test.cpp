@@ -130,17 +130,19 @@ TEST_P(RecomputeGraph, CostsAndBytesAreThoseOfTheRewrite) {
   }
 }
 
-// The same with a third fate, of what backward reads itself: copies that compute waits for add up too.
+// The same with a third fate, of what backward reads itself, boundaries among it: copies that compute waits for add up
+// too.
 TEST_P(RecomputeGraph, OffloadTakesTheTimeAndTheHostBytesOfItsCopies) {
   GraphStageOptions options;
   options.offload_overlap = false;
+  options.boundaries_leave = true;
   const GraphStage with = graph_stage(graph, costs, options);
   ASSERT_TRUE(with.stage.link);
   const HostLink& link = *with.stage.link;
   EXPECT_NEAR(link.to_host_bytes_per_second, 6e9, 1);
   EXPECT_NEAR(link.latency_seconds, 1e-6, 1e-15);
   std::mt19937 random(static_cast<unsigned>(GetParam()));
-  int sent = 0;
+  int sent = 0, boundaries = 0;
   for (int trial = 0; trial < 60; ++trial) {
     SCOPED_TRACE(trial);
     std::vector<LayerChoice> choices;
@@ -151,9 +153,11 @@ TEST_P(RecomputeGraph, OffloadTakesTheTimeAndTheHostBytesOfItsCopies) {
       std::vector<Fate> fates = keep_everything(kind).fates;
       for (std::size_t t = 0; t < fates.size(); ++t) {
         const unsigned draw = random() % 10;
-        if (kind.tensors[t].always_kept || fates[t] != Fate::Keep) continue;
-        if (draw < 3) fates[t] = Fate::Drop;
+        const bool boundary = kind.tensors[t].always_kept;
+        if ((boundary && !kind.tensors[t].may_leave) || fates[t] != Fate::Keep) continue;
+        if (draw < 3 && !boundary) fates[t] = Fate::Drop;
         if (draw > 6 && read.contains(static_cast<int>(t))) fates[t] = Fate::Offload;
+        boundaries += boundary && fates[t] == Fate::Offload ? 1 : 0;
       }
       for (std::size_t t = 0; t < fates.size(); ++t) {
         const int to = kind.tensors[t].kept_with;
@@ -177,6 +181,7 @@ TEST_P(RecomputeGraph, OffloadTakesTheTimeAndTheHostBytesOfItsCopies) {
     sent += host > 0 ? 1 : 0;
   }
   EXPECT_GT(sent, 50);
+  EXPECT_GT(boundaries, 20);
 }
 
 // Where host memory is short, only the first layers get some, and no choice of theirs takes more.
