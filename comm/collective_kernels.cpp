@@ -9,11 +9,12 @@ namespace {
 const Group& group_of(const KernelArgs& a) { return static_cast<const Group&>(*a.group); }
 
 void all_reduce(const KernelArgs& a) {
-  const std::vector<ElementRange>& ranges = a.attrs<AllReduce>().ranges;
+  const auto& attrs = a.attrs<AllReduce>();
+  const ReduceOp op = attrs.largest ? ReduceOp::Max : ReduceOp::Sum;
   const View x = a.value[AllReduce::kX];
   auto* scratch = a.v<std::byte>(AllReduce::kScratch);
-  if (ranges.empty()) return group_of(a).all_reduce(x, ReduceOp::Sum, scratch, a.site());
-  group_of(a).all_reduce(x, ReduceOp::Sum, scratch, ranges, a.site());
+  if (attrs.ranges.empty()) return group_of(a).all_reduce(x, op, scratch, a.site());
+  group_of(a).all_reduce(x, op, scratch, attrs.ranges, a.site());
 }
 
 // Where a phase reads and writes: values in forward, gradients from y to x in backward.

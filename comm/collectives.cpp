@@ -154,7 +154,9 @@ void combine_any(DType dtype, void* out, std::int64_t n, int size, ReduceOp op, 
     case DType::f16: return combine_ranks(static_cast<f16*>(out), n, size, op, contribution);
     case DType::i32: return combine_ranks(static_cast<std::int32_t*>(out), n, size, op, contribution);
     case DType::i64: return combine_ranks(static_cast<std::int64_t*>(out), n, size, op, contribution);
-    case DType::u8: fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
+    case DType::u8:
+    case DType::f8e4m3:
+    case DType::f8e5m2: fail(ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
   }
 }
 
@@ -166,7 +168,7 @@ void reduce_shares(Transport& t, View in, const Parts& parts, std::byte* out, Re
                    std::int64_t scratch_share) {
   const DType dtype = in.spec.dtype;
   // Before anything is under way: buffers must not go while peers read them.
-  require(dtype != DType::u8, ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
+  require(dtype_bytes(dtype) > 1, ErrorKind::Internal, "no reduction of {}", dtype_name(dtype));
   const int size = t.size(), rank = t.rank();
   const std::int64_t element = dtype_bytes(dtype), piece_elements = kPieceBytes / element;
   const std::int64_t pieces = (largest_share(parts, size) + piece_elements - 1) / piece_elements;

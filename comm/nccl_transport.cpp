@@ -21,6 +21,8 @@ NcclType nccl_type(DType t) {
     case DType::i32: return NcclType::i32;
     case DType::i64: return NcclType::i64;
     case DType::u8: return NcclType::u8;
+    case DType::f8e4m3:
+    case DType::f8e5m2: break;
   }
   fail(ErrorKind::Internal, "a dtype that NCCL does not have");
 }

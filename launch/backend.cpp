@@ -64,6 +64,8 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   options.index = place.local_rank % static_cast<int>(devices.size());
   options.tf32 = config.cuda.tf32;
   const CudaDeviceInfo& info = devices[static_cast<std::size_t>(options.index)];
+  if (const auto fault = fp8_gpu_fault(info.name, info.major, info.minor); fault && config.fp8 != Fp8Use::Off)
+    fail(ErrorKind::Config, "{}: {}", key_place(config, "fp8"), *fault);
   const RankGpu mine = rank_gpu(info);
   std::vector<RankGpu> all(static_cast<std::size_t>(place.ranks));
   control.gather_values(&mine, sizeof(mine), all.data());
@@ -98,6 +100,11 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
 }
 
 }  // namespace
+
+std::optional<std::string> fp8_gpu_fault(const std::string& gpu, int major, int minor) {
+  if (major > 8 || (major == 8 && minor >= 9)) return std::nullopt;
+  return fmt::format("linears need a GPU of compute capability 8.9 or above, {} has {}.{}", gpu, major, minor);
+}
 
 Backend make_cpu_backend(int threads) {
   Backend backend;

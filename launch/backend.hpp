@@ -85,6 +85,9 @@ std::int64_t measured_outside_bytes(const Backend& backend);
 // What it has of a device's memory besides its arena, without such room: measured now, and at the start where ranks
 // share the device.
 std::int64_t bytes_outside_now(const Backend& backend);
+// Why a GPU of this compute capability has no tensor cores for fp8; nullopt: it has.
+std::optional<std::string> fp8_gpu_fault(const std::string& gpu, int major, int minor);
+
 // FLOP/s that are 100 % MFU on this rank, in the run's precision: of the data sheet where the device has one here, else
 // measured. A rank that shares its device or cores has its part of them: a product that is measured may have had them
 // for itself.

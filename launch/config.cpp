@@ -66,7 +66,7 @@ ConfigNode read_tree(const std::string& yaml, const std::string& name, std::span
 bool same_values(const Config& a, const Config& b) {
   return a.model == b.model && a.data == b.data && a.train == b.train && a.optimizer == b.optimizer &&
          a.schedule == b.schedule && a.parallel == b.parallel && a.memory == b.memory && a.comm == b.comm &&
-         a.precision == b.precision && a.device == b.device && a.cuda == b.cuda && a.run == b.run;
+         a.precision == b.precision && a.fp8 == b.fp8 && a.device == b.device && a.cuda == b.cuda && a.run == b.run;
 }
 
 Config load_config(const std::string& path, std::span<const std::string> overrides) {

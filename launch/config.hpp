@@ -50,6 +50,12 @@ struct RunConfig {
   bool operator==(const RunConfig&) const = default;
 };
 
+// What multiplies in fp8 (runtime/ops/fp8.hpp): the linears of the layers, in training.
+enum class Fp8Use { Off, Linears };
+constexpr std::array<EnumName, 2> enum_names(Fp8Use) {
+  return {named(Fp8Use::Off, "off"), named(Fp8Use::Linears, "linears")};
+}
+
 enum class DeviceKind { Cpu, Cuda };
 constexpr std::array<EnumName, 2> enum_names(DeviceKind) {
   return {named(DeviceKind::Cpu, "cpu"), named(DeviceKind::Cuda, "cuda")};
@@ -73,6 +79,7 @@ struct Config {
   PlanConfig plan;
   CommConfig comm;
   DType precision = DType::f32;  // of activations and matrix products: fp32 | bf16 | fp16 | fp64
+  Fp8Use fp8 = Fp8Use::Off;
   DeviceKind device = DeviceKind::Cpu;
   CudaConfig cuda;
   FoundGpu gpu;  // no key

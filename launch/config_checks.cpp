@@ -42,6 +42,10 @@ void check_schedule(const Config& config, Issues& issues) {
   }
   if (config.optimizer.rounding == WeightRounding::Stochastic && config.precision != DType::bf16)
     issues.push_back({"optimizer.rounding", "stochastic only with precision: bf16", {"precision"}});
+  if (config.fp8 != Fp8Use::Off && config.precision != DType::bf16)
+    issues.push_back({"fp8", "linears only with precision: bf16", {"precision"}});
+  if (config.fp8 != Fp8Use::Off && config.parallel.tensor_chunks.value_or(1) > 1)
+    issues.push_back({"parallel.tensor_chunks", "linears in fp8 are not cut: 1 with fp8: linears", {"fp8"}});
   if (config.optimizer.momentum > 0 && config.optimizer.name != OptimizerName::Sgd) {
     issues.push_back({"optimizer.momentum", "only with optimizer.name: sgd", {"optimizer.name"}});
   }

@@ -95,6 +95,11 @@ KeyTable<Config> config_keys() {
               section("plan", &C::plan, plan_keys()),
               section("comm", &C::comm, comm_keys()),
               precision_key(),
+              key("fp8", &C::fp8,
+                  "with precision: bf16, linears: in training the products of the layers' linears have fp8 operands, "
+                  "e4m3 forward and e5m2 for gradients, with scales per tensor from the maximums of the last 16 steps; "
+                  "embedding, head, evaluation and generation stay in bf16. device: cuda needs a GPU of compute "
+                  "capability 8.9, device: cpu emulates it"),
               key("device", &C::device, "what computes"),
               section("cuda", &C::cuda, cuda_keys()),
               section("run", &C::run, run_keys()),

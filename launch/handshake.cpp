@@ -142,6 +142,7 @@ Agreement plan_agreement(const Programs& programs, const ProgramOptions& o) {
       {"comm.hierarchical", o.hierarchical ? "on" : "off"},
       {"memory.logits", std::to_string(o.logits_bytes)},
       {"precision", std::string(dtype_name(o.dtype))},
+      {"fp8", o.fp8 ? "linears" : "off"},
       {"the list of programs", join(programs.names, ", ")}};
   return a;
 }

@@ -82,7 +82,8 @@ Node lone_node(OpId op, Attrs attrs, SlotSpecs given, Phase phase) {
     const Slot& slot = info.slots[s];
     if (!given.has(static_cast<int>(s))) continue;
     if (forward || reads_in(slot.backward, phase)) node.value[s] = kSome;
-    const bool floating = is_floating(given[static_cast<int>(s)].dtype);
+    const DType dtype = given[static_cast<int>(s)].dtype;
+    const bool floating = is_floating(dtype) && !is_fp8(dtype);
     const bool param_here = slot.role == Role::Param && info.splits_backward == (phase == Phase::WeightGrad);
     const bool stat = slot.role == Role::Stat && slot.over >= 0;  // what InputGrad leaves for WeightGrad
     const bool input = slot.role == Role::Input && phase == Phase::InputGrad && slot.same_gradient < 0;

@@ -7,6 +7,7 @@
 #include "comm/group.hpp"
 #include "launch/known_plans.hpp"
 #include "launch/message_sizes.hpp"
+#include "optim/fp8.hpp"
 #include "optim/update.hpp"
 #include "parallel/data.hpp"
 #include "parallel/overlap.hpp"
@@ -45,7 +46,7 @@ PipelineParallel pipeline_parallel(const ProgramOptions& o) {
 }
 
 ModelShape train_shape(const ProgramOptions& o) {
-  return {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true, {}};
+  return {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true, {}, o.fp8};
 }
 
 // The forward graph of this rank.
@@ -150,6 +151,9 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
     update.norm_axes.push_back({"pipeline", o.mesh.pipeline});
   }
   const FlatLayout layout = flat_layout(graph, data.shards, o.state_shares);
+  if (o.threads == kDeviceThreads) {
+    if (const auto fault = fp8_size_fault(graph)) fail(ErrorKind::Config, "fp8: {}", *fault);
+  }
   if (data.ranks > 1) p.buckets = size_buckets(o, graph, layout, data, timed);
   data.gather_ends = size_gathers(o, graph, layout);
   if (timed && data.shards > 1 && data.zero == 3) p.gathers = time_gathers(o, graph, layout);
@@ -159,6 +163,8 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
     sum_tied_shards(graph, o.model, pipeline_parallel(o), layout, data.shard_rank, scratch);
   add_update(graph, layout, update);
   gather_updated(graph, layout, data);
+  const std::array axes{NormAxis{"data", data.ranks}, NormAxis{"tensor", o.mesh.tensor}};
+  add_fp8_update(graph, axes, scratch);
   if (p.schedule) share_loss(graph, pipeline_parallel(o), scratch);
   return graph;
 }

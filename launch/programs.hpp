@@ -32,6 +32,7 @@ enum class LinkSource : std::uint8_t { None, Cluster, Profile };
 struct ProgramOptions {
   ModelConfig model;  // resolved, with vocabulary
   DType dtype = DType::f32;
+  bool fp8 = false;  // the layers' linears, in training
   std::int64_t sequence = 256;
   std::int64_t micro_batch = 1;  // sequences per rank and forward
   int threads = 1;

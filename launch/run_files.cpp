@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/group.hpp"
+#include "launch/fp8_state.hpp"
 #include "launch/run_identity.hpp"
 #include "launch/run_setup.hpp"
 #include "optim/update.hpp"
@@ -98,6 +99,7 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
                                     const TrainingState& state) {
   std::vector<std::string> regions{std::string(engine.programs().weights())};
   for (const Moment& m : optimizer_moments(config.optimizer)) regions.emplace_back(m.value);
+  const std::optional<Fp8State> fp8 = gather_fp8_state(engine, config.model, world);
   if (world.rank() != 0) {
     serve_sources(engine, world, regions);
     return std::nullopt;
@@ -108,6 +110,7 @@ std::optional<std::string> save_run(const Config& config, Engine& engine, const 
     const std::string prefix(optimizer_moments(config.optimizer)[m - 1].checkpoint);
     for (TensorSource& t : sources(engine, world, regions, m, prefix + ".")) moments.push_back(std::move(t));
   }
+  if (fp8) moments.push_back({std::string(kFp8StateName), {fp8->shape, DType::f32}, fp8->numbers.data()});
   CheckpointContents contents{
       parameters, moments, state, model_to_huggingface(config.model, config.precision).dump(2), {}};
   contents.state.identity = run_identity(config);
@@ -172,6 +175,7 @@ std::optional<TrainingState> load_run(const Config& config, Engine& engine) {
   if (trains) {
     for (const Moment& m : optimizer_moments(config.optimizer))
       engine.read(m.value, reader(engine, loaded->optimizer, std::string(m.checkpoint) + "."));
+    read_fp8_state(engine, config.model, loaded->optimizer);
   }
   return loaded->state;
 }

@@ -17,8 +17,8 @@ std::filesystem::path checkpoint_folder(const Config& config);
 // Error(CheckpointIo).
 void write_run_files(const Config& config, const Choices& choices, const std::string& plan);
 
-// Saves parameters, moments, model config, tokenizer and state; keeps the newest run.keep. Rank 0 writes what it
-// gathers from all; collective. nullopt, or (on rank 0) what went wrong.
+// Saves parameters, moments, scales of fp8, model config, tokenizer and state; keeps the newest run.keep. Rank 0 writes
+// what it gathers from all; collective. nullopt, or (on rank 0) what went wrong.
 std::optional<std::string> save_run(const Config& config, Engine& engine, const Group& world,
                                     const TrainingState& state);
 

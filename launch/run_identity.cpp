@@ -58,6 +58,8 @@ nlohmann::json identity_of(const Config& config) {
   if (config.optimizer.name == OptimizerName::Sgd) {
     identity["fixed"]["optimizer.momentum"] = config.optimizer.momentum > 0 ? "above 0" : "0";
   }
+  // Its scales are part of a checkpoint. Where it is off nothing is said, as before there was such a key.
+  if (config.fp8 != Fp8Use::Off) identity["fixed"]["fp8"] = values.at("fp8");
   for (const auto& [key, text] : values) {
     if (is_fixed(key)) {
       identity["fixed"][key] = text;

@@ -84,16 +84,20 @@ void add_message_buffers(Graph& graph, bool training) {
 std::optional<std::pair<std::size_t, std::size_t>> output_product(const Graph& graph, int chunk) {
   const ValueId output = graph.pieces[static_cast<std::size_t>(chunk)].output;
   if (output == kNoValue) return std::nullopt;
-  const auto maker = [&](ValueId value, OpId op, std::size_t slot) {
+  const auto maker = [&](ValueId value, std::initializer_list<std::pair<OpId, std::size_t>> ops) {
     const auto found = std::find_if(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
-      return node.op == op && node.phase == Phase::Forward && !node.again && node.value[slot] == value;
+      return node.phase == Phase::Forward && !node.again &&
+             std::any_of(ops.begin(), ops.end(), [&](const std::pair<OpId, std::size_t>& op) {
+               return node.op == op.first && node.value[op.second] == value;
+             });
     });
     require(found != graph.nodes.end(), ErrorKind::Internal, "'{}' is not made by {}", graph[value].name,
-            op_info(op).name);
+            op_info(ops.begin()->first).name);
     return static_cast<std::size_t>(found - graph.nodes.begin());
   };
-  const std::size_t sum = maker(output, op_id<Add>, Add::kY);
-  return std::pair(maker(graph.nodes[sum].value[Add::kB], op_id<Linear>, Linear::kY), sum);
+  const std::size_t sum = maker(output, {{op_id<Add>, Add::kY}});
+  const ValueId added = graph.nodes[sum].value[Add::kB];
+  return std::pair(maker(added, {{op_id<Linear>, Linear::kY}, {op_id<LinearFp8>, LinearFp8::kY}}), sum);
 }
 
 void cut_outputs(Graph& graph, int parts) {

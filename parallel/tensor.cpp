@@ -178,6 +178,8 @@ class TensorSplitter {
   void add(const Node& node) {
     if (node.op == op_id<Embedding>) return add_embedding(node);
     if (node.op == op_id<Linear>) return add_linear(node);
+    if (node.op == op_id<QuantizeFp8>) return add_quantize(node);
+    if (node.op == op_id<LinearFp8>) return add_fp8_linear(node);
     if (node.op == op_id<CrossEntropy>) return add_loss(node);
     Attrs attrs = node.attrs;
     if (auto* a = std::get_if<op_id<Attention>>(&attrs)) {
@@ -231,15 +233,55 @@ class TensorSplitter {
     out(node, Embedding::kY, x);
   }
 
-  void add_linear(const Node& node) {
-    const SplitLinear* linear = split_linear(node.label);
+  static const SplitLinear& split_of(const Node& node, std::string_view label) {
+    const SplitLinear* linear = split_linear(label);
     require(linear != nullptr, ErrorKind::Internal, "tensor parallelism does not know the linear '{}'", node.label);
+    return *linear;
+  }
+
+  // x of a linear whose outputs are split: entered once, however many linears read it.
+  ValueId entered(ValueId x, const Node& node) {
+    if (!entered_.contains(x)) entered_[x] = enter(x, node);
+    return entered_.at(x);
+  }
+
+  // The copy is one of what its linear reads. It comes first, so that it enters.
+  void add_quantize(const Node& node) {
+    const std::string_view label = std::string_view(node.label).substr(0, node.label.rfind('.'));
+    const ValueId whole_x = node.value[QuantizeFp8::kX], scaling = node.value[QuantizeFp8::kScaling];
+    const ValueId x = in(node, QuantizeFp8::kX);
+    const bool enters = split_of(node, label).split == Split::Outputs;
+    map_[scaling] = g_.add_value(whole_[scaling]);
+    if (enters) map_[whole_x] = entered(x, node);
+    copy(node, node.attrs);
+    map_[whole_x] = x;
+  }
+
+  void add_fp8_linear(const Node& node) {
+    const auto attrs = std::get<op_id<LinearFp8>>(node.attrs);
+    const ValueId x = in(node, LinearFp8::kX), bias = in(node, LinearFp8::kBias);
+    const auto linear = [&](ValueId from, ValueId adds) {
+      return add_node<LinearFp8>(g_, attrs,
+                                 {{LinearFp8::kX, from},
+                                  {LinearFp8::kX8, in(node, LinearFp8::kX8)},
+                                  {LinearFp8::kWeight, in(node, LinearFp8::kWeight)},
+                                  {LinearFp8::kBias, adds},
+                                  {LinearFp8::kScaling, in(node, LinearFp8::kScaling)}},
+                                 node.label, node.layer)[LinearFp8::kY];
+    };
+    if (split_of(node, node.label).split == Split::Outputs)
+      return out(node, LinearFp8::kY, linear(entered(x, node), bias));
+    const ValueId y = leave(linear(x, kNoValue), node);
+    out(node, LinearFp8::kY, bias == kNoValue ? y : add_rows(y, bias, false, node));
+  }
+
+  void add_linear(const Node& node) {
     const auto attrs = std::get<op_id<Linear>>(node.attrs);
     const ValueId x = in(node, Linear::kX), weight = in(node, Linear::kWeight), bias = in(node, Linear::kBias);
-    if (linear->split == Split::Outputs) {
-      const ValueId entered = entered_.contains(x) ? entered_.at(x) : (entered_[x] = enter(x, node));
+    if (split_of(node, node.label).split == Split::Outputs) {
       const SlotValues y = add_node<Linear>(
-          g_, attrs, {{Linear::kX, entered}, {Linear::kWeight, weight}, {Linear::kBias, bias}}, node.label, node.layer);
+          g_, attrs, {{Linear::kX, entered(x, node)}, {Linear::kWeight, weight}, {Linear::kBias, bias}}, node.label,
+          node.layer);
       out(node, Linear::kY, y[Linear::kY]);
       if (node.value[Linear::kPre] != kNoValue) out(node, Linear::kPre, y[Linear::kPre]);
       return;

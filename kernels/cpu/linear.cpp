@@ -1,15 +1,11 @@
-#include <algorithm>
-
 #include "kernels/cpu/activation.hpp"
+#include "kernels/cpu/column_sums.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/cpu/product.hpp"
 #include "kernels/cpu/register.hpp"
 
 namespace plimsoll {
 namespace {
-
-constexpr std::int64_t kColumns = 64;  // columns that a thread sums at a time
-constexpr std::int64_t kSumRows = 32;  // rows of a partial sum
 
 // On rows of a block of the product: pre = sums + bias; then y = act(pre). y is pre where that is not kept.
 template <class T>
@@ -80,25 +76,6 @@ void linear_input_grad(const KernelArgs& args) {
     product(false, a.weight_in_out, rows, in, out, dy, out, args.v<T>(Linear::kWeight), a.weight_in_out ? out : in,
             args.accumulates(Linear::kX), dx, in);
   }
-}
-
-// to[j] (+)= Σ_i from[i, j], i ascending in partial sums of kSumRows: the same bits for any number of threads.
-template <class T>
-void sum_columns(const KernelArgs& args, std::int64_t rows, std::int64_t n, const T* from, bool add, Wide<T>* to) {
-  using W = Wide<T>;
-  parallel_blocks(args.threads, (n + kColumns - 1) / kColumns, rows * n, [=](std::int64_t block_of_columns) {
-    const std::int64_t first = block_of_columns * kColumns;
-    const std::int64_t count = std::min(kColumns, n - first);
-    W total[kColumns] = {};
-    for (std::int64_t block = 0; block < rows; block += kSumRows) {
-      W partial[kColumns] = {};
-      for (std::int64_t i = block; i < std::min(rows, block + kSumRows); ++i) {
-        for (std::int64_t j = 0; j < count; ++j) partial[j] += widen(from[i * n + first + j]);
-      }
-      for (std::int64_t j = 0; j < count; ++j) total[j] += partial[j];
-    }
-    for (std::int64_t j = 0; j < count; ++j) to[first + j] = add ? to[first + j] + total[j] : total[j];
-  });
 }
 
 template <class T>

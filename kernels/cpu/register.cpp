@@ -5,6 +5,7 @@ namespace plimsoll {
 KernelTable cpu_kernels() {
   KernelTable table;
   add_linear_kernels(table);
+  add_fp8_kernels(table);
   add_attention_kernels(table);
   add_rope_kernels(table);
   add_norm_kernels(table);

@@ -6,6 +6,7 @@
 namespace plimsoll {
 
 void add_linear_kernels(KernelTable& table);
+void add_fp8_kernels(KernelTable& table);        // quantize_fp8, linear_fp8, update_fp8_scales
 void add_attention_kernels(KernelTable& table);  // attention, cached_attention
 void add_rope_kernels(KernelTable& table);
 void add_norm_kernels(KernelTable& table);       // layer_norm … head_norm

@@ -33,6 +33,8 @@ cudaDataType_t data_type(DType type) {
     case DType::f32: return CUDA_R_32F;
     case DType::bf16: return CUDA_R_16BF;
     case DType::f16: return CUDA_R_16F;
+    case DType::f8e4m3: return CUDA_R_8F_E4M3;
+    case DType::f8e5m2: return CUDA_R_8F_E5M2;
     default: fail(ErrorKind::Internal, "no product of {} on a GPU", dtype_name(type));
   }
 }
@@ -69,12 +71,13 @@ std::uint32_t alignment_of(const void* address) {
 }
 
 // What the choice of an algorithm depends on.
-using Key = std::array<std::int64_t, 14>;
+using Key = std::array<std::int64_t, 15>;
 Key key_of(const Product& p, const ProductWorkspace& workspace) {
   const std::int64_t flags = (p.trans_a ? 1 : 0) | (p.trans_b ? 2 : 0) | (p.accumulate ? 4 : 0) | (p.tf32 ? 8 : 0);
   return {flags,
           static_cast<std::int64_t>(p.epilogue),
           static_cast<std::int64_t>(p.in),
+          static_cast<std::int64_t>(p.in_b.value_or(p.in)),
           static_cast<std::int64_t>(p.out),
           p.m,
           p.n,
@@ -114,6 +117,13 @@ Preference make_preference(const Product& p, const ProductWorkspace& workspace) 
   return preference;
 }
 
+// A and B change places, as above.
+void set_scales(const Operation& operation, const Product& p) {
+  if (p.scale_a == nullptr) return;
+  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.scale_b));
+  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.scale_a));
+}
+
 Plan make_plan(cublasLtHandle_t handle, const Product& p, const ProductWorkspace& workspace) {
   Plan plan;
   const bool rounds = p.tf32 && p.in == DType::f32;
@@ -128,9 +138,10 @@ Plan make_plan(cublasLtHandle_t handle, const Product& p, const ProductWorkspace
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p.epilogue));
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.vector));
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-        static_cast<std::int32_t>(data_type(p.epilogue == Epilogue::Bias ? p.in : DType::f32)));
+        static_cast<std::int32_t>(data_type(p.epilogue == Epilogue::Bias ? p.out : DType::f32)));
   }
-  plan.a = make_layout(p.in, d.rows_a, d.columns_a, d.lda);
+  set_scales(plan.operation, p);
+  plan.a = make_layout(p.in_b.value_or(p.in), d.rows_a, d.columns_a, d.lda);
   plan.b = make_layout(p.in, d.rows_b, d.columns_b, d.ldb);
   plan.c = make_layout(p.out, d.rows, d.columns, d.ld);
   const Preference preference = make_preference(p, workspace);
@@ -167,6 +178,7 @@ bool try_multiply(cudaStream_t stream, const ProductWorkspace& workspace, const 
   if (!plan.exists) return false;
   if (p.epilogue != Epilogue::None)
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.vector));
+  set_scales(plan.operation, p);
   const float alpha = 1, beta = p.accumulate ? 1.0F : 0.0F;
   check_cublas(cublasLtMatmul(library.handle.get(), plan.operation.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(),
                               &beta, p.c, plan.c.get(), p.c, plan.c.get(), &plan.algorithm, workspace.data,

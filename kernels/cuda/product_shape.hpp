@@ -2,12 +2,13 @@
 // What a matrix product is, without CUDA's headers.
 
 #include <cstdint>
+#include <optional>
 
 #include "runtime/tensor/dtype.hpp"
 
 namespace plimsoll::cuda {
 
-// What the library does beside the product. Bias: adds a vector [n] of the operands' dtype to every row. SumA, SumB:
+// What the library does beside the product. Bias: adds a vector [n] of the dtype of C to every row. SumA, SumB:
 // leaves the sums over the inner dimension of A [m] or B [n], in float.
 enum class Epilogue : std::uint8_t { None, Bias, SumA, SumB };
 
@@ -20,7 +21,10 @@ struct Product {
   std::int64_t lda = 0;
   const void* b = nullptr;
   std::int64_t ldb = 0;
-  DType in = DType::f32;  // of A and B
+  DType in = DType::f32;           // of A and B
+  std::optional<DType> in_b = {};  // of B where it is another
+  const float* scale_a = nullptr;  // on the device: what elements of fp8 are multiplied with; of A …
+  const float* scale_b = nullptr;  // … and of B
   void* c = nullptr;
   std::int64_t ldc = 0;
   DType out = DType::f32;  // of C

@@ -65,6 +65,7 @@ class Differentiator {
     for (std::size_t n = 0; n < forward_.size(); ++n) {
       const Node& node = forward_[n];
       const OpInfo& op = op_info(node.op);
+      if (op.straight_through) continue;
       require(op.differentiable(), ErrorKind::Internal, "{}: {} has no backward", node.label, op.name);
       bool any = false;
       for (std::size_t i = 0; i < op.slots.size(); ++i) {

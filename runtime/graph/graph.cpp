@@ -80,8 +80,8 @@ void visit_backward(const Node& node, const OpInfo& op, const std::function<void
     const Slot& slot = op.slots[i];
     if (node.value[i] != kNoValue) {
       const bool made_here = op.terminal && slot.role == Role::Output;
-      visit({node.value[i], !made_here || node.accumulate[i] == Accumulate::Always, made_here,
-             made_here && node.accumulate[i] != Accumulate::Never});
+      visit({node.value[i], !made_here || node.accumulate[i] == Accumulate::Always,
+             made_here || slot.role == Role::State, made_here && node.accumulate[i] != Accumulate::Never});
     }
     if (node.grad[i] == kNoValue) continue;
     const bool made = slot.role == Role::Input || slot.role == Role::Param ||

@@ -7,7 +7,7 @@ Node RowChunks::chunk_of(const Node& whole, bool of_sequences, int i) {
   node.label += fmt::format(" {}/{}", i + 1, chunks_);
   const auto slots = op_info(node.op).slots;
   for (std::size_t s = 0; s < slots.size(); ++s) {
-    if (slots[s].role == Role::Param || !node.specs.has(static_cast<int>(s))) continue;
+    if (slots[s].role == Role::Param || slots[s].role == Role::State || !node.specs.has(static_cast<int>(s))) continue;
     node.specs.set(static_cast<int>(s), spec_of(whole.specs[static_cast<int>(s)], of_sequences));
     for (ValueId* v : {&node.value[s], &node.grad[s]}) {
       if (*v != kNoValue) *v = rows_of(*v, of_sequences, i);

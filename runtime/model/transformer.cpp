@@ -155,8 +155,30 @@ class Builder {
     }
     const ValueId w = parameter(label + ".weight", weights, init);
     const ValueId b = bias ? parameter(label + ".bias", biases, zeros()) : kNoValue;
+    if (s_.fp8) return fp8_linear(x, w, b, label, activation);
     return add_node<Linear>(g_, {gpt2_, activation}, {{Linear::kX, x}, {Linear::kWeight, w}, {Linear::kBias, b}}, label,
                             layer_)[Linear::kY];
+  }
+
+  ValueId fp8_linear(ValueId x, ValueId weight, ValueId bias, const std::string& label, Activation activation) {
+    Value v;
+    v.name = fmt::format("{}.{}.{}", layer_, label, kFp8ScalingName);
+    v.spec = {{2, kFp8Roles}, DType::f32};
+    v.persistent = true;
+    v.memory = MemoryClass::Optimizer;
+    v.layer = layer_;
+    const ValueId scaling = g_.add_value(std::move(v));
+    const ValueId x8 = add_node<QuantizeFp8>(g_, {}, {{QuantizeFp8::kX, x}, {QuantizeFp8::kScaling, scaling}},
+                                             label + ".fp8", layer_)[QuantizeFp8::kY];
+    const ValueId y = add_node<LinearFp8>(g_, {gpt2_},
+                                          {{LinearFp8::kX, x},
+                                           {LinearFp8::kX8, x8},
+                                           {LinearFp8::kWeight, weight},
+                                           {LinearFp8::kBias, bias},
+                                           {LinearFp8::kScaling, scaling}},
+                                          label, layer_)[LinearFp8::kY];
+    if (activation == Activation::None) return y;
+    return add_node<Activate>(g_, {activation}, {{Activate::kX, y}}, label + ".activation", layer_)[Activate::kY];
   }
 
   ValueId dropout(ValueId x, const std::string& label) {

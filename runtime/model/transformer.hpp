@@ -30,6 +30,7 @@ struct ModelShape {
   std::int64_t cache_positions = 0;          // > 0: inference through key/value caches of this many tokens
   bool dropout = false;                      // training: dropout acts (model.dropout)
   std::vector<ModelPart> parts = {};         // one after another, each a chunk of the graph; empty: the whole model
+  bool fp8 = false;                          // training: linears of the layers multiply in fp8 (runtime/ops/fp8.hpp)
 };
 
 // named: "tokens" [B, T] i32, and by head "targets" and "loss" (f64 [2]: sum, count), "logits", or "hidden"; with

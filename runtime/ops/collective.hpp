@@ -24,13 +24,14 @@ constexpr std::int64_t reduce_scratch_bytes(int ranks, std::int64_t share_bytes)
   return (share_bytes > kPieceBytes ? 2 : 1) * (ranks - 1) * reduce_cell_bytes(share_bytes);
 }
 
-// x = Σ_ranks x, in place: parameter gradients, losses. `scratch` (u8): what the reduction receives before it is
-// summed; the all-reduces of a program run one after another and share it.
+// x = Σ_ranks x, or the `largest` of them, in place: gradients, losses, maximums. `scratch` (u8): what the reduction
+// receives before it is summed; the all-reduces of a program run one after another and share it.
 struct AllReduce : OpDefaults {
   struct Attrs {
     std::string axis = "data";
     int ranks = 1;                          // size of the axis
     std::vector<ElementRange> ranges = {};  // of x, rising; all at once. Empty: all of it
+    bool largest = false;                   // of the ranks, instead of their sum
   };
   static constexpr std::string_view name = "all_reduce";
   static constexpr bool update_only = true;

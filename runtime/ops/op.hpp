@@ -111,8 +111,9 @@ struct OpDefaults {
   static constexpr bool splits_backward = false;  // InputGrad and WeightGrad are separate nodes
   static constexpr bool terminal = false;  // a loss: InputGrad needs no incoming gradient and also writes the outputs
   static constexpr bool inference_only = false;
-  static constexpr bool update_only = false;  // acts on flat parameter buffers in Phase::Update
-  static constexpr bool collective = false;   // runs on a communication stream, over the group named in its attributes
+  static constexpr bool straight_through = false;  // its outputs have no gradient; their readers take its input too
+  static constexpr bool update_only = false;       // acts on flat parameter buffers in Phase::Update
+  static constexpr bool collective = false;  // runs on a communication stream, over the group named in its attributes
   // Copies a value between device and host memory on the copy stream. Put into graphs after autodiff: has no backward.
   static constexpr bool copies = false;
   // A cheaper way to outputs that are needed a second time, from one that was kept: an op may name another, `Again`,

@@ -42,6 +42,7 @@ OpInfo make_info() {
       Op::splits_backward,
       Op::terminal,
       Op::inference_only,
+      Op::straight_through,
       Op::update_only,
       Op::collective,
       Op::copies,

@@ -9,6 +9,7 @@
 #include "runtime/ops/copy.hpp"
 #include "runtime/ops/cross_entropy.hpp"
 #include "runtime/ops/embedding.hpp"
+#include "runtime/ops/fp8.hpp"
 #include "runtime/ops/linear.hpp"
 #include "runtime/ops/norm.hpp"
 #include "runtime/ops/pointwise.hpp"
@@ -22,7 +23,8 @@ struct TypeList {};
 using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
                         HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy,
                         AllReduce, CopyTo, ReduceFrom, AllGather, GatherUnits, ReduceScatter, ReduceUnits, SquareSums,
-                        GlobalNorm, AdamW, Sgd, RoundWeights, Clear, ToHost, FromHost>;
+                        GlobalNorm, AdamW, Sgd, RoundWeights, Clear, ToHost, FromHost, QuantizeFp8, LinearFp8,
+                        UpdateFp8Scales>;
 
 template <class List>
 struct AttrsOf;
@@ -58,14 +60,14 @@ struct OpInfo {
   OpId id;
   std::string_view name;
   std::span<const Slot> slots;
-  bool splits_backward, terminal, inference_only, update_only, collective, copies;
+  bool splits_backward, terminal, inference_only, straight_through, update_only, collective, copies;
   void (*infer)(const Attrs&, SlotSpecs&);  // as the op's, with the dtypes that Stats have
   std::int64_t (*flops)(const Attrs&, const SlotSpecs&, Phase);
   std::int64_t (*workspace_bytes)(const Attrs&, const SlotSpecs&, Phase, int threads);
   std::vector<AnySample> (*samples)();
   int again_from;                // slot; -1: there is no other op that makes outputs again
   Attrs (*again)(const Attrs&);  // the attributes of the op, whose id is their index; null where there is none
-  bool differentiable() const { return !inference_only && !update_only && !copies; }
+  bool differentiable() const { return !inference_only && !straight_through && !update_only && !copies; }
 };
 
 std::span<const OpInfo> all_ops();

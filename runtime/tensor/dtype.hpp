@@ -1,5 +1,5 @@
 #pragma once
-// Element types. bf16 and fp16 are storage types on the CPU: arithmetic happens in float after conversion.
+// Element types. bf16, fp16 and both fp8 are storage types on the CPU: arithmetic happens in float after conversion.
 
 #include <bit>
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace plimsoll {
 
-enum class DType : std::uint8_t { f32, f64, bf16, f16, i32, i64, u8 };
+enum class DType : std::uint8_t { f32, f64, bf16, f16, i32, i64, u8, f8e4m3, f8e5m2 };
 
 constexpr std::int64_t dtype_bytes(DType t) {
   switch (t) {
@@ -18,7 +18,9 @@ constexpr std::int64_t dtype_bytes(DType t) {
     case DType::i64: return 8;
     case DType::bf16:
     case DType::f16: return 2;
-    case DType::u8: return 1;
+    case DType::u8:
+    case DType::f8e4m3:
+    case DType::f8e5m2: return 1;
   }
   return 0;
 }
@@ -31,9 +33,12 @@ constexpr std::string_view dtype_name(DType t) {
     case DType::i32: return "i32";
     case DType::i64: return "i64";
     case DType::u8: return "u8";
+    case DType::f8e4m3: return "f8e4m3";
+    case DType::f8e5m2: return "f8e5m2";
   }
   return "?";
 }
+constexpr bool is_fp8(DType t) { return t == DType::f8e4m3 || t == DType::f8e5m2; }
 constexpr bool is_floating(DType t) { return t != DType::i32 && t != DType::i64 && t != DType::u8; }
 
 struct bf16 {
@@ -52,6 +57,24 @@ struct f16 {
   std::uint16_t bits = 0;
   f16() = default;
   explicit f16(float value);  // round to nearest even, overflow to infinity
+  explicit operator float() const;
+};
+
+// The formats of Micikevicius et al. 2022 (OCP 8-bit floating point). Rounding is to nearest even; what is beyond the
+// largest finite value, also an infinity, becomes that value with its sign; NaN stays NaN.
+struct f8e4m3 {  // 4 bits of exponent, 3 of mantissa; no infinities
+  static constexpr float kMost = 448;
+  std::uint8_t bits = 0;
+  f8e4m3() = default;
+  explicit f8e4m3(float value);
+  explicit operator float() const;
+};
+
+struct f8e5m2 {  // 5 bits of exponent, 2 of mantissa
+  static constexpr float kMost = 57344;
+  std::uint8_t bits = 0;
+  f8e5m2() = default;
+  explicit f8e5m2(float value);
   explicit operator float() const;
 };
 
@@ -84,6 +107,14 @@ constexpr DType dtype_of<std::int64_t>() {
 template <>
 constexpr DType dtype_of<std::uint8_t>() {
   return DType::u8;
+}
+template <>
+constexpr DType dtype_of<f8e4m3>() {
+  return DType::f8e4m3;
+}
+template <>
+constexpr DType dtype_of<f8e5m2>() {
+  return DType::f8e5m2;
 }
 
 }  // namespace plimsoll

@@ -116,6 +116,7 @@ class MixedRun : public testing::TestWithParam<std::string> {};
 std::vector<std::string> overrides(const std::string& precision) {
   std::vector<std::string> all{"precision=" + precision.substr(0, 4)};
   if (precision == "bf16_stochastic") all.emplace_back("optimizer.rounding=stochastic");
+  if (precision == "bf16_fp8") all.emplace_back("fp8=linears");
   if (precision != "fp16") return all;
   for (const char* other : {"data.sequence=1", "train.global_batch=1", "train.micro_batch=1", "model.vocabulary=50000"})
     all.emplace_back(other);
@@ -139,7 +140,7 @@ TEST_P(MixedRun, ResumedIsBitwiseTheUninterruptedOne) {
   for (const auto& [name, tensor] : loaded.parameters.tensors()) EXPECT_EQ(tensor.dtype, DType::f32) << name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Precisions, MixedRun, testing::Values("bf16", "bf16_stochastic", "fp16"),
+INSTANTIATE_TEST_SUITE_P(Precisions, MixedRun, testing::Values("bf16", "bf16_stochastic", "bf16_fp8", "fp16"),
                          [](const auto& p) { return p.param; });
 
 // Where training needs it: steps of a weight that are far below a step of bf16 move what kernels read, in the mean.

@@ -92,5 +92,94 @@ TEST(Shape, HasAtMostSixDims) {
   EXPECT_THROW(shape.push_back(7), Error);
 }
 
+// Every code comes back from its float; a code without a number is a NaN, and every NaN becomes one.
+template <class F8>
+void check_codes(std::uint32_t first_nan, std::uint32_t infinity) {
+  for (std::uint32_t bits = 0; bits < 0x100U; ++bits) {
+    F8 code;
+    code.bits = static_cast<std::uint8_t>(bits);
+    const auto value = static_cast<float>(code);
+    const std::uint32_t magnitude = bits & 0x7FU;
+    ASSERT_EQ(std::signbit(value), bits >= 0x80U && magnitude < first_nan) << bits;
+    ASSERT_EQ(std::isnan(value), magnitude >= first_nan) << bits;
+    ASSERT_EQ(std::isinf(value), magnitude == infinity) << bits;
+    if (std::isnan(value)) {
+      ASSERT_TRUE(std::isnan(static_cast<float>(F8(value)))) << bits;
+    } else if (!std::isinf(value)) {
+      ASSERT_EQ(F8(value).bits, bits);
+    }
+  }
+  EXPECT_TRUE(std::isnan(static_cast<float>(F8(-std::numeric_limits<float>::quiet_NaN()))));
+}
+TEST(F8, EveryCodeSurvivesFloat) {
+  check_codes<f8e4m3>(0x7F, 0xFF);
+  check_codes<f8e5m2>(0x7D, 0x7C);
+}
+
+// The numbers of the formats as they are written down, apart from how they are computed here.
+template <class F8>
+void check_values(int mantissa_bits, int bias, std::uint32_t end) {
+  for (std::uint32_t bits = 0; bits < end; ++bits) {
+    F8 code;
+    code.bits = static_cast<std::uint8_t>(bits);
+    const std::uint32_t exponent = bits >> mantissa_bits, fraction = bits & ((1U << mantissa_bits) - 1);
+    const double significand = (exponent == 0 ? 0.0 : 1.0) + std::ldexp(fraction, -mantissa_bits);
+    ASSERT_EQ(static_cast<float>(code),
+              std::ldexp(significand, (exponent == 0 ? 1 : static_cast<int>(exponent)) - bias))
+        << bits;
+  }
+}
+TEST(F8, CodesMeanTheirNumbers) {
+  check_values<f8e4m3>(3, 7, 0x7F);
+  check_values<f8e5m2>(2, 15, 0x7C);
+}
+
+// Between neighbours the nearer one is taken, at the middle the even one.
+template <class F8>
+void check_f8_rounding(std::uint32_t last) {
+  for (std::uint32_t bits = 0; bits < last; ++bits) {
+    F8 low, high;
+    low.bits = static_cast<std::uint8_t>(bits);
+    high.bits = static_cast<std::uint8_t>(bits + 1);
+    const float middle = (static_cast<float>(low) + static_cast<float>(high)) / 2;
+    for (const float sign : {1.0F, -1.0F}) {
+      const std::uint32_t sign_bit = sign < 0 ? 0x80U : 0U;
+      ASSERT_EQ(F8(sign * middle).bits, ((bits & 1U) == 0 ? bits : bits + 1) | sign_bit) << bits;
+      ASSERT_EQ(F8(sign * std::nextafter(middle, 0.0F)).bits, bits | sign_bit) << bits;
+      ASSERT_EQ(F8(sign * std::nextafter(middle, 1e9F)).bits, (bits + 1) | sign_bit) << bits;
+    }
+  }
+}
+TEST(F8, RoundsToNearestEven) {
+  check_f8_rounding<f8e4m3>(0x7E);
+  check_f8_rounding<f8e5m2>(0x7B);
+}
+
+template <class F8>
+void check_saturation(std::uint32_t most) {
+  F8 largest;
+  largest.bits = static_cast<std::uint8_t>(most);
+  EXPECT_EQ(static_cast<float>(largest), F8::kMost);
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float value : {F8::kMost, std::nextafter(F8::kMost, infinity), 1.2F * F8::kMost, 1e30F,
+                            std::numeric_limits<float>::max(), infinity}) {
+    EXPECT_EQ(F8(value).bits, most) << value;
+    EXPECT_EQ(F8(-value).bits, most | 0x80U) << value;
+  }
+}
+TEST(F8, SaturatesAtTheLargestNumber) {
+  check_saturation<f8e4m3>(0x7E);
+  check_saturation<f8e5m2>(0x7B);
+}
+
+TEST(F8, TinyNumbersBecomeZeroWithTheirSign) {
+  for (const float value : {0.0F, std::numeric_limits<float>::denorm_min(), 1e-30F, 0x1p-18F}) {
+    EXPECT_EQ(f8e4m3(value).bits, 0U) << value;
+    EXPECT_EQ(f8e4m3(-value).bits, 0x80U) << value;
+    EXPECT_EQ(f8e5m2(value).bits, 0U) << value;
+    EXPECT_EQ(f8e5m2(-value).bits, 0x80U) << value;
+  }
+}
+
 }  // namespace
 }  // namespace plimsoll
