@@ -266,7 +266,7 @@ std::vector<Program> Programs::list() const {
 }
 
 bool allows_row_splits(const ProgramOptions& o) {
-  const bool whole = o.mesh.tensor == 1 || o.tensor_chunks == 1;
+  const bool whole = !o.fp8 && (o.mesh.tensor == 1 || o.tensor_chunks == 1);
   return whole && (o.mesh.pipeline == 1 || (o.schedule != ScheduleKind::ZbH1 && o.pipeline_chunks == 1));
 }
 
@@ -274,7 +274,7 @@ std::optional<std::string> recompute_fault(const Graph& keeping, const ProgramOp
   if (auto fault = keep_fault(keeping, o.recompute)) return fault;
   if (!has_row_splits(o.recompute)) return std::nullopt;
   if (!allows_row_splits(o))
-    return "blocks of rows do not go with parallel.tensor_chunks, comm.pipeline_chunks or a zero-bubble schedule";
+    return "blocks of rows do not go with fp8, parallel.tensor_chunks, comm.pipeline_chunks or a zero-bubble schedule";
   return row_split_fault(keeping, o.recompute);
 }
 

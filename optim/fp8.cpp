@@ -53,11 +53,10 @@ void add_fp8_update(Graph& graph, std::span<const NormAxis> axes, std::int64_t s
   for (const NormAxis& axis : axes) {
     if (axis.ranks == 1) continue;
     // Of the scales, too, which are the same on all of them.
-    const ValueId scratch = reduction_scratch(graph, scratch_bytes);
+    const ValueId scratch = reduction_scratch(graph, axis.axis, scratch_bytes);
     add_node<AllReduce>(graph, {axis.axis, axis.ranks, true},
                         {{AllReduce::kX, scaling}, {AllReduce::kScratch, scratch}}, "reduce.fp8_scaling", -1);
     graph.nodes.back().phase = Phase::Reduce;
-    graph.nodes.back().stream = StreamKind::Communication;
   }
   add_node<UpdateFp8Scales>(graph, {}, {{UpdateFp8Scales::kScaling, scaling}, {UpdateFp8Scales::kHistory, history}},
                             "fp8_scales", -1);

@@ -28,6 +28,7 @@ namespace plimsoll {
 struct LayoutProblem {
   ModelConfig model;  // resolved, with vocabulary
   DType dtype = DType::f32;
+  bool fp8 = false;                         // ModelShape::fp8
   std::int64_t sequence = 1;                // tokens
   std::int64_t global_batch = 1;            // sequences of a step
   std::optional<std::int64_t> micro_batch;  // nullopt: chosen too

@@ -147,7 +147,7 @@ int PieceProfiles::in_flight(const Layout& l, int stage, int chunk) {
 Graph PieceProfiles::differentiated(const PieceKind& kind, std::int64_t layers) const {
   ModelConfig model = problem_.model;
   model.layers = layers;
-  ModelShape shape{kind.micro_batch, problem_.sequence, Head::Loss, problem_.dtype, problem_.logits_bytes, 0, true, {}};
+  ModelShape shape{kind.micro_batch, problem_.sequence, Head::Loss, problem_.dtype, problem_.logits_bytes, 0, true, {}, problem_.fp8};
   if (kind.pipelined) shape.parts = {{0, layers, kind.embedding, kind.head}};
   Graph graph = build_transformer(model, shape);
   if (kind.tensor > 1) graph = split_over_tensor(graph, model, {kind.tensor, 0, kind.sequence_parallel});
@@ -223,7 +223,7 @@ double PieceProfiles::model_flops_per_sequence() {
     ModelConfig model = problem_.model;
     model.layers = layers;
     Graph graph = build_transformer(
-        model, {1, problem_.sequence, Head::Loss, problem_.dtype, problem_.logits_bytes, 0, true, {}});
+        model, {1, problem_.sequence, Head::Loss, problem_.dtype, problem_.logits_bytes, 0, true, {}, problem_.fp8});
     add_backward(graph);
     flops[layers - 1] = static_cast<double>(count_flops(graph, {Phase::Forward, Phase::InputGrad, Phase::WeightGrad}));
   }
