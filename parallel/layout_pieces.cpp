@@ -147,7 +147,8 @@ int PieceProfiles::in_flight(const Layout& l, int stage, int chunk) {
 Graph PieceProfiles::differentiated(const PieceKind& kind, std::int64_t layers) const {
   ModelConfig model = problem_.model;
   model.layers = layers;
-  ModelShape shape{kind.micro_batch, problem_.sequence, Head::Loss, problem_.dtype, problem_.logits_bytes, 0, true, {}, problem_.fp8};
+  ModelShape shape{kind.micro_batch, problem_.sequence, Head::Loss, problem_.dtype, problem_.logits_bytes, 0, true, {},
+                   problem_.fp8};
   if (kind.pipelined) shape.parts = {{0, layers, kind.embedding, kind.head}};
   Graph graph = build_transformer(model, shape);
   if (kind.tensor > 1) graph = split_over_tensor(graph, model, {kind.tensor, 0, kind.sequence_parallel});

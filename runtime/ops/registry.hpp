@@ -20,11 +20,11 @@ namespace plimsoll {
 template <class... Ops>
 struct TypeList {};
 
-using OpList = TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm,
-                        HeadNorm, Activate, SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy,
-                        AllReduce, CopyTo, ReduceFrom, AllGather, GatherUnits, ReduceScatter, ReduceUnits, SquareSums,
-                        GlobalNorm, AdamW, Sgd, RoundWeights, Clear, ToHost, FromHost, QuantizeFp8, LinearFp8,
-                        UpdateFp8Scales>;
+using OpList =
+    TypeList<Linear, Attention, CachedAttention, Rope, LayerNorm, RmsNorm, AddLayerNorm, AddRmsNorm, HeadNorm, Activate,
+             SwiGlu, Add, Scale, Cast, Dropout, Embedding, AddRows, CrossEntropy, AllReduce, CopyTo, ReduceFrom,
+             AllGather, GatherUnits, ReduceScatter, ReduceUnits, SquareSums, GlobalNorm, AdamW, Sgd, RoundWeights,
+             Clear, ToHost, FromHost, QuantizeFp8, LinearFp8, UpdateFp8Scales>;
 
 template <class List>
 struct AttrsOf;

@@ -24,20 +24,10 @@ std::vector<std::string> names_of(bool differentiated) {
 }
 
 TEST(Registry, ExemptOpsAreTheseAndHaveTestsOfTheirOwn) {
-  const std::vector<std::string> expected{"cached_attention",
-                                          "all_reduce",
-                                          "gather_units",
-                                          "reduce_units",
-                                          "square_sums",
-                                          "global_norm",
-                                          "adamw",
-                                          "sgd",
-                                          "round_weights",
-                                          "clear",
-                                          "to_host",
-                                          "from_host",
-                                          "quantize_fp8",
-                                          "update_fp8_scales"};
+  const std::vector<std::string> expected{
+      "cached_attention", "all_reduce", "gather_units", "reduce_units",     "square_sums",
+      "global_norm",      "adamw",      "sgd",          "round_weights",    "clear",
+      "to_host",          "from_host",  "quantize_fp8", "update_fp8_scales"};
   EXPECT_EQ(names_of(false), expected);
 }
 
