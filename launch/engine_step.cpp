@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "launch/engine.hpp"
+#include "launch/fp8_state.hpp"
 #include "launch/pipeline.hpp"
 
 namespace plimsoll {
@@ -106,6 +107,7 @@ void Engine::rehearse(const MicroBatch& batch) {
     train.run(Graph::Section::Backward, Variant::Middle, part);
   }
   train.synchronize();
+  forget_fp8_maximums(*this);
 }
 
 void Engine::run_schedule(std::int64_t count, const NextMicroBatch& next, double loss_seed) {

@@ -1,5 +1,7 @@
 #include "launch/fp8_state.hpp"
 
+#include <algorithm>
+
 #include "comm/group.hpp"
 #include "optim/fp8.hpp"
 #include "runtime/model/transformer.hpp"
@@ -76,6 +78,13 @@ std::optional<Fp8State> gather_fp8_state(Engine& engine, const ModelConfig& mode
     world.all_reduce({state.numbers.data(), {{state.shape.elements()}, DType::f32}}, ReduceOp::Max, scratch.data());
   }
   return state;
+}
+
+void forget_fp8_maximums(Engine& engine) {
+  if (!uses_fp8(engine)) return;
+  Buffers buffers = read_buffers(engine);
+  for (Fp8Scaling& linear : buffers.scaling) std::fill_n(linear.amax, kFp8Roles, 0.0F);
+  engine.device().copy_to_device(in_arena(engine, kFp8Scaling), buffers.scaling.data(), bytes_of(buffers.scaling));
 }
 
 void read_fp8_state(Engine& engine, const ModelConfig& model, const SafetensorsFile& file) {

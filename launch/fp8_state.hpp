@@ -22,4 +22,7 @@ std::optional<Fp8State> gather_fp8_state(Engine& engine, const ModelConfig& mode
 // another shape.
 void read_fp8_state(Engine& engine, const ModelConfig& model, const SafetensorsFile& file);
 
+// Forgets what was measured since the last update: of micro-batches that are no part of a step. The scales stay.
+void forget_fp8_maximums(Engine& engine);
+
 }  // namespace plimsoll

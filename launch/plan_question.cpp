@@ -21,6 +21,9 @@ constexpr std::array kNoPart{"model.preset", "model.from",      "model.init_std"
                              "optimizer.lr", "optimizer.betas", "optimizer.eps",  "optimizer.weight_decay",
                              "plan.profile", "comm.transport",  "comm.deadline"};
 
+// A plan says nothing of a key that has this value: it did not before there was such a key.
+constexpr std::pair<std::string_view, std::string_view> kUnsaid{"fp8", "off"};
+
 bool is_asked(const std::string& key) {
   if (key == "run.threads") return true;
   if (key.starts_with("run.") || key.starts_with("schedule.")) return false;
@@ -44,6 +47,7 @@ Values asked_values(const Config& config) {
 
 // Of the key, or of the section that is a word.
 std::string value_of(const nlohmann::json& asked, std::string key) {
+  if (key == kUnsaid.first && !asked.contains(key)) return std::string(kUnsaid.second);
   while (!asked.contains(key)) {
     const std::size_t dot = key.rfind('.');
     if (dot == std::string::npos) return "(nothing)";
@@ -56,7 +60,9 @@ std::string value_of(const nlohmann::json& asked, std::string key) {
 
 nlohmann::json plan_question(const Config& config) {
   nlohmann::json asked = nlohmann::json::object();
-  for (auto& [key, text] : asked_values(config)) asked[key] = text;
+  for (auto& [key, text] : asked_values(config)) {
+    if (std::pair<std::string_view, std::string_view>(key, text) != kUnsaid) asked[key] = text;
+  }
   return asked;
 }
 

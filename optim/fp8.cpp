@@ -54,7 +54,7 @@ void add_fp8_update(Graph& graph, std::span<const NormAxis> axes, std::int64_t s
     if (axis.ranks == 1) continue;
     // Of the scales, too, which are the same on all of them.
     const ValueId scratch = reduction_scratch(graph, axis.axis, scratch_bytes);
-    add_node<AllReduce>(graph, {axis.axis, axis.ranks, true},
+    add_node<AllReduce>(graph, {axis.axis, axis.ranks, {}, true},
                         {{AllReduce::kX, scaling}, {AllReduce::kScratch, scratch}}, "reduce.fp8_scaling", -1);
     graph.nodes.back().phase = Phase::Reduce;
   }

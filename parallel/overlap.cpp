@@ -38,6 +38,16 @@ struct Pair {
   Collective what;
 };
 
+// Its x and y. What linears in fp8 read is quantised as a whole, and their weights once per product: they are not cut.
+struct ProductSlots {
+  std::size_t x, y;
+};
+std::optional<ProductSlots> product_slots(const Node& node, bool cut) {
+  if (node.op == op_id<Linear>) return ProductSlots{Linear::kX, Linear::kY};
+  if (node.op == op_id<LinearFp8> && !cut) return ProductSlots{LinearFp8::kX, LinearFp8::kY};
+  return std::nullopt;
+}
+
 bool touches(const Graph& graph, const Node& node, ValueId root) {
   bool any = false;
   for_each_access(graph, node, [&](const MemoryAccess& a) { any = any || graph.root(a.value) == root; });
@@ -45,16 +55,16 @@ bool touches(const Graph& graph, const Node& node, ValueId root) {
 }
 
 // The linear that makes what the collective at `n` sums, or that first reads what it gathers.
-std::optional<std::size_t> product_of(const Graph& graph, std::size_t n, const Collective& c) {
+std::optional<std::size_t> product_of(const Graph& graph, std::size_t n, const Collective& c, bool cut) {
   const Node& node = graph.nodes[n];
   const ValueId root = graph.root(c.sums ? c.from : c.to), other = graph.root(c.sums ? c.to : c.from);
   for (std::size_t at = n; c.sums ? at-- > 0 : ++at < graph.nodes.size();) {
     const Node& near = graph.nodes[at];
     const bool here = graph.section(at) == graph.section(n) && near.chunk == node.chunk && near.late == node.late;
     if (!here) return std::nullopt;
-    if (near.op == op_id<Linear> && near.phase == node.phase) {
-      const ValueId forward = near.value[c.sums ? Linear::kY : Linear::kX],
-                    backward = near.grad[c.sums ? Linear::kX : Linear::kY];
+    if (const auto slots = product_slots(near, cut); slots && near.phase == node.phase) {
+      const ValueId forward = near.value[c.sums ? slots->y : slots->x],
+                    backward = near.grad[c.sums ? slots->x : slots->y];
       if ((node.phase == Phase::Forward ? forward : backward) == (c.sums ? c.from : c.to)) return at;
     }
     if (touches(graph, near, root) || touches(graph, near, other)) return std::nullopt;
@@ -62,11 +72,11 @@ std::optional<std::size_t> product_of(const Graph& graph, std::size_t n, const C
   return std::nullopt;
 }
 
-std::vector<Pair> pairs_of(const Graph& graph) {
+std::vector<Pair> pairs_of(const Graph& graph, bool cut) {
   std::vector<Pair> pairs;
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const std::optional<Collective> c = collective_at(graph.nodes[n]);
-    const std::optional<std::size_t> product = c ? product_of(graph, n, *c) : std::nullopt;
+    const std::optional<std::size_t> product = c ? product_of(graph, n, *c, cut) : std::nullopt;
     if (product) pairs.push_back({*product, n, *c});
   }
   return pairs;
@@ -86,7 +96,7 @@ class Overlapper {
   void run() {
     std::map<std::size_t, Pair> at;  // by product: what lies between the two touches nothing of the collective
     std::vector<bool> gone(graph_.nodes.size(), false);
-    for (const Pair& pair : pairs_of(graph_)) {
+    for (const Pair& pair : pairs_of(graph_, chunks_ > 1)) {
       if (chunks_ == 1 && !pair.what.sums) continue;
       at[pair.product] = pair;
       gone[pair.collective] = gone[pair.product] = true;
@@ -149,7 +159,7 @@ class Overlapper {
 
 std::vector<SplitLinear> split_linears(const Graph& graph) {
   std::vector<SplitLinear> linears;
-  for (const Pair& pair : pairs_of(graph)) linears.push_back({pair.product, pair.collective});
+  for (const Pair& pair : pairs_of(graph, true)) linears.push_back({pair.product, pair.collective});
   return linears;
 }
 

@@ -16,10 +16,10 @@ namespace plimsoll {
 //   a gather before a product (sequence parallelism):                                            C0 C1 P0 C2 P1 … Ck Pk
 // The sum also moves ahead of the weight gradient, which does not need it; so does the one of `chunks` 1. What is sent
 // and what is added to what stays the same. A chunk is a range of rows, or, where the collective runs along the tokens
-// of each sequence, of sequences; Error(Internal) when these do not divide by `chunks`.
+// of each sequence, of sequences; Error(Internal) when these do not divide by `chunks`. Linears in fp8 are not cut.
 void overlap_linears(Graph& graph, int chunks);
 
-// A linear and the collective that overlap_linears() runs beside it: nodes of the graph, before that.
+// A linear that can be cut and the collective that overlap_linears() runs beside it: nodes of the graph, before that.
 struct SplitLinear {
   std::size_t product, collective;
 };

@@ -228,11 +228,30 @@ TEST_F(PlanFile, AQuestionHasEveryKeyButThoseThatNoPlanFollowsFrom) {
   for (const auto& [key, text] : config_keys().write(config()).values()) {
     if (!asked.contains(key)) without.push_back(key);
   }
-  EXPECT_EQ(join(without, " "),
-            "model.preset model.from model.init_std model.scale_residual_init data.train data.dtype train.steps "
-            "train.eval_batches optimizer.lr optimizer.betas optimizer.eps optimizer.weight_decay schedule.name "
-            "schedule.warmup schedule.min_lr schedule.decay_steps plan.profile comm.transport comm.deadline run.dir "
-            "run.seed run.log_every run.eval_every run.save_every run.keep run.trace run.poison");
+  EXPECT_EQ(
+      join(without, " "),
+      "model.preset model.from model.init_std model.scale_residual_init data.train data.dtype train.steps "
+      "train.eval_batches optimizer.lr optimizer.betas optimizer.eps optimizer.weight_decay schedule.name "
+      "schedule.warmup schedule.min_lr schedule.decay_steps plan.profile comm.transport comm.deadline fp8 run.dir "
+      "run.seed run.log_every run.eval_every run.save_every run.keep run.trace run.poison");
+}
+
+// Where it is off, a plan is one of before there was such a key; it is asked all the same.
+TEST_F(PlanFile, Fp8IsSaidWhereItIsOn) {
+  const std::vector<std::string> off{"precision=bf16", "memory.budget=64 MiB", "parallel.zero=1"};
+  std::vector<std::string> on = off;
+  on.emplace_back("fp8=linears");
+  EXPECT_EQ(plan_question(config(on)).at("fp8"), "linears");
+  const std::filesystem::path without = write(plan(config(off)), "off.json"), with = write(plan(config(on)), "on.json");
+  for (const auto& [settings, same, other, text] : {std::tuple{off, without, with, "fp8: linears there, off here"},
+                                                    std::tuple{on, with, without, "fp8: off there, linears here"}}) {
+    Config c = config(settings);
+    EXPECT_EQ(error_of([&, file = other] { follow_plan(c, 2, file); }).second,
+              fmt::format("{}: was made for another run: {}", other.string(), text));
+    Config followed = config(settings);
+    follow_plan(followed, 2, same);
+    check_followed(plan(followed), same);
+  }
 }
 
 TEST_F(PlanFile, AMissingPartIsSaidOnce) {

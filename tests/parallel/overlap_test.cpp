@@ -106,7 +106,8 @@ bool is_collective(const Node& node) { return op_info(node.op).collective; }
 std::vector<std::string> order_of(const Graph& graph, std::string_view label, Phase phase) {
   std::vector<std::string> order;
   for (const Node& n : graph.nodes) {
-    const bool mine = n.layer == 0 && n.label.starts_with(label) && (n.op == op_id<Linear> || is_collective(n));
+    const bool product = n.op == op_id<Linear> || n.op == op_id<LinearFp8>;
+    const bool mine = n.layer == 0 && n.label.starts_with(label) && (product || is_collective(n));
     if (mine && (n.phase == phase || n.phase == Phase::WeightGrad))
       order.push_back(std::string(phase_name(n.phase)) + " " + n.label.substr(label.size()));
   }
@@ -143,6 +144,10 @@ TEST(Overlap, CollectivesAreBetweenTheProducts) {
   EXPECT_EQ(order_of(build_programs(on_layout(o, layout)).graph("train"), "mlp.up", Phase::InputGrad),
             (Order{"input_grad ", "input_grad .enter", "weight_grad "}))
       << "the weight gradient does not need the sum";
+  ProgramOptions fp8 = options_of(ModelFamily::Gpt2, DType::bf16);
+  fp8.fp8 = true;
+  EXPECT_EQ(order_of(build_programs(on_layout(fp8, layout)).graph("train"), "mlp.up", Phase::InputGrad),
+            (Order{"input_grad ", "input_grad .enter", "weight_grad "}));
 }
 
 struct Bytes {

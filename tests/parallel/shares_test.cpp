@@ -75,12 +75,13 @@ TEST(Shares, AListOfEvenSharesChangesNoBit) {
 
 // Micro-batches that are timed before the first step leave nothing behind.
 TEST(Shares, RehearsalsLeaveNothingBehind) {
-  for (const int stages : {1, 2}) {
+  for (const auto& [stages, fp8] : {std::pair{1, false}, std::pair{2, false}, std::pair{1, true}, std::pair{2, true}}) {
     const Mesh mesh{.data = 2, .pipeline = stages};
     std::array<std::vector<double>, 2> losses;
     for (const bool rehearsed : {false, true}) {
       on_mesh(mesh, [&](int rank, const Groups& groups) {
-        ProgramOptions o = equivalence_options(ModelFamily::Gpt2, DType::f32, 1);
+        ProgramOptions o = equivalence_options(ModelFamily::Gpt2, fp8 ? DType::bf16 : DType::f32, 1);
+        o.fp8 = fp8;
         o.model.dropout = 0.2;
         o.mesh = mesh;
         o.rank = rank;
@@ -100,7 +101,7 @@ TEST(Shares, RehearsalsLeaveNothingBehind) {
       });
     }
     ASSERT_EQ(losses[0].size(), static_cast<std::size_t>(kSteps));
-    EXPECT_EQ(losses[0], losses[1]) << stages << " stages";
+    EXPECT_EQ(losses[0], losses[1]) << stages << " stages" << (fp8 ? ", fp8" : "");
   }
 }
 

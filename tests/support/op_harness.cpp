@@ -49,7 +49,7 @@ using Memory = std::shared_ptr<Guarded>;
 template <class T>
 void append(std::vector<std::byte>& bytes, double number) {
   T x;
-  if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+  if constexpr (std::is_class_v<T>)  // 16 and 8 bits
     x = T(static_cast<float>(number));
   else
     x = static_cast<T>(number);
@@ -62,7 +62,7 @@ void read_all(const std::vector<std::byte>& bytes, std::vector<double>& numbers)
   for (std::size_t at = 0; at < bytes.size(); at += sizeof(T)) {
     T x;
     std::memcpy(&x, bytes.data() + at, sizeof(T));
-    if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+    if constexpr (std::is_class_v<T>)  // 16 and 8 bits
       numbers.push_back(static_cast<double>(float(x)));
     else
       numbers.push_back(static_cast<double>(x));
@@ -160,7 +160,9 @@ class Execution {
     if (case_.op->splits_backward) backward_phase(Phase::WeightGrad);
     for (int s = 0; s < case_.slots(); ++s) {
       if (gradient_goes_out(case_, s) && wanted(s)) result_.grad[at(s)] = grad_[at(s)]->copy();
-      if (case_.op->terminal && case_.slot(s).role == Role::Output) result_.value[at(s)] = value_[at(s)]->copy();
+      const bool made_here = case_.op->terminal && case_.slot(s).role == Role::Output;
+      if (case_.specs.has(s) && (made_here || case_.slot(s).role == Role::State))
+        result_.value[at(s)] = value_[at(s)]->copy();
     }
   }
 
