@@ -252,7 +252,11 @@ class TensorSplitter {
     const ValueId x = in(node, QuantizeFp8::kX);
     const bool enters = split_of(node, label).split == Split::Outputs;
     map_[scaling] = g_.add_value(whole_[scaling]);
-    if (enters) map_[whole_x] = entered(x, node);
+    if (enters) {
+      Node linear = node;
+      linear.label = label;
+      map_[whole_x] = entered(x, linear);
+    }
     copy(node, node.attrs);
     map_[whole_x] = x;
   }

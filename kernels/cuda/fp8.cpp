@@ -1,6 +1,7 @@
 #include "kernels/cuda/fp8.hpp"
 
 #include "kernels/cuda/column_sums.hpp"
+#include "kernels/cuda/embedding.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/pointwise.hpp"
 #include "kernels/cuda/product.hpp"

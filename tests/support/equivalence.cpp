@@ -116,6 +116,7 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   };
   RunResult result;
   result.dtype = o.dtype;
+  result.fp8 = o.fp8;
   for (const ModelTensor& t : engine.programs().tensors) result.names.push_back(t.name);
   result.initial = tensors();
   std::map<std::string, std::int64_t> before;
@@ -209,7 +210,8 @@ void expect_same_training(const RunResult& run, const RunResult& one) {
   // Half precision rounds partial sums of ranks where one rank has the whole.
   const bool half = wide_dtype(one.dtype) != one.dtype;
   const double tolerance = one.dtype == DType::f64 ? 1e-10 : half ? 5e-4 : 1e-5;
-  const double norms = half ? 5e-3 : 1e3 * tolerance;
+  // In half precision they also flip roundings to fp8, which are far larger.
+  const double norms = half ? (one.fp8 ? 3e-2 : 5e-3) : 1e3 * tolerance;
   EXPECT_EQ(run.initial, one.initial);  // bitwise
   ASSERT_EQ(run.losses.size(), one.losses.size());
   for (std::size_t i = 0; i < run.losses.size(); ++i) {
