@@ -388,9 +388,9 @@ std::string plan_text(const std::vector<RankRole>& roles, const PlanContext& con
   constexpr std::size_t kMostColumns = 6;
   const RankRole &first = roles.front(), &largest = largest_role(roles);
   const ProgramOptions& o = first.options;
-  std::string out =
-      fmt::format("{} parameters, {} rank(s), micro-batch {} x {} tokens, {}\n", format_count(parameter_count(o.model)),
-                  context.ranks, o.micro_batch, o.sequence, dtype_name(o.dtype));
+  std::string out = fmt::format("{} parameters, {} rank(s), micro-batch {} x {} tokens, {}{}\n",
+                                format_count(parameter_count(o.model)), context.ranks, o.micro_batch, o.sequence,
+                                dtype_name(o.dtype), o.fp8 ? ", linears in fp8" : "");
   if (o.mesh.ranks() > 1) {
     out += mesh_text(first.programs, o);
     for (const RankRole& role : roles) out += holdings_text(role);

@@ -18,9 +18,7 @@ std::string broadcast(const Group& control, std::string text) {
   return text;
 }
 
-}  // namespace
-
-ClusterDescription choose_cluster(const Config& config) {
+ClusterDescription described_cluster(const Config& config) {
   if (!config.comm.cluster.empty()) return load_cluster(config.comm.cluster);
   if (config.device == DeviceKind::Cpu) return {};
   constexpr std::int64_t kMemoryOfH200 = std::int64_t{139} << 30;
@@ -29,6 +27,17 @@ ClusterDescription choose_cluster(const Config& config) {
   const GpuDataSheet* gpu = find_gpu(config.gpu.name);
   require(gpu != nullptr, ErrorKind::Internal, "{} has no data sheet and was not measured", config.gpu.name);
   return describe_gpus(*gpu, config.gpu.memory_bytes, config.cuda.tf32);
+}
+
+}  // namespace
+
+ClusterDescription choose_cluster(const Config& config) {
+  ClusterDescription cluster = described_cluster(config);
+  const GpuDataSheet* gpu = find_gpu(cluster.device.name);
+  if (config.fp8 != Fp8Use::Off && gpu != nullptr && !gpu->fp8)
+    fail(ErrorKind::Config, "{}: to be planned for {}, which has no tensor cores for it", key_place(config, "fp8"),
+         cluster.device.name);
+  return cluster;
 }
 
 RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes,

@@ -13,7 +13,8 @@
 namespace plimsoll {
 
 // The description of comm.cluster. Where it names none: a CPU core per rank, or with device: cuda the GPU that the run
-// found, by its data sheet or as it was measured, and an H200 where none was looked for (`plan`).
+// found, by its data sheet or as it was measured, and an H200 where none was looked for (`plan`). Error(Config) where
+// linears are to be in fp8 and a described GPU has none.
 ClusterDescription choose_cluster(const Config& config);
 
 class RunCosts {

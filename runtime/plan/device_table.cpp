@@ -5,7 +5,7 @@ namespace {
 
 // Data sheets of NVIDIA. Longer names stand before those that they begin with.
 constexpr std::array kGpus{
-    GpuDataSheet{"A100", {19.5e12, 19.5e12, 312e12, 312e12}, 156e12, 2.04e12, 300e9},
+    GpuDataSheet{"A100", {19.5e12, 19.5e12, 312e12, 312e12}, 156e12, 2.04e12, 300e9, false},
     GpuDataSheet{"H100 PCIe", {51e12, 51e12, 756e12, 756e12}, 378e12, 2.0e12, 64e9},
     GpuDataSheet{"H100 NVL", {60e12, 60e12, 835.5e12, 835.5e12}, 417.7e12, 3.9e12, 64e9},
     GpuDataSheet{"H100", {67e12, 67e12, 989.4e12, 989.4e12}, 494.7e12, 3.35e12, 450e9},

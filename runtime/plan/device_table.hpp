@@ -16,6 +16,7 @@ struct GpuDataSheet {
   double tf32 = 0;
   double memory_bytes_per_s = 0;
   double link_bytes_per_s = 0;  // each way, to the others of a node: NVLink of SXM boards, else PCIe
+  bool fp8 = true;              // tensor cores multiply it: compute capability 8.9 and above
 };
 
 // The row that fits best; null: an unknown device. "NVIDIA H100 PCIe" is not "H100".

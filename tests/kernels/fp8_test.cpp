@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "kernels/cpu/register.hpp"
 #include "tests/support/op_harness.hpp"
@@ -105,7 +106,7 @@ std::vector<double> through(const std::vector<double>& x, float scale) {
   return out;
 }
 
-// Σ_k a(i, k) · b(k, j), with the largest sum of magnitudes, which accumulation rounds by.
+// Σ_k a(i, k) · b(k, j)
 template <class A, class B>
 std::vector<double> multiply(std::int64_t m, std::int64_t n, std::int64_t k, const A& a, const B& b) {
   std::vector<double> c;
@@ -119,6 +120,8 @@ std::vector<double> multiply(std::int64_t m, std::int64_t n, std::int64_t k, con
   return c;
 }
 
+// `unit`: of the roundings of a result by itself. Sums of fifty products in f32 round by up to 50 · 2^-24 of the sum of
+// their magnitudes, which is a few times the largest result.
 void expect_close(const std::vector<double>& found, const std::vector<double>& expected, double unit) {
   ASSERT_EQ(found.size(), expected.size());
   double largest = 0;
@@ -159,6 +162,13 @@ TEST(CpuFp8, ProductsAreThoseOfTheRoundedOperands) {
           in_out ? multiply(kIn, kOut, kRows, from_weights, dy_at)
                  : multiply(kOut, kIn, kRows, turned_dy, [&](std::int64_t i, std::int64_t l) { return x_at(i, l); }),
           1e-6);
+      const auto most = [](const std::vector<double>& v) {
+        return std::accumulate(v.begin(), v.end(), 0.0, [](double m, double n) { return std::max(m, std::fabs(n)); });
+      };
+      const std::vector<double> scaling = numbers(r.value[LinearFp8::kScaling], DType::f32);
+      EXPECT_EQ(std::vector(scaling.begin() + kFp8Roles, scaling.end()),
+                (std::vector<double>{0, static_cast<float>(most(in.value[LinearFp8::kWeight])),
+                                     static_cast<float>(most(in.grad[LinearFp8::kY]))}));
       // The bias is not quantised, nor is what is summed for it.
       std::vector<double> db(kOut, 0.0);
       for (std::size_t i = 0; i < in.grad[LinearFp8::kY].size(); ++i) db[i % kOut] += in.grad[LinearFp8::kY][i];

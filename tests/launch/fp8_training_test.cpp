@@ -6,6 +6,7 @@
 
 #include "launch/backend.hpp"
 #include "launch/fp8_state.hpp"
+#include "launch/run_costs.hpp"
 #include "optim/fp8.hpp"
 #include "runtime/checkpoint/checkpoint.hpp"
 #include "tests/launch/quiet_run.hpp"
@@ -36,13 +37,14 @@ std::vector<float> floats_of(Engine& engine, std::string_view region) {
   return all;
 }
 
-// Operands of 3 and 2 bits of mantissa beside 8: the losses of sixty steps stay within 3 % of those of bf16, in the
-// mean within 0.5 %.
-TEST(Fp8Training, FollowsBf16) {
+// Operands of 3 and 2 bits of mantissa beside 23: over sixty steps a loss was 0.28 % from that of fp32 at most (bf16:
+// 0.09 %), in the mean 0.02 %.
+TEST(Fp8Training, FollowsFp32) {
   constexpr std::int64_t kSteps = 60;
   for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
-    const auto losses = [&](bool fp8) {
-      const ProgramOptions o = fp8_options(family, fp8);
+    const auto losses = [&](DType dtype, bool fp8) {
+      ProgramOptions o = fp8_options(family, fp8);
+      o.dtype = dtype;
       const auto engine = fp8_engine(o);
       std::vector<double> all;
       for (std::int64_t step = 0; step < kSteps; ++step) {
@@ -52,19 +54,19 @@ TEST(Fp8Training, FollowsBf16) {
       }
       return all;
     };
-    const std::vector<double> half = losses(false), eighth = losses(true);
+    const std::vector<double> exact = losses(DType::f32, false), found = losses(DType::bf16, true);
     double difference = 0;
-    for (std::size_t i = 0; i < half.size(); ++i) {
-      EXPECT_NEAR(eighth[i], half[i], 0.03 * half[i]) << "step " << i;
-      difference += (eighth[i] - half[i]) / half[i];
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      EXPECT_NEAR(found[i], exact[i], 0.006 * exact[i]) << "step " << i;
+      difference += (found[i] - exact[i]) / exact[i];
     }
-    EXPECT_LT(std::fabs(difference / kSteps), 0.005);
-    EXPECT_LT(eighth.back(), 0.85 * eighth.front());
-    EXPECT_NE(eighth, half);
+    EXPECT_LT(std::fabs(difference / kSteps), 0.001);
+    EXPECT_LT(found.back(), 0.7 * found.front());
+    EXPECT_NE(found, losses(DType::bf16, false));
   }
 }
 
-// The fixed scales of the first step lose no gradient.
+// The fixed scales of the first step lose no gradient: norms were within 3.6 % of those of bf16.
 TEST(Fp8Training, TheFirstStepMovesEveryTensor) {
   for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
     const ProgramOptions o = fp8_options(family), bf16_options = fp8_options(family, false);
@@ -86,7 +88,7 @@ TEST(Fp8Training, TheFirstStepMovesEveryTensor) {
     const std::vector<double> found = sizes(*engine), expected = sizes(*half);
     const std::vector<NamedTensor> names = engine->tensors("gradients");
     for (std::size_t t = 0; t < names.size(); ++t)
-      EXPECT_NEAR(found[t], expected[t], 0.1 * expected[t] + 1e-6) << names[t].name;
+      EXPECT_NEAR(found[t], expected[t], 0.07 * expected[t]) << names[t].name;
   }
 }
 
@@ -188,6 +190,27 @@ TEST(Fp8Plan, GpusWithoutItAreNamed) {
   ASSERT_TRUE(fault.has_value());
   EXPECT_NE(fault->find("NVIDIA A100 has 8.0"), std::string::npos) << *fault;
   EXPECT_TRUE(fp8_gpu_fault("V100", 7, 0).has_value());
+}
+
+// Planned for a machine that is not here.
+TEST(Fp8Plan, DescribedGpusWithoutItAreNamed) {
+  const auto cluster_of = [](const char* file, Fp8Use fp8) {
+    Config config;
+    config.precision = DType::bf16;
+    config.fp8 = fp8;
+    config.comm.cluster = fmt::format("{}/configs/clusters/{}.yaml", PLIMSOLL_SOURCE_DIR, file);
+    return choose_cluster(config).device.name;
+  };
+  EXPECT_EQ(cluster_of("h100", Fp8Use::Linears), cluster_of("h100", Fp8Use::Off));
+  EXPECT_EQ(cluster_of("cpu", Fp8Use::Linears), cluster_of("cpu", Fp8Use::Off));
+  const std::string a100 = cluster_of("a100", Fp8Use::Off);
+  try {
+    cluster_of("a100", Fp8Use::Linears);
+    FAIL() << a100;
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::Config);
+    EXPECT_NE(std::string(e.what()).find(a100 + ", which has no tensor cores for it"), std::string::npos) << e.what();
+  }
 }
 
 // Of a run on one rank, read by the two stages of a pipeline: each has the scales of its layers, and both together

@@ -162,7 +162,7 @@ TEST_P(PlanFuzz, ARunAsPlannedOrATrueBound) {
   if (HasFailure()) return;
   EXPECT_GT(infeasible, kCasesPerGroup / 20);
   EXPECT_LT(infeasible, kCasesPerGroup / 2);
-  for (const char* feature : {"interleaved", "sequence parallel", "parallel: auto", "micro_batch: auto", "bf16",
+  for (const char* feature : {"interleaved", "sequence parallel", "parallel: auto", "micro_batch: auto", "bf16", "fp8",
                               "host memory offered", "offload", "keep lists", "8 ranks"})
     EXPECT_GT(ran[feature], 0) << feature;
 }

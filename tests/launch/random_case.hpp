@@ -142,6 +142,7 @@ inline std::optional<Case> random_case(Draw& draw) {
   config.data.validation = draw.one_in(3) ? 0.1 : 0;
   config.run.threads = 1;
   config.precision = draw.of({DType::f32, DType::f32, DType::f32, DType::f32, DType::bf16, DType::bf16, DType::f16});
+  if (config.precision == DType::bf16 && p.tensor_chunks == 1 && draw.one_in(2)) config.fp8 = Fp8Use::Linears;
   config.optimizer.name = draw.one_in(4) ? OptimizerName::Sgd : OptimizerName::AdamW;
   draw_batch(draw, config, automatic ? ranks : *p.data);
   draw_sizes(draw, config);
@@ -177,6 +178,7 @@ inline std::set<std::string> features(const Case& c) {
   add(p.automatic, "parallel: auto");
   add(!c.config.train.micro_batch, "micro_batch: auto");
   add(c.config.precision == DType::bf16, "bf16");
+  add(c.config.fp8 != Fp8Use::Off, "fp8");
   add(m.recompute == RecomputeMode::Auto && m.host_budget.has_value(), "host memory offered");
   add(m.recompute == RecomputeMode::Offload ||
           some([](const LayerRecompute& l) { return l.mode == RecomputeMode::Offload || !l.offload.empty(); }),

@@ -38,12 +38,13 @@ TEST_P(Fp8On, RecomputesTheSameBits) {
   const auto& [family, layout] = GetParam();
   ProgramOptions o = fp8_options(family);
   const RunResult none = train_on(layout, o, kRows, kSteps);
-  for (const RecomputeMode mode : {Full, Selective}) {
+  for (const RecomputeMode mode : {Full, Selective, Offload}) {
     SCOPED_TRACE(to_text(mode));
     o.recompute.assign(static_cast<std::size_t>(o.model.layers), {mode, {}});
     const RunResult run = train_on(layout, o, kRows, kSteps);
     expect_same_bits(run, none);
     EXPECT_EQ(run.high_water, run.planned);
+    EXPECT_EQ(run.host_high_water, run.host_planned);
   }
 }
 
