@@ -15,7 +15,7 @@ void copy(const KernelArgs& args) {
 }  // namespace
 
 void add_copy_kernels(KernelTable& table) {
-  for (const DType type : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+  for (const DType type : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::f8e4m3}) {
     table.add<ToHost>(Phase::Forward, type, copy);
     table.add<FromHost>(Phase::Forward, type, copy);
   }

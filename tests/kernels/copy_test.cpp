@@ -14,7 +14,7 @@ using namespace test;
 TEST(HostCopies, MoveTheBytes) {
   const KernelTable kernels = cpu_kernels();
   for (const std::string_view name : {ToHost::name, FromHost::name}) {
-    for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::f8e4m3}) {
       for (const OpCase& c : op_cases(op_info(name), dtype)) {
         SCOPED_TRACE(c.text());
         OpInputs in = random_inputs(c, 1);

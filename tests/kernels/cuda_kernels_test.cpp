@@ -16,6 +16,8 @@ using namespace test;
 TEST(CudaKernelTable, HasEveryOpThatIsNoCollective) {
   if (!cuda_is_built()) GTEST_SKIP() << "this build has no CUDA";
   const KernelTable kernels = cuda_module().kernels({});
+  for (const OpId copy : {op_id<ToHost>, op_id<FromHost>})
+    EXPECT_NE(kernels.find(copy, Phase::Forward, DType::f8e4m3), nullptr) << "of what fp8 linears keep";
   for (const OpInfo& op : all_ops()) {
     if (op.collective) continue;
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
