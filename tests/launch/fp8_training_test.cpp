@@ -132,6 +132,37 @@ TEST(Fp8Training, EvaluationLeavesTheScalesAlone) {
   for (const Node& node : engine->programs().graph("evaluate").nodes) EXPECT_NE(node.op, op_id<LinearFp8>);
 }
 
+// Codes of what linears read, and boundaries of layers, wait in host memory, and all else is made again: scales and
+// maximums are those of a run that keeps everything.
+TEST(Fp8Training, WhatWaitsInHostMemoryChangesNoBit) {
+  for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {
+    ProgramOptions kept = fp8_options(family);
+    kept.model.layers = 3;
+    ProgramOptions sent = kept;
+    int codes = 0, boundaries = 0;
+    for (const auto& [layer, values] : recomputable_values(keeping_graph(kept).graph)) {
+      LayerRecompute list{RecomputeMode::Auto, {}};
+      for (const RecomputableValue& v : values) {
+        const bool code = v.name.ends_with(".fp8.y");
+        codes += code ? 1 : 0;
+        boundaries += v.boundary ? 1 : 0;
+        if (code || v.boundary) list.offload.push_back(v.name);
+      }
+      sent.recompute.push_back(list);
+    }
+    EXPECT_EQ(codes, 12);
+    EXPECT_GT(boundaries, 0);
+    const auto run = [](const ProgramOptions& o) {
+      const auto engine = fp8_engine(o);
+      for (std::int64_t step = 0; step < 3; ++step) EXPECT_TRUE(tiny_step(*engine, o, step, 0, 4, 4).applied);
+      EXPECT_EQ(engine->programs().plan.host_bytes > 0, !o.recompute.empty());
+      return std::tuple(floats_of(*engine, kFp8Scaling), floats_of(*engine, kFp8HistoryName),
+                        region_values(*engine, "parameters"));
+    };
+    EXPECT_EQ(run(sent), run(kept));
+  }
+}
+
 // Every linear of a layer, and no other product, has fp8 operands; what is kept of their inputs is one byte each.
 TEST(Fp8Plan, KeepsCodesOfWhatLinearsRead) {
   for (const ModelFamily family : {ModelFamily::Gpt2, ModelFamily::Llama}) {

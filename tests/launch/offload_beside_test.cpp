@@ -209,6 +209,34 @@ TEST(OffloadBeside, BoundariesGoWhereAllElseNeedsMore) {
   }
 }
 
+// Codes of one byte are values like others: what is said is what is planned and played, down to where boundaries go.
+TEST(OffloadBeside, LinearsInFp8AreAsTrue) {
+  const DescribedCosts costs = h200();
+  ProgramOptions o = llama({});
+  o.fp8 = true;
+  const std::int64_t none = outcome_of(o, costs).bytes, least = least_without_row_splits(o, costs);
+  ASSERT_LT(none, outcome_of(llama({}), costs).bytes);
+  std::int64_t sent = 0;  // above the least
+  for (const int percent : {60, 20, -2}) {
+    SCOPED_TRACE(percent);
+    const std::int64_t budget = least + (none - least) * percent / 100;
+    ProgramOptions with = o;
+    with.host = kBeside;
+    const RecomputeChoice choice = choose_recompute(with, costs, budget);
+    ASSERT_TRUE(choice.fits);
+    with.recompute = choice.layers;
+    const Outcome made = outcome_of(with, costs);
+    EXPECT_LE(made.bytes, budget);
+    sent += percent > 0 ? made.host : 0;
+    EXPECT_NEAR(made.seconds, added_seconds(choice), 1e-9);
+    EXPECT_LE(choice.stages.front().plan.bound_seconds, made.seconds);
+    const RecomputeChoice without = choose_recompute(o, costs, budget);
+    ASSERT_TRUE(without.fits || percent < 0);
+    if (without.fits) EXPECT_LE(added_seconds(choice), added_seconds(without));
+  }
+  EXPECT_GT(sent, 0);
+}
+
 TEST(OffloadBeside, WhereNothingFitsItNeedsNoMoreThanSendingAllOrBoundariesBesideRowSplits) {
   const DescribedCosts costs = h200();
   ProgramOptions o = llama(kBeside);
