@@ -75,7 +75,9 @@ TEST(Shares, AListOfEvenSharesChangesNoBit) {
 
 // Micro-batches that are timed before the first step leave nothing behind.
 TEST(Shares, RehearsalsLeaveNothingBehind) {
-  for (const auto& [stages, fp8] : {std::pair{1, false}, std::pair{2, false}, std::pair{1, true}, std::pair{2, true}}) {
+  for (const auto& run : {std::pair{1, false}, std::pair{2, false}, std::pair{1, true}, std::pair{2, true}}) {
+    const int stages = run.first;
+    const bool fp8 = run.second;
     const Mesh mesh{.data = 2, .pipeline = stages};
     std::array<std::vector<double>, 2> losses;
     for (const bool rehearsed : {false, true}) {

@@ -287,7 +287,8 @@ std::vector<double> random_integers(const OpCase& c, int s, std::uint64_t seed) 
     const std::uint64_t drawn = stream.bits(static_cast<std::uint64_t>(i)) % limit;
     double number = static_cast<double>(drawn);
     if (c.slot(s).name == "targets" && i % 5 == 3) number = -1;
-    if (c.slot(s).name == "segments") number = static_cast<double>(i % c.specs[s].last() / 3);
+    const std::int64_t segment = i % c.specs[s].last() / 3;
+    if (c.slot(s).name == "segments") number = static_cast<double>(segment);
     numbers.push_back(number);
   }
   return numbers;
