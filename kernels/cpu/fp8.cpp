@@ -49,7 +49,7 @@ struct Scaled {
 template <class T>
 void quantize_fp8(const KernelArgs& args) {
   const Scaled x(args, QuantizeFp8::kScaling, Fp8Role::Input);
-  auto* y = args.v<f8e4m3>(QuantizeFp8::kY);
+  auto* y = args.v<F8E4M3>(QuantizeFp8::kY);
   x.saw(quantize<Fp8Role::Input>(args.threads, x.scale, args.v<T>(QuantizeFp8::kX),
                                  args.value[QuantizeFp8::kX].spec.elements(),
                                  [=](std::int64_t i, float v) { y[i] = e4m3_code(v); }));
@@ -83,7 +83,7 @@ template <class T>
 Operand<T> read_codes(const KernelArgs& args, const View& codes, std::byte* workspace) {
   const Scaled tensor(args, LinearFp8::kScaling, Fp8Role::Input);
   T* to = reinterpret_cast<T*>(workspace);
-  const auto* from = codes.as<f8e4m3>();
+  const auto* from = codes.as<F8E4M3>();
   const Wide<T> by = unscale<T>(tensor.inverse());
   parallel_elements(args.threads, codes.spec.elements(), [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd

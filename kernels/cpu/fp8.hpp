@@ -31,16 +31,16 @@ template <Fp8Role role>
 }
 
 // The code of a number that e4m3 has, and back.
-[[gnu::always_inline]] inline f8e4m3 e4m3_code(float x) {
+[[gnu::always_inline]] inline F8E4M3 e4m3_code(float x) {
   const auto u = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t magnitude = u & 0x7FFFFFFFU;
   // 2^-120 brings the exponent to that of the format, and its subnormal numbers to those of float.
   const std::uint32_t finite = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p-120F) >> 20;
-  f8e4m3 code;
+  F8E4M3 code;
   code.bits = static_cast<std::uint8_t>((u >> 24 & 0x80U) | (magnitude > 0x7F800000U ? 0x7FU : finite));
   return code;
 }
-[[gnu::always_inline]] inline float e4m3_number(f8e4m3 code) {
+[[gnu::always_inline]] inline float e4m3_number(F8E4M3 code) {
   const std::uint32_t magnitude = code.bits & 0x7FU;
   const auto finite = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude << 20) * 0x1p120F);
   const std::uint32_t sign = static_cast<std::uint32_t>(code.bits & 0x80U) << 24;

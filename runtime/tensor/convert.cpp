@@ -31,8 +31,8 @@ void with_floating(DType type, const F& f) {
     case DType::f64: return f(double{});
     case DType::bf16: return f(bf16{});
     case DType::f16: return f(f16{});
-    case DType::f8e4m3: return f(f8e4m3{});
-    case DType::f8e5m2: return f(f8e5m2{});
+    case DType::f8e4m3: return f(F8E4M3{});
+    case DType::f8e5m2: return f(F8E5M2{});
     case DType::i32:
     case DType::i64:
     case DType::u8: break;

@@ -40,11 +40,11 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 }  // namespace
 
-f8e4m3::f8e4m3(float value) : bits(f8_code<3, 0x7E, 0x7F>(value)) {}
-f8e4m3::operator float() const { return (bits & 0x7FU) == 0x7FU ? kNan : f8_value<3>(bits); }
+F8E4M3::F8E4M3(float value) : bits(f8_code<3, 0x7E, 0x7F>(value)) {}
+F8E4M3::operator float() const { return (bits & 0x7FU) == 0x7FU ? kNan : f8_value<3>(bits); }
 
-f8e5m2::f8e5m2(float value) : bits(f8_code<2, 0x7B, 0x7F>(value)) {}
-f8e5m2::operator float() const {
+F8E5M2::F8E5M2(float value) : bits(f8_code<2, 0x7B, 0x7F>(value)) {}
+F8E5M2::operator float() const {
   const std::uint32_t code = bits & 0x7FU;
   if (code > 0x7CU) return kNan;
   if (code == 0x7CU) return std::bit_cast<float>(0x7F800000U | (bits & 0x80U) << 24);

@@ -62,19 +62,19 @@ struct f16 {
 
 // The formats of Micikevicius et al. 2022 (OCP 8-bit floating point). Rounding is to nearest even; what is beyond the
 // largest finite value, also an infinity, becomes that value with its sign; NaN stays NaN.
-struct f8e4m3 {  // 4 bits of exponent, 3 of mantissa; no infinities
+struct F8E4M3 {  // 4 bits of exponent, 3 of mantissa; no infinities
   static constexpr float kMost = 448;
   std::uint8_t bits = 0;
-  f8e4m3() = default;
-  explicit f8e4m3(float value);
+  F8E4M3() = default;
+  explicit F8E4M3(float value);
   explicit operator float() const;
 };
 
-struct f8e5m2 {  // 5 bits of exponent, 2 of mantissa
+struct F8E5M2 {  // 5 bits of exponent, 2 of mantissa
   static constexpr float kMost = 57344;
   std::uint8_t bits = 0;
-  f8e5m2() = default;
-  explicit f8e5m2(float value);
+  F8E5M2() = default;
+  explicit F8E5M2(float value);
   explicit operator float() const;
 };
 
@@ -109,11 +109,11 @@ constexpr DType dtype_of<std::uint8_t>() {
   return DType::u8;
 }
 template <>
-constexpr DType dtype_of<f8e4m3>() {
+constexpr DType dtype_of<F8E4M3>() {
   return DType::f8e4m3;
 }
 template <>
-constexpr DType dtype_of<f8e5m2>() {
+constexpr DType dtype_of<F8E5M2>() {
   return DType::f8e5m2;
 }
 

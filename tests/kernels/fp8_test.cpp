@@ -53,14 +53,14 @@ void expect_same_numbers() {
 }
 
 TEST(CpuFp8, RoundsAsTheTypesDo) {
-  expect_same_numbers<f8e4m3, Fp8Role::Input>();
-  expect_same_numbers<f8e4m3, Fp8Role::Weight>();
-  expect_same_numbers<f8e5m2, Fp8Role::Gradient>();
+  expect_same_numbers<F8E4M3, Fp8Role::Input>();
+  expect_same_numbers<F8E4M3, Fp8Role::Weight>();
+  expect_same_numbers<F8E5M2, Fp8Role::Gradient>();
 }
 
 TEST(CpuFp8, CodesAreThoseOfTheType) {
   for (std::uint32_t bits = 0; bits < 0x100U; ++bits) {
-    f8e4m3 code;
+    F8E4M3 code;
     code.bits = static_cast<std::uint8_t>(bits);
     const auto number = static_cast<float>(code);
     if (std::isnan(number)) {
@@ -141,8 +141,8 @@ TEST(CpuFp8, ProductsAreThoseOfTheRoundedOperands) {
       const OpResult r = run_op(cpu_kernels(), c, in, {.threads = 2});
       std::vector<double> x = in.value[LinearFp8::kX8];
       for (double& v : x) v /= kScales[0];
-      const std::vector<double> w = through<f8e4m3>(in.value[LinearFp8::kWeight], kScales[1]),
-                                dy = through<f8e5m2>(in.grad[LinearFp8::kY], kScales[2]);
+      const std::vector<double> w = through<F8E4M3>(in.value[LinearFp8::kWeight], kScales[1]),
+                                dy = through<F8E5M2>(in.grad[LinearFp8::kY], kScales[2]);
       const auto at = [](const std::vector<double>& v, std::int64_t i) { return v[static_cast<std::size_t>(i)]; };
       const auto x_at = [&](std::int64_t i, std::int64_t l) { return at(x, i * kIn + l); };
       const auto w_at = [&](std::int64_t l, std::int64_t o) { return at(w, in_out ? l * kOut + o : o * kIn + l); };
@@ -193,9 +193,9 @@ TEST(CpuFp8, CopiesAreCodesAndMaximumsAreMeasured) {
     for (const int threads : {1, 3}) {
       const OpResult r = run_op(cpu_kernels(), c, in, {.threads = threads, .backward = false});
       EXPECT_EQ(to_numbers(r.value[QuantizeFp8::kScaling], DType::f32), (std::vector<double>{300, 5, 6, 1.75, 8, 9}));
-      const auto* codes = reinterpret_cast<const f8e4m3*>(r.value[QuantizeFp8::kY].data());
+      const auto* codes = reinterpret_cast<const F8E4M3*>(r.value[QuantizeFp8::kY].data());
       for (std::size_t i = 0; i < x.size(); ++i) {
-        const f8e4m3 expected(static_cast<float>(x[i]) * 300.0F);
+        const F8E4M3 expected(static_cast<float>(x[i]) * 300.0F);
         ASSERT_EQ(codes[i].bits & (i == 17 ? 0x7FU : 0xFFU), expected.bits & (i == 17 ? 0x7FU : 0xFFU)) << i;
       }
       EXPECT_EQ(codes[12345].bits, 0xFEU) << "saturates";

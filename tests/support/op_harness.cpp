@@ -79,8 +79,8 @@ void with_type(DType dtype, F&& f) {
     case DType::i32: return f(std::int32_t{});
     case DType::i64: return f(std::int64_t{});
     case DType::u8: return f(std::uint8_t{});
-    case DType::f8e4m3: return f(f8e4m3{});
-    case DType::f8e5m2: return f(f8e5m2{});
+    case DType::f8e4m3: return f(F8E4M3{});
+    case DType::f8e5m2: return f(F8E5M2{});
   }
 }
 

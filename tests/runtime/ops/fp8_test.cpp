@@ -31,9 +31,9 @@ TEST(Fp8Scaling, TheLargestNumberStandsForTheLargestMagnitude) {
   EXPECT_EQ((Tensor{Fp8Role::Input}.step(2)), 224.0F);
   EXPECT_EQ((Tensor{Fp8Role::Weight}.step(7)), 64.0F);
   EXPECT_EQ((Tensor{Fp8Role::Gradient}.step(0.5F)), 114688.0F);
-  EXPECT_EQ(fp8_most(Fp8Role::Input), f8e4m3::kMost);
-  EXPECT_EQ(fp8_most(Fp8Role::Weight), f8e4m3::kMost);
-  EXPECT_EQ(fp8_most(Fp8Role::Gradient), f8e5m2::kMost);
+  EXPECT_EQ(fp8_most(Fp8Role::Input), F8E4M3::kMost);
+  EXPECT_EQ(fp8_most(Fp8Role::Weight), F8E4M3::kMost);
+  EXPECT_EQ(fp8_most(Fp8Role::Gradient), F8E5M2::kMost);
 }
 
 // A maximum decides the scale of the next kFp8History steps, and of no later one.

@@ -112,8 +112,8 @@ void check_codes(std::uint32_t first_nan, std::uint32_t infinity) {
   EXPECT_TRUE(std::isnan(static_cast<float>(F8(-std::numeric_limits<float>::quiet_NaN()))));
 }
 TEST(F8, EveryCodeSurvivesFloat) {
-  check_codes<f8e4m3>(0x7F, 0xFF);
-  check_codes<f8e5m2>(0x7D, 0x7C);
+  check_codes<F8E4M3>(0x7F, 0xFF);
+  check_codes<F8E5M2>(0x7D, 0x7C);
 }
 
 // The numbers of the formats as they are written down, apart from how they are computed here.
@@ -130,8 +130,8 @@ void check_values(int mantissa_bits, int bias, std::uint32_t end) {
   }
 }
 TEST(F8, CodesMeanTheirNumbers) {
-  check_values<f8e4m3>(3, 7, 0x7F);
-  check_values<f8e5m2>(2, 15, 0x7C);
+  check_values<F8E4M3>(3, 7, 0x7F);
+  check_values<F8E5M2>(2, 15, 0x7C);
 }
 
 // Between neighbours the nearer one is taken, at the middle the even one.
@@ -151,8 +151,8 @@ void check_f8_rounding(std::uint32_t last) {
   }
 }
 TEST(F8, RoundsToNearestEven) {
-  check_f8_rounding<f8e4m3>(0x7E);
-  check_f8_rounding<f8e5m2>(0x7B);
+  check_f8_rounding<F8E4M3>(0x7E);
+  check_f8_rounding<F8E5M2>(0x7B);
 }
 
 template <class F8>
@@ -168,16 +168,16 @@ void check_saturation(std::uint32_t most) {
   }
 }
 TEST(F8, SaturatesAtTheLargestNumber) {
-  check_saturation<f8e4m3>(0x7E);
-  check_saturation<f8e5m2>(0x7B);
+  check_saturation<F8E4M3>(0x7E);
+  check_saturation<F8E5M2>(0x7B);
 }
 
 TEST(F8, TinyNumbersBecomeZeroWithTheirSign) {
   for (const float value : {0.0F, std::numeric_limits<float>::denorm_min(), 1e-30F, 0x1p-18F}) {
-    EXPECT_EQ(f8e4m3(value).bits, 0U) << value;
-    EXPECT_EQ(f8e4m3(-value).bits, 0x80U) << value;
-    EXPECT_EQ(f8e5m2(value).bits, 0U) << value;
-    EXPECT_EQ(f8e5m2(-value).bits, 0x80U) << value;
+    EXPECT_EQ(F8E4M3(value).bits, 0U) << value;
+    EXPECT_EQ(F8E4M3(-value).bits, 0x80U) << value;
+    EXPECT_EQ(F8E5M2(value).bits, 0U) << value;
+    EXPECT_EQ(F8E5M2(-value).bits, 0x80U) << value;
   }
 }
 
