@@ -194,7 +194,7 @@ LayerOption keep_everything(const LayerKind& kind) {
   for (const BackwardStep& step : kind.steps) {
     for (const int v : step.reads) fates[v] = Fate::Keep;
   }
-  return simulate_or_fail(kind, std::move(fates));
+  return simulate_or_fail(kind, fates);
 }
 LayerOption keep_nothing(const LayerKind& kind) { return simulate_or_fail(kind, kept(kind, false)); }
 

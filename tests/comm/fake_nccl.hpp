@@ -120,7 +120,7 @@ class FakeNccl final : public NcclApi {
     });
   }
   int all_gather(const void* in, void* out, std::size_t count, NcclType type, NcclComm comm, void* stream) override {
-    return queue("ncclAllGather", count, comm, stream, [=, this] {
+    return queue("ncclAllGather", count, comm, stream, [=] {
       const auto ranks = static_cast<std::size_t>(group(comm).size());
       group(comm).all_gather(view(const_cast<void*>(in), count, type), view(out, count * ranks, type));
     });
