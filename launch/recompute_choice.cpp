@@ -158,24 +158,24 @@ class StageSearch {
     }
   }
 
-  // Alone, of as many layers as there is room for, and beside what else goes to host memory.
+  // Beside what else goes to host memory, and alone, of as many layers as there is room for.
   void search_boundaries(const GraphStage& graph, BytePlans& bytes) {
-    if (graph.stage.link->overlap) {
-      GraphStage alone = graph;
-      for (LayerKind& kind : alone.stage.kinds) {
-        for (LayerTensor& t : kind.tensors) t.offloadable = t.may_leave;
-      }
-      // With one micro-batch in flight, the last layer's backward comes right behind its forward.
-      const int last = graph.stage.in_flight == 1 ? 1 : 0;
-      for (int layers = static_cast<int>(graph.layers.size()) - last; layers > 0; layers /= 2) {
-        const GraphStage some = with_host_limit(alone, layers, std::numeric_limits<std::int64_t>::max());
-        const BudgetSearch::Found found = least_at(some, bytes);
-        if (found.bytes.host > there_.host.bytes) continue;
-        take_beside(found, some, bytes);
-        break;
-      }
-    }
     search_offload(graph, bytes);
+    if (!graph.stage.link->overlap) return;
+    GraphStage alone = graph;
+    for (LayerKind& kind : alone.stage.kinds) {
+      for (LayerTensor& t : kind.tensors) t.offloadable = t.may_leave;
+    }
+    // With one micro-batch in flight, the last layer's backward comes right behind its forward.
+    const int last = graph.stage.in_flight == 1 ? 1 : 0;
+    for (int layers = static_cast<int>(graph.layers.size()) - last; layers > 0; layers /= 2) {
+      const GraphStage some = with_host_limit(alone, layers, std::numeric_limits<std::int64_t>::max());
+      const BudgetSearch::Found found = least_at(some, bytes);
+      if (found.bytes.host > there_.host.bytes) continue;
+      take_beside(found, some, bytes);
+      break;
+    }
+    prove_beside(graph);
   }
 
   // Without host memory.
