@@ -232,7 +232,9 @@ TEST(OffloadBeside, LinearsInFp8AreAsTrue) {
     EXPECT_LE(choice.stages.front().plan.bound_seconds, made.seconds);
     const RecomputeChoice without = choose_recompute(o, costs, budget);
     ASSERT_TRUE(without.fits || percent < 0);
-    if (without.fits) EXPECT_LE(added_seconds(choice), added_seconds(without));
+    if (without.fits) {
+      EXPECT_LE(added_seconds(choice), added_seconds(without));
+    }
   }
   EXPECT_GT(sent, 0);
 }
