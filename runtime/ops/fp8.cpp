@@ -48,8 +48,10 @@ std::int64_t LinearFp8::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase 
   const bool device = threads == kDeviceThreads;
   const auto copies = [&](std::int64_t a, std::int64_t b) {
     const int bytes = device ? 1 : static_cast<int>(dtype_bytes(s[kX].dtype));
-    return fp8_operand_bytes(a, bytes) + fp8_operand_bytes(b, bytes) +
-           (device ? kFp8Alignment + product_workspace_bytes(threads) : 0);
+    const std::int64_t first = fp8_operand_bytes(a, bytes);
+    // Nothing is planned that is not written: behind the second operand of the host comes nothing.
+    return device ? first + fp8_operand_bytes(b, bytes) + kFp8Alignment + product_workspace_bytes(threads)
+                  : first + b * bytes;
   };
   const std::int64_t x = s[kX].elements(), weight = s[kWeight].elements(), y = s[kY].elements();
   if (phase == Phase::Forward) return copies(device ? 0 : x, weight);
