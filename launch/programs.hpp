@@ -205,33 +205,8 @@ std::vector<int> program_cuts(const ProgramOptions& options);
 // Stages of which one has the largest plan: of those in the middle that hold as many layers and recompute the same of
 // them, the first, which has most micro-batches in flight.
 std::vector<int> distinct_stages(const ProgramOptions& options);
-
-// What a run would need with other settings.
-struct NearestChange {
-  std::vector<std::string> settings;  // of --set, together
-  int ranks = 1;                      // that it is for
-  std::int64_t needed_bytes = 0;      // as Infeasible has it, of its rank
-  std::int64_t host_bytes = 0;        // that a rank offloads at most
-  bool fits = false;                  // into the budgets
-};
-
-// Does not fit: what is largest, and, where somebody asked (launch/nearest_changes.hpp), the changes that would fit or
-// come near. Its text is what the user sees.
-struct Infeasible {
-  std::int64_t needed_bytes = 0, budget_bytes = 0;
-  std::string text;
-  std::int64_t bound_bytes = 0;  // the rank needs as much with any recomputation of the same model, batch and mesh
-  bool of_host = false;          // the bytes are those of host memory
-  std::vector<NearestChange> changes = {};
-};
 // A bound of the arena of these programs: whatever else of their layers is recomputed or offloaded, no plan of them is
 // smaller.
 std::int64_t least_arena_bytes(const Programs& programs, const ProgramOptions& options);
-// budget ≥ arena + outside? `outside_bytes`: what the process needs besides the arena.
-std::optional<Infeasible> check_budget(const Programs& programs, const ProgramOptions& options,
-                                       std::int64_t budget_bytes, std::int64_t outside_bytes);
-// The same of what is offloaded: memory.host_budget ≥ host arena?
-std::optional<Infeasible> check_host_budget(const Programs& programs, const ProgramOptions& options,
-                                            std::int64_t budget_bytes);
 
 }  // namespace plimsoll

@@ -91,7 +91,7 @@ std::optional<Infeasible> check_host_budget(const std::vector<RankRole>& roles, 
   const RankRole& role = *std::max_element(roles.begin(), roles.end(), [](const RankRole& a, const RankRole& b) {
     return a.programs.plan.host_bytes < b.programs.plan.host_bytes;
   });
-  return with_name(check_host_budget(role.programs, role.options, budget_bytes), role, role.ranks, roles.size() > 1);
+  return with_name(check_host_budget(role.programs, budget_bytes), role, role.ranks, roles.size() > 1);
 }
 
 std::string rank_ranges(const std::vector<int>& ranks) {

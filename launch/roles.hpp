@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "launch/programs.hpp"
+#include "launch/infeasible.hpp"
 #include "launch/rank_budgets.hpp"
 
 namespace plimsoll {

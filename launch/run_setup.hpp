@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "launch/config.hpp"
-#include "launch/programs.hpp"
+#include "launch/infeasible.hpp"
 #include "launch/rank_budgets.hpp"
 #include "launch/recompute_choice.hpp"
 #include "runtime/data/dataset.hpp"
