@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_runs import DATA, PROGRAM, start, steps_ms, write_results
+from bench_runs import DATA, PROGRAM, only_those, start, steps_ms, write_results
 from slow_link import SlowLink, overlapped_seconds, unavailable
 
 MODEL = "{family: gpt2, layers: 6, hidden: 512, heads: 8, vocabulary: 1024, positions: 256, dropout: 0}"
@@ -65,10 +65,10 @@ def main():
     parser.add_argument("--only", default="", help="layouts whose name contains this")
     parser.add_argument("--out", default="bench_overlap.json")
     a = parser.parse_args()
+    table = only_those(layouts(a.chunks), a.only, parser)
     if why := unavailable():
         print(f"bench.sh --overlap: skipped: {why}")
         return 77
-    table = {name: layout for name, layout in layouts(a.chunks).items() if a.only in name}
     print(f"2 ranks x 1 thread, {a.rate} each way, a step of {BATCH} x {SEQUENCE} tokens; in the trace of a step with overlap (s)")
     print(f"{'layout':32}{'MB sent':>9}{'off ms':>9}{'on ms':>9}{'off/on':>8}{'compute':>10}{'communic.':>11}{'both':>8}", flush=True)
     rows = []

@@ -24,6 +24,14 @@ def steps_ms(run, skip):
     return [json.loads(line)["step_ms"] for line in (run / "metrics.jsonl").read_text().splitlines()][skip:]
 
 
+def only_those(table, only, parser):
+    """Those of a table whose name contains what --only says; a usage error where there are none."""
+    found = {name: item for name, item in table.items() if only in name}
+    if not found:
+        parser.error(f"--only {only}: there are {'; '.join(table)}")
+    return found
+
+
 def write_results(path, **results):
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     Path(path).write_text(json.dumps(dict(commit=commit, load=os.getloadavg(), **results), indent=1) + "\n")

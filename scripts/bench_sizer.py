@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_runs import DATA, PROGRAM, start, steps_ms, write_results
+from bench_runs import DATA, PROGRAM, only_those, start, steps_ms, write_results
 from slow_link import SlowLink, delay_tool, unavailable
 
 SEQUENCE = 256
@@ -94,15 +94,14 @@ def main():
     parser.add_argument("--only", default="", help="links whose name contains this")
     parser.add_argument("--out", default="bench_sizer.json")
     a = parser.parse_args()
+    cases = only_those(CASES, a.only, parser)
     if why := unavailable():
         print(f"bench.sh --sizer: skipped: {why}")
         return 77
     if not delay_tool():
         print("links without a delay: tools/tapdelay.cpp of the shared folder, /dev/net/tun or a compiler is not there")
     results = {}
-    for name, case in CASES.items():
-        if a.only not in name:
-            continue
+    for name, case in cases.items():
         print(f"{name}: 2 ranks x 1 thread, {case.layers} layers of {case.hidden}, a step of {case.batch} x {SEQUENCE} tokens, zero {a.zero}, "
               f"load {os.getloadavg()[0]:.1f}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
