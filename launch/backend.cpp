@@ -64,8 +64,8 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   options.index = place.local_rank % static_cast<int>(devices.size());
   options.tf32 = config.cuda.tf32;
   const CudaDeviceInfo& info = devices[static_cast<std::size_t>(options.index)];
-  if (const auto fault = fp8_gpu_fault(info.name, info.major, info.minor); fault && config.fp8 != Fp8Use::Off)
-    fail(ErrorKind::Config, "{}: {}", key_place(config, "fp8"), *fault);
+  const auto fp8_fault = fp8_gpu_fault(info.name, info.major, info.minor);
+  if (fp8_fault && config.fp8 != Fp8Use::Off) fail(ErrorKind::Config, "{}: {}", key_place(config, "fp8"), *fp8_fault);
   const RankGpu mine = rank_gpu(info);
   std::vector<RankGpu> all(static_cast<std::size_t>(place.ranks));
   control.gather_values(&mine, sizeof(mine), all.data());
@@ -93,6 +93,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   if (place.ranks > 1)
     backend.transports = std::make_unique<DeviceTransports>(
         std::move(choice), *backend.device, fmt::format("{} {}", host_name(), info.pci_bus_id), mpi_reaches_cuda());
+  backend.fp8 = !fp8_fault;
   backend.records = config.cuda.graphs == CudaGraphs::Auto;
   backend.times_nodes = false;
   config.gpu = find_gpus(all, control, backend);

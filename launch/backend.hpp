@@ -38,6 +38,7 @@ struct Backend {
   KernelTable kernels;      // without collectives
   int sharing_ranks = 1;    // of this host, with the device's memory
   bool records = false;     // programs are recorded and replayed (ExecutorOptions)
+  bool fp8 = true;          // it multiplies fp8: fp8_gpu_fault()
   bool times_nodes = true;  // kernels are done when they return, so the host can time them
   int threads = 1;          // of kernels, as declarations count them: kDeviceThreads for those of a GPU
   // Behind the device that it is for; null: groups are those of the host.

@@ -51,9 +51,22 @@ double flops_of(const Node& node) {
   return static_cast<double>(op_info(node.op).flops(node.attrs, node.specs, node.phase));
 }
 
+double fp8_product_flops_per_s(Backend& backend) {
+  if (!backend.fp8) return 0;
+  const auto square = [](std::int64_t size) {
+    SlotSpecs specs;
+    for (const int slot : {int{LinearFp8::kX}, int{LinearFp8::kWeight}}) specs.set(slot, {{size, size}, DType::bf16});
+    specs.set(LinearFp8::kX8, {{size, size}, DType::f8e4m3});
+    specs.set(LinearFp8::kScaling, {{2, kFp8Roles}, DType::f32});
+    return lone_node<LinearFp8>({}, specs);
+  };
+  return best_rate(backend, 512, 16384, square, flops_of);
+}
+
 }  // namespace
 
 double product_flops_per_s(Backend& backend, DType dtype) {
+  if (is_fp8(dtype)) return fp8_product_flops_per_s(backend);
   const auto square = [&](std::int64_t size) {
     SlotSpecs specs;
     for (const int slot : {int{Linear::kX}, int{Linear::kWeight}}) specs.set(slot, {{size, size}, dtype});

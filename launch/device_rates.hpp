@@ -6,7 +6,8 @@
 
 namespace plimsoll {
 
-// FLOP/s of products into the dtype of their operands, the best of the sizes.
+// FLOP/s of products into the dtype of their operands, the best of the sizes; in fp8 those of linears of bf16, which
+// round one operand for it. 0 where a GPU has no tensor cores for fp8.
 double product_flops_per_s(Backend& backend, DType dtype);
 // FLOP/s of the forward of causal attention, heads of 64.
 double attention_flops_per_s(Backend& backend, DType dtype);

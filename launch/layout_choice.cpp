@@ -127,6 +127,7 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.model = config.model;
   p.dtype = config.precision;
   p.fp8 = config.fp8 == Fp8Use::Linears;
+  p.fp8_multiples = config.device == DeviceKind::Cuda;
   p.sequence = config.data.sequence;
   p.global_batch = config.train.global_batch;
   p.micro_batch = config.train.micro_batch;

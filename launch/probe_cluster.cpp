@@ -97,13 +97,13 @@ DeviceDescription measure_device(const Group& control, Backend& backend, int thr
   control.barrier();
   const auto rates = [&](const auto& rate) {
     return PrecisionRates{of_slowest(rate(DType::f64)), of_slowest(rate(DType::f32)), of_slowest(rate(DType::bf16)),
-                          of_slowest(rate(DType::f16))};
+                          of_slowest(rate(DType::f16)), of_slowest(rate(DType::f8e4m3))};
   };
   // Of the host, the products alone: what MFU is a share of there.
   device.matmul = rates([&](DType dtype) {
-    return on_host ? measure_gemm_gflops(threads, dtype) * 1e9 : product_flops_per_s(backend, dtype);
+    return on_host && !is_fp8(dtype) ? measure_gemm_gflops(threads, dtype) * 1e9 : product_flops_per_s(backend, dtype);
   });
-  device.attention = rates([&](DType dtype) { return attention_flops_per_s(backend, dtype); });
+  device.attention = rates([&](DType dtype) { return is_fp8(dtype) ? 0 : attention_flops_per_s(backend, dtype); });
   device.peak =
       rates([&](DType dtype) { return backend.peak.of(dtype) > 0 ? backend.peak.of(dtype) : device.matmul.of(dtype); });
   device.memory_bytes_per_s = of_slowest(elementwise_bytes_per_s(backend));

@@ -33,10 +33,9 @@ ClusterDescription described_cluster(const Config& config) {
 
 ClusterDescription choose_cluster(const Config& config) {
   ClusterDescription cluster = described_cluster(config);
-  const GpuDataSheet* gpu = find_gpu(cluster.device.name);
-  if (config.fp8 != Fp8Use::Off && gpu != nullptr && !gpu->fp8)
-    fail(ErrorKind::Config, "{}: to be planned for {}, which has no tensor cores for it", key_place(config, "fp8"),
-         cluster.device.name);
+  require(config.fp8 == Fp8Use::Off || cluster.device.matmul.fp8 > 0, ErrorKind::Config,
+          "{}: to be planned for {}, which has no rate for it (device.matmul.fp8)", key_place(config, "fp8"),
+          cluster.device.name);
   return cluster;
 }
 

@@ -86,8 +86,10 @@ std::vector<std::int64_t> micro_batch_choices(const Config& config, std::int64_t
         rows * config.data.sequence % config.comm.pipeline_chunks.value_or(1) == 0 &&
         std::all_of(config.memory.recompute_layers.begin(), config.memory.recompute_layers.end(),
                     [&](const LayerRecompute& l) { return rows * config.data.sequence % l.rows == 0; });
+    const bool in_fp8 = config.fp8 == Fp8Use::Off || config.device == DeviceKind::Cpu ||
+                        rows * config.data.sequence % kFp8Multiple == 0;
     const bool feeds = rows == 1 || feeds_stages(config, share / rows, share);
-    if (share % rows == 0 && in_chunks && feeds) choices.push_back(rows);
+    if (share % rows == 0 && in_chunks && in_fp8 && feeds) choices.push_back(rows);
   }
   if (choices.empty()) choices.push_back(1);  // what is wrong is said where it is built
   return choices;

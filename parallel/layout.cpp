@@ -86,6 +86,7 @@ class Enumerator {
 
   void zero_levels(Layout l, std::int64_t share) {
     if (fell(l, rank_issues(to_parallel(l), problem_.ranks, problem_.global_batch, l.micro_batch))) return;
+    if (const auto fault = costs_.fp8_fault(l)) return fall(l, "fp8", *fault);
     l.micro_batches = share / l.micro_batch;
     costs_.cut_stages(l);
     const int near = static_cast<int>(cluster_.devices_per_node) / l.mesh.tensor;
@@ -99,11 +100,13 @@ class Enumerator {
   }
 
   bool fell(const Layout& l, const std::vector<ConfigIssue>& issues) {
-    if (issues.empty()) return false;
+    if (!issues.empty()) fall(l, issues.front().key, issues.front().text);
+    return !issues.empty();
+  }
+  void fall(const Layout& l, const std::string& key, const std::string& text) {
     ++choice_.tried;
-    ++choice_.fallen[issues.front().key];
-    choice_.fell.push_back({l, issues.front().key, issues.front().text});
-    return true;
+    ++choice_.fallen[key];
+    choice_.fell.push_back({l, key, text});
   }
   void keep(const Layout& l) {
     ++choice_.tried;

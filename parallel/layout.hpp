@@ -28,7 +28,8 @@ namespace plimsoll {
 struct LayoutProblem {
   ModelConfig model;  // resolved, with vocabulary
   DType dtype = DType::f32;
-  bool fp8 = false;                         // ModelShape::fp8
+  bool fp8 = false;                         // ModelShape::fp8 …
+  bool fp8_multiples = false;               // … on a device that wants them (fp8_size_fault)
   std::int64_t sequence = 1;                // tokens
   std::int64_t global_batch = 1;            // sequences of a step
   std::optional<std::int64_t> micro_batch;  // nullopt: chosen too
@@ -151,6 +152,8 @@ class LayoutCosts {
  public:
   LayoutCosts(LayoutProblem problem, LayoutMachine machine);
   ~LayoutCosts();
+  // Why the device does not take the sizes of its linears in fp8; nullopt: it does.
+  std::optional<std::string> fp8_fault(const Layout& layout);
   // All but stage_layers is given; they are cut so that the slowest piece is as fast as possible.
   void cut_stages(Layout& layout);
   std::int64_t memory_bound_bytes(const Layout& layout);

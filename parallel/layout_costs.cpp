@@ -255,6 +255,10 @@ LayoutCosts::LayoutCosts(LayoutProblem problem, LayoutMachine machine)
 LayoutCosts::~LayoutCosts() = default;
 const LayoutProblem& LayoutCosts::problem() const { return impl_->problem; }
 
+std::optional<std::string> LayoutCosts::fp8_fault(const Layout& l) {
+  return impl_->problem.fp8 && impl_->problem.fp8_multiples ? impl_->pieces.fp8_fault(l) : std::nullopt;
+}
+
 void LayoutCosts::cut_stages(Layout& l) {
   l.stage_layers.clear();
   if (l.mesh.pipeline == 1) return;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "optim/fp8.hpp"
 #include "parallel/pipeline.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/graph/autodiff.hpp"
@@ -215,6 +216,14 @@ PieceProfiles::Trades PieceProfiles::trades(const Layout& l, int stage_index, in
     trades.layers.push_back({&trade, 1, in_flight(l, stage_index, chunk)});
   if (shown == 3) trades.layers[1].layers = all - 2;
   return trades;
+}
+
+std::optional<std::string> PieceProfiles::fp8_fault(const Layout& l) {
+  PieceKind layer = piece_kind(l, false, false);
+  layer.pipelined = true;
+  const auto [found, is_new] = fp8_faults_.try_emplace(layer);
+  if (is_new) found->second = fp8_size_fault(differentiated(layer, 1));
+  return found->second;
 }
 
 double PieceProfiles::model_flops_per_sequence() {

@@ -54,6 +54,9 @@ class PieceProfiles {
   int in_flight(const Layout& layout, int stage, int chunk);
   std::int64_t layers(const Layout& layout, int stage, int chunk) const;
 
+  // fp8_size_fault() of a layer.
+  std::optional<std::string> fp8_fault(const Layout& layout);
+
   // Model FLOPs of forward and backward of one sequence, without recomputation.
   double model_flops_per_sequence();
 
@@ -74,6 +77,7 @@ class PieceProfiles {
     std::int64_t backward_bytes = 0;
   };
   std::map<std::pair<PieceKind, std::int64_t>, LayerTrades> trades_;  // by kind and layers, at most three
+  std::map<PieceKind, std::optional<std::string>> fp8_faults_;        // of layers alone
   double model_flops_ = 0;
 };
 

@@ -51,7 +51,7 @@ foreach(json IN LISTS goldens)
   plimsoll_program_test(golden.${name} COMMAND golden_check ${folder} LABELS unit TIMEOUT 120)
   plimsoll_program_test(golden.${name}.2_ranks COMMAND ${mpirun} 2 $<TARGET_FILE:golden_check> ${folder}
     LABELS mpi TIMEOUT 120 SERIAL)
-  foreach(precision IN ITEMS bf16 fp16)
+  foreach(precision IN ITEMS bf16 fp16 fp8)
     plimsoll_program_test(golden.${name}.${precision} COMMAND golden_check --precision=${precision} ${folder}
       LABELS unit TIMEOUT 120)
   endforeach()
@@ -70,13 +70,13 @@ foreach(case IN ITEMS "1:--zero=2" "1:--zero=3" "2:--tensor=2 --zero=2" "2:--pip
 endforeach()
 set(golden_shared Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_shared.py ${PROJECT_SOURCE_DIR}/../shared)
 plimsoll_program_test(golden.shared COMMAND ${golden_shared} $<TARGET_FILE:golden_check> LABELS unit TIMEOUT 240)
-foreach(precision IN ITEMS bf16 fp16)
+foreach(precision IN ITEMS bf16 fp16 fp8)
   plimsoll_program_test(golden.shared.${precision} COMMAND ${golden_shared} $<TARGET_FILE:golden_check>
     --precision=${precision} LABELS unit TIMEOUT 240)
 endforeach()
 plimsoll_program_test(golden.shared.2_ranks COMMAND ${golden_shared} ${mpirun} 2 $<TARGET_FILE:golden_check>
   LABELS mpi TIMEOUT 240 SERIAL)
-set_tests_properties(golden.shared golden.shared.bf16 golden.shared.fp16 golden.shared.2_ranks PROPERTIES SKIP_RETURN_CODE 77)
+set_tests_properties(golden.shared golden.shared.bf16 golden.shared.fp16 golden.shared.fp8 golden.shared.2_ranks PROPERTIES SKIP_RETURN_CODE 77)
 plimsoll_program_test(golden.refusals
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/golden_refusals.py $<TARGET_FILE:golden_check>
     ${CMAKE_CURRENT_SOURCE_DIR}/golden/gpt2_erf ${CMAKE_CURRENT_SOURCE_DIR}/golden/llama_linear_rope

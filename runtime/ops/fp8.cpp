@@ -44,19 +44,23 @@ std::int64_t LinearFp8::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
   return matmul_flops(s[kX].rows(), s[kWeight].shape[0], s[kWeight].shape[1]);
 }
 
-std::int64_t LinearFp8::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int threads) {
-  const bool device = threads == kDeviceThreads;
-  const auto copies = [&](std::int64_t a, std::int64_t b) {
-    const int bytes = device ? 1 : static_cast<int>(dtype_bytes(s[kX].dtype));
-    const std::int64_t first = fp8_operand_bytes(a, bytes);
-    // Nothing is planned that is not written: behind the second operand of the host comes nothing.
-    return device ? first + fp8_operand_bytes(b, bytes) + kFp8Alignment + product_workspace_bytes(threads)
-                  : first + b * bytes;
-  };
+std::array<std::int64_t, 2> LinearFp8::made_elements(const SlotSpecs& s, Phase phase, int threads) {
   const std::int64_t x = s[kX].elements(), weight = s[kWeight].elements(), y = s[kY].elements();
-  if (phase == Phase::Forward) return copies(device ? 0 : x, weight);
-  if (phase == Phase::InputGrad) return copies(y, weight);
-  return phase == Phase::WeightGrad ? copies(y, x) : 0;
+  if (phase == Phase::Forward) return {threads == kDeviceThreads ? 0 : x, weight};
+  if (phase == Phase::InputGrad) return {y, weight};
+  if (phase == Phase::WeightGrad) return {y, x};
+  return {};
+}
+
+std::int64_t LinearFp8::workspace_bytes(const Attrs&, const SlotSpecs& s, Phase phase, int threads) {
+  const auto [first, second] = made_elements(s, phase, threads);
+  if (second == 0) return 0;
+  // Nothing is planned that is not written: behind the second operand of the host comes nothing.
+  if (threads != kDeviceThreads) {
+    const int bytes = static_cast<int>(dtype_bytes(s[kX].dtype));
+    return fp8_operand_bytes(first, bytes) + second * bytes;
+  }
+  return fp8_operand_bytes(first, 1) + fp8_operand_bytes(second, 1) + kFp8Alignment + product_workspace_bytes(threads);
 }
 
 std::vector<Sample<LinearFp8::Attrs>> LinearFp8::samples() {

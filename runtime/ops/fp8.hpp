@@ -47,6 +47,9 @@ struct LinearFp8 : OpDefaults {
   // What the product reads: on a GPU one-byte copies of the operands that are quantised or turned for it, and what the
   // library takes; on the host both operands in the dtype of x, which holds what fp8 rounded them to.
   static std::int64_t workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads);
+  // Numbers of the operands that the product of a phase rounds to fp8, or turns, before it multiplies: 0 of one that is
+  // read as it is. `threads` as of workspace_bytes().
+  static std::array<std::int64_t, 2> made_elements(const SlotSpecs& s, Phase phase, int threads);
   static std::vector<Sample<Attrs>> samples();
 };
 

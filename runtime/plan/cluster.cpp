@@ -16,6 +16,7 @@ KeyTable<PrecisionRates> rate_keys() {
               key("fp32", &C::fp32, at_least(0), "FLOP/s", "0: not in this precision"),
               key("bf16", &C::bf16, at_least(0), "FLOP/s", "0: not in this precision"),
               key("fp16", &C::fp16, at_least(0), "FLOP/s", "0: not in this precision"),
+              key("fp8", &C::fp8, at_least(0), "FLOP/s", "e4m3 and e5m2; 0: not in this precision"),
           }};
 }
 
@@ -136,6 +137,8 @@ double PrecisionRates::of(DType dtype) const {
     case DType::f32: return fp32;
     case DType::bf16: return bf16;
     case DType::f16: return fp16;
+    case DType::f8e4m3:
+    case DType::f8e5m2: return fp8;
     default: return 0;
   }
 }

@@ -14,9 +14,9 @@
 
 namespace plimsoll {
 
-// FLOP/s by precision of the operands.
+// FLOP/s by precision of the operands; fp8 with sums in fp32 (runtime/ops/fp8.hpp).
 struct PrecisionRates {
-  double fp64 = 0, fp32 = 0, bf16 = 0, fp16 = 0;
+  double fp64 = 0, fp32 = 0, bf16 = 0, fp16 = 0, fp8 = 0;
   double of(DType dtype) const;  // 0 for other dtypes
   bool operator==(const PrecisionRates&) const = default;
 };
@@ -29,11 +29,11 @@ struct LinkDescription {
 
 struct DeviceDescription {
   std::string name = "cpu core";
-  PrecisionRates matmul{75e9, 150e9, 200e9, 120e9};  // sustained by large matrix products
-  PrecisionRates attention{20e9, 40e9, 40e9, 35e9};  // sustained by attention, causal FLOPs
-  PrecisionRates peak{96e9, 192e9, 384e9, 192e9};    // of the data sheet: what MFU is a share of
-  double memory_bytes_per_s = 8e9;                   // sustained by elementwise kernels, reads and writes together
-  double kernel_overhead_s = 4e-6;                   // from the end of one kernel to the beginning of the next
+  PrecisionRates matmul{75e9, 150e9, 200e9, 120e9, 180e9};  // sustained by large matrix products
+  PrecisionRates attention{20e9, 40e9, 40e9, 35e9};         // sustained by attention, causal FLOPs
+  PrecisionRates peak{96e9, 192e9, 384e9, 192e9, 384e9};    // of the data sheet: what MFU is a share of
+  double memory_bytes_per_s = 8e9;  // sustained by elementwise kernels, reads and writes together
+  double kernel_overhead_s = 4e-6;  // from the end of one kernel to the beginning of the next
   std::int64_t memory_bytes = std::int64_t{4} << 30;
   std::int64_t outside_bytes = std::int64_t{160} << 20;  // that the arena cannot have: context, libraries
   LinkDescription host{1e-6, 6e9};                       // to the memory of the node

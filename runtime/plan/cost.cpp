@@ -13,6 +13,18 @@ namespace {
 
 bool is_attention(const Node& node) { return node.op == op_id<Attention> || node.op == op_id<CachedAttention>; }
 
+// Before a linear in fp8 multiplies: operands are read in the dtype of x, or as the bytes that they are, and written as
+// bytes.
+double fp8_operands_s(const Node& node, const DeviceDescription& device) {
+  double seconds = 0;
+  for (const std::int64_t elements : LinearFp8::made_elements(node.specs, node.phase, kDeviceThreads)) {
+    if (elements == 0) continue;
+    const auto bytes = static_cast<double>(elements * (1 + dtype_bytes(node.specs[LinearFp8::kX].dtype)));
+    seconds += bytes / device.memory_bytes_per_s + device.kernel_overhead_s;
+  }
+  return seconds;
+}
+
 // The time of one section of the program.
 struct Section {
   double end_s = 0, exposed_s = 0, weight_grad_s = 0;
@@ -54,11 +66,12 @@ double DescribedCosts::node_seconds(const Graph& graph, const Node& node) const 
   const DeviceDescription& device = cluster_.device;
   if (op.copies) return device.host.latency_s + static_cast<double>(node.specs[0].bytes()) / device.host.bytes_per_s;
   const auto flops = static_cast<double>(op.flops(node.attrs, node.specs, node.phase));
-  const DType dtype = compute_dtype(op, node.specs);
+  const bool fp8 = node.op == op_id<LinearFp8>;
+  const DType dtype = fp8 ? DType::f8e4m3 : compute_dtype(op, node.specs);
   const double rate = (is_attention(node) ? device.attention : device.matmul).of(dtype);
   require(rate > 0, ErrorKind::Config, "the description of '{}' has no rate for {}", device.name, dtype_name(dtype));
   const double by_memory = static_cast<double>(traffic_bytes(graph, node)) / device.memory_bytes_per_s;
-  return std::max(flops / rate, by_memory) + device.kernel_overhead_s;
+  return std::max(flops / rate, by_memory) + device.kernel_overhead_s + (fp8 ? fp8_operands_s(node, device) : 0);
 }
 
 double DescribedCosts::collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const {

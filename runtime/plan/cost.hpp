@@ -40,7 +40,8 @@ const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int
 // A roofline: max(FLOPs / rate of the op, bytes / memory rate) + overhead; copies take the link to the host. A
 // collective of n ranks takes the latency of its ceil(log2 n) rounds (twice for an all-reduce; Thakur, Rabenseifner &
 // Gropp 2005) plus the bytes that a rank sends (runtime/exec/volume.hpp) over the rate of the link; where the
-// description has a measurement of such a group, what that says. A precision without a rate is Error(Config).
+// description has a measurement of such a group, what that says. Operands that a linear in fp8 makes for itself are
+// passes over memory before it. A precision without a rate is Error(Config).
 class DescribedCosts : public CostModel {
  public:
   explicit DescribedCosts(ClusterDescription cluster);

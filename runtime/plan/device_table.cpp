@@ -5,16 +5,16 @@ namespace {
 
 // Data sheets of NVIDIA. Longer names stand before those that they begin with.
 constexpr std::array kGpus{
-    GpuDataSheet{"A100", {19.5e12, 19.5e12, 312e12, 312e12}, 156e12, 2.04e12, 300e9, false},
-    GpuDataSheet{"H100 PCIe", {51e12, 51e12, 756e12, 756e12}, 378e12, 2.0e12, 64e9},
-    GpuDataSheet{"H100 NVL", {60e12, 60e12, 835.5e12, 835.5e12}, 417.7e12, 3.9e12, 64e9},
-    GpuDataSheet{"H100", {67e12, 67e12, 989.4e12, 989.4e12}, 494.7e12, 3.35e12, 450e9},
-    GpuDataSheet{"H200 NVL", {60e12, 60e12, 835.5e12, 835.5e12}, 417.7e12, 4.8e12, 64e9},
-    GpuDataSheet{"H200", {67e12, 67e12, 989.4e12, 989.4e12}, 494.7e12, 4.8e12, 450e9},
-    GpuDataSheet{"B200", {37e12, 75e12, 2250e12, 2250e12}, 1125e12, 7.7e12, 900e9},
-    GpuDataSheet{"L40S", {1.4e12, 91.6e12, 362e12, 362e12}, 183e12, 0.864e12, 32e9},
-    GpuDataSheet{"GeForce RTX 4090", {1.3e12, 82.6e12, 165.2e12, 165.2e12}, 82.6e12, 1.008e12, 32e9},
-    GpuDataSheet{"GeForce RTX 5090", {1.6e12, 104.8e12, 209.5e12, 209.5e12}, 104.8e12, 1.792e12, 64e9},
+    GpuDataSheet{"A100", {19.5e12, 19.5e12, 312e12, 312e12, 0}, 156e12, 2.04e12, 300e9},
+    GpuDataSheet{"H100 PCIe", {51e12, 51e12, 756e12, 756e12, 1513e12}, 378e12, 2.0e12, 64e9},
+    GpuDataSheet{"H100 NVL", {60e12, 60e12, 835.5e12, 835.5e12, 1671e12}, 417.7e12, 3.9e12, 64e9},
+    GpuDataSheet{"H100", {67e12, 67e12, 989.4e12, 989.4e12, 1978.9e12}, 494.7e12, 3.35e12, 450e9},
+    GpuDataSheet{"H200 NVL", {60e12, 60e12, 835.5e12, 835.5e12, 1671e12}, 417.7e12, 4.8e12, 64e9},
+    GpuDataSheet{"H200", {67e12, 67e12, 989.4e12, 989.4e12, 1978.9e12}, 494.7e12, 4.8e12, 450e9},
+    GpuDataSheet{"B200", {37e12, 75e12, 2250e12, 2250e12, 4500e12}, 1125e12, 7.7e12, 900e9},
+    GpuDataSheet{"L40S", {1.4e12, 91.6e12, 362e12, 362e12, 733e12}, 183e12, 0.864e12, 32e9},
+    GpuDataSheet{"GeForce RTX 4090", {1.3e12, 82.6e12, 165.2e12, 165.2e12, 330.3e12}, 82.6e12, 1.008e12, 32e9},
+    GpuDataSheet{"GeForce RTX 5090", {1.6e12, 104.8e12, 209.5e12, 209.5e12, 419e12}, 104.8e12, 1.792e12, 64e9},
 };
 
 ClusterDescription nodes_of(const DeviceDescription& device, double link_bytes_per_s) {
@@ -49,12 +49,14 @@ DeviceDescription describe_gpu(const GpuDataSheet& gpu, std::int64_t memory_byte
   PrecisionRates peak = gpu.peak;
   if (tf32) peak.fp32 = gpu.tf32;
   const auto share = [&](double of_peak) {
-    return PrecisionRates{of_peak * peak.fp64, of_peak * peak.fp32, of_peak * peak.bf16, of_peak * peak.fp16};
+    return PrecisionRates{of_peak * peak.fp64, of_peak * peak.fp32, of_peak * peak.bf16, of_peak * peak.fp16,
+                          of_peak * peak.fp8};
   };
   DeviceDescription device;
   device.name = gpu.name;
   device.matmul = share(2.0 / 3);
   device.attention = share(0.5);
+  device.attention.fp8 = 0;
   device.peak = peak;
   device.memory_bytes_per_s = 0.75 * gpu.memory_bytes_per_s;
   device.kernel_overhead_s = 3e-6;

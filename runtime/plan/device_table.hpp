@@ -16,15 +16,14 @@ struct GpuDataSheet {
   double tf32 = 0;
   double memory_bytes_per_s = 0;
   double link_bytes_per_s = 0;  // each way, to the others of a node: NVLink of SXM boards, else PCIe
-  bool fp8 = true;              // tensor cores multiply it: compute capability 8.9 and above
 };
 
 // The row that fits best; null: an unknown device. "NVIDIA H100 PCIe" is not "H100".
 const GpuDataSheet* find_gpu(std::string_view driver_name);
 // FLOP/s of matrix products in `dtype`; 0 where it has none.
 double peak_rate(const GpuDataSheet& gpu, DType dtype, bool tf32);
-// A description to plan with: two thirds of the peak for large products, half for attention, three quarters of the
-// memory's rate (what an H200 was measured to sustain), everything else as that of an H200.
+// A description to plan with: two thirds of the peak for large products, half for attention (none in fp8), three
+// quarters of the memory's rate (what an H200 was measured to sustain), everything else as that of an H200.
 DeviceDescription describe_gpu(const GpuDataSheet& gpu, std::int64_t memory_bytes, bool tf32);
 // Nodes of eight of them: four fifths of the link's rate, and the network of configs/clusters/h200.yaml.
 ClusterDescription describe_gpus(const GpuDataSheet& gpu, std::int64_t memory_bytes, bool tf32);

@@ -2,13 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "launch/backend.hpp"
 #include "launch/fp8_state.hpp"
+#include "launch/layout_choice.hpp"
 #include "launch/run_costs.hpp"
 #include "optim/fp8.hpp"
 #include "runtime/checkpoint/checkpoint.hpp"
+#include "runtime/plan/device_table.hpp"
 #include "tests/launch/quiet_run.hpp"
 #include "tests/support/local_mesh.hpp"
 
@@ -213,6 +216,41 @@ TEST(Fp8Plan, SizesThatAGpuDoesNotTakeAreNamed) {
   EXPECT_NO_THROW(build_programs(o));
 }
 
+// Where sizes are chosen, those are left out: sequences of 24 only two at a time, and no layer whose parts are 24 wide.
+TEST(Fp8Plan, SizesThatAGpuDoesNotTakeAreNotChosen) {
+  const auto config_of = [](const std::string& device, std::initializer_list<std::string> more) {
+    std::vector<std::string> keys{"run.threads=1", "device=" + device, "precision=bf16", "fp8=linears"};
+    keys.insert(keys.end(), more);
+    return parse_config(
+        "model: {family: gpt2, layers: 2, hidden: 96, heads: 4, vocabulary: 97, positions: 64}\n"
+        "data: {train: none, sequence: 24, validation: 0}\ntrain: {global_batch: 6}\n",
+        "f", keys);
+  };
+  const DescribedCosts h200(describe_gpus(*find_gpu("H200"), std::int64_t{139} << 30, false));
+  const auto chosen = [&](const Config& config) {
+    return choose_programs(config, {0, 2, 0, 2}, Purpose::Train, 0, 0, kNoHostLimit, &h200);
+  };
+  const auto rows_of = [&](const Config& config) { return chosen(config).micro_batch; };
+  EXPECT_EQ(rows_of(config_of("cpu", {})), 3);
+  EXPECT_THROW(build_programs(chosen(config_of("cuda", {}))), Error);  // 3 or 1 on each of two replicas
+  EXPECT_EQ(rows_of(config_of("cuda", {"train.global_batch=12"})), 6);
+  EXPECT_EQ(rows_of(config_of("cuda", {"train.global_batch=4"})), 2);
+  for (const auto& [device, any] : {std::pair{"cpu", true}, std::pair{"cuda", false}}) {
+    Config config = config_of(device, {"parallel=auto", "train.global_batch=8"});
+    const auto choice = choose_layout(config, {0, 4, 0, 4}, {h200.cluster(), &h200}, 0, 0);
+    ASSERT_TRUE(choice);
+    EXPECT_EQ(choice->fallen.contains("fp8"), !any);
+    std::vector<Layout> allowed;
+    for (const RankedLayout& r : choice->best) allowed.push_back(r.layout);
+    for (const FallenLayout& f : choice->fell) {
+      if (f.reason == "time") allowed.push_back(f.layout);
+    }
+    const auto some = [&](const auto& is) { return std::any_of(allowed.begin(), allowed.end(), is); };
+    EXPECT_EQ(some([](const Layout& l) { return l.micro_batch % 2 != 0; }), any) << device;
+    EXPECT_EQ(some([](const Layout& l) { return l.mesh.tensor == 4; }), any) << device;  // heads of 24 numbers
+  }
+}
+
 TEST(Fp8Plan, GpusWithoutItAreNamed) {
   EXPECT_EQ(fp8_gpu_fault("H200", 9, 0), std::nullopt);
   EXPECT_EQ(fp8_gpu_fault("L40S", 8, 9), std::nullopt);
@@ -240,7 +278,7 @@ TEST(Fp8Plan, DescribedGpusWithoutItAreNamed) {
     FAIL() << a100;
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::Config);
-    EXPECT_NE(std::string(e.what()).find(a100 + ", which has no tensor cores for it"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find(a100 + ", which has no rate for it"), std::string::npos) << e.what();
   }
 }
 

@@ -38,16 +38,27 @@ struct Tolerances {
 constexpr Tolerances kBf16{4e-2, 1e-3, 6e-2, 3e-3, 2e-2, 1.5e-2, 0.5};
 constexpr Tolerances kFp16{5e-3, 1e-4, 8e-3, 5e-4, 6e-3, 4e-3, 0.3};
 
-constexpr Tolerances tolerances_of(DType precision) {
-  return precision == DType::bf16 ? kBf16 : precision == DType::f16 ? kFp16 : Tolerances{};
-}
+// Of bf16 with linears in fp8, half as much again as this program shows: numbers of 3 or 2 bits behind the first are
+// rounded by up to 6 or 12 %.
+constexpr Tolerances kFp8{4e-2, 6e-3, 0.5, 1.2e-2, 0.15, 8e-2, 0.5};
+
+// What numbers are stored in, and what linears multiply.
+struct Precision {
+  std::string_view name = "fp32";
+  DType dtype = DType::f32;
+  bool fp8 = false;
+  Tolerances tolerances = {};
+};
+constexpr std::array kPrecisions{Precision{}, Precision{"bf16", DType::bf16, false, kBf16},
+                                 Precision{"fp16", DType::f16, false, kFp16},
+                                 Precision{"fp8", DType::bf16, true, kFp8}};
 
 // Keeps small gradients from vanishing in fp16.
 constexpr double kLossScale = 1024;
 
 class Report {
  public:
-  Report(DType precision, bool prints) : tolerances(tolerances_of(precision)), prints_(prints) {}
+  Report(const Tolerances& wanted, bool prints) : tolerances(wanted), prints_(prints) {}
   const Tolerances tolerances;
   void check(const std::string& what, double difference, double tolerance) {
     const bool ok = difference <= tolerance;  // false for NaN
@@ -82,11 +93,11 @@ bool is_attention_bias(const std::string& name) {
   return name.ends_with("c_attn.bias") || name.ends_with("k_proj.bias");
 }
 
-// The rows of this rank, padded to the same number on all ranks: token 0, target −1.
+// The rows of this rank, padded to the same number on all ranks, a multiple of `multiple`: token 0, target −1.
 struct Share {
   std::int64_t rows, first, valid;
-  Share(std::int64_t batch, int rank, int ranks)
-      : rows((batch + ranks - 1) / ranks),
+  Share(std::int64_t batch, int rank, int ranks, std::int64_t multiple)
+      : rows((batch + ranks * multiple - 1) / (ranks * multiple) * multiple),
         first(std::min<std::int64_t>(batch, rows * rank)),
         valid(std::min(rows, batch - first)) {}
   std::vector<std::int32_t> take(std::span<const std::int32_t> all, std::int64_t stride, std::int64_t offset,
@@ -223,10 +234,6 @@ struct Prepared {
   std::unique_ptr<Engine> engine;
 };
 
-Share share_of(const GoldenFolder& golden, const Mesh& mesh, int rank) {
-  return {golden.batch, coordinates(mesh, rank).data, mesh.data};
-}
-
 // What a file holds must be the parameters of the model, by name and shape.
 void check_parameters(const std::filesystem::path& path, const std::vector<ModelTensor>& tensors) {
   const SafetensorsFile file = SafetensorsFile::open(path);
@@ -239,7 +246,7 @@ void check_parameters(const std::filesystem::path& path, const std::vector<Model
 struct Spread {
   int tensor = 1, pipeline = 1, zero = 0;
   bool sequence = false;
-  DType precision = DType::f32;
+  Precision precision = {};
   DeviceKind device = DeviceKind::Cpu;
 };
 
@@ -255,19 +262,26 @@ Mesh mesh_of(const Spread& spread, const ModelConfig& model, int ranks) {
   return mesh;
 }
 
+// Whatever the sequence is, so many rows of it are what a GPU takes in fp8.
+Share share_of(const GoldenFolder& golden, const Spread& spread, const MpiSession& mpi) {
+  const Mesh mesh = mesh_of(spread, golden.model, mpi.size());
+  return {golden.batch, coordinates(mesh, mpi.rank()).data, mesh.data, spread.precision.fp8 ? kFp8Multiple : 1};
+}
+
 Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& mpi, const Spread& spread,
                         Backend& backend) {
   Prepared p{read_golden_folder(folder, mpi.rank() == 0), {}, nullptr};
   ProgramOptions options;
   options.model = p.golden.model;
-  options.dtype = spread.precision;
+  options.dtype = spread.precision.dtype;
+  options.fp8 = spread.precision.fp8;
   options.sequence = p.golden.sequence;
   options.mesh = mesh_of(spread, p.golden.model, mpi.size());
   options.rank = mpi.rank();
   options.threads = backend.threads;
   options.zero = spread.zero;
   options.sequence_parallel = spread.sequence;
-  options.micro_batch = share_of(p.golden, options.mesh, mpi.rank()).rows;
+  options.micro_batch = share_of(p.golden, spread, mpi).rows;
   if (spread.pipeline > 1) std::swap(options.micro_batch, options.micro_batches);
   options.bucket_bytes = 1 << 16;  // several buckets also for small models
   options.train = true;
@@ -312,11 +326,11 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
   code = static_cast<int>(control.max(code));  // a folder that one rank cannot read is checked by none
   if (code != 0) return code;
   const GoldenFolder& golden = prepared->golden;
-  const Share share = share_of(golden, mesh_of(spread, golden.model, mpi.size()), mpi.rank());
+  const Share share = share_of(golden, spread, mpi);
   if (mpi.rank() == 0)
     std::printf("%s: B=%ld T=%ld\n", folder.c_str(), static_cast<long>(golden.batch),
                 static_cast<long>(golden.sequence));
-  Report report(spread.precision, mpi.rank() == 0);
+  Report report(spread.precision.tolerances, mpi.rank() == 0);
   if (spread.pipeline == 1) check_logits(*prepared->engine, golden, prepared->groups.find("tensor")->second, report);
   check_gradients(*prepared->engine, golden, share, report);
   // An update, with no learning rate as well, has moved the moments.
@@ -333,7 +347,8 @@ int check_all(std::span<const std::string> paths, const Spread& spread, const Mp
   const Group control = mpi.world("control");
   Config config;
   config.device = spread.device;
-  config.precision = spread.precision;
+  config.precision = spread.precision.dtype;
+  config.fp8 = spread.precision.fp8 ? Fp8Use::Linears : Fp8Use::Off;
   config.cuda.share = true;  // as many ranks as were started, on as many GPUs as there are
   Backend backend = make_backend(config, {mpi.rank(), mpi.size(), mpi.local_rank(), mpi.local_size()}, control, 1);
   int worst = 0, checked = 0;
@@ -361,10 +376,6 @@ std::optional<int> option_value(std::string_view argument, std::string_view name
   return good ? std::optional(value) : std::nullopt;
 }
 
-constexpr std::array kPrecisions{std::pair{std::string_view("--precision=fp32"), DType::f32},
-                                 std::pair{std::string_view("--precision=bf16"), DType::bf16},
-                                 std::pair{std::string_view("--precision=fp16"), DType::f16}};
-
 // Does `argument` change how the ranks share the work, on what, or in what precision?
 bool take_option(std::string_view argument, Spread& spread) {
   constexpr int kMostRanks = 1 << 16;
@@ -373,9 +384,13 @@ bool take_option(std::string_view argument, Spread& spread) {
     spread.device = argument.ends_with("cuda") ? DeviceKind::Cuda : DeviceKind::Cpu;
     return true;
   }
-  for (const auto& [text, precision] : kPrecisions) {
-    if (argument != text) continue;
-    spread.precision = precision;
+  constexpr std::string_view kPrecision = "--precision=";
+  if (argument.starts_with(kPrecision)) {
+    const std::string_view name = argument.substr(kPrecision.size());
+    const auto* found =
+        std::find_if(kPrecisions.begin(), kPrecisions.end(), [&](const Precision& p) { return p.name == name; });
+    if (found == kPrecisions.end()) return false;
+    spread.precision = *found;
     return true;
   }
   const auto tensor = option_value(argument, "--tensor=", 1, kMostRanks);
@@ -388,14 +403,15 @@ bool take_option(std::string_view argument, Spread& spread) {
 }
 
 constexpr const char* kUsage =
-    "usage: golden_check [--precision=fp32|bf16|fp16] [--device=cpu|cuda] FOLDER...\n"
+    "usage: golden_check [--precision=fp32|bf16|fp16|fp8] [--device=cpu|cuda] FOLDER...\n"
     "       mpirun -n N golden_check [--precision=...] [--device=...] [--tensor=N] [--sequence] [--pipeline=N] "
     "[--zero=0..3] "
     "FOLDER...\n"
     "Compares logits (not on a pipeline), loss, gradients, a training curve and the parameters after it with the\n"
     "reference results of each FOLDER (config.json, model.safetensors, golden.json, golden.safetensors,\n"
     "grads.safetensors, final.safetensors). These are fp32; in bf16 and fp16 more of a difference is tolerated, about\n"
-    "half as much again as PyTorch shows in them. With --device=cuda ranks may share a GPU.\n"
+    "half as much again as PyTorch shows in them, and in fp8 (bf16 with linears in fp8), whose sizes on a GPU are\n"
+    "multiples of 16, up to ten times that. With --device=cuda ranks may share a GPU.\n"
     "What is no folder with a golden.json is skipped. Exit code: 0 all within tolerance, 1 a quantity is missed, 65 a\n"
     "malformed folder, 66 a missing one or nothing to check, 78 a key that is not supported; the largest of all "
     "folders.\n";

@@ -67,6 +67,31 @@ TEST(Cost, ProductsByFlopsAttentionByFlopsTheRestByBytes) {
   EXPECT_EQ(traffic, 256 * 3 * 128 * 4);
 }
 
+// Each product at the rate of fp8, behind passes over the operands that it makes.
+TEST(Cost, LinearsInFp8HaveARateOfTheirOwn) {
+  ClusterDescription c = simple_cluster();
+  c.device.matmul.fp8 = 8e9;  // so slow that no product waits for memory
+  ModelShape shape{2, 128};
+  shape.dtype = DType::bf16;
+  shape.fp8 = true;
+  Graph graph = build_transformer(small_model(), shape);
+  add_backward(graph);
+  // The first linear is qkv: 256 rows, 64 -> 128. Numbers of bf16 are read and written as bytes.
+  const double product = 2.0 * 256 * 64 * 128 / 8e9 + 1e-6;
+  const auto made = [](double elements) { return 3 * elements / 1e12 + 1e-6; };
+  const std::pair<Phase, double> expected[] = {{Phase::Forward, product + made(64 * 128)},
+                                               {Phase::InputGrad, product + made(256 * 128) + made(64 * 128)},
+                                               {Phase::WeightGrad, product + made(256 * 128) + made(256 * 64)}};
+  for (const auto& [phase, seconds] : expected) {
+    const auto node = std::find_if(graph.nodes.begin(), graph.nodes.end(), [&, p = phase](const Node& n) {
+      return n.op == op_id<LinearFp8> && n.phase == p && n.label.ends_with("qkv");
+    });
+    ASSERT_NE(node, graph.nodes.end());
+    EXPECT_DOUBLE_EQ(DescribedCosts(c).node_seconds(graph, *node), seconds) << phase_name(phase);
+    EXPECT_THROW(static_cast<void>(DescribedCosts(simple_cluster()).node_seconds(graph, *node)), Error);
+  }
+}
+
 TEST(Cost, AnEmbeddingTouchesRowsNotItsTable) {
   std::int64_t traffic = 0;
   seconds_of("embedding", Phase::Forward, simple_cluster(), &traffic);

@@ -35,6 +35,8 @@ TEST(DeviceTable, PeaksFollowThePrecision) {
   EXPECT_EQ(peak_rate(h200, DType::f32, false), 67e12);
   EXPECT_EQ(peak_rate(h200, DType::f32, true), 494.7e12);
   EXPECT_EQ(peak_rate(h200, DType::bf16, true), 989.4e12);
+  EXPECT_EQ(peak_rate(h200, DType::f8e4m3, false), 1978.9e12);
+  EXPECT_EQ(peak_rate(*find_gpu("NVIDIA A100-SXM4-80GB"), DType::f8e4m3, false), 0);
 }
 
 TEST(DeviceTable, DescribesADeviceBelowItsPeaks) {
@@ -45,6 +47,8 @@ TEST(DeviceTable, DescribesADeviceBelowItsPeaks) {
     EXPECT_LT(d.attention.of(dtype), d.matmul.of(dtype));
     EXPECT_LT(d.matmul.of(dtype), d.peak.of(dtype));
   }
+  EXPECT_GT(d.matmul.of(DType::f8e5m2), d.matmul.of(DType::bf16));
+  EXPECT_LT(d.matmul.of(DType::f8e5m2), d.peak.of(DType::f8e5m2));
 }
 
 // What has no row is planned for as it was measured, and not as another device.
