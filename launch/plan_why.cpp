@@ -202,25 +202,32 @@ PlanWhy explain_plan(const Config& config, const Place& place, const LayoutMachi
   const RankedLayout& best = choice.best.front();
   PlanWhy why;
   why.step_s = best.estimate.step_s;
+  why.simulated_s = best.simulated_s;
+  const RankedLayout& base = choice.least_estimate();
+  why.base_s = base.estimate.step_s;
+  if (base.layout != best.layout) why.base_layout = to_text(base.layout);
   add_memory(roles, context, why);
   why.recompute_s = best.estimate.recompute_s;
   if (why.recompute_s > 0)
     why.kept_bytes =
         kept_bytes(config, place, best.layout, roles.front().options, *machine.costs, context.outside_bytes);
-  why.changes = Again(config, place, machine, choice.least_estimate(), context).all();
+  why.changes = Again(config, place, machine, base, context).all();
   why.axes = price_axes(layout_problem(config, place.ranks, 0), machine, best.layout);
   const LayoutEstimate& first = best.estimate;
   for (std::size_t i = 1; i < choice.best.size(); ++i) {
     const LayoutEstimate& e = choice.best[i].estimate;
-    why.others.push_back({to_text(choice.best[i].layout), e.step_s - first.step_s, e.recompute_s - first.recompute_s,
-                          e.exposed_s - e.sizes_s - first.exposed_s + first.sizes_s, e.idle_s - first.idle_s,
-                          e.update_s - first.update_s});
+    std::optional<double> simulated = choice.best[i].simulated_s;
+    if (simulated) simulated = best.simulated_s ? std::optional(*simulated - *best.simulated_s) : std::nullopt;
+    why.others.push_back({to_text(choice.best[i].layout), simulated, e.step_s - first.step_s,
+                          e.recompute_s - first.recompute_s, e.exposed_s - e.sizes_s - first.exposed_s + first.sizes_s,
+                          e.idle_s - first.idle_s, e.update_s - first.update_s});
   }
   return why;
 }
 
 std::string why_text(const PlanWhy& why) {
-  std::string out = fmt::format("why a step takes {}\n", format_seconds(why.step_s));
+  std::string out = fmt::format("why a step takes {}, as the search estimates it{}\n", format_seconds(why.step_s),
+                                why.simulated_s ? ", and by simulation " + format_seconds(*why.simulated_s) : "");
   if (why.budget_bytes > 0)
     out +=
         fmt::format("  memory: {} (rank(s) {}) has least to spare, {} of {}; most is live at {}\n", why.role, why.ranks,
@@ -229,13 +236,16 @@ std::string why_text(const PlanWhy& why) {
     out += fmt::format("  recomputation takes {} ({}) for it; with {} nothing is made again\n",
                        format_seconds(why.recompute_s), percent(why.recompute_s, why.step_s),
                        format_bytes(why.kept_bytes));
+  if (!why.base_layout.empty())
+    out += fmt::format("  changes are held against the least estimate, {} with {}, which is slower by simulation\n",
+                       format_seconds(why.base_s), why.base_layout);
   for (const ChangedPlan& c : why.changes) {
     out += fmt::format("  {}, {}: ", c.key, c.change);
-    if (c.gain_s <= kSame * why.step_s) {
-      out += c.gain_s < -kSame * why.step_s ? "no faster\n" : "does not bind\n";
+    if (c.gain_s <= kSame * why.base_s) {
+      out += c.gain_s < -kSame * why.base_s ? "no faster\n" : "does not bind\n";
       continue;
     }
-    out += fmt::format("{} ({} less){}\n", format_seconds(c.step_s), percent(c.gain_s, why.step_s),
+    out += fmt::format("{} ({} less){}\n", format_seconds(c.step_s), percent(c.gain_s, why.base_s),
                        c.layout.empty() ? "" : " with " + c.layout);
   }
   for (const AxisPrice& a : why.axes) {
@@ -245,14 +255,17 @@ std::string why_text(const PlanWhy& why) {
   }
   const auto more = [](double seconds) { return fmt::format("{:+.3f}", 1e3 * seconds); };
   for (const StepDifference& d : why.others)
-    out += fmt::format("  {}: {} ms: recomputation {}, messages {}, idle {}, update {}, the rest {}\n", d.layout,
-                       more(d.step_s), more(d.recompute_s), more(d.exposed_s), more(d.idle_s), more(d.update_s),
-                       more(d.compute_s()));
+    out += fmt::format("  {}: {} ms{}: recomputation {}, messages {}, idle {}, update {}, the rest {}\n", d.layout,
+                       more(d.step_s), d.simulated_s ? fmt::format(" ({} by simulation)", more(*d.simulated_s)) : "",
+                       more(d.recompute_s), more(d.exposed_s), more(d.idle_s), more(d.update_s), more(d.compute_s()));
   return out;
 }
 
 nlohmann::json why_json(const PlanWhy& why) {
-  nlohmann::json json{{"step_ms", why.step_s * 1e3}, {"recompute_ms", why.recompute_s * 1e3}};
+  nlohmann::json json{
+      {"step_ms", why.step_s * 1e3}, {"base_ms", why.base_s * 1e3}, {"recompute_ms", why.recompute_s * 1e3}};
+  if (why.simulated_s) json["simulated_ms"] = *why.simulated_s * 1e3;
+  if (!why.base_layout.empty()) json["base_layout"] = why.base_layout;
   json["memory"] = {{"role", why.role},
                     {"ranks", why.ranks},
                     {"node", why.node},
@@ -270,13 +283,15 @@ nlohmann::json why_json(const PlanWhy& why) {
                                 {"inside_nodes", a.inside},
                                 {"exposed_ms", a.exposed_s * 1e3},
                                 {"twice_as_fast_ms", a.twice_s * 1e3}});
-  for (const StepDifference& d : why.others)
+  for (const StepDifference& d : why.others) {
     json["others"].push_back({{"layout", d.layout},
                               {"step_ms", d.step_s * 1e3},
                               {"recompute_ms", d.recompute_s * 1e3},
                               {"exposed_ms", d.exposed_s * 1e3},
                               {"idle_ms", d.idle_s * 1e3},
                               {"update_ms", d.update_s * 1e3}});
+    if (d.simulated_s) json["others"].back()["simulated_ms"] = *d.simulated_s * 1e3;
+  }
   return json;
 }
 

@@ -16,7 +16,7 @@ struct ChangedPlan {
   std::string key;     // "memory.budget"
   std::string change;  // "+ 1.00 GiB"
   double step_s = 0;   // predicted, of as many sequences as the plan's
-  double gain_s = 0;   // off its step
+  double gain_s = 0;   // off PlanWhy::base_s
   std::string layout;  // as text, where it is another one; empty: the same
 };
 
@@ -29,15 +29,23 @@ struct AxisPrice {
   double twice_s = 0;    // off a step over links twice as fast
 };
 
-// Where a step of another layout takes longer (or, negative, less long) than that of the best.
+// Where a step of another layout takes longer (or, negative, less long) than that of the best, by their estimates; and
+// by simulation, which chose, where both were simulated.
 struct StepDifference {
   std::string layout;
+  std::optional<double> simulated_s = {};
   double step_s = 0, recompute_s = 0, exposed_s = 0, idle_s = 0, update_s = 0;
   double compute_s() const { return step_s - recompute_s - exposed_s - idle_s - update_s; }
 };
 
+// Times are estimates of the search, so that they can be held against each other.
 struct PlanWhy {
   double step_s = 0;
+  std::optional<double> simulated_s;  // the same step
+  // What changes are compared with: the least estimate. It is that of another layout, which has a name here, where
+  // simulation chose this one.
+  double base_s = 0;
+  std::string base_layout;
   // The role with the least margin in its budget, and where it has most; budget 0: none was given.
   std::string role, ranks, node;
   std::int64_t budget_bytes = 0, needed_bytes = 0;

@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "runtime/core/text.hpp"
 #include "runtime/plan/simulate.hpp"
 #include "runtime/plan/step_time.hpp"
 
@@ -170,9 +171,9 @@ StepReport report_step(const std::vector<RankRole>& roles, const LayoutMachine& 
 
 std::string step_text(const StepReport& report, const std::vector<RankRole>& roles, const std::string& costs) {
   return fmt::format(
-      "predicted step {:.4g} ms, MFU {:.1f} %, bubble {:.1f} %, exposed communication {:.4g} ms, all by simulation; "
+      "predicted step {}, MFU {:.1f} %, bubble {:.1f} %, exposed communication {}, all by simulation; "
       "schedule {}; {}\n",
-      report.prediction.step_s * 1e3, 100 * report.mfu, 100 * report.bubble, report.exposed_s * 1e3,
+      format_seconds(report.prediction.step_s), 100 * report.mfu, 100 * report.bubble, format_seconds(report.exposed_s),
       schedule_text(roles), costs);
 }
 

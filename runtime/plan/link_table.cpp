@@ -65,12 +65,13 @@ LinkLine LinkTable::fit(std::int64_t least_bytes) const {
     wmt += weight * m * s.seconds;
   }
   const LinkSample& last = samples_.back();
-  const LinkLine rate_of_last{0, static_cast<double>(last.bytes) / last.seconds};
-  if (count < 2) return rate_of_last;
+  const double rate_of_last = static_cast<double>(last.bytes) / last.seconds;
+  if (count < 2) return {0, rate_of_last};
   const double alpha = (wt * wmm - wmt * wm) / (w * wmm - wm * wm);
   if (alpha < 0) return {0, wmm / wmt};
   const double beta = (wmt - alpha * wm) / wmm;
-  return beta > 0 ? LinkLine{alpha, 1 / beta} : rate_of_last;
+  constexpr double kSeen = 1e-9;  // of the time of the last, or it is rounding
+  return beta * rate_of_last > kSeen ? LinkLine{alpha, 1 / beta} : LinkLine{wt / w, rate_of_last};
 }
 
 }  // namespace plimsoll

@@ -44,7 +44,8 @@ class LinkTable {
   // rate between the last two (of a single sample: at its own).
   double seconds(double bytes) const;
   // The line that fits samples of at least `least_bytes` best, by the least sum of squared relative errors; latency is
-  // never negative. Fewer than two such samples: the rate of the last one.
+  // never negative. Fewer than two such samples: the rate of the last one. Where longer messages take no longer: what
+  // they take, and, since nothing is known of more bytes, the rate of the last one on top.
   LinkLine fit(std::int64_t least_bytes = 0) const;
   const std::vector<LinkSample>& samples() const { return samples_; }
 

@@ -162,10 +162,22 @@ TEST_F(PlanWhyTest, EveryOtherLayoutIsListedWithItsReason) {
     last = ms;
   }
   EXPECT_GT(last, 0);
+  // The simulation chooses, and changes are held against the least estimate.
+  const nlohmann::json& first = layouts["best"][0];
+  EXPECT_EQ(why["why"].contains("simulated_ms"), first.contains("simulated_ms"));
+  if (first.contains("simulated_ms")) {
+    EXPECT_DOUBLE_EQ(why["why"]["simulated_ms"], first["simulated_ms"]);
+  }
+  EXPECT_DOUBLE_EQ(why["why"]["base_ms"], step_ms(why));
+  EXPECT_EQ(why["why"].contains("base_layout"), step_ms(why) < first_step_ms(why));
   // What the layouts behind the best take longer is all of what they take longer for.
   for (std::size_t i = 1; i < layouts["best"].size(); ++i) {
     const nlohmann::json& other = why["why"]["others"][i - 1];
     EXPECT_NEAR(other["step_ms"].get<double>(), layouts["best"][i]["step_ms"].get<double>() - first_step_ms(why), 1e-9);
+    EXPECT_EQ(other.contains("simulated_ms"), layouts["best"][i].contains("simulated_ms"));
+    if (other.contains("simulated_ms")) {
+      EXPECT_GE(other["simulated_ms"], 0) << "the choice is not the fastest by simulation";
+    }
     EXPECT_NEAR(other["recompute_ms"].get<double>(),
                 layouts["best"][i]["recompute_ms"].get<double>() - layouts["best"][0]["recompute_ms"].get<double>(),
                 1e-9);

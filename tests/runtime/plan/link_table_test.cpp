@@ -59,6 +59,12 @@ TEST(LinkTable, LatencyIsNeverNegative) {
   EXPECT_LT(line.bytes_per_s, 1000 / 1e-4);
 }
 
+TEST(LinkTable, WhatTakesTheSameForAllSizesIsLatency) {
+  const LinkLine line = LinkTable({{1024, 4e-3}, {4096, 4e-3}, {65536, 4e-3}, {1 << 20, 4e-3}}).fit();
+  EXPECT_NEAR(line.latency_s, 4e-3, 1e-9);
+  EXPECT_NEAR(line.bytes_per_s, (1 << 20) / 4e-3, 1);
+}
+
 TEST(LinkTable, RefusesWhatIsNoTable) {
   EXPECT_THROW(LinkTable(std::vector<LinkSample>{}), Error);
   EXPECT_THROW(LinkTable({{2048, 1.0}, {1024, 1.0}}), Error);
