@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/core/error.hpp"
+
 namespace plimsoll {
 
 // Report: to all others, when a call of any rank is late. Question: to the ranks that a call waits for outside of
@@ -42,6 +44,7 @@ class StallChannel {
 struct Stall {
   std::string text;
   bool told_by_another = false;  // a lower rank that is alive reports as well
+  ErrorKind kind = ErrorKind::PeerLost;
 };
 
 // Of a fixed-size text, without what fills it up.

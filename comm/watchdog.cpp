@@ -64,7 +64,7 @@ void Watchdog::poll_with(WatchedGroup& group, std::function<std::optional<std::s
   group.poll = std::move(poll);
 }
 
-std::optional<std::string> Watchdog::poll_groups() {
+std::optional<Stall> Watchdog::poll_groups() {
   const std::lock_guard polling(poll_mutex_);
   for (std::size_t i = 0;; ++i) {
     WatchedGroup* group = nullptr;
@@ -74,7 +74,11 @@ std::optional<std::string> Watchdog::poll_groups() {
       group = groups_[i].get();
     }
     if (!group->poll) continue;
-    if (auto fault = group->poll()) return fault;
+    try {
+      if (auto fault = group->poll()) return Stall{*std::move(fault)};
+    } catch (const Error& error) {  // of the device, say: on this thread nobody else would catch it
+      return Stall{error.what(), false, error.kind()};
+    }
   }
 }
 
@@ -284,7 +288,7 @@ void Watchdog::run() {
   States states(static_cast<std::size_t>(ranks_));
   for (;;) {
     bool report = false;
-    if (const auto fault = poll_groups()) return on_stall_({*fault, false});
+    if (const auto fault = poll_groups()) return on_stall_(*fault);
     {
       std::unique_lock lock(mutex_);
       if (stopping_.wait_for(lock, kTick, [&] { return stop_; })) return;

@@ -55,8 +55,8 @@ class Watchdog {
   // From now on. `on_stall` is called once, on the watchdog's thread, within half a second after a call of any rank
   // became late.
   void start(std::function<void(const Stall&)> on_stall);
-  // poll() is called again and again on the watchdog's thread; its text is reported as a stall
-  // is. Null: no more, and when this returns no call of the last one is running.
+  // poll() is called again and again on the watchdog's thread; its text is reported as a stall is, and so is what it
+  // throws, with its kind. Null: no more, and when this returns no call of the last one is running.
   void poll_with(WatchedGroup& group, std::function<std::optional<std::string>()> poll);
   // nullopt: from the steps' times.
   void set_deadline(std::optional<double> seconds);
@@ -118,7 +118,7 @@ class Watchdog {
   std::vector<int> missing_for(const RankState& mine, const States& states) const;
   Stall describe(const States& states) const;
   bool hears_nothing();
-  std::optional<std::string> poll_groups();
+  std::optional<Stall> poll_groups();
 
   int rank_, ranks_;
   std::unique_ptr<StallChannel> channel_;

@@ -212,7 +212,7 @@ Issues unsupported_values(const Config& config) {
        "comm.collectives", "mpi sums host memory: with device: cuda it needs comm.transport: staged"},
       {cuda && !config.run.trace.empty(), "run.trace", "kernels of device: cuda are not timed one by one"},
       {cuda && config.plan.profile && !config.plan.profile->empty(), "plan.profile",
-       "is of kernels on the CPU: device: cuda is planned by a data sheet, or comm.cluster"},
+       "names a file of kernels on the CPU: what device: cuda measures is kept in the default one"},
   };
   Issues issues;
   for (const Row& row : rows) {

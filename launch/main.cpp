@@ -29,7 +29,7 @@ void fail_when_stalled(const MpiSession& mpi, const CommandContext& command) {
   mpi.watchdog().start([&](const Stall& stall) {
     FailureContext where = failure_context(&mpi, command);
     where.silent = stall.told_by_another;
-    fail_run(where, Error(ErrorKind::PeerLost, stall.text), [&](int code) {
+    fail_run(where, Error(stall.kind, stall.text), [&](int code) {
       // Those that are alive write their reasons first.
       std::this_thread::sleep_for(std::chrono::milliseconds(300));
       mpi.abort(code);

@@ -10,7 +10,7 @@ namespace {
 
 class CudaEvent final : public Event {
  public:
-  explicit CudaEvent(int device) : hosted(make_cpu_event()) {
+  explicit CudaEvent(int device) : hosted(make_cpu_event()), device_(device) {
     use_device(device);
     check_cuda(cudaEventCreateWithFlags(&native, cudaEventDisableTiming), "cudaEventCreate");
   }
@@ -20,17 +20,23 @@ class CudaEvent final : public Event {
 
   bool ready() const override {
     if (on_thread) return hosted->ready();
+    use_device(device_);  // the watchdog's thread asks too: another device would get a context for it
     const cudaError_t code = cudaEventQuery(native);
     if (code != cudaErrorNotReady) check_cuda(code, "cudaEventQuery");
     return code == cudaSuccess;
   }
   void synchronize() const override {
-    on_thread ? hosted->synchronize() : check_cuda(cudaEventSynchronize(native), "cudaEventSynchronize");
+    if (on_thread) return hosted->synchronize();
+    use_device(device_);
+    check_cuda(cudaEventSynchronize(native), "cudaEventSynchronize");
   }
 
   cudaEvent_t native = nullptr;
   std::unique_ptr<Event> hosted;
   bool on_thread = false;  // the last record() was on a hosted stream
+
+ private:
+  int device_;
 };
 
 class CudaTimer final : public Timer {

@@ -203,6 +203,20 @@ TEST(Watchdog, WithoutAChannelTheCallIsNamed) {
   EXPECT_NE(world.text(0).find("all_reduce 'alone' over axis data, call 1, 32 bytes"), std::string::npos);
 }
 
+// A poll runs on the watchdog's thread, where nobody else would catch what it throws.
+TEST(Watchdog, WhatAPollThrowsIsReported) {
+  WatchedRank rank(0, 1, nullptr);
+  const auto watched = rank.watchdog->watch("data", {0});
+  rank.watchdog->poll_with(*watched, []() -> std::optional<std::string> {
+    throw Error(ErrorKind::Device, "cudaEventQuery: an illegal memory access");
+  });
+  rank.start({});
+  while (!rank.reported) std::this_thread::sleep_for(10ms);
+  rank.watchdog.reset();
+  EXPECT_EQ(rank.stall.kind, ErrorKind::Device);
+  EXPECT_EQ(rank.stall.text, "cudaEventQuery: an illegal memory access");
+}
+
 // Where ranks load and save, who is alive is waited for beyond the deadline, and who is not is not.
 TEST(Watchdog, OutsideOfStepsARankThatAnswersHasTime) {
   World world(2);
