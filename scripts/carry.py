@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGES = ["openmpi-bin", "openmpi-common", "libopenmpi-dev", "libopenmpi3", "libpmix2", "libyaml-cpp-dev", "libcli11-dev", "nlohmann-json3-dev",
             "libspdlog-dev", "libfmt-dev", "protobuf-compiler", "libprotobuf-dev", "libsentencepiece-dev", "libxxhash-dev", "libeigen3-dev",
-            "libgtest-dev", "googletest"]
+            "libgtest-dev", "googletest", "ninja-build"]
 # Which of those files no build reads. Of static libraries the only ones that are linked are kept.
 LEFT_OUT = ["/usr/share/doc/", "/usr/share/man/", "/usr/share/lintian/", "/usr/lib/python3/", "/usr/lib/x86_64-linux-gnu/fortran/", "/usr/src/",
             "/usr/bin/ompi_info", "/usr/share/bash-completion/", "/usr/include/eigen3/unsupported/"]
