@@ -216,8 +216,9 @@ PlanWhy explain_plan(const Config& config, const Place& place, const LayoutMachi
   const LayoutEstimate& first = best.estimate;
   for (std::size_t i = 1; i < choice.best.size(); ++i) {
     const LayoutEstimate& e = choice.best[i].estimate;
-    std::optional<double> simulated = choice.best[i].simulated_s;
-    if (simulated) simulated = best.simulated_s ? std::optional(*simulated - *best.simulated_s) : std::nullopt;
+    const std::optional<double>& other_s = choice.best[i].simulated_s;
+    std::optional<double> simulated;
+    if (other_s && best.simulated_s) simulated = *other_s - *best.simulated_s;
     why.others.push_back({to_text(choice.best[i].layout), simulated, e.step_s - first.step_s,
                           e.recompute_s - first.recompute_s, e.exposed_s - e.sizes_s - first.exposed_s + first.sizes_s,
                           e.idle_s - first.idle_s, e.update_s - first.update_s});

@@ -13,7 +13,6 @@
 #include "parallel/overlap.hpp"
 #include "parallel/pipeline.hpp"
 #include "parallel/tensor.hpp"
-#include "runtime/core/text.hpp"
 #include "runtime/graph/autodiff.hpp"
 #include "runtime/graph/offload.hpp"
 #include "runtime/graph/row_splits.hpp"

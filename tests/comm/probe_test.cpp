@@ -171,6 +171,8 @@ TEST(Probe, TellsHowMuchOfTheWorkBesideItAnOperationTakes) {
       const bool slow = holds && t->rank() == 1;
       const Group group("data", std::make_shared<HoldingTransport>(t, slow ? stopped : other));
       found[static_cast<std::size_t>(t->rank())] = probe_slowdown(group, LinkOperation::AllReduce, 1 << 16, [&] {
+        // It leaves its core to what it is slowed by, also where other processes want one.
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
         while (stopped) std::this_thread::sleep_for(std::chrono::microseconds(50));
       });
       return "";
@@ -180,9 +182,7 @@ TEST(Probe, TellsHowMuchOfTheWorkBesideItAnOperationTakes) {
     return found[0];
   };
   EXPECT_GE(slowdown(false), 0);
-  double held = 0;
-  // Other processes may have had the cores while the rank worked alone.
-  for (int tries = 0; tries < 5 && held <= 0.2; ++tries) held = slowdown(true);
+  const double held = slowdown(true);
   EXPECT_GT(held, 0.2) << "work that can hardly go on";
   EXPECT_LT(held, 1);
 }
