@@ -257,8 +257,9 @@ std::int64_t outside_bytes(const Backend& backend) {
   return backend.kept_bytes + backend.group_bytes + kRoomOnGpu;
 }
 
-std::int64_t measured_outside_bytes(const Backend& backend) {
-  return backend.device->outside_bytes() ? bytes_outside_now(backend) : current_rss_bytes();
+std::int64_t least_outside_bytes(const Backend& backend) {
+  const std::int64_t room = backend.device->outside_bytes() ? kRoomOnGpu : kLibraryAllowanceBytes;
+  return outside_bytes(backend) - room / 4;
 }
 
 std::int64_t bytes_outside_now(const Backend& backend) {

@@ -14,6 +14,8 @@
 namespace plimsoll {
 namespace {
 
+constexpr const char* kDefaultPlan = "plan.json";  // of `plan`, in the working directory
+
 struct Arguments {
   ConfigArguments config;
   std::string train_plan;  // a file; empty: none
@@ -126,7 +128,9 @@ void build(CLI::App& app, Arguments& a, std::map<const CLI::App*, std::string>& 
           "draw a step into this file: what the stages do when, and memory against the budget, of --rank or of the "
           "rank that needs most")
       ->type_name("FILE");
-  plan->add_option("--out", a.plan.out, "write the plan into this file, for train --plan")->type_name("FILE");
+  plan->add_option("--out", a.plan.out, "write the plan into this file, for train --plan; none: into none")
+      ->type_name("FILE")
+      ->default_str(kDefaultPlan);
   plan->add_flag("--verify", a.plan.verify, "replay the plan with the independent checker");
   plan->add_flag("--json", a.json, "report as JSON");
   CLI::App* probe = verb("probe", "measure links and rates under mpirun or srun, for plan --cluster and comm.cluster");
@@ -232,7 +236,11 @@ int run_command(int argc, char** argv, MpiSession& mpi, CommandContext& context)
   if (mpi.rank() != 0) return 0;  // the others are work for one process
   if (verb == "generate") return command_generate(a.generate);
   if (verb == "data") return command_prepare(a.prepare);
-  if (verb == "plan") return command_plan(a.config, a.plan, a.json);
+  if (verb == "plan") {
+    a.plan.default_out = a.plan.out.empty();
+    a.plan.out = a.plan.default_out ? kDefaultPlan : a.plan.out == "none" ? "" : a.plan.out;
+    return command_plan(a.config, a.plan, a.json);
+  }
   if (verb == "graph") return command_graph(a.config, a.graph);
   if (verb == "config") return command_config(a.config, a.json);
   if (verb == "info") return command_info(a.json);

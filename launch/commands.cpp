@@ -12,6 +12,7 @@
 #include "launch/layout_choice.hpp"
 #include "launch/measured.hpp"
 #include "launch/nearest_changes.hpp"
+#include "launch/plan_file.hpp"
 #include "launch/plan_question.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/plan_why.hpp"
@@ -81,7 +82,7 @@ int command_generate(const GenerateArguments& a) {
   const Group self("control", make_self_transport());
   const int threads = choose_threads(source.config, place);
   Backend backend = make_backend(source.config, place, self, threads);
-  check_reserve(source.config, measured_outside_bytes(backend));
+  check_reserve(source.config, least_outside_bytes(backend));
   const auto infeasible = check_budget(programs, options, choose_budget(source.config, backend),
                                        source.config.memory.reserve.value_or(outside_bytes(backend)));
   require(!infeasible, ErrorKind::OutOfMemory, "{}\nnearest change:\n  --set memory.budget={}",
@@ -270,7 +271,8 @@ int command_plan(const ConfigArguments& arguments, const PlanArguments& plan, bo
   if (!plan.out.empty()) {
     nlohmann::json whole = whole_plan_json(config, plan_question(given), roles, context);
     whole["step"] = step_json(step, roles, costs.text());
-    replace_file(plan.out, whole.dump(2) + "\n");
+    const bool written = write_plan(plan.out, whole, plan.default_out);
+    if (written && !json) fmt::print("{}: written, for train --plan\n", plan.out);
   }
   return 0;
 }

@@ -39,6 +39,8 @@ struct PlanArguments {
   std::string cluster;      // a file; empty: comm.cluster
   bool peak = false, verify = false, gantt = false, why = false;
   std::string gantt_svg, svg, out;  // files; empty: none
+  // Nobody named `out`: what is there and is no such plan, or that it cannot be written, is a warning.
+  bool default_out = false;
 };
 struct GraphArguments {
   std::string program = "train";

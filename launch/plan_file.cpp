@@ -12,6 +12,7 @@
 #include "launch/run_setup.hpp"
 #include "parallel/rules.hpp"
 #include "runtime/checkpoint/json_file.hpp"
+#include "runtime/core/log.hpp"
 
 namespace plimsoll {
 namespace {
@@ -239,7 +240,32 @@ json binding_part(const json& plan) {
   return part;
 }
 
+// A run's own plan says nothing of the predicted step.
+bool is_of_plan_command(const fs::path& file) {
+  try {
+    const json there = read_plan(file, "");
+    return there.contains("asked") && there.contains("step");
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace
+
+bool write_plan(const fs::path& file, const json& plan, bool careful) {
+  if (careful && fs::exists(file) && !is_of_plan_command(file)) {
+    log_warn("{}: is there, and not from plimsoll plan: it stays; --out FILE writes another", file.string());
+    return false;
+  }
+  try {
+    replace_file(file, plan.dump(2) + "\n");
+  } catch (const Error& error) {
+    if (!careful) throw;
+    log_warn("the plan was not written ({}); --out FILE writes it elsewhere, --out none nowhere", error.what());
+    return false;
+  }
+  return true;
+}
 
 void keep_plan_choices(Config& config, int ranks) {
   const fs::path file = fs::path(config.run.dir) / "plan.json";

@@ -11,6 +11,10 @@
 
 namespace plimsoll {
 
+// Writes `plan` for train --plan. Error(CheckpointIo); where `careful` a warning instead, as for a file that is there
+// and that `plimsoll plan` did not write: it stays. Was it written?
+bool write_plan(const std::filesystem::path& file, const nlohmann::json& plan, bool careful);
+
 // A run that has checkpoints goes on with what its plan.json chose where `config` says auto (parallel,
 // parallel.shares, parallel.state_shares, memory.recompute, train.micro_batch, memory.logits): memory that is free
 // today, and who is slow today, must not change its bits. A plan for another number of ranks is no guide.

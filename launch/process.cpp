@@ -2,7 +2,6 @@
 
 #include <malloc.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -115,11 +114,7 @@ bool more_ranks_than_cores(int local_ranks, int own_cores, int launcher_cores) {
 
 std::int64_t current_rss_bytes() { return std::atoll(status_line("/proc/self/status", "VmRSS:").c_str()) * 1024; }
 
-std::int64_t peak_rss_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
-}
+std::int64_t peak_rss_bytes() { return std::atoll(status_line("/proc/self/status", "VmHWM:").c_str()) * 1024; }
 
 std::int64_t outside_arena_bytes() { return current_rss_bytes() + kLibraryAllowanceBytes; }
 

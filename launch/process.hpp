@@ -26,6 +26,7 @@ bool more_ranks_than_cores(int local_ranks, int own_cores, int launcher_cores);
 // Room for what libraries allocate later; not measured.
 inline constexpr std::int64_t kLibraryAllowanceBytes = std::int64_t{64} << 20;
 std::int64_t current_rss_bytes();
+// Of this program; getrusage() would count what its parent had before it executed this one.
 std::int64_t peak_rss_bytes();
 // What this process has besides an arena that it has not made yet, and kLibraryAllowanceBytes.
 std::int64_t outside_arena_bytes();

@@ -83,7 +83,7 @@ std::int64_t Run::largest(std::int64_t mine) const { return static_cast<std::int
 // All ranks plan alike, so they know what was measured: the largest of all ranks, and the budget of each.
 void Run::agree_on_outside() {
   outside = largest(config.memory.reserve.value_or(outside_bytes(backend)));
-  check_reserve(config, largest(measured_outside_bytes(backend)));
+  check_reserve(config, largest(least_outside_bytes(backend)));
 }
 
 // What groups of a device keep of its memory is known when they are made, and those of a mesh that was chosen now are

@@ -344,12 +344,12 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   return o;
 }
 
-void check_reserve(const Config& config, std::int64_t measured_bytes) {
-  const std::int64_t reserve = config.memory.reserve.value_or(measured_bytes);
-  require(reserve >= measured_bytes, ErrorKind::OutOfMemory,
-          "{}: is {}, but {} ({} bytes) of a rank were outside the arena before it was made: give more than that, or "
-          "auto, which measures it",
-          key_place(config, "memory.reserve"), format_bytes(reserve), format_bytes(measured_bytes), measured_bytes);
+void check_reserve(const Config& config, std::int64_t least_bytes) {
+  const std::int64_t reserve = config.memory.reserve.value_or(least_bytes);
+  require(reserve >= least_bytes, ErrorKind::OutOfMemory,
+          "{}: is {}, but what a rank has outside the arena, with room for what libraries take later, is {} ({} "
+          "bytes): give at least that, or auto, which measures it",
+          key_place(config, "memory.reserve"), format_bytes(reserve), format_bytes(least_bytes), least_bytes);
 }
 
 namespace {

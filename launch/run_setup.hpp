@@ -57,9 +57,9 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
                                std::shared_ptr<const ProfiledCosts> measured = nullptr,
                                std::optional<RecomputeChoice>* recompute = nullptr, Effort effort = Effort::Thorough);
 
-// memory.reserve, where it was given, has room for the bytes that were outside of an arena before there was one: else
-// Error(OutOfMemory).
-void check_reserve(const Config& config, std::int64_t measured_bytes);
+// memory.reserve, where it was given, is at least least_outside_bytes() of the backend, so that the budget is held to
+// the end: else Error(OutOfMemory).
+void check_reserve(const Config& config, std::int64_t least_bytes);
 
 // Why nothing that the configuration leaves open fits, of the least that was found; nullopt: something does. Bytes do
 // not depend on costs, so those of a description do, and a run that does not fit measures and allocates nothing.

@@ -249,7 +249,7 @@ std::vector<std::string> memory_faults(std::span<const RankSummary> ranks) {
     if (r.over_budget_bytes() > 0) {
       faults.push_back(
           fmt::format("rank {}: over budget: the peak is {} above memory.budget, with {} outside the arena: give a "
-                      "memory.reserve of at least that, or auto",
+                      "memory.reserve of at least that",
                       r.rank, format_bytes(r.over_budget_bytes()), format_bytes(r.outside_arena_bytes)));
     }
     if (r.as_planned()) continue;
@@ -266,6 +266,17 @@ std::vector<std::string> memory_faults(std::span<const RankSummary> ranks) {
         fmt::format("rank {}: memory was not used as planned, bytes measured: {}", r.rank, fmt::join(parts, "; ")));
   }
   return faults;
+}
+
+void check_memory_held(std::span<const RankSummary> ranks) {
+  constexpr std::size_t kMostShown = 4;
+  std::vector<std::string> faults = memory_faults(ranks);
+  if (faults.empty()) return;
+  const std::size_t more = faults.size() - std::min(faults.size(), kMostShown);
+  faults.resize(faults.size() - more);
+  const bool over = std::any_of(ranks.begin(), ranks.end(), [](const auto& r) { return r.over_budget_bytes() > 0; });
+  fail(over ? ErrorKind::OutOfMemory : ErrorKind::Internal, "the run is done and saved, but {}{}",
+       fmt::join(faults, "; "), more > 0 ? fmt::format("; and {} more rank(s)", more) : "");
 }
 
 }  // namespace plimsoll

@@ -73,8 +73,11 @@ std::string times_report(const RunSummary& summary);
 std::string volume_report(const RunSummary& summary);
 // Planned and measured bytes per class, then budget, plan and what was measured of the whole.
 std::string memory_report(const RunSummary& summary);
-// What a run says that did not keep the contract: a line for each rank that was over its budget, or whose arenas were
-// used in another way than planned.
+// How a run did not keep the contract: a line for each rank that was over its budget, or whose arenas were used in
+// another way than planned.
 std::vector<std::string> memory_faults(std::span<const RankSummary> ranks);
+// Ends a run that did not keep it, after all was saved: Error(OutOfMemory) where a rank was over its budget, else
+// Error(Internal), with the first few faults.
+void check_memory_held(std::span<const RankSummary> ranks);
 
 }  // namespace plimsoll

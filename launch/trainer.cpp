@@ -136,15 +136,14 @@ void save(Run& run, const TrainingState& state, Reporter* reporter, std::int64_t
   if (reporter != nullptr) reporter->warn(text);
 }
 
-void finish(Run& run, Reporter* reporter, const RankSummary& mine) {
-  const std::vector<RankSummary> ranks = gather_summaries(run.control, mine);
-  if (reporter != nullptr) {
-    fmt::print("{}", reporter->finish(ranks));
-    for (const std::string& fault : memory_faults(ranks)) log_warn("{}", fault);
-  }
-  if (!run.traced()) return;
+// The summaries of all ranks. Collective.
+std::vector<RankSummary> finish(Run& run, Reporter* reporter, const RankSummary& mine) {
+  std::vector<RankSummary> ranks = gather_summaries(run.control, mine);
+  if (reporter != nullptr) fmt::print("{}", reporter->finish(ranks));
+  if (!run.traced()) return ranks;
   if (reporter != nullptr) fmt::print("{}", run.profile->table());
   run.profile->write_trace(trace_path(run), run.place.rank);
+  return ranks;
 }
 
 // Ordinary text has no padding; who has it in the data should know that its row is trained.
@@ -253,9 +252,10 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
       save(run, state, reporter.get(), unsaved);
   }
   const std::int64_t steps = state.step - first_step;
-  finish(run, reporter.get(), rank_summary(run, steps > 1 ? sums_after_first : sums_before, steps));
+  const auto ranks = finish(run, reporter.get(), rank_summary(run, steps > 1 ? sums_after_first : sums_before, steps));
   run.close();
   step_now = -1;
+  check_memory_held(ranks);
 }
 
 Evaluation evaluate(Config given, const MpiSession& mpi, const EvaluateOptions& options) {

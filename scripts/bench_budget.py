@@ -16,7 +16,7 @@ from pathlib import Path
 from bench_runs import DATA, PROGRAM, start, write_results
 
 SEQUENCE, BATCH = 256, 4
-SPARE = 16 << 20  # of what a process needs outside the arena, beyond what the unbudgeted run needed
+SPARE = 64 << 20  # of what a process needs outside the arena, beyond what the unbudgeted run needed
 
 
 def config_text(a, run, memory):
@@ -90,7 +90,7 @@ def main():
     parser.add_argument("--out", default="bench_budget.json")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        plan = json.loads(run(["plan", "--json"], config_text(a, Path(folder) / "run", "recompute: none"), folder))
+        plan = json.loads(run(["plan", "--json", "--out", "none"], config_text(a, Path(folder) / "run", "recompute: none"), folder))
     persistent, step_region = plan["persistent_bytes"], plan["planned_bytes"] - plan["persistent_bytes"]
     outside = train(a, "recompute: none")["outside"] + SPARE  # also measures the kernels, and warms up
     print(f"a step of {BATCH} x {SEQUENCE} tokens on {a.threads} thread(s); {persistent / 2**20:.1f} MiB live for the whole run, "

@@ -30,7 +30,7 @@ def grid(ranks):
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "layout.yaml"
         config.write_text(configuration("auto", "auto", 1, folder))
-        layouts = json.loads(start([PROGRAM, "plan", config, "--ranks", ranks, "--why", "--json"], "the list of layouts"))["layouts"]
+        layouts = json.loads(start([PROGRAM, "plan", config, "--ranks", ranks, "--why", "--json", "--out", "none"], "the list of layouts"))["layouts"]
     rows = layouts["best"] + [row for row in layouts["fell"] if row["reason"] == "time"]
     return {(row["parallel"], row["micro_batch"]): row["layout"] for row in rows}
 

@@ -26,7 +26,8 @@ def plan(program, file, verify):
     if ROOT / named != file:
         raise SystemExit(f"{file} names the command of {named}")
     cpu_before, begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, time.monotonic()
-    out = start([program, "plan", file, "--ranks", ranks, "--cluster", ROOT / cluster, "--json", *(["--verify"] if verify else [])], file.name)
+    out = start([program, "plan", file, "--ranks", ranks, "--cluster", ROOT / cluster, "--json", "--out", "none",
+                 *(["--verify"] if verify else [])], file.name)
     seconds = time.monotonic() - begin
     report = json.loads(out)
     for role in report["roles"]:
@@ -42,7 +43,7 @@ def plan(program, file, verify):
 
 # Of that layer: percent of the peak to percent of a step, of the exact plan and of the usual ways.
 LLAMA_LAYER = {100: (0, 0, 0, 0), 75: (0.94, 8.6, 1.0, 0.9), 50: (7.34, 17.2, 11.0, 7.7), 35: (12.23, 21.9, 14.0, 12.5), 25: (15.56, 25.7, 16.1, 15.6)}
-ONE_LLAMA = ["plan", ROOT / "configs/large/llama3_8b.yaml", "--ranks", "1", "--cluster", ROOT / "configs/clusters/h200.yaml", "--json",
+ONE_LLAMA = ["plan", ROOT / "configs/large/llama3_8b.yaml", "--ranks", "1", "--cluster", ROOT / "configs/clusters/h200.yaml", "--json", "--out", "none",
              "--set", "parallel={data: 1, zero: 0}", "--set", "train.global_batch=1", "--set", "train.micro_batch=1", "--set", "optimizer.name=sgd"]
 
 

@@ -17,32 +17,32 @@ SEQUENCE = 128
 TARGET = 0.8  # of the predicted gain
 
 
-def write_config(path, micro_batches):
+def write_config(path, data, micro_batches):
     path.write_text(
         f"model: {{family: gpt2, layers: 4, hidden: 256, heads: 4, vocabulary: 1024, positions: {SEQUENCE}, dropout: 0}}\n"
-        f"data: {{train: {DATA}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {2 * micro_batches}, micro_batch: 1}}\n"
+        f"data: {{train: {data}, validation: 0, sequence: {SEQUENCE}}}\ntrain: {{global_batch: {2 * micro_batches}, micro_batch: 1}}\n"
         "optimizer: {lr: 3e-4, clip: 1.0}\nschedule: {name: constant}\n"
         "run: {threads: 1, eval_every: 0, save_every: 0, log_every: 1}\n")
 
 
-def train(ranks, config, folder, shares, steps):
+def train(ranks, program, config, folder, shares, steps):
     """Median step after the first two, and the plan."""
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    start(ranks.mpirun(PROGRAM, "train", config, "--set", f"run.dir={run}", "--set", f"train.steps={steps}", "--set",
+    start(ranks.mpirun(program, "train", config, "--set", f"run.dir={run}", "--set", f"train.steps={steps}", "--set",
                        f"parallel.shares={shares}"), f"shares {shares}")
     return statistics.median(steps_ms(run, 2)), json.loads((run / "plan.json").read_text())
 
 
-def measure(rounds, steps, micro_batches, rivals):
+def measure(rounds, steps, micro_batches, rivals, program=PROGRAM, data=DATA):
     """By round: steps with even shares and with uneven ones, ms, the shares, and the gain that was predicted."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, SlowRank(rivals) as ranks:
         config = Path(folder) / "shares.yaml"
-        write_config(config, micro_batches)
-        train(ranks, config, folder, "even", 3)  # measures kernels, which the rounds then know
+        write_config(config, data, micro_batches)
+        train(ranks, program, config, folder, "even", 3)  # measures kernels, which the rounds then know
         for _ in range(rounds):
-            even, _ = train(ranks, config, folder, "even", steps)
-            uneven, plan = train(ranks, config, folder, "auto", steps)
+            even, _ = train(ranks, program, config, folder, "even", steps)
+            uneven, plan = train(ranks, program, config, folder, "auto", steps)
             speed = plan["shares_by_speed"]
             row = dict(even_ms=even, uneven_ms=uneven, shares=plan["shares"], micro_batch_ms=speed["micro_batch_ms"],
                        predicted_gain_ms=speed["gain_ms"])

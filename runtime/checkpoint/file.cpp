@@ -58,7 +58,8 @@ File File::open_regular(const std::filesystem::path& path, Links links) {
           "{}: cannot be opened: {}", path.string(), cause(error));
   File file(path, descriptor, 0);
   struct stat status {};
-  require(::fstat(descriptor, &status) == 0, ErrorKind::BadData, "{}: fstat: {}", path.string(), cause(errno));
+  const bool known = ::fstat(descriptor, &status) == 0;
+  require(known, ErrorKind::BadData, "{}: fstat: {}", path.string(), cause(errno));
   require(S_ISREG(status.st_mode), ErrorKind::BadData, "{}: is {}, not a regular file", path.string(),
           kind_of(status.st_mode));
   file.size_ = status.st_size;
@@ -107,9 +108,10 @@ void File::write(const void* data, std::int64_t bytes) {
 }
 
 void File::commit() {
-  require(::fdatasync(descriptor_) == 0, ErrorKind::CheckpointIo, "{}: fdatasync: {}", path_.string(), cause(errno));
-  require(::close(std::exchange(descriptor_, -1)) == 0, ErrorKind::CheckpointIo, "{}: close: {}", path_.string(),
-          cause(errno));
+  const bool on_disk = ::fdatasync(descriptor_) == 0;
+  require(on_disk, ErrorKind::CheckpointIo, "{}: fdatasync: {}", path_.string(), cause(errno));
+  const bool closed = ::close(std::exchange(descriptor_, -1)) == 0;
+  require(closed, ErrorKind::CheckpointIo, "{}: close: {}", path_.string(), cause(errno));
 }
 
 void sync_directory(const std::filesystem::path& directory) {
@@ -121,18 +123,24 @@ void sync_directory(const std::filesystem::path& directory) {
 }
 
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to) {
-  require(std::rename(from.c_str(), to.c_str()) == 0, ErrorKind::CheckpointIo, "{}: cannot be renamed to {}: {}",
-          from.string(), to.string(), cause(errno));
+  const bool renamed = std::rename(from.c_str(), to.c_str()) == 0;
+  require(renamed, ErrorKind::CheckpointIo, "{}: cannot be renamed to {}: {}", from.string(), to.string(),
+          cause(errno));
 }
 
 void replace_file(const std::filesystem::path& path, std::string_view text) {
   std::filesystem::path beside = path;
   beside += fmt::format(".tmp.{}", ::getpid());
   ::unlink(beside.c_str());
-  File file = File::create_new(beside);
-  file.write(text.data(), static_cast<std::int64_t>(text.size()));
-  file.commit();
-  rename_path(beside, path);
+  try {
+    File file = File::create_new(beside);
+    file.write(text.data(), static_cast<std::int64_t>(text.size()));
+    file.commit();
+    rename_path(beside, path);
+  } catch (...) {
+    ::unlink(beside.c_str());
+    throw;
+  }
   sync_directory(path.parent_path().empty() ? "." : path.parent_path());
 }
 

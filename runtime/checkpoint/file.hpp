@@ -46,7 +46,8 @@ class File {
 void sync_directory(const std::filesystem::path& directory);
 // rename(2), checked.
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to);
-// Writes `text` beside `path`, synchronises it and renames it over `path`.
+// Writes `text` beside `path`, synchronises it and renames it over `path`; what fails leaves nothing
+// beside it.
 void replace_file(const std::filesystem::path& path, std::string_view text);
 // True for a name without a folder in it: not empty, not "." or "..", no '/', no NUL.
 bool is_basename(std::string_view name);

@@ -30,7 +30,8 @@ InputFile InputFile::open(const std::string& path) {
   FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe must not block
   require(fd.get() >= 0, ErrorKind::MissingInput, "{}: cannot be opened: {}", path, std::strerror(errno));
   struct stat info {};
-  require(::fstat(fd.get(), &info) == 0, ErrorKind::MissingInput, "{}: {}", path, std::strerror(errno));
+  const bool known = ::fstat(fd.get(), &info) == 0;
+  require(known, ErrorKind::MissingInput, "{}: {}", path, std::strerror(errno));
   require(S_ISREG(info.st_mode), ErrorKind::MissingInput, "{}: is not a regular file", path);
   return {path, std::move(fd), info.st_size};
 }
@@ -59,7 +60,8 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)), partial_(path
     require(error != EWOULDBLOCK, ErrorKind::CheckpointIo, "{}: another process is writing it", partial_);
     // Some network file systems have no locks; the lock only guards against a second writer.
   }
-  require(::ftruncate(fd_.get(), 0) == 0, ErrorKind::CheckpointIo, "{}: {}", partial_, std::strerror(errno));
+  const bool empty = ::ftruncate(fd_.get(), 0) == 0;
+  require(empty, ErrorKind::CheckpointIo, "{}: {}", partial_, std::strerror(errno));
 }
 
 OutputFile::~OutputFile() {
@@ -78,13 +80,14 @@ void OutputFile::write(std::span<const std::byte> bytes) {
 }
 
 void OutputFile::sync() {
-  require(::fsync(fd_.get()) == 0, ErrorKind::CheckpointIo, "{}: fsync: {}", partial_, std::strerror(errno));
+  const bool on_disk = ::fsync(fd_.get()) == 0;
+  require(on_disk, ErrorKind::CheckpointIo, "{}: fsync: {}", partial_, std::strerror(errno));
 }
 
 void OutputFile::commit() {
   sync();
-  require(std::rename(partial_.c_str(), path_.c_str()) == 0, ErrorKind::CheckpointIo, "{}: cannot be renamed to {}: {}",
-          partial_, path_, std::strerror(errno));
+  const bool renamed = std::rename(partial_.c_str(), path_.c_str()) == 0;
+  require(renamed, ErrorKind::CheckpointIo, "{}: cannot be renamed to {}: {}", partial_, path_, std::strerror(errno));
   fd_ = FileDescriptor();
   const std::string parent = std::filesystem::path(path_).parent_path().string();
   const FileDescriptor folder(::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

@@ -132,8 +132,9 @@ void* CpuDevice::allocate(std::int64_t bytes) {
   const std::size_t wanted = mapped_bytes(bytes);
   const std::size_t slack = bytes >= kHugePage ? static_cast<std::size_t>(kHugePage) : 0;
   void* raw = mmap(nullptr, wanted + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int error = errno;  // of mmap: what is free is read from a file
   require(raw != MAP_FAILED, ErrorKind::OutOfMemory, "cannot allocate {} ({} bytes): {}; {} are free",
-          format_bytes(bytes), format_count(bytes), std::strerror(errno), format_bytes(memory().free_bytes));
+          format_bytes(bytes), format_count(bytes), std::strerror(error), format_bytes(memory().free_bytes));
   auto* first = static_cast<std::byte*>(raw);
   if (slack == 0) return first;
   const std::size_t misfit = reinterpret_cast<std::uintptr_t>(first) % static_cast<std::size_t>(kHugePage);

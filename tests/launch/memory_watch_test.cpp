@@ -117,11 +117,23 @@ RankSummary planned_rank(int number) {
   return r;
 }
 
+// How a run with these ranks ends.
+void expect_end(const std::vector<RankSummary>& ranks, ErrorKind kind, std::string_view text) {
+  try {
+    check_memory_held(ranks);
+    ADD_FAILURE() << "ends well";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind);
+    EXPECT_NE(std::string_view(error.what()).find(text), std::string_view::npos) << error.what();
+  }
+}
+
 TEST(MemoryReport, SaysWhatWasNotAsPlanned) {
   RunSummary summary;
   summary.step_seconds = summary.peak_gflops = 1;
   summary.ranks = {planned_rank(0), planned_rank(1), planned_rank(2)};
   EXPECT_TRUE(memory_faults(summary.ranks).empty());
+  EXPECT_NO_THROW(check_memory_held(summary.ranks));
   EXPECT_NE(memory_report(summary).find("ranks 0, 1, 2 "), std::string::npos) << memory_report(summary);
   RankSummary& other = summary.ranks[1];
   other.measured_class_bytes[static_cast<std::size_t>(MemoryClass::Activations)] = 260;
@@ -130,6 +142,7 @@ TEST(MemoryReport, SaysWhatWasNotAsPlanned) {
   ASSERT_EQ(faults.size(), 1U);
   EXPECT_NE(faults.front().find("rank 1: memory was not used as planned"), std::string::npos) << faults.front();
   EXPECT_NE(faults.front().find("activations 260, planned 250"), std::string::npos) << faults.front();
+  expect_end(summary.ranks, ErrorKind::Internal, "done and saved, but rank 1: memory was not used as planned");
   const std::string report = memory_report(summary);
   EXPECT_NE(report.find("ranks 0, 2 "), std::string::npos) << report;
   EXPECT_NE(report.find(fmt::format("  {:<24}{:>16}{:>16}{:>16}\n", "activations", 250, 260, 10)), std::string::npos)
@@ -156,6 +169,8 @@ TEST(MemoryReport, SaysWhoWasOverBudget) {
   ASSERT_EQ(faults.size(), 1U);
   EXPECT_NE(faults.front().find("rank 1: over budget: the peak is 500 B above memory.budget"), std::string::npos)
       << faults.front();
+  expect_end(summary.ranks, ErrorKind::OutOfMemory, "done and saved, but rank 1: over budget: the peak is 500 B above");
+  expect_end(std::vector<RankSummary>(9, summary.ranks[1]), ErrorKind::OutOfMemory, "; and 5 more rank(s)");
   EXPECT_NE(memory_report(summary).find(fmt::format("  {:<24}{:>16}{:>16}\n", "OVER BUDGET by", 0, 500)),
             std::string::npos)
       << memory_report(summary);

@@ -58,7 +58,38 @@ def follow(name, file, planned, *settings):
 
 runs = Runs(plimsoll, folder, CONFIG)
 file, chosen = plan("chosen.json", "--threads", 1)
-follow("as_planned", file, chosen)
+
+
+# Without --out the plan lies in the working directory; what is there and no such plan stays, which does not spoil the answer.
+def plan_in(place, code, *arguments):
+    place.mkdir(exist_ok=True)
+    done = call(plimsoll, "plan", runs.config, "--ranks", 2, "--threads", 1, *arguments, cwd=place)
+    if done.returncode != code:
+        sys.exit(f"{place}: exit code {done.returncode}, expected {code}\n{done.stderr}")
+    return done
+
+
+here = folder / "here"
+for times in range(2):
+    if "plan.json: written" not in plan_in(here, 0).stdout or json.loads((here / "plan.json").read_text()) != chosen:
+        sys.exit(f"{here}/plan.json is another plan than --out writes")
+    (here / "plan.json").write_text((folder / "chosen.json").read_text())
+follow("as_planned", here / "plan.json", chosen)
+plan_in(folder / "nowhere", 0, "--out", "none")
+plan_in(folder / "nowhere", 71, "--budget", "1025 MiB")
+if list((folder / "nowhere").iterdir()):
+    sys.exit(f"{folder}/nowhere has a plan that nobody asked for, or of what does not fit")
+of_run = (folder / "as_planned" / "plan.json").read_text()
+if "not from plimsoll plan" not in plan_in(folder / "as_planned", 0).stderr or (folder / "as_planned" / "plan.json").read_text() != of_run:
+    sys.exit("the plan of a run was not left alone")
+(folder / "taken" / "plan.json").mkdir(parents=True)
+if "not from plimsoll plan" not in plan_in(folder / "taken", 0).stderr:
+    sys.exit("a folder of that name was not noticed")
+if "is a directory" not in plan_in(folder / "taken", 74, "--out", "plan.json").stderr.lower():
+    sys.exit("why a plan that somebody asked for was not written is not said")
+if len(list((folder / "taken").iterdir())) > 1:
+    sys.exit("a plan that was not written has left a file")
+
 # With a tenth of the activations less, which the run's own budget does not ask for.
 one_layout = ["--threads", 1, "--cluster", cluster, "--set", "parallel={data: 2, zero: 1}", "--set", "train.micro_batch=8"]
 _, free = plan("free.json", *one_layout)

@@ -94,7 +94,7 @@ def slow():
     # What else comes and goes on this machine slows the other rank too, or one run of a round: one of three must be undisturbed.
     rows = []
     while len(rows) < 3:
-        rows += bench_shares.measure(plimsoll, folder / "text", 1, 8, 12, 1)
+        rows += bench_shares.measure(1, 8, 12, 1, plimsoll, folder / "text")
         row = rows[-1]
         if sum(row["shares"]) == 24 and row["shares"][0] >= 14 and bench_shares.TARGET <= row["of_predicted"] <= 2 - bench_shares.TARGET:
             return

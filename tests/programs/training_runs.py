@@ -8,8 +8,8 @@ import sys
 TEXT = "the ship is loaded to the line and no deeper\n" * 400
 
 
-def call(*command):
-    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
+def call(*command, cwd=None):
+    return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100, cwd=cwd)
 
 
 def run(*command):

@@ -233,5 +233,18 @@ TEST(Checkpoint, ADirectoryThatCannotBeMadeIsAnAnswer) {
   EXPECT_TRUE(SmallRun(folder).save(1).has_value());
 }
 
+TEST(ReplaceFile, SaysWhyItFailedAndLeavesNothing) {
+  const TempFolder folder;
+  fs::create_directory(folder / "plan.json");
+  try {
+    replace_file(folder / "plan.json", "text");
+    FAIL() << "over a directory";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::CheckpointIo);
+    EXPECT_NE(std::string_view(error.what()).find("plan.json: Is a directory"), std::string_view::npos) << error.what();
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
+}
+
 }  // namespace
 }  // namespace plimsoll
