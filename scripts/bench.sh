@@ -2,7 +2,7 @@
 # Training speed and memory on this machine, beside PyTorch where that is installed.
 #   scripts/bench.sh [--rounds N] [--steps N] [--out FILE] [--models gpt2,small] [--precision fp32,bf16] [--mesh]
 #   scripts/bench.sh --overlap [--rounds N] [--steps N] [--out FILE] [--rate 1gbit] [--chunks K] [--only NAME]   two ranks over a slow link; needs root
-#   scripts/bench.sh --budget [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
+#   scripts/bench.sh --budget [--gpu] [--rounds N] [--steps N] [--percent 100,50] [--out FILE]   GPT-2 124M under budgets of its activation peak
 #   scripts/bench.sh --sizer [--zero N] [--rounds N] [--steps N] [--out FILE] [--only NAME]   buckets of gradients over two slow links; needs root
 #   scripts/bench.sh --layouts [--rounds N] [--steps N] [--out FILE]   parallel: auto against every layout of two ranks
 #   scripts/bench.sh --plans [--verify] [--out FILE]   configs/large on the clusters that they are for; trains nothing
@@ -22,10 +22,12 @@ if [ "${1:-}" = --pipeline ]; then
   exec mpirun -n 2 --bind-to core "$root/build/release/bin/pipeline_bench" "$@"
 fi
 preset=release
-if [ "${1:-}" = --gpu ]; then
-  need_gpu
-  preset=cuda
-fi
+case " $* " in
+  *" --gpu "*)
+    need_gpu
+    preset=cuda
+    ;;
+esac
 "$root/scripts/build.sh" "$preset" plimsoll
 cd "$root"
 if [ "${1:-}" = --plans ]; then
