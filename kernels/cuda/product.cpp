@@ -71,7 +71,7 @@ std::uint32_t alignment_of(const void* address) {
 }
 
 // What the choice of an algorithm depends on.
-using Key = std::array<std::int64_t, 15>;
+using Key = std::array<std::int64_t, 16>;
 Key key_of(const Product& p, const ProductWorkspace& workspace) {
   const std::int64_t flags = (p.trans_a ? 1 : 0) | (p.trans_b ? 2 : 0) | (p.accumulate ? 4 : 0) | (p.tf32 ? 8 : 0);
   return {flags,
@@ -88,6 +88,7 @@ Key key_of(const Product& p, const ProductWorkspace& workspace) {
           alignment_of(p.a),
           alignment_of(p.b),
           alignment_of(p.c),
+          alignment_of(p.vector),
           workspace.bytes};
 }
 

@@ -93,12 +93,27 @@ __device__ double gradient_factor(const UpdateBuffers& b, double clip) {
   return clip <= 0 ? unscale : unscale * fmin(1.0, clip / (b.norm[0] + 1e-6));
 }
 
-__device__ void store_rounded(const UpdateBuffers& b, std::int64_t i, float x) {
+// to[at … at + kVector) = pack, nothing from to[n] on; at once where that is aligned. `at` is a multiple of kVector.
+template <class T>
+__device__ void store_narrow(T* to, std::int64_t at, std::int64_t n, const Pack<float>& pack) {
+  static_assert(sizeof(uint2) == kVector * sizeof(T));
+  if (at + kVector <= n && reinterpret_cast<std::uintptr_t>(to) % sizeof(uint2) == 0) {
+    uint2 raw;
+    T* elements = reinterpret_cast<T*>(&raw);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) elements[i] = narrow<T>(pack.at[i]);
+    *reinterpret_cast<uint2*>(to + at) = raw;
+    return;
+  }
+  for (int i = 0; i < kVector && at + i < n; ++i) to[at + i] = narrow<T>(pack.at[i]);
+}
+
+__device__ void store_rounded(const UpdateBuffers& b, std::int64_t at, const Pack<float>& pack) {
   if (b.rounded == nullptr) return;
   if (b.rounded_type == DType::bf16)
-    static_cast<bf16*>(b.rounded)[i] = narrow<bf16>(x);
+    store_narrow(static_cast<bf16*>(b.rounded), at, b.elements, pack);
   else
-    static_cast<f16*>(b.rounded)[i] = narrow<f16>(x);
+    store_narrow(static_cast<f16*>(b.rounded), at, b.elements, pack);
 }
 
 // Scalars are computed in double, by one thread of a block, and rounded once.
@@ -137,7 +152,7 @@ __global__ void adamw_kernel(UpdateBuffers b, AdamWRule rule, float* first, floa
   store(first, at, n, aligned, m);
   store(second, at, n, aligned, v);
   store(b.parameters, at, n, aligned, p);
-  for (int j = 0; j < kVector && at + j < n; ++j) store_rounded(b, at + j, p.at[j]);
+  store_rounded(b, at, p);
 }
 
 __global__ void sgd_kernel(UpdateBuffers b, SgdRule rule, float* momentum, bool aligned) {
@@ -160,7 +175,7 @@ __global__ void sgd_kernel(UpdateBuffers b, SgdRule rule, float* momentum, bool 
   }
   if (momentum != nullptr) store(momentum, at, n, aligned, m);
   store(b.parameters, at, n, aligned, p);
-  for (int j = 0; j < kVector && at + j < n; ++j) store_rounded(b, at + j, p.at[j]);
+  store_rounded(b, at, p);
 }
 
 __global__ void round_weights_kernel(const __grid_constant__ RoundList list, const float* weights, bf16* rounded,
