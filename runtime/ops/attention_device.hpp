@@ -35,8 +35,9 @@ constexpr std::int64_t fused_backward_bytes(std::int64_t batch, std::int64_t hea
 inline constexpr std::int64_t kMostFusedBytes = std::int64_t{2} << 30;
 
 // The calls in which the library computes a node, one after the other with the same workspace: each has `samples`
-// samples and `kv_heads` key heads with their query heads, the last of a row of calls perhaps fewer. One of both is all
-// there are. samples 0: the library does not take the node, our own kernels compute it and need no workspace.
+// samples and `kv_heads` key heads with their query heads, the last of a row of calls perhaps fewer; either these are
+// all key heads, or `samples` is 1. samples 0: the library does not take the node, our own kernels compute it, in
+// floats, and need no workspace.
 struct FusedSlices {
   std::int64_t samples = 0, kv_heads = 0;
   std::int64_t bytes = 0;  // workspace
@@ -92,5 +93,9 @@ constexpr FusedSlices fused_backward_slices(std::int64_t batch, const HeadLayout
 
 // What kernels of a GPU do for a node of attention: operands of 16 bits, heads as above, neither dropout nor segments.
 FusedSlices fused_slices(const Attention::Attrs& a, const SlotSpecs& s, Phase phase);
+
+// Backward of our own kernels makes so many products for each that Attention::flops() counts: scores and their
+// gradients are computed for the gradient of queries, and once more for that of keys and values.
+inline constexpr double kTiledBackwardProducts = 7.0 / 4;
 
 }  // namespace plimsoll
