@@ -185,7 +185,7 @@ std::string text_of(const NearestChange& change, int ranks) {
 std::vector<Layout> least_layouts(const PlanQuestion& q, int ranks) {
   constexpr std::size_t kMost = 4;
   const ClusterDescription cluster = choose_cluster(q.config);
-  const DescribedCosts described(cluster);
+  const DescribedCosts described(cluster, kernels_of(q.config));
   const std::int64_t arena = std::max<std::int64_t>(1, q.budgets.least() - q.outside_bytes);
   LayoutCosts costs(layout_problem(q.config, ranks, arena), {cluster, q.costs != nullptr ? q.costs : &described});
   LayoutChoice unused;

@@ -39,9 +39,13 @@ ClusterDescription choose_cluster(const Config& config) {
   return cluster;
 }
 
+KernelsOf kernels_of(const Config& config) {
+  return config.device == DeviceKind::Cuda ? KernelsOf::Gpu : KernelsOf::Host;
+}
+
 RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes,
                    Backend* backend, const Group* messages)
-    : cluster_(choose_cluster(config)), described_(cluster_), costs_(&described_) {
+    : cluster_(choose_cluster(config)), described_(cluster_, kernels_of(config)), costs_(&described_) {
   const bool here = config.comm.cluster.empty() && (config.device == DeviceKind::Cpu || backend != nullptr);
   if (!here || config.plan.profile == "") return;
   owner_ = {cpu_model(), build_name(), choose_threads(config, place), place.local_ranks};

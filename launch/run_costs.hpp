@@ -17,6 +17,9 @@ namespace plimsoll {
 // linears are to be in fp8 and a described GPU has none.
 ClusterDescription choose_cluster(const Config& config);
 
+// Of config.device.
+KernelsOf kernels_of(const Config& config);
+
 class RunCosts {
  public:
   // `control`: of all ranks, which then must ask for the same nodes in the same order; null: nothing is measured.

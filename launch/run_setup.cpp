@@ -112,14 +112,15 @@ std::vector<LayerRecompute> recompute_layers(const Config& config) {
 }
 
 // Of equal descriptions the same object: plans are known by it.
-std::shared_ptr<const CostModel> described_costs(const ClusterDescription& cluster) {
+std::shared_ptr<const CostModel> described_costs(const ClusterDescription& cluster, KernelsOf kernels) {
+  using Key = std::pair<ClusterDescription, KernelsOf>;
   struct Described {
-    explicit Described(const ClusterDescription& c) : costs(c) {}
-    bool is_of(const ClusterDescription& c) const { return costs.cluster() == c; }
+    explicit Described(const Key& key) : costs(key.first, key.second) {}
+    bool is_of(const Key& key) const { return costs.cluster() == key.first && costs.kernels() == key.second; }
     DescribedCosts costs;
   };
-  static Remembered<Described, ClusterDescription> known(4);
-  const std::shared_ptr<Described> found = known.of(cluster);
+  static Remembered<Described, Key> known(4);
+  const std::shared_ptr<Described> found = known.of({cluster, kernels});
   return {found, &found->costs};
 }
 
@@ -297,7 +298,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.planned_buckets = config.comm.planned_buckets;
   o.planned_gathers = config.comm.planned_gathers;
   if (!config.comm.cluster.empty()) {
-    o.costs = described_costs(load_cluster(config.comm.cluster));
+    o.costs = described_costs(load_cluster(config.comm.cluster), kernels_of(config));
     o.links = LinkSource::Cluster;
   }
   o.recompute = recompute_layers(config);
@@ -315,7 +316,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   const std::int64_t arena = even_arena_bytes(config.parallel, o, budgets, outside_bytes);
   check_kept_values(config, o);
   std::optional<DescribedCosts> described;
-  if (costs == nullptr) costs = &described.emplace(choose_cluster(config));
+  if (costs == nullptr) costs = &described.emplace(choose_cluster(config), kernels_of(config));
   const bool divides = o.train && o.zero > 0 && o.mesh.data > 1;
   Sizes sizes(config, std::move(o), arena, *costs, effort);
   if (config.parallel.auto_shard && divides) {
@@ -378,7 +379,7 @@ std::optional<Config> least_choices(const Config& config, int ranks) {
 std::optional<Infeasible> find_infeasible(const Config& config, const Place& place, Purpose purpose,
                                           const RankBudgets& budgets, std::int64_t outside_bytes,
                                           std::int64_t host_bytes) {
-  const DescribedCosts described(choose_cluster(config));
+  const DescribedCosts described(choose_cluster(config), kernels_of(config));
   // Planned once, it tells most runs that fit from the others.
   if (const auto least = least_choices(config, place.ranks)) {
     const ProgramOptions o = choose_programs(*least, place, purpose, budgets, outside_bytes, host_bytes, &described);

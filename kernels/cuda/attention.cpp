@@ -64,19 +64,19 @@ AttentionTensors<T> tensors_of(const KernelArgs& args) {
           args.v<float>(Attention::kLse)};
 }
 
-FusedWorkspace workspace_of(const KernelArgs& args, Phase phase) {
-  if (args.workspace == nullptr) return {};
+FusedSlices slices_of(const KernelArgs& args, Phase phase) {
   SlotSpecs specs;
   for (const int slot : {int{Attention::kQkv}, int{Attention::kSegments}}) {
     if (args.value[slot]) specs.set(slot, args.value[slot].spec);
   }
-  return {args.workspace, Attention::workspace_bytes(args.attrs<Attention>(), specs, phase, args.threads)};
+  return fused_slices(args.attrs<Attention>(), specs, phase);
 }
 
 template <class T>
 void attention_forward(const KernelArgs& args) {
   if constexpr (!std::is_same_v<T, float>) {
-    if (try_attend(stream_of(args), workspace_of(args, Phase::Forward), shape_of(args), tensors_of<T>(args))) return;
+    const FusedSlices slices = slices_of(args, Phase::Forward);
+    if (try_attend(stream_of(args), args.workspace, slices, shape_of(args), tensors_of<T>(args))) return;
   }
   attend(stream_of(args), shape_of(args), tensors_of<T>(args), args.inputs);
 }
@@ -90,8 +90,9 @@ void attention_backward(const KernelArgs& args) {
   const AttentionGradients<T> gradients{output_heads(args.g<const T>(Attention::kOut), layout, length), packed.queries,
                                         packed.keys, packed.values, args.accumulates(Attention::kQkv)};
   if constexpr (!std::is_same_v<T, float>) {
-    const FusedWorkspace workspace = workspace_of(args, Phase::InputGrad);
-    if (try_attend_gradient(stream_of(args), workspace, shape_of(args), tensors_of<T>(args), gradients)) return;
+    const FusedSlices slices = slices_of(args, Phase::InputGrad);
+    if (try_attend_gradient(stream_of(args), args.workspace, slices, shape_of(args), tensors_of<T>(args), gradients))
+      return;
   }
   attend_gradient(stream_of(args), shape_of(args), tensors_of<T>(args), gradients, args.inputs);
 }

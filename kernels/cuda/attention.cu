@@ -75,9 +75,9 @@ template <class T>
 void attend(cudaStream_t stream, const AttentionShape& shape, const AttentionTensors<T>& tensors,
             const StepInputs* inputs) {
   with_width(shape.head_dim, [&](auto width) {
-    launch_tiles<3 * kTileElements<width()>>(attend_kernel<width(), T>, stream,
-                                             tile_grid(shape.queries, shape.heads, shape), "attention", shape, tensors,
-                                             inputs);
+    launch_tiles<3 * kTileElements<width()>, kTileThreads>(attend_kernel<width(), T>, stream,
+                                                           tile_grid(shape.queries, kRows, shape.heads, shape),
+                                                           "attention", shape, tensors, inputs);
   });
 }
 

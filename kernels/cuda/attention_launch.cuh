@@ -19,20 +19,21 @@ void with_width(int head_dim, F&& f) {
     f(std::integral_constant<int, kMostHeadDim>{});
 }
 
-// Blocks of kRows rows, heads, samples.
-inline dim3 tile_grid(std::int64_t rows, int heads, const AttentionShape& shape) {
-  return {blocks_for(rows, kRows), static_cast<unsigned>(heads), static_cast<unsigned>(shape.batch)};
+// Blocks of so many rows, heads, samples.
+inline dim3 tile_grid(std::int64_t rows, int of_block, int heads, const AttentionShape& shape) {
+  return {blocks_for(rows, of_block), static_cast<unsigned>(heads), static_cast<unsigned>(shape.batch)};
 }
 
 // `elements` floats of shared memory, more than a kernel gets unless it is asked for.
-template <int elements, class... Parameters, class... Arguments>
+template <int elements, unsigned threads, class... Parameters, class... Arguments>
 void launch_tiles(void (*kernel)(Parameters...), cudaStream_t stream, dim3 grid, const char* name,
                   const Arguments&... arguments) {
   constexpr int kBytes = elements * static_cast<int>(sizeof(float));
+  static_assert(kBytes + kStaticBytes <= kSharedBytes);
   check_cuda(
       cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
       name);
-  kernel<<<grid, kTileThreads, kBytes, stream>>>(arguments...);
+  kernel<<<grid, threads, kBytes, stream>>>(arguments...);
   check_launch(name);
 }
 

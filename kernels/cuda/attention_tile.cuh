@@ -1,6 +1,6 @@
 #pragma once
-// What forward and backward of attention share. A block has kRows rows (queries, or keys in their own gradient) and
-// goes over tiles of kColumns of the others, one for each lane; each of its warps has kRowsPerWarp of the rows.
+// What forward and backward of attention share. A block has rows of its own (queries, or keys in their own gradient),
+// kRowsPerWarp for each of its warps, and goes over tiles of kColumns of the others, one for each lane.
 
 #include "kernels/cuda/attention.hpp"
 #include "kernels/cuda/device_code.cuh"
@@ -11,21 +11,24 @@ namespace plimsoll::cuda {
 inline constexpr int kRowsPerWarp = 4, kTileWarps = 8;
 inline constexpr int kRows = kRowsPerWarp * kTileWarps, kColumns = static_cast<int>(kWarp);
 inline constexpr unsigned kTileThreads = kTileWarps * kWarp;
+static_assert(kRows == kColumns);
+// Shared memory of a block on the GPUs that have least (compute capabilities 8.6, 8.9 and 12.0), and how much of it
+// kernels declare themselves, at most.
+inline constexpr int kSharedBytes = 99 * 1024, kStaticBytes = 512;
 inline constexpr float kMasked = -1e30F;  // a score that takes no part: its exponential is 0
 
 // Rows of a tile in shared memory have kWidth elements, of which those from head_dim on are 0, and a pad that puts the
 // 16-byte words of eight lanes into different banks.
 template <int kWidth>
 inline constexpr int kStride = kWidth + 4;
-template <int kWidth>
-inline constexpr int kTileElements = kColumns* kStride<kWidth>;
-static_assert(kRows == kColumns);
+template <int kWidth, int kTileRows = kColumns>
+inline constexpr int kTileElements = kTileRows* kStride<kWidth>;
 
-// Row r of a tile = row first + r of a head, times factor; 0 where that is not below `end`.
-template <int kWidth, class T>
+// Row r of a tile = row first + r of a head, times factor; 0 where that is not below `end`. By all threads of a block.
+template <int kWidth, int kTileRows = kColumns, unsigned kThreads = kTileThreads, class T>
 __device__ void load_tile(const T* head, std::int64_t token, std::int64_t first, std::int64_t end, int head_dim,
                           float factor, float* tile) {
-  for (unsigned i = threadIdx.x; i < kColumns * kWidth; i += kTileThreads) {
+  for (unsigned i = threadIdx.x; i < kTileRows * kWidth; i += kThreads) {
     const int row = static_cast<int>(i) / kWidth, d = static_cast<int>(i) % kWidth;
     const bool inside = first + row < end && d < head_dim;
     tile[row * kStride<kWidth> + d] = inside ? widen(head[(first + row) * token + d]) * factor : 0.0F;

@@ -31,18 +31,21 @@ Library& library() {
   return one;
 }
 
+// Of a slice: its samples, and its key heads with their query heads.
 template <class T>
-FusedShape fused_shape(const AttentionShape& s, const AttentionTensors<T>& t) {
-  return {dtype_of<T>(), s.batch,         s.heads,         s.kv_heads,  s.queries,
-          s.head_dim,    t.queries.batch, t.queries.token, t.out.batch, t.out.token};
+FusedShape fused_shape(const AttentionShape& s, const AttentionTensors<T>& t, const FusedSlice& slice) {
+  return {dtype_of<T>(),   slice.samples,   slice.kv_heads * (s.heads / s.kv_heads),
+          slice.kv_heads,  s.queries,       s.head_dim,
+          t.queries.batch, t.queries.token, t.out.batch,
+          t.out.token};
 }
 
 // What cuDNN's kernels take on every device that they run on; the library decides about the rest.
 template <class T>
-bool may_fuse(const AttentionShape& s, const AttentionTensors<T>& t) {
+bool may_fuse(void* workspace, const FusedSlices& slices, const AttentionTensors<T>& t) {
   const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
-  return s.segments == nullptr && s.threshold == 0 && s.cached == 0 && takes_head_dim(s.head_dim) &&
-         aligned(t.queries.data) && aligned(t.keys.data) && aligned(t.values.data) && aligned(t.out.data);
+  return slices.samples > 0 && workspace != nullptr && t.lse != nullptr && aligned(t.queries.data) &&
+         aligned(t.keys.data) && aligned(t.values.data) && aligned(t.out.data);
 }
 
 // The plan for a shape, made once; its `plan` is null where there is none.
@@ -53,52 +56,71 @@ const CudnnPlan& plan_for(std::map<FusedShape, CudnnPlan>& plans, const FusedSha
   return plans.emplace(shape, make(shape, library().handle.get(), workspace, nullptr)).first->second;
 }
 
+// Of a head of a sample.
 template <class T>
-void* address(const HeadTensor<T>& tensor) {
-  return const_cast<std::remove_const_t<T>*>(tensor.data);
+void* address(const HeadTensor<T>& tensor, std::int64_t sample, std::int64_t head, std::int64_t head_dim) {
+  return const_cast<std::remove_const_t<T>*>(tensor.data + sample * tensor.batch + head * head_dim);
 }
 
 }  // namespace
 
 template <class T>
-bool try_attend(cudaStream_t stream, const FusedWorkspace& workspace, const AttentionShape& s,
+bool try_attend(cudaStream_t stream, void* workspace, const FusedSlices& slices, const AttentionShape& s,
                 const AttentionTensors<T>& t) {
-  if (!may_fuse(s, t) || t.lse == nullptr) return false;
+  if (!may_fuse(workspace, slices, t)) return false;
   Library& cudnn = library();
-  const CudnnPlan& plan = plan_for(cudnn.forward, fused_shape(s, t), workspace.bytes, plan_fused_forward);
+  const FusedShape shape = fused_shape(s, t, {0, s.batch, 0, s.kv_heads});
+  const CudnnPlan& plan = plan_for(cudnn.forward, shape, slices.bytes, plan_fused_forward);
   if (plan.plan == nullptr) return false;
   check_cudnn(cudnnSetStream(cudnn.handle.get(), stream), "cudnnSetStream");
   float scale = s.scale, masked = -std::numeric_limits<float>::infinity();
-  const std::array<void*, 7> addresses{
-      address(t.queries), address(t.keys), address(t.values), address(t.out), t.lse, &scale, &masked};
-  run(cudnn.handle.get(), plan, addresses, workspace.data);
+  const auto first = [&](const auto& tensor) { return address(tensor, 0, 0, s.head_dim); };
+  const std::array<void*, 7> addresses{first(t.queries), first(t.keys), first(t.values), first(t.out), t.lse,
+                                       &scale,           &masked};
+  run(cudnn.handle.get(), plan, addresses, workspace);
   return true;
 }
 
 template <class T>
-bool try_attend_gradient(cudaStream_t stream, const FusedWorkspace& workspace, const AttentionShape& s,
+bool try_attend_gradient(cudaStream_t stream, void* workspace, const FusedSlices& slices, const AttentionShape& s,
                          const AttentionTensors<T>& t, const AttentionGradients<T>& g) {
-  const std::int64_t sums = row_sums_bytes(s.batch, s.heads, s.queries);
-  if (!may_fuse(s, t) || g.accumulate || workspace.bytes < sums) return false;
+  if (!may_fuse(workspace, slices, t) || g.accumulate) return false;
   Library& cudnn = library();
-  const CudnnPlan& plan = plan_for(cudnn.backward, fused_shape(s, t), workspace.bytes - sums, plan_fused_backward);
-  if (plan.plan == nullptr) return false;
+  const std::int64_t group = s.heads / s.kv_heads;
+  const auto sums_bytes = [&](const FusedSlice& slice) {
+    return row_sums_bytes(slice.samples, slice.kv_heads * group, s.queries);
+  };
+  // By the slice alone, so that a plan serves every node that has such a slice.
+  const auto plan_of = [&](const FusedSlice& slice) -> const CudnnPlan& {
+    const std::int64_t bytes =
+        fused_backward_bytes(slice.samples, slice.kv_heads * group, slice.kv_heads, s.queries, s.head_dim);
+    return plan_for(cudnn.backward, fused_shape(s, t, slice), bytes - sums_bytes(slice), plan_fused_backward);
+  };
+  bool taken = true;  // the last slice may have a plan of its own
+  for_each_slice(slices, s.batch, s.kv_heads,
+                 [&](const FusedSlice& slice) { taken = taken && plan_of(slice).plan != nullptr; });
+  if (!taken) return false;
   check_cudnn(cudnnSetStream(cudnn.handle.get(), stream), "cudnnSetStream");
   float scale = s.scale, masked = -std::numeric_limits<float>::infinity(), one = 1;
-  const std::array<void*, 13> addresses{address(t.queries),
-                                        address(t.keys),
-                                        address(t.values),
-                                        address(t.out),
-                                        address(g.out),
-                                        t.lse,
-                                        address(g.queries),
-                                        address(g.keys),
-                                        address(g.values),
-                                        workspace.data,
-                                        &scale,
-                                        &masked,
-                                        &one};
-  run(cudnn.handle.get(), plan, addresses, static_cast<std::byte*>(workspace.data) + sums);
+  for_each_slice(slices, s.batch, s.kv_heads, [&](const FusedSlice& slice) {
+    const std::int64_t head = slice.kv_head * group;
+    const auto queries = [&](const auto& tensor) { return address(tensor, slice.sample, head, s.head_dim); };
+    const auto keys = [&](const auto& tensor) { return address(tensor, slice.sample, slice.kv_head, s.head_dim); };
+    const std::array<void*, 13> addresses{queries(t.queries),
+                                          keys(t.keys),
+                                          keys(t.values),
+                                          queries(t.out),
+                                          queries(g.out),
+                                          t.lse + (slice.sample * s.heads + head) * s.queries,
+                                          queries(g.queries),
+                                          keys(g.keys),
+                                          keys(g.values),
+                                          workspace,
+                                          &scale,
+                                          &masked,
+                                          &one};
+    run(cudnn.handle.get(), plan_of(slice), addresses, static_cast<std::byte*>(workspace) + sums_bytes(slice));
+  });
   return true;
 }
 
@@ -109,11 +131,11 @@ bool try_attend_gradient(cudaStream_t stream, const FusedWorkspace& workspace, c
 namespace plimsoll::cuda {
 
 template <class T>
-bool try_attend(cudaStream_t, const FusedWorkspace&, const AttentionShape&, const AttentionTensors<T>&) {
+bool try_attend(cudaStream_t, void*, const FusedSlices&, const AttentionShape&, const AttentionTensors<T>&) {
   return false;
 }
 template <class T>
-bool try_attend_gradient(cudaStream_t, const FusedWorkspace&, const AttentionShape&, const AttentionTensors<T>&,
+bool try_attend_gradient(cudaStream_t, void*, const FusedSlices&, const AttentionShape&, const AttentionTensors<T>&,
                          const AttentionGradients<T>&) {
   return false;
 }
@@ -124,11 +146,11 @@ bool try_attend_gradient(cudaStream_t, const FusedWorkspace&, const AttentionSha
 
 namespace plimsoll::cuda {
 
-template bool try_attend(cudaStream_t, const FusedWorkspace&, const AttentionShape&, const AttentionTensors<bf16>&);
-template bool try_attend(cudaStream_t, const FusedWorkspace&, const AttentionShape&, const AttentionTensors<f16>&);
-template bool try_attend_gradient(cudaStream_t, const FusedWorkspace&, const AttentionShape&,
+template bool try_attend(cudaStream_t, void*, const FusedSlices&, const AttentionShape&, const AttentionTensors<bf16>&);
+template bool try_attend(cudaStream_t, void*, const FusedSlices&, const AttentionShape&, const AttentionTensors<f16>&);
+template bool try_attend_gradient(cudaStream_t, void*, const FusedSlices&, const AttentionShape&,
                                   const AttentionTensors<bf16>&, const AttentionGradients<bf16>&);
-template bool try_attend_gradient(cudaStream_t, const FusedWorkspace&, const AttentionShape&,
+template bool try_attend_gradient(cudaStream_t, void*, const FusedSlices&, const AttentionShape&,
                                   const AttentionTensors<f16>&, const AttentionGradients<f16>&);
 
 }  // namespace plimsoll::cuda

@@ -4,7 +4,6 @@
 #include <compare>
 
 #include "kernels/cuda/cudnn_graph.hpp"
-#include "runtime/ops/attention_device.hpp"
 #include "runtime/tensor/dtype.hpp"
 
 namespace plimsoll::cuda {

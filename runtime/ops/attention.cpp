@@ -14,15 +14,6 @@ void require_packed(std::string_view op, const HeadLayout& l, const TensorSpec& 
           l.head_dim, l.packed_width());
 }
 
-// On a GPU our own kernels need nothing; those of the library, for what they take, do.
-std::int64_t device_workspace_bytes(const Attention::Attrs& a, const SlotSpecs& s, Phase phase) {
-  const TensorSpec& qkv = s[Attention::kQkv];
-  const bool half = dtype_bytes(qkv.dtype) == 2;
-  if (!half || s.has(Attention::kSegments) || a.dropout > 0 || !takes_head_dim(a.layout.head_dim)) return 0;
-  if (phase == Phase::Forward) return kFusedForwardBytes;
-  return fused_backward_bytes(qkv.shape[0], a.layout.heads, a.layout.kv_heads, qkv.shape[1], a.layout.head_dim);
-}
-
 }  // namespace
 
 void Attention::infer(const Attrs& a, SlotSpecs& s) {
@@ -46,13 +37,21 @@ std::int64_t Attention::flops(const Attrs& a, const SlotSpecs& s, Phase phase) {
 
 std::int64_t Attention::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phase phase, int threads) {
   if (phase != Phase::Forward && phase != Phase::InputGrad) return 0;
-  if (threads == kDeviceThreads) return device_workspace_bytes(a, s, phase);
+  if (threads == kDeviceThreads) return fused_slices(a, s, phase).bytes;
   const TensorSpec& qkv = s[kQkv];
   const std::int64_t t = qkv.shape[1];
   const bool backward = phase == Phase::InputGrad;
   const std::int64_t units = qkv.shape[0] * (backward ? a.layout.kv_heads : a.layout.heads);
   const AttentionScratch scratch(a.layout, t, t, backward, a.dropout > 0);
   return attention_threads(threads, units) * scratch.elements * dtype_bytes(wide_dtype(qkv.dtype));
+}
+
+FusedSlices fused_slices(const Attention::Attrs& a, const SlotSpecs& s, Phase phase) {
+  const TensorSpec& qkv = s[Attention::kQkv];
+  const bool half = dtype_bytes(qkv.dtype) == 2;
+  if (!half || s.has(Attention::kSegments) || a.dropout > 0 || !takes_head_dim(a.layout.head_dim)) return {};
+  if (phase == Phase::Forward) return {qkv.shape[0], a.layout.kv_heads, kFusedForwardBytes};
+  return fused_backward_slices(qkv.shape[0], a.layout, qkv.shape[1]);
 }
 
 std::vector<Sample<Attention::Attrs>> Attention::samples() {

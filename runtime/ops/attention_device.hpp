@@ -1,7 +1,11 @@
 #pragma once
-// What the fused attention of a GPU needs beside its operands; the declaration plans it and the kernels use it.
+// What of attention a GPU's library computes, in which slices and with how much memory. The declaration plans by it,
+// the kernels follow it and costs are counted by it.
 
+#include <algorithm>
 #include <cstdint>
+
+#include "runtime/ops/attention.hpp"
 
 namespace plimsoll {
 
@@ -13,19 +17,85 @@ constexpr std::int64_t row_sums_bytes(std::int64_t batch, std::int64_t heads, st
   return (batch * heads * length * std::int64_t{4} + 511) / 512 * 512;
 }
 
-// Beyond this much, a library's kernel is not used.
-inline constexpr std::int64_t kMostFusedBytes = std::int64_t{2} << 30;
 inline constexpr std::int64_t kFusedForwardBytes = std::int64_t{256} << 10;
 
 // cuDNN's backward that gives the same bits on every run keeps the gradient of the scores of all pairs, in 16 bits and
-// tiles of 64, and where heads share keys the gradients of keys and values of every query head (measured from its plans
-// for Hopper, cuDNN 9.19). 0: more than kMostFusedBytes.
+// tiles of 64, and where heads share keys the gradients of keys and values of every query head (measured from plans of
+// cuDNN 9.19 for compute capabilities 8.0, 8.9, 9.0, 10.0 and 12.0). With the sums of rows.
 constexpr std::int64_t fused_backward_bytes(std::int64_t batch, std::int64_t heads, std::int64_t kv_heads,
                                             std::int64_t length, std::int64_t head_dim) {
   const std::int64_t padded = (length + 63) / 64 * 64, pairs = batch * heads * padded * padded * 2;
   const std::int64_t shared = heads == kv_heads ? 0 : batch * heads * padded * head_dim * 2 * 2;
-  const std::int64_t bytes = row_sums_bytes(batch, heads, length) + pairs + shared + kFusedForwardBytes;
-  return bytes <= kMostFusedBytes ? bytes : 0;
+  return row_sums_bytes(batch, heads, length) + pairs + shared + kFusedForwardBytes;
 }
+
+// Of one call of the library. A choice: a call with as much as this has a thousand million pairs, a quarter of a
+// million tiles, which is work for every GPU, so that larger ones would gain nothing; and it is little beside the
+// activations of models that are trained at such lengths.
+inline constexpr std::int64_t kMostFusedBytes = std::int64_t{2} << 30;
+
+// The calls in which the library computes a node, one after the other with the same workspace: each has `samples`
+// samples and `kv_heads` key heads with their query heads, the last of a row of calls perhaps fewer; either these are
+// all key heads, or `samples` is 1. samples 0: the library does not take the node, our own kernels compute it, in
+// floats, and need no workspace.
+struct FusedSlices {
+  std::int64_t samples = 0, kv_heads = 0;
+  std::int64_t bytes = 0;  // workspace
+  bool operator==(const FusedSlices&) const = default;
+};
+
+// Some samples and key heads of a node.
+struct FusedSlice {
+  std::int64_t sample = 0, samples = 0, kv_head = 0, kv_heads = 0;
+  bool operator==(const FusedSlice&) const = default;
+};
+
+// Calls f(FusedSlice) for every slice of so many samples and key heads, in order; of none where slices.samples is 0.
+template <class F>
+constexpr void for_each_slice(const FusedSlices& slices, std::int64_t batch, std::int64_t kv_heads, F&& f) {
+  if (slices.samples == 0) return;
+  for (std::int64_t b = 0; b < batch; b += slices.samples) {
+    for (std::int64_t k = 0; k < kv_heads; k += slices.kv_heads)
+      f(FusedSlice{b, std::min(slices.samples, batch - b), k, std::min(slices.kv_heads, kv_heads - k)});
+  }
+}
+
+// Of `all`, a part of the fewest even parts of which each has bytes_of(part) <= most; 0: not even one of `all` has.
+template <class F>
+constexpr std::int64_t even_part(std::int64_t all, std::int64_t most, const F& bytes_of) {
+  for (std::int64_t count = std::max<std::int64_t>(1, bytes_of(all) / most); count <= all; ++count) {
+    const std::int64_t part = (all + count - 1) / count;
+    if (bytes_of(part) <= most) return part;
+  }
+  return 0;
+}
+
+// Of backward, by the shape alone: as few slices of `most` bytes as hold all samples, as even as they can be; where one
+// sample needs more, those that hold the key heads of each. A slice begins where the log-sum-exp of a head does, which
+// the library wants aligned to 16 bytes: lengths that are not multiples of 4 are taken in one slice or not at all.
+constexpr FusedSlices fused_backward_slices(std::int64_t batch, const HeadLayout& layout, std::int64_t length,
+                                            std::int64_t most = kMostFusedBytes) {
+  const auto bytes = [&](std::int64_t samples, std::int64_t kv_heads) {
+    const std::int64_t heads = kv_heads * (layout.heads / layout.kv_heads);
+    return fused_backward_bytes(samples, heads, kv_heads, length, layout.head_dim);
+  };
+  FusedSlices slices{0, layout.kv_heads};
+  slices.samples = even_part(batch, most, [&](std::int64_t samples) { return bytes(samples, layout.kv_heads); });
+  if (slices.samples == 0) {
+    slices.samples = 1;
+    slices.kv_heads = even_part(layout.kv_heads, most, [&](std::int64_t kv_heads) { return bytes(1, kv_heads); });
+  }
+  const bool whole = slices.samples == batch && slices.kv_heads == layout.kv_heads;
+  if (slices.kv_heads == 0 || (!whole && length % 4 != 0)) return {};
+  slices.bytes = bytes(slices.samples, slices.kv_heads);
+  return slices;
+}
+
+// What kernels of a GPU do for a node of attention: operands of 16 bits, heads as above, neither dropout nor segments.
+FusedSlices fused_slices(const Attention::Attrs& a, const SlotSpecs& s, Phase phase);
+
+// Backward of our own kernels makes so many products for each that Attention::flops() counts: scores and their
+// gradients are computed for the gradient of queries, and once more for that of keys and values.
+inline constexpr double kTiledBackwardProducts = 7.0 / 4;
 
 }  // namespace plimsoll

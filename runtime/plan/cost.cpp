@@ -5,6 +5,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/exec/volume.hpp"
+#include "runtime/ops/attention_device.hpp"
 #include "runtime/plan/in_flight.hpp"
 #include "runtime/plan/segments.hpp"
 
@@ -23,6 +24,25 @@ double fp8_operands_s(const Node& node, const DeviceDescription& device) {
     seconds += bytes / device.memory_bytes_per_s + device.kernel_overhead_s;
   }
   return seconds;
+}
+
+// Attention that our own kernels of a GPU compute.
+bool is_tiled_attention(const Node& node) {
+  if (node.op != op_id<Attention>) return is_attention(node);
+  return fused_slices(std::get<op_id<Attention>>(node.attrs), node.specs, node.phase).samples == 0;
+}
+
+// The products of a node, and the precision in which they are made.
+struct Products {
+  double flops = 0;
+  DType dtype = DType::f32;
+};
+Products products_of(const Node& node, KernelsOf kernels) {
+  const OpInfo& op = op_info(node.op);
+  const auto flops = static_cast<double>(op.flops(node.attrs, node.specs, node.phase));
+  if (kernels == KernelsOf::Gpu && is_tiled_attention(node))
+    return {node.phase == Phase::InputGrad ? flops * kTiledBackwardProducts : flops, DType::f32};
+  return {flops, node.op == op_id<LinearFp8> ? DType::f8e4m3 : compute_dtype(op, node.specs)};
 }
 
 // The time of one section of the program.
@@ -55,7 +75,8 @@ const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int
   return std::int64_t{ranks} * stride <= cluster.devices_per_node ? cluster.inside : cluster.between;
 }
 
-DescribedCosts::DescribedCosts(ClusterDescription cluster) : cluster_(std::move(cluster)) {
+DescribedCosts::DescribedCosts(ClusterDescription cluster, KernelsOf kernels)
+    : cluster_(std::move(cluster)), kernels_(kernels) {
   for (const MeasuredLink& link : cluster_.measured)
     measured_.emplace(std::tuple{link.operation, link.ranks, link.stride}, link.table());
 }
@@ -65,13 +86,12 @@ double DescribedCosts::node_seconds(const Graph& graph, const Node& node) const 
   if (op.collective) return 0;
   const DeviceDescription& device = cluster_.device;
   if (op.copies) return device.host.latency_s + static_cast<double>(node.specs[0].bytes()) / device.host.bytes_per_s;
-  const auto flops = static_cast<double>(op.flops(node.attrs, node.specs, node.phase));
-  const bool fp8 = node.op == op_id<LinearFp8>;
-  const DType dtype = fp8 ? DType::f8e4m3 : compute_dtype(op, node.specs);
+  const auto [flops, dtype] = products_of(node, kernels_);
   const double rate = (is_attention(node) ? device.attention : device.matmul).of(dtype);
   require(rate > 0, ErrorKind::Config, "the description of '{}' has no rate for {}", device.name, dtype_name(dtype));
   const double by_memory = static_cast<double>(traffic_bytes(graph, node)) / device.memory_bytes_per_s;
-  return std::max(flops / rate, by_memory) + device.kernel_overhead_s + (fp8 ? fp8_operands_s(node, device) : 0);
+  return std::max(flops / rate, by_memory) + device.kernel_overhead_s +
+         (node.op == op_id<LinearFp8> ? fp8_operands_s(node, device) : 0);
 }
 
 double DescribedCosts::collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const {

@@ -1,6 +1,7 @@
 #pragma once
 // What the nodes of a program cost in time. FLOPs and bytes come from the op declarations; a cost model has the rates.
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string_view>
@@ -37,22 +38,29 @@ LinkOperation operation_of(CollectiveKind kind);
 // The link that a group uses: inside a node where `ranks` ranks that are `stride` apart fit into one.
 const LinkDescription& link_of(const ClusterDescription& cluster, int ranks, int stride);
 
+// Whose kernels run on a described device: those of a GPU compute in floats what its library does not take.
+enum class KernelsOf : std::uint8_t { Host, Gpu };
+
 // A roofline: max(FLOPs / rate of the op, bytes / memory rate) + overhead; copies take the link to the host. A
 // collective of n ranks takes the latency of its ceil(log2 n) rounds (twice for an all-reduce; Thakur, Rabenseifner &
 // Gropp 2005) plus the bytes that a rank sends (runtime/exec/volume.hpp) over the rate of the link; where the
 // description has a measurement of such a group, what that says. Operands that a linear in fp8 makes for itself are
-// passes over memory before it. A precision without a rate is Error(Config).
+// passes over memory before it. Attention that our own kernels of a GPU compute (runtime/ops/attention_device.hpp) has
+// the rate of attention in fp32, whatever its operands are, and the products that these kernels make. A precision
+// without a rate is Error(Config).
 class DescribedCosts : public CostModel {
  public:
-  explicit DescribedCosts(ClusterDescription cluster);
+  explicit DescribedCosts(ClusterDescription cluster, KernelsOf kernels = KernelsOf::Host);
   double node_seconds(const Graph& graph, const Node& node) const override;
   double collective_seconds(CollectiveKind kind, std::int64_t bytes, int ranks, int stride) const override;
   double collective_slows(CollectiveKind kind, int ranks, int stride) const override;
   double memory_seconds(std::int64_t bytes) const override;
   const ClusterDescription& cluster() const { return cluster_; }
+  KernelsOf kernels() const { return kernels_; }
 
  private:
   ClusterDescription cluster_;
+  KernelsOf kernels_;
   std::map<std::tuple<LinkOperation, std::int64_t, std::int64_t>, LinkTable> measured_;  // by operation, ranks, stride
 };
 

@@ -56,6 +56,7 @@ DeviceDescription describe_gpu(const GpuDataSheet& gpu, std::int64_t memory_byte
   device.name = gpu.name;
   device.matmul = share(2.0 / 3);
   device.attention = share(0.5);
+  device.attention.fp32 = 0.5 * gpu.peak.fp32;  // our own kernels, in floats
   device.attention.fp8 = 0;
   device.peak = peak;
   device.memory_bytes_per_s = 0.75 * gpu.memory_bytes_per_s;

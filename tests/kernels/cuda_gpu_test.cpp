@@ -10,6 +10,7 @@
 #include "kernels/cuda_module.hpp"
 #include "launch/backend.hpp"
 #include "launch/device_rates.hpp"
+#include "runtime/ops/attention_device.hpp"
 #include "tests/kernels/cuda_cases.hpp"
 
 namespace plimsoll {
@@ -143,6 +144,107 @@ TEST_F(CudaKernels, LinearsInFp8AgreeWithTheCpu) {
     SCOPED_TRACE(cases[i].text());
     Comparison{kernels_, *device_, cases[i], exact[i]}.run({});
   }
+}
+
+OpCase attention_case(const Attention::Attrs& attrs, std::int64_t batch, std::int64_t length, DType dtype) {
+  OpCase c{&op_info("attention"), Attrs(std::in_place_index<op_id<Attention>>, attrs), {}, 0};
+  c.specs.set(Attention::kQkv, {{batch, length, attrs.layout.packed_width()}, dtype});
+  c.op->infer(c.attrs, c.specs);
+  return c;
+}
+
+// The samples of the declaration have heads that the library does not take, and none wider than 64.
+TEST_F(CudaKernels, AttentionAgreesWithTheCpuForHeadsOfEverySize) {
+  struct Case {
+    Attention::Attrs attrs;
+    std::int64_t batch, length;
+    bool fused;
+  };
+  for (const Case& c : {Case{{{4, 2, 64}, 0.125}, 2, 100, true},
+                        {{{2, 2, 128}, 0.1}, 1, 77, true},
+                        {{{6, 2, 8}, 0.3}, 3, 130, true},
+                        {{{4, 1, 128}, 0.1, 0.25, 5}, 2, 50, false},
+                        {{{2, 1, 136}, 0.1}, 2, 70, false},
+                        {{{3, 3, 256}, 0.06}, 1, 49, false},
+                        {{{4, 2, 250}, 0.06, 0.25, 3}, 2, 35, false}}) {
+    const OpCase exact = attention_case(c.attrs, c.batch, c.length, DType::f64);
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      const OpCase mine = attention_case(c.attrs, c.batch, c.length, dtype);
+      SCOPED_TRACE(mine.text());
+      const bool fused = fused_slices(c.attrs, mine.specs, Phase::InputGrad).samples > 0;
+      EXPECT_EQ(fused, c.fused && dtype != DType::f32);
+      Comparison{kernels_, *device_, mine, exact}.run({});
+    }
+  }
+}
+
+// Columns [first, first + count) of rows of so many.
+struct Columns {
+  std::int64_t first, count;
+};
+// Rows [begin, end) of the columns, one set after the other.
+std::vector<double> part_of(const std::vector<double>& rows, std::int64_t width, std::int64_t begin, std::int64_t end,
+                            std::initializer_list<Columns> columns) {
+  std::vector<double> part;
+  for (std::int64_t row = begin; row < end; ++row) {
+    for (const Columns& c : columns) {
+      const auto at = rows.begin() + row * width + c.first;
+      part.insert(part.end(), at, at + c.count);
+    }
+  }
+  return part;
+}
+
+// Backward whose workspace does not fit in one slice, beside the slices as nodes of their own, which do.
+void compare_slices(const KernelTable& kernels, Device& device, const HeadLayout& layout, std::int64_t batch,
+                    std::int64_t length) {
+  const Attention::Attrs attrs{layout, 0.35};
+  const OpCase whole = attention_case(attrs, batch, length, DType::f16);
+  OpInputs in = random_inputs(whole, 5);
+  round_numbers(in.value, whole, false);
+  round_numbers(in.grad, whole, true);
+  OpRun how;
+  how.device = &device;
+  how.threads = kDeviceThreads;
+  const OpResult all = run_op(kernels, whole, in, how);
+  const auto out = to_numbers(all.value[Attention::kOut], DType::f16);
+  const auto gradient = to_numbers(all.grad[Attention::kQkv], DType::f16);
+  const FusedSlices slices = fused_slices(attrs, whole.specs, Phase::InputGrad);
+  int count = 0;
+  for_each_slice(slices, batch, layout.kv_heads, [&](const FusedSlice& slice) {
+    SCOPED_TRACE(fmt::format("slice {}", count++));
+    const std::int64_t group = layout.heads / layout.kv_heads, d = layout.head_dim;
+    const std::int64_t begin = slice.sample * length, end = begin + slice.samples * length;
+    const Columns queries{slice.kv_head * group * d, slice.kv_heads * group * d};
+    const Columns keys{layout.output_width() + slice.kv_head * d, slice.kv_heads * d};
+    const Columns values{keys.first + layout.kv_heads * d, keys.count};
+    const auto packed = [&](const std::vector<double>& x) {
+      return part_of(x, layout.packed_width(), begin, end, {queries, keys, values});
+    };
+    const auto result = [&](const std::vector<double>& x) {
+      return part_of(x, layout.output_width(), begin, end, {queries});
+    };
+    Attention::Attrs part = attrs;
+    part.layout.heads = static_cast<int>(slice.kv_heads * group);
+    part.layout.kv_heads = static_cast<int>(slice.kv_heads);
+    const OpCase one = attention_case(part, slice.samples, length, DType::f16);
+    const FusedSlices of_one = fused_slices(part, one.specs, Phase::InputGrad);
+    EXPECT_TRUE(of_one.samples == slice.samples && of_one.kv_heads == slice.kv_heads);
+    OpInputs sliced = random_inputs(one, 5);
+    sliced.value[Attention::kQkv] = packed(in.value[Attention::kQkv]);
+    sliced.grad[Attention::kOut] = result(in.grad[Attention::kOut]);
+    const OpResult found = run_op(kernels, one, sliced, how);
+    expect_close(to_numbers(found.value[Attention::kOut], DType::f16), result(out), tolerance(DType::f16));
+    expect_close(to_numbers(found.grad[Attention::kQkv], DType::f16), packed(gradient), tolerance(DType::f16));
+  });
+  EXPECT_GT(count, 1);
+}
+
+TEST_F(CudaKernels, AttentionInSlicesOfTheBatchIsThatOfTheSlices) {
+  compare_slices(kernels_, *device_, {4, 2, 8}, 5, 8192);  // 3 and 2
+}
+TEST_F(CudaKernels, AttentionInSlicesOfTheHeadsIsThatOfTheSlices) {
+  compare_slices(kernels_, *device_, {6, 3, 8}, 2, 16384);  // a key head of a sample in each
 }
 
 TEST_F(CudaKernels, AgreeWithTheCpuInF32) { compare(kernels_, *device_, DType::f32); }

@@ -52,7 +52,8 @@ TEST(CudaKernelTable, WorkspaceOfFusedAttentionHoldsWhatPlansAskFor) {
         Case{4, 64, 1000, 112951552}, Case{12, 128, 1024, 100663552}, Case{4, 128, 1024, 125829376},
         Case{4, 128, 1000, 125239552}, Case{25, 64, 1024, 838861056, 25, 16}, Case{8, 64, 4096, 1107296512, 32, 1},
         Case{8, 128, 2048, 603980032, 32, 2}, Case{2, 80, 333, 7226880, 6, 3}, Case{1, 8, 64, 147712, 4, 2},
-        Case{2, 120, 100, 323328, 4, 1}}) {
+        Case{2, 120, 100, 323328, 4, 1}, Case{8, 64, 2048, 1140850944, 32, 4}, Case{25, 64, 4096, 1677721856, 25, 2},
+        Case{3, 128, 8192, 1660944640, 12, 1}, Case{1, 128, 12288, 1233125632, 4, 1}}) {
     const Attention::Attrs attrs{{c.heads, c.kv_heads, c.head_dim}, 0.125};
     SlotSpecs specs;
     specs.set(Attention::kQkv, {{c.batch, c.length, attrs.layout.packed_width()}, DType::bf16});
@@ -74,7 +75,71 @@ TEST(CudaKernelTable, WhatOurOwnAttentionDoesNeedsNoWorkspace) {
   EXPECT_EQ(planned({{4, 4, 64}, 0.125}, DType::f32, 256), 0);
   EXPECT_EQ(planned({{4, 4, 63}, 0.125}, DType::f16, 256), 0);
   EXPECT_EQ(planned({{4, 4, 64}, 0.125, 0.1}, DType::f16, 256), 0);
+  EXPECT_GT(planned({{32, 8, 128}, 0.125}, DType::bf16, 8192), 0);
   EXPECT_EQ(planned({{32, 8, 128}, 0.125}, DType::bf16, 16384), 0) << "more than a library's kernel may take";
+  EXPECT_EQ(planned({{32, 8, 128}, 0.125}, DType::bf16, 8190), 0) << "slices of it would not be aligned";
+}
+
+// Backward of a node, by layout, batch and length, and the slices that it is computed in.
+struct SliceCase {
+  HeadLayout layout;
+  std::int64_t batch, length;
+  std::int64_t samples, kv_heads, count;
+};
+
+void expect_slices(const SliceCase& c, std::int64_t most) {
+  SCOPED_TRACE(fmt::format("{} x {}, {} heads", c.batch, c.length, c.layout.heads));
+  const FusedSlices slices = fused_backward_slices(c.batch, c.layout, c.length, most);
+  EXPECT_EQ(slices.samples, c.samples);
+  EXPECT_EQ(slices.kv_heads, c.kv_heads);
+  EXPECT_GT(slices.bytes, 0);
+  EXPECT_LE(slices.bytes, most);
+  std::vector<int> covered(static_cast<std::size_t>(c.batch * c.layout.kv_heads), 0);
+  std::int64_t count = 0;
+  for_each_slice(slices, c.batch, c.layout.kv_heads, [&](const FusedSlice& slice) {
+    ++count;
+    const std::int64_t heads = slice.kv_heads * (c.layout.heads / c.layout.kv_heads);
+    EXPECT_GT(slice.samples, 0);
+    EXPECT_GT(slice.kv_heads, 0);
+    EXPECT_LE(fused_backward_bytes(slice.samples, heads, slice.kv_heads, c.length, c.layout.head_dim), slices.bytes);
+    for (std::int64_t b = slice.sample; b < slice.sample + slice.samples; ++b) {
+      for (std::int64_t k = slice.kv_head; k < slice.kv_head + slice.kv_heads; ++k)
+        ++covered.at(static_cast<std::size_t>(b * c.layout.kv_heads + k));
+    }
+  });
+  EXPECT_EQ(count, c.count);
+  for (const int times : covered) EXPECT_EQ(times, 1);
+}
+
+TEST(CudaKernelTable, FusedAttentionTakesLargeShapesInSlices) {
+  const HeadLayout llama_1b{32, 8, 64}, llama_8b{32, 8, 128}, gpt2_1558m{25, 25, 64}, gpt2_124m{12, 12, 64};
+  for (const SliceCase& c : {SliceCase{gpt2_124m, 32, 1024, 32, 12, 1},  // all at once where that is little enough
+                             {gpt2_1558m, 16, 1024, 16, 25, 1},
+                             {llama_1b, 7, 2048, 7, 8, 1},
+                             {llama_1b, 8, 2048, 4, 8, 2},  // not 7 and 1
+                             {llama_1b, 2, 4096, 1, 8, 2},
+                             {llama_1b, 4, 4096, 1, 8, 4},
+                             {gpt2_1558m, 4, 4096, 2, 25, 2},
+                             {gpt2_1558m, 5, 4096, 2, 25, 3},
+                             {llama_8b, 1, 8192, 1, 3, 3},  // 3, 3 and 2 key heads
+                             {llama_8b, 2, 8192, 1, 3, 6},
+                             {llama_8b, 1, 12288, 1, 1, 8}}) {
+    expect_slices(c, kMostFusedBytes);
+    const Attention::Attrs attrs{c.layout, 0.125};
+    SlotSpecs specs;
+    specs.set(Attention::kQkv, {{c.batch, c.length, c.layout.packed_width()}, DType::bf16});
+    const FusedSlices slices = fused_slices(attrs, specs, Phase::InputGrad);
+    EXPECT_EQ(slices, fused_backward_slices(c.batch, c.layout, c.length));
+    EXPECT_EQ(slices.bytes, Attention::workspace_bytes(attrs, specs, Phase::InputGrad, kDeviceThreads));
+    EXPECT_EQ(fused_slices(attrs, specs, Phase::Forward), (FusedSlices{c.batch, c.layout.kv_heads, 256 << 10}));
+  }
+  const HeadLayout small{6, 3, 16};
+  const std::int64_t two_samples = fused_backward_bytes(2, 6, 3, 128, 16),
+                     one_head = fused_backward_bytes(1, 2, 1, 128, 16);
+  expect_slices({small, 7, 128, 2, 3, 4}, two_samples);
+  expect_slices({small, 7, 128, 1, 3, 7}, two_samples - 1);
+  expect_slices({small, 7, 128, 1, 1, 21}, one_head);
+  EXPECT_EQ(fused_backward_slices(7, small, 128, one_head - 1), FusedSlices{});
 }
 
 // Element (row, column) of a matrix that is stored with its columns one after another, or of its transpose.

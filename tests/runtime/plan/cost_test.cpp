@@ -92,6 +92,59 @@ TEST(Cost, LinearsInFp8HaveARateOfTheirOwn) {
   }
 }
 
+// Seconds of the first attention, in forward and backward.
+std::pair<double, double> attention_seconds(const ModelConfig& model, const ModelShape& shape,
+                                            const DescribedCosts& costs) {
+  Graph graph = build_transformer(model, shape);
+  add_backward(graph);
+  const auto of = [&](Phase phase) {
+    const auto node = std::find_if(graph.nodes.begin(), graph.nodes.end(),
+                                   [&](const Node& n) { return n.op == op_id<Attention> && n.phase == phase; });
+    return costs.node_seconds(graph, *node);
+  };
+  return {of(Phase::Forward), of(Phase::InputGrad)};
+}
+
+// What no library of a GPU takes is made of floats, and backward makes scores twice; on a CPU nothing of that holds.
+TEST(Cost, AttentionThatIsNotFusedIsPricedInFloats) {
+  ClusterDescription c = simple_cluster();
+  c.device.memory_bytes_per_s = 1e18;
+  c.device.kernel_overhead_s = 0;
+  c.device.attention = {0.5e12, 1e12, 8e12, 4e12};
+  const DescribedCosts host(c), gpu(c, KernelsOf::Gpu);
+  struct Case {
+    std::string_view what;
+    DType dtype;
+    bool forward_fused, backward_fused;
+    std::int64_t head_dim = 16, sequence = 128;
+    double dropout = 0;
+  };
+  for (const Case& k :
+       {Case{"bf16", DType::bf16, true, true}, Case{"fp16", DType::f16, true, true},
+        Case{"fp32", DType::f32, false, false}, Case{"odd heads", DType::bf16, false, false, 20},
+        Case{"wide heads", DType::bf16, false, false, 136}, Case{"dropout", DType::f16, false, false, 16, 128, 0.1},
+        Case{"in slices", DType::bf16, true, true, 16, 16384},
+        Case{"too much for a slice", DType::bf16, true, false, 16, 32768}}) {
+    SCOPED_TRACE(k.what);
+    ModelConfig model = small_model();
+    model.head_dim = k.head_dim;
+    model.positions = k.sequence;
+    model.dropout = k.dropout;
+    ModelShape shape{2, k.sequence};
+    shape.dtype = k.dtype;
+    shape.dropout = k.dropout > 0;
+    const auto length = static_cast<double>(k.sequence), d = static_cast<double>(k.head_dim);
+    const double flops = 2 * 2 * (length * (length + 1) / 2) * d * 4 * 2;  // two products, 4 heads, 2 sequences
+    const double rate = c.device.attention.of(k.dtype), floats = 1e12;
+    const auto [forward, backward] = attention_seconds(model, shape, gpu);
+    EXPECT_DOUBLE_EQ(forward, flops / (k.forward_fused ? rate : floats));
+    EXPECT_DOUBLE_EQ(backward, k.backward_fused ? 2 * flops / rate : 3.5 * flops / floats);
+    const auto [host_forward, host_backward] = attention_seconds(model, shape, host);
+    EXPECT_DOUBLE_EQ(host_forward, flops / rate);
+    EXPECT_DOUBLE_EQ(host_backward, 2 * flops / rate);
+  }
+}
+
 TEST(Cost, AnEmbeddingTouchesRowsNotItsTable) {
   std::int64_t traffic = 0;
   seconds_of("embedding", Phase::Forward, simple_cluster(), &traffic);

@@ -49,6 +49,9 @@ TEST(DeviceTable, DescribesADeviceBelowItsPeaks) {
   }
   EXPECT_GT(d.matmul.of(DType::f8e5m2), d.matmul.of(DType::bf16));
   EXPECT_LT(d.matmul.of(DType::f8e5m2), d.peak.of(DType::f8e5m2));
+  const DeviceDescription tf32 = describe_gpu(*find_gpu("NVIDIA H200"), std::int64_t{140} << 30, true);
+  EXPECT_GT(tf32.matmul.fp32, d.matmul.fp32);
+  EXPECT_EQ(tf32.attention.fp32, d.attention.fp32) << "our own attention does not round to TF32";
 }
 
 // What has no row is planned for as it was measured, and not as another device.
