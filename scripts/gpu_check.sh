@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go: builds the preset cuda, runs the tests labelled gpu, then bench.sh --gpu, which writes
 # bench-gpu.json. Ends with 69 where there is no GPU, with 1 where something failed.
-#   scripts/gpu_check.sh [--out FILE] [--bench "ARGUMENTS of bench.sh --gpu"] [--no-bench]
+#   scripts/gpu_check.sh [--out FILE] [--bench "ARGUMENTS of bench.sh --gpu"] [--no-bench] [-- ctest arguments]
 # On a machine without Open MPI, yaml-cpp and so on, and without a network: PLIMSOLL_CARRIED=FOLDER (scripts/carry.py writes it).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -14,8 +14,9 @@ while [ $# -gt 0 ]; do
     --out) out=${2:?--out needs a file}; shift ;;
     --bench) read -r -a bench <<<"${2:?--bench needs arguments}"; shift ;;
     --no-bench) benched=false ;;
+    --) shift; break ;;
     -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) die "unknown argument '$1' (usage: scripts/gpu_check.sh [--out FILE] [--bench ARGUMENTS] [--no-bench])" ;;
+    *) die "unknown argument '$1' (usage: scripts/gpu_check.sh [--out FILE] [--bench ARGUMENTS] [--no-bench] [-- ctest arguments])" ;;
   esac
   shift
 done
@@ -34,7 +35,7 @@ case $found in *"not to be used here"*) die "a GPU is here, but the program cann
 
 failed=()
 say "tests labelled gpu"
-step ctest --test-dir build/cuda -L gpu --output-on-failure --timeout 300 || failed+=("tests labelled gpu")
+step ctest --test-dir build/cuda -L gpu --output-on-failure --timeout 300 "$@" || failed+=("tests labelled gpu")
 if [ "$benched" = true ]; then
   step "$root/scripts/bench.sh" --gpu --out "$out" "${bench[@]}" || failed+=("bench.sh --gpu")
 fi

@@ -21,6 +21,7 @@ data: {{train: {0}/text, validation: 0.1, sequence: 512}}
 train: {{steps: 60, global_batch: 16, micro_batch: 8, eval_batches: 1}}
 optimizer: {{lr: 1e-3}}
 memory: {{logits: 16 MiB}}
+plan: {{profile: off}}
 run: {{seed: 3, log_every: 20, eval_every: 30, save_every: 0, threads: 1}}
 """
 TINY = ["model.layers=2", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=32", "train.steps=4", "train.global_batch=4",
