@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "runtime/core/error.hpp"
 #include "runtime/device/device.hpp"
@@ -84,10 +85,14 @@ void NcclCommunicator::abort() noexcept {
 void NcclCommunicator::close() {
   if (comm_ == nullptr) return;
   if (registered_ != nullptr) settle(api_.comm_deregister(comm_, registered_), "ncclCommDeregister");
-  settle(api_.comm_finalize(comm_), "ncclCommFinalize");
-  const int result = api_.comm_destroy(comm_);
-  comm_ = nullptr;
-  require(result == kNcclSuccess, ErrorKind::PeerLost, "{}",
+  // Finalizing marks the communicator as in progress until all ranks are quiet: its state counts, also where the call
+  // says success.
+  const int finalized = api_.comm_finalize(comm_);
+  settle(finalized == kNcclSuccess ? kNcclInProgress : finalized, "ncclCommFinalize");
+  // Then destroying is local. From here on the handle is the library's, and nobody may ask for its state: in progress
+  // is freed behind our back, which is no failure.
+  const int result = api_.comm_destroy(std::exchange(comm_, nullptr));
+  require(result == kNcclSuccess || result == kNcclInProgress, ErrorKind::PeerLost, "{}",
           describe("ncclCommDestroy", api_.error_text(result, nullptr)));
 }
 

@@ -50,7 +50,7 @@ class NcclCommunicator {
   // Error(PeerLost) with the text of what aborted it.
   void require_alive() const;
   void abort() noexcept;
-  // Waits for the others. With all work on the device done.
+  // Waits for the others, within the deadline, until NCCL is quiet, then frees it. With all work on the device done.
   void close();
 
  private:

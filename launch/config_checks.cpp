@@ -211,8 +211,6 @@ Issues unsupported_values(const Config& config) {
       {cuda && transport != TransportName::Staged && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi sums host memory: with device: cuda it needs comm.transport: staged"},
       {cuda && !config.run.trace.empty(), "run.trace", "kernels of device: cuda are not timed one by one"},
-      {cuda && config.plan.profile && !config.plan.profile->empty(), "plan.profile",
-       "names a file of kernels on the CPU: what device: cuda measures is kept in the default one"},
   };
   Issues issues;
   for (const Row& row : rows) {

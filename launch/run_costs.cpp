@@ -46,8 +46,14 @@ KernelsOf kernels_of(const Config& config) {
 RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes,
                    Backend* backend, const Group* messages)
     : cluster_(choose_cluster(config)), described_(cluster_, kernels_of(config)), costs_(&described_) {
-  const bool here = config.comm.cluster.empty() && (config.device == DeviceKind::Cpu || backend != nullptr);
-  if (!here || config.plan.profile == "") return;
+  if (!config.comm.cluster.empty() || config.plan.profile == "") return;
+  if (config.device == DeviceKind::Cuda && backend == nullptr) {
+    require(!config.plan.profile, ErrorKind::Config,
+            "{}: whose times of {} hold is known to a run, which finds a GPU, and not here: give comm.cluster, or auto "
+            "for a description",
+            key_place(config, "plan.profile"), config.plan.profile.value_or(""));
+    return;
+  }
   owner_ = {cpu_model(), build_name(), choose_threads(config, place), place.local_ranks};
   if (config.device == DeviceKind::Cuda) owner_.device = backend->kernels_name;
   named_ = config.plan.profile.has_value();

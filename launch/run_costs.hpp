@@ -25,7 +25,8 @@ class RunCosts {
   // `control`: of all ranks, which then must ask for the same nodes in the same order; null: nothing is measured.
   // `most_bytes`: of the buffers of a measured node. Rank 0 reads the file. Error(Config), on every rank, where a named
   // file cannot be used. With device: cuda, `backend` is whose kernels are measured, and without it nothing is known of
-  // this machine; `messages`: of all ranks, over its transports, where there are several. Both outlive this.
+  // this machine, and a named file is refused; `messages`: of all ranks, over its transports, where there are several.
+  // Both outlive this.
   RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes,
            Backend* backend = nullptr, const Group* messages = nullptr);
   RunCosts(const RunCosts&) = delete;

@@ -20,6 +20,7 @@ jobs=${JOBS:-$jobs}
 options=()
 if command -v ccache >/dev/null; then
   options+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  case $preset in *cuda) options+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache) ;; esac
 fi
 
 say "build: preset $preset, $jobs jobs"

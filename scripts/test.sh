@@ -2,7 +2,8 @@
 # Set-up, build, tests.
 #   scripts/test.sh [--slow] [preset] [-- ctest arguments]
 # --slow also runs the tests labelled slow. The preset is release, or ci where CI=true. The sanitizers run what they are for:
-# asan the unit tests; tsan those with several threads (comm, runtime_device, launch.Training), and it builds no others.
+# asan the unit tests; tsan those with several threads (comm, runtime_device, launch.Training), and it builds no others. ci-cuda
+# builds and runs what CUDA is needed for: the tests labelled gpu, which skip where there is none, and cuda.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -13,7 +14,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --slow) selection=() ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) die "unknown option '$1' (usage: scripts/test.sh [--slow] [preset] [-- ctest arguments])" ;;
     *) preset=$1 ;;
   esac
@@ -22,6 +23,10 @@ done
 
 targets=()
 case $preset in
+  ci-cuda)
+    targets=(gpu_tests)
+    selection=(-L '^(gpu|cuda)$')
+    ;;
   asan)
     selection=(-L unit)
     export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}

@@ -36,6 +36,24 @@ foreach(config IN LISTS configs)
   plimsoll_program_test(plan.${name}.4_ranks COMMAND plimsoll plan ${config} --ranks 4 --json --verify LABELS unit TIMEOUT 120)
 endforeach()
 
+# So does every configuration on H200s that are not here, with as many ranks as its file names, or four.
+file(GLOB large_configs CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/configs/large/*.yaml)
+foreach(config IN LISTS configs large_configs)
+  get_filename_component(name ${config} NAME_WLE)
+  file(STRINGS ${config} named_ranks REGEX "plan .* --ranks [0-9]+ --cluster" LIMIT_COUNT 1)
+  set(ranks 4)
+  set(settings --set device=cuda)
+  if(named_ranks)
+    string(REGEX REPLACE ".* --ranks ([0-9]+) .*" "\\1" ranks "${named_ranks}")
+  else()  # budgets of the others are for CPUs
+    list(APPEND settings --set "memory.budget=16 GiB")
+  endif()
+  plimsoll_program_test(plan.${name}.h200
+    COMMAND plimsoll plan ${config} --ranks ${ranks} --cluster ${PROJECT_SOURCE_DIR}/configs/clusters/h200.yaml ${settings}
+      --json --verify
+    LABELS unit cuda TIMEOUT 300)
+endforeach()
+
 # Models that are too large for any machine here, on the ranks and clusters that they name.
 plimsoll_program_test(plan.large
   COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/scripts/bench_plans.py --program $<TARGET_FILE:plimsoll> --verify
@@ -211,6 +229,50 @@ plimsoll_program_test(smoke_gpu_without_gpu
   COMMAND ${CMAKE_COMMAND} -E env CUDA_VISIBLE_DEVICES= bash -c "\"$0\" --gpu && exit 1 || test $? = 69"
     ${PROJECT_SOURCE_DIR}/scripts/smoke.sh
   LABELS unit TIMEOUT 60)
+
+# A build with CUDA where no GPU is visible: it trains on the CPU, and says why not on a GPU.
+set(cuda_run Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/cuda_run.py)
+if(PLIMSOLL_CUDA)
+  plimsoll_program_test(cuda_run.without_gpu
+    COMMAND ${cuda_run} without_gpu $<TARGET_FILE:plimsoll> ${CMAKE_CURRENT_BINARY_DIR}/cuda_run_without_gpu -- ${mpirun} 2
+    LABELS cuda TIMEOUT 120 SERIAL)
+endif()
+
+# On a GPU. Each program ends with 69 where there is none.
+function(plimsoll_gpu_test name)
+  plimsoll_program_test(${name} ${ARGN} LABELS gpu TIMEOUT 300 SERIAL)
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 69)
+endfunction()
+if(PLIMSOLL_CUDA)
+  # The reference models, in every precision and on ranks that share the GPU: NCCL where each has one of its own.
+  set(golden_folders)
+  foreach(json IN LISTS goldens)
+    get_filename_component(folder ${json} DIRECTORY)
+    list(APPEND golden_folders ${folder})
+  endforeach()
+  foreach(precision IN ITEMS fp32 bf16 fp16)
+    plimsoll_gpu_test(golden.cuda.${precision} COMMAND golden_check --device=cuda --precision=${precision} ${golden_folders})
+  endforeach()
+  # Sizes of the others are no multiples of 16.
+  plimsoll_gpu_test(golden.cuda.fp8
+    COMMAND golden_check --device=cuda --precision=fp8 ${CMAKE_CURRENT_SOURCE_DIR}/golden/gpt2_erf)
+  set_tests_properties(golden.cuda.fp8 PROPERTIES SKIP_REGULAR_EXPRESSION "linears need a GPU of compute capability")
+  foreach(case IN ITEMS "2:--zero=1" "2:--tensor=2" "2:--tensor=2 --sequence" "2:--pipeline=2" "2:--precision=bf16 --zero=2" "4:--tensor=2 --zero=3" "4:--pipeline=2 --zero=1")
+    string(REGEX MATCH "^([0-9]+):(.*)$" _ "${case}")
+    set(ranks ${CMAKE_MATCH_1})
+    separate_arguments(options UNIX_COMMAND "${CMAKE_MATCH_2}")
+    string(REGEX REPLACE "[^a-z0-9]+" "_" label "${CMAKE_MATCH_2}")
+    set(folders ${golden_folders})
+    if("--sequence" IN_LIST options)  # sequences of the others are odd
+      list(FILTER folders INCLUDE REGEX llama_linear_rope)
+    endif()
+    plimsoll_gpu_test(golden.cuda.${ranks}_ranks${label}
+      COMMAND ${mpirun} ${ranks} $<TARGET_FILE:golden_check> --device=cuda ${options} ${folders})
+  endforeach()
+  # A run within a budget, beside what the driver says that the process has of the device.
+  plimsoll_gpu_test(cuda_run.budget
+    COMMAND ${cuda_run} budget $<TARGET_FILE:plimsoll> ${CMAKE_CURRENT_BINARY_DIR}/cuda_run_budget)
+endif()
 
 # On a GPU, under compute-sanitizer: a reference model in two precisions (fused attention and our own), launched and replayed.
 set(sanitizer_run Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/sanitizer_run.py)

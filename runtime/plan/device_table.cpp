@@ -3,9 +3,17 @@
 namespace plimsoll {
 namespace {
 
+// The boards of the A100 differ in memory and links.
+constexpr PrecisionRates kA100{19.5e12, 19.5e12, 312e12, 312e12, 0};
+constexpr double kTf32OfA100 = 156e12;
+
 // Data sheets of NVIDIA. Longer names stand before those that they begin with.
 constexpr std::array kGpus{
-    GpuDataSheet{"A100", {19.5e12, 19.5e12, 312e12, 312e12, 0}, 156e12, 2.04e12, 300e9},
+    GpuDataSheet{"A100-SXM4-40GB", kA100, kTf32OfA100, 1.555e12, 300e9},
+    GpuDataSheet{"A100-SXM4-80GB", kA100, kTf32OfA100, 2.039e12, 300e9},
+    GpuDataSheet{"A100-PCIE-40GB", kA100, kTf32OfA100, 1.555e12, 32e9},
+    GpuDataSheet{"A100 80GB PCIe", kA100, kTf32OfA100, 1.935e12, 32e9},
+    GpuDataSheet{"A100", kA100, kTf32OfA100, 2.039e12, 300e9},
     GpuDataSheet{"H100 PCIe", {51e12, 51e12, 756e12, 756e12, 1513e12}, 378e12, 2.0e12, 64e9},
     GpuDataSheet{"H100 NVL", {60e12, 60e12, 835.5e12, 835.5e12, 1671e12}, 417.7e12, 3.9e12, 64e9},
     GpuDataSheet{"H100", {67e12, 67e12, 989.4e12, 989.4e12, 1978.9e12}, 494.7e12, 3.35e12, 450e9},

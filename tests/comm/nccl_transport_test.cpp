@@ -228,6 +228,52 @@ TEST(NcclTransport, RegistersAndCloses) {
             (Log{"ncclCommDeregister axis data", "ncclCommFinalize axis data", "ncclCommDestroy axis data"}));
 }
 
+// Whatever finalizing says, the state tells when NCCL is quiet; nobody asks for it once the communicator is freed, also
+// where NCCL goes on freeing.
+TEST(NcclTransport, IsFreedWhenItIsQuiet) {
+  for (const int finalized : {kNcclSuccess, kNcclInProgress}) {
+    for (const int destroyed : {kNcclSuccess, kNcclInProgress}) {
+      Alone alone;
+      alone.api->answer = [&](const std::string& call) {
+        return call.starts_with("ncclCommFinalize") ? finalized : call.starts_with("ncclCommDestroy") ? destroyed : 0;
+      };
+      int asked = 0;
+      alone.api->state = [&] {
+        EXPECT_EQ(alone.api->log.back(), "ncclCommFinalize axis data");
+        return ++asked < 4 ? kNcclInProgress : kNcclSuccess;
+      };
+      alone.transport->close();
+      alone.transport.reset();
+      EXPECT_EQ(asked, 4);
+      EXPECT_EQ(alone.api->log.back(), "ncclCommDestroy axis data") << "not aborted";
+    }
+  }
+}
+
+TEST(NcclTransport, FailuresOfClosingAreTold) {
+  NcclOptions o = options(0);
+  o.start_s = 0.05;
+  Alone never(o);
+  never.api->state = [] { return kNcclInProgress; };
+  const auto [kind, text] = error_of([&] { never.transport->close(); });
+  EXPECT_EQ(kind, ErrorKind::PeerLost);
+  EXPECT_TRUE(text.starts_with("ncclCommFinalize over axis data, rank 0 of 1: not accepted after 0.")) << text;
+  EXPECT_EQ(never.api->log.back(), "ncclCommAbort axis data");
+
+  Alone lost;
+  lost.api->state = [] { return kNcclRemoteError; };
+  EXPECT_EQ(error_of([&] { lost.transport->close(); }),
+            (std::pair{ErrorKind::PeerLost, std::string("ncclCommFinalize over axis data, rank 0 of 1: error 6")}));
+  EXPECT_EQ(lost.api->log.back(), "ncclCommAbort axis data");
+
+  Alone broken;
+  broken.api->answer = [](const std::string& call) { return call.starts_with("ncclCommDestroy") ? 3 : 0; };
+  EXPECT_EQ(error_of([&] { broken.transport->close(); }),
+            (std::pair{ErrorKind::PeerLost, std::string("ncclCommDestroy over axis data, rank 0 of 1: error 3")}));
+  broken.transport.reset();
+  EXPECT_EQ(broken.api->log.back(), "ncclCommDestroy axis data") << "a communicator is freed once";
+}
+
 TEST(NcclTransport, MemoryThatIsNotRegisteredIsUsedAllTheSame) {
   Alone alone;
   alone.api->answer = [](const std::string& call) { return call.starts_with("ncclCommRegister") ? 1 : 0; };

@@ -18,6 +18,26 @@ namespace {
 
 using namespace test;
 
+// Nothing is found missing when a program is bound. Without a GPU as well.
+TEST(CudaKernelTable, HasEveryOpThatIsNoCollective) {
+  if (!cuda_is_built()) GTEST_SKIP() << "this build has no CUDA";
+  const KernelTable kernels = cuda_module().kernels({});
+  for (const OpId copy : {op_id<ToHost>, op_id<FromHost>})
+    EXPECT_NE(kernels.find(copy, Phase::Forward, DType::f8e4m3), nullptr) << "of what fp8 linears keep";
+  for (const OpInfo& op : all_ops()) {
+    if (op.collective) continue;
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      for (const OpCase& c : device_cases(op, dtype)) {
+        EXPECT_NE(kernels.find(op.id, first_phase(op), c.dtype()), nullptr) << c.text();
+        if (!op.differentiable()) continue;
+        EXPECT_NE(kernels.find(op.id, Phase::InputGrad, c.dtype()), nullptr) << c.text();
+        if (!op.splits_backward) continue;
+        EXPECT_NE(kernels.find(op.id, Phase::WeightGrad, c.dtype()), nullptr) << c.text();
+      }
+    }
+  }
+}
+
 class CudaKernels : public testing::Test {
  protected:
   void SetUp() override {

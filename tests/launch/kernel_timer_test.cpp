@@ -239,12 +239,30 @@ TEST(RunCosts, ADeviceHasItsOwnTimes) {
   EXPECT_NE(read_text(file).find("GPU, library 1 x 1"), std::string::npos);
 }
 
+// What plans without looking for a GPU cannot know whose times they are.
+TEST(RunCosts, ANamedFileOfAGpuIsForRuns) {
+  constexpr const char* kRun =
+      "model: {preset: gpt2-124m}\ndata: {train: none, sequence: 8}\ndevice: cuda\nplan: {profile: kernels.json}\n";
+  Config config = parse_config(kRun, "f.yaml");
+  try {
+    const RunCosts costs(config, {}, nullptr, 0);
+    FAIL() << costs.text();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::Config);
+    EXPECT_TRUE(std::string_view(error.what())
+                    .starts_with("f.yaml:4:17: plan.profile: whose times of kernels.json hold is known to a run, "))
+        << error.what();
+  }
+  config.comm.cluster = PLIMSOLL_SOURCE_DIR "/configs/clusters/h200.yaml";
+  EXPECT_EQ(RunCosts(config, {}, nullptr, 0).text(), "times: those of H200 SXM 141 GB");
+}
+
 TEST(RunCosts, AGpuIsDescribedByItsSheetOrAsItWasMeasured) {
   Config config =
       parse_config("model: {preset: gpt2-124m}\ndata: {train: none, sequence: 8}\ndevice: cuda\n", "f.yaml");
   EXPECT_EQ(choose_cluster(config).device.name, "H200") << "plan: nothing was looked for";
   config.gpu = {"NVIDIA A100-SXM4-80GB", std::int64_t{80} << 30};
-  EXPECT_EQ(choose_cluster(config).device.name, "A100");
+  EXPECT_EQ(choose_cluster(config).device.name, "A100-SXM4-80GB");
   EXPECT_EQ(choose_cluster(config).device.memory_bytes, std::int64_t{80} << 30);
   config.gpu.name = "NVIDIA X1";
   EXPECT_THROW(choose_cluster(config), Error) << "never as another device";

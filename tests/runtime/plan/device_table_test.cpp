@@ -11,8 +11,11 @@ TEST(DeviceTable, FindsTheDeviceByTheNameOfItsDriver) {
       {"NVIDIA H200 NVL", "H200 NVL"},
       {"NVIDIA H100 80GB HBM3", "H100"},
       {"NVIDIA H100 PCIe", "H100 PCIe"},
-      {"NVIDIA A100-SXM4-80GB", "A100"},
-      {"NVIDIA A100 80GB PCIe", "A100"},
+      {"NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"},
+      {"NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"},
+      {"NVIDIA A100-PCIE-40GB", "A100-PCIE-40GB"},
+      {"NVIDIA A100 80GB PCIe", "A100 80GB PCIe"},
+      {"NVIDIA A100-SXM-64GB", "A100"},
       {"NVIDIA B200", "B200"},
       {"NVIDIA L40S", "L40S"},
       {"NVIDIA GeForce RTX 4090", "GeForce RTX 4090"},
@@ -20,12 +23,31 @@ TEST(DeviceTable, FindsTheDeviceByTheNameOfItsDriver) {
       {"NVIDIA GeForce RTX 4090 Laptop GPU", ""},
       {"NVIDIA GeForce RTX 5090 D", ""},
       {"NVIDIA A1000", ""},
+      {"NVIDIA A100X", ""},
       {"NVIDIA L40", ""},
       {"", ""},
   };
   for (const auto& [driver, expected] : rows) {
     const GpuDataSheet* gpu = find_gpu(driver);
     EXPECT_EQ(gpu == nullptr ? "" : gpu->name, expected) << driver;
+  }
+}
+
+// They multiply alike.
+TEST(DeviceTable, BoardsOfTheA100DifferInMemoryAndLinks) {
+  struct Board {
+    const char* driver;
+    double memory, link;
+  };
+  for (const Board& board :
+       {Board{"NVIDIA A100-SXM4-40GB", 1.555e12, 300e9}, Board{"NVIDIA A100-SXM4-80GB", 2.039e12, 300e9},
+        Board{"NVIDIA A100-PCIE-40GB", 1.555e12, 32e9}, Board{"NVIDIA A100 80GB PCIe", 1.935e12, 32e9}}) {
+    const GpuDataSheet* gpu = find_gpu(board.driver);
+    ASSERT_NE(gpu, nullptr) << board.driver;
+    EXPECT_EQ(gpu->memory_bytes_per_s, board.memory) << board.driver;
+    EXPECT_EQ(gpu->link_bytes_per_s, board.link) << board.driver;
+    EXPECT_EQ(peak_rate(*gpu, DType::bf16, false), 312e12) << board.driver;
+    EXPECT_EQ(peak_rate(*gpu, DType::f32, true), 156e12) << board.driver;
   }
 }
 

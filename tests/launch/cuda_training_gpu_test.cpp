@@ -1,0 +1,177 @@
+// Runs with device: cuda beside others of their kind: replayed launches, recomputation, offload and budgets change no
+// bit, and memory is what was planned.
+
+#include <fmt/ranges.h>
+#include <gtest/gtest.h>
+
+#include "kernels/cuda_module.hpp"
+#include "tests/launch/quiet_run.hpp"
+#include "tests/support/counted_device.hpp"
+#include "tests/support/equivalence.hpp"
+
+namespace plimsoll {
+namespace {
+
+using namespace test;
+
+class CudaTraining : public testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      cuda_module().devices();
+    } catch (const Error& e) {
+      GTEST_SKIP() << e.what();
+    }
+    write_tiny_data(folder_);
+  }
+
+  // Sizes that cuDNN's attention takes in half precision, four micro-batches to a step; times are the data sheet's.
+  Config config(const std::string& run, std::vector<std::string> settings) const {
+    settings.insert(settings.begin(), {"device=cuda", "plan.profile=off", "model.hidden=128", "model.heads=2",
+                                       "train.micro_batch=1", "memory.logits=1MiB"});
+    return tiny_config(folder_, run, settings);
+  }
+  nlohmann::json plan(const std::string& run) const {
+    return nlohmann::json::parse(read_text(folder_ / run / "plan.json"));
+  }
+  nlohmann::json rank(const std::string& run) const {
+    return nlohmann::json::parse(read_text(folder_ / run / "summary.json"))["ranks"][0];
+  }
+  void expect_same_run(const std::string& run, const std::string& other) const {
+    EXPECT_EQ(lasting_metrics(folder_ / run), lasting_metrics(folder_ / other));
+    for (const char* step : {"step_00000003", "step_00000006"}) {
+      for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+        const std::string name = fmt::format("checkpoints/{}/{}", step, file);
+        EXPECT_EQ(read_text(folder_ / run / name), read_text(folder_ / other / name)) << name;
+      }
+    }
+  }
+  void expect_as_planned(const std::string& run) const {
+    const nlohmann::json r = rank(run);
+    EXPECT_EQ(r["planned_bytes"], plan(run)["arena_bytes"]);
+    EXPECT_EQ(r["arena_high_water_bytes"], r["planned_bytes"]);
+    EXPECT_EQ(r["host_high_water_bytes"], r["host_planned_bytes"]);
+    for (const auto& [name, bytes] : r["measured_minus_planned_bytes"].items()) EXPECT_EQ(bytes, 0) << name;
+    EXPECT_LE(r["outside_arena_bytes"].get<std::int64_t>() + r["planned_bytes"].get<std::int64_t>(), r["budget_bytes"]);
+    EXPECT_EQ(r["over_budget_bytes"], 0);
+  }
+
+  const TempFolder folder_;
+};
+
+// What a run computes in: attention by cuDNN without dropout in half precision, else by our kernels.
+const std::vector<std::vector<std::string>> kKinds{
+    {"precision=fp32"},
+    {"precision=fp32", "model.dropout=0.1"},
+    {"precision=bf16"},
+    {"precision=bf16", "model.dropout=0.1"},
+    {"precision=bf16", "optimizer.rounding=stochastic"},
+    {"precision=fp16"},
+    {"precision=bf16", "model.hidden=24", "model.heads=4"},  // heads of 6
+};
+
+TEST_F(CudaTraining, ReplayedLaunchesChangeNoBit) {
+  for (std::size_t k = 0; k < kKinds.size(); ++k) {
+    SCOPED_TRACE(fmt::format("{}", fmt::join(kKinds[k], " ")));
+    for (const char* graphs : {"off", "auto"}) {
+      std::vector<std::string> settings = kKinds[k];
+      settings.push_back(fmt::format("cuda.graphs={}", graphs));
+      train_quietly(config(fmt::format("{}{}", graphs, k), settings));
+    }
+    expect_same_run(fmt::format("auto{}", k), fmt::format("off{}", k));
+    expect_as_planned(fmt::format("auto{}", k));
+    expect_as_planned(fmt::format("off{}", k));
+  }
+}
+
+// And they are replayed: of four micro-batches the forward; backward of the first, those between, the last; the update.
+TEST_F(CudaTraining, RecordsEachSectionOnce) {
+  constexpr std::int64_t kSteps = 3, kSections = 5, kRuns = kSteps * (4 + 4 + 1);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    SCOPED_TRACE(dtype_name(dtype));
+    ProgramOptions o = four_layer_options(ModelFamily::Gpt2);  // with dropout
+    o.dtype = dtype;
+    o.threads = kDeviceThreads;
+    const auto trained = [&](bool records, RecordingCounts& counts) {
+      Backend backend;
+      backend.device = std::make_unique<CountedDevice>(cuda_module().make_device({}), counts);
+      backend.kernels = cuda_module().kernels({});
+      backend.threads = kDeviceThreads;
+      backend.times_nodes = false;
+      backend.records = records;
+      RunResult run = train_rank({}, o, 0, {}, 4, kSteps, false, false, &backend);
+      EXPECT_EQ(run.high_water, run.planned);
+      EXPECT_EQ(run.seen_classes, run.classes);
+      return run;
+    };
+    RecordingCounts launched, replayed;
+    expect_same_bits(trained(true, replayed), trained(false, launched));
+    EXPECT_EQ(launched.captures + launched.replays, 0);
+    EXPECT_EQ(replayed.captures, kSections);
+    EXPECT_EQ(replayed.replays, kRuns - kSections);
+  }
+}
+
+TEST_F(CudaTraining, RecomputationAndOffloadChangeMemoryAndNoBit) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    const auto run = [&](const std::string& name, const std::string& mode) {
+      train_quietly(config(name, {fmt::format("precision={}", precision), "model.dropout=0.1",
+                                  fmt::format("memory.recompute={}", mode)}));
+      expect_as_planned(name);
+      return plan(name)["arena_bytes"].get<std::int64_t>();
+    };
+    const std::string none = fmt::format("{}_none", precision);
+    const std::int64_t whole = run(none, "none");
+    for (const auto& [label, mode] :
+         {std::pair{"full", "full"}, {"selective", "selective"}, {"offload", "offload"}, {"list", "[offload, full]"}}) {
+      SCOPED_TRACE(fmt::format("{} {}", precision, mode));
+      const std::string name = fmt::format("{}_{}", precision, label);
+      EXPECT_LT(run(name, mode), whole);
+      expect_same_run(name, none);
+    }
+  }
+}
+
+// Whatever the budget leaves for activations.
+TEST_F(CudaTraining, AutomaticRecomputationKeepsTheBudgetAndEveryBit) {
+  constexpr std::int64_t kReserve = std::int64_t{4} << 30;  // contexts and libraries have less
+  for (const char* precision : {"fp32", "bf16"}) {
+    const auto run = [&](const std::string& name, std::int64_t budget) {
+      train_quietly(config(name, {fmt::format("precision={}", precision), "model.layers=6", "train.micro_batch=2",
+                                  "memory.reserve=4GiB", fmt::format("memory.budget={}B", budget)}));
+      expect_as_planned(name);
+      EXPECT_LE(plan(name)["arena_bytes"].get<std::int64_t>() + kReserve, budget);
+      return plan(name);
+    };
+    const std::string none = fmt::format("{}_none", precision);
+    const nlohmann::json whole = run(none, std::int64_t{5} << 30);
+    EXPECT_TRUE(whole["recompute"]["layers"].empty());
+    const std::int64_t arena = whole["arena_bytes"], activations = whole["class_bytes"]["activations"];
+    for (const int percent : {100, 75, 50, 35, 25}) {
+      SCOPED_TRACE(fmt::format("{} {}", precision, percent));
+      const std::string name = fmt::format("{}_{}", precision, percent);
+      const nlohmann::json tight = run(name, kReserve + arena - activations + activations * percent / 100);
+      EXPECT_EQ(tight["recompute"]["layers"].empty(), percent == 100);
+      expect_same_run(name, none);
+    }
+  }
+}
+
+// A process by itself, whose context and libraries are what it has outside the arena.
+TEST_F(CudaTraining, WhatIsOutsideTheArenaCountsInTheBudget) {
+  train_quietly(config("run", {"precision=bf16", "memory.budget=6GiB"}));
+  expect_as_planned("run");
+  const nlohmann::json r = rank("run");
+  EXPECT_EQ(r["budget_bytes"], std::int64_t{6} << 30);
+  EXPECT_GT(r["outside_arena_bytes"], std::int64_t{32} << 20) << "a context and cuBLAS";
+  EXPECT_GE(plan("run")["outside_arena_bytes"], r["outside_arena_bytes"]) << "with room for what comes later";
+  try {
+    train_quietly(config("none", {"memory.budget=64MiB"}));
+    FAIL() << "the run fits beside its context";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll
