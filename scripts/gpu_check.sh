@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go: builds the preset cuda, runs the tests labelled gpu, then bench.sh --gpu, which writes
-# bench-gpu.json. Ends with 69 where there is no GPU, with 1 where something failed.
+# bench-gpu.json, and bench.sh --budget --gpu, which writes bench-gpu-budget.json. Ends with 69 where there is no GPU, with 1 where something failed.
 #   scripts/gpu_check.sh [--out FILE] [--bench "ARGUMENTS of bench.sh --gpu"] [--no-bench] [-- ctest arguments]
 # On a machine without Open MPI, yaml-cpp and so on, and without a network: PLIMSOLL_CARRIED=FOLDER (scripts/carry.py writes it).
 set -euo pipefail
@@ -38,6 +38,7 @@ say "tests labelled gpu"
 step ctest --test-dir build/cuda -L gpu --output-on-failure --timeout 300 "$@" || failed+=("tests labelled gpu")
 if [ "$benched" = true ]; then
   step "$root/scripts/bench.sh" --gpu --out "$out" "${bench[@]}" || failed+=("bench.sh --gpu")
+  step "$root/scripts/bench.sh" --budget --gpu --rounds 1 --out "${out%.json}-budget.json" || failed+=("bench.sh --budget --gpu")
 fi
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'failed: %s\n' "${failed[@]}"
