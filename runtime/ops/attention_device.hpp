@@ -33,6 +33,9 @@ constexpr std::int64_t fused_backward_bytes(std::int64_t batch, std::int64_t hea
 // million tiles, which is work for every GPU, so that larger ones would gain nothing; and it is little beside the
 // activations of models that are trained at such lengths.
 inline constexpr std::int64_t kMostFusedBytes = std::int64_t{2} << 30;
+// Of the smallest call, the query heads of one key head of one sample, where that needs more (Llama 3 405B split over
+// eight ranks: 2.2 GiB): our own kernels would take several times as long.
+inline constexpr std::int64_t kMostFusedHeadBytes = std::int64_t{8} << 30;
 
 // The calls in which the library computes a node, one after the other with the same workspace: each has `samples`
 // samples and `kv_heads` key heads with their query heads, the last of a row of calls perhaps fewer; either these are
@@ -71,10 +74,12 @@ constexpr std::int64_t even_part(std::int64_t all, std::int64_t most, const F& b
 }
 
 // Of backward, by the shape alone: as few slices of `most` bytes as hold all samples, as even as they can be; where one
-// sample needs more, those that hold the key heads of each. A slice begins where the log-sum-exp of a head does, which
-// the library wants aligned to 16 bytes: lengths that are not multiples of 4 are taken in one slice or not at all.
+// sample needs more, those that hold the key heads of each; where one of these does, one, if it has `most_of_head`. A
+// slice begins where the log-sum-exp of a head does, which the library wants aligned to 16 bytes: lengths that are not
+// multiples of 4 are taken in one slice or not at all.
 constexpr FusedSlices fused_backward_slices(std::int64_t batch, const HeadLayout& layout, std::int64_t length,
-                                            std::int64_t most = kMostFusedBytes) {
+                                            std::int64_t most = kMostFusedBytes,
+                                            std::int64_t most_of_head = kMostFusedHeadBytes) {
   const auto bytes = [&](std::int64_t samples, std::int64_t kv_heads) {
     const std::int64_t heads = kv_heads * (layout.heads / layout.kv_heads);
     return fused_backward_bytes(samples, heads, kv_heads, length, layout.head_dim);
@@ -84,6 +89,7 @@ constexpr FusedSlices fused_backward_slices(std::int64_t batch, const HeadLayout
   if (slices.samples == 0) {
     slices.samples = 1;
     slices.kv_heads = even_part(layout.kv_heads, most, [&](std::int64_t kv_heads) { return bytes(1, kv_heads); });
+    if (slices.kv_heads == 0 && bytes(1, 1) <= most_of_head) slices.kv_heads = 1;
   }
   const bool whole = slices.samples == batch && slices.kv_heads == layout.kv_heads;
   if (slices.kv_heads == 0 || (!whole && length % 4 != 0)) return {};
