@@ -9,6 +9,7 @@
 #include "parallel/pipeline.hpp"
 #include "parallel/rules.hpp"
 #include "runtime/data/token_file.hpp"
+#include "runtime/ops/attention_device.hpp"
 
 namespace plimsoll {
 namespace {
@@ -195,6 +196,9 @@ Issues unsupported_values(const Config& config) {
     const char* key;
     const char* text;
   };
+  const ModelConfig& model = config.model;
+  const std::int64_t head_dim = model.head_dim > 0 || model.heads <= 0 ? model.head_dim : model.hidden / model.heads;
+  static_assert(kMostDeviceHeadDim == 256);
   const Row rows[] = {
       {cuda && config.precision == DType::f64, "precision", "fp64 is for the CPU: device: cuda computes in fp32"},
       {zero_shares.has_value(), "parallel.shares", zero_shares ? zero_shares->c_str() : ""},
@@ -210,6 +214,8 @@ Issues unsupported_values(const Config& config) {
        "mpi carries host memory: nccl, or staged (over mpi), with device: cuda"},
       {cuda && transport != TransportName::Staged && config.comm.collectives == CollectiveSource::Mpi,
        "comm.collectives", "mpi sums host memory: with device: cuda it needs comm.transport: staged"},
+      {cuda && head_dim > kMostDeviceHeadDim, config.model.head_dim > 0 ? "model.head_dim" : "model.heads",
+       "attention heads of device: cuda are at most 256 wide"},
       {cuda && !config.run.trace.empty(), "run.trace", "kernels of device: cuda are not timed one by one"},
   };
   Issues issues;

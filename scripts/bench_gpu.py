@@ -65,7 +65,11 @@ def peer(a, cell, peak_gflops):
         return None
     command = [PYTHON, str(script), cell.model, "--B", str(cell.batch), "--T", str(cell.sequence), "--steps", str(a.steps), "--device", a.device,
                "--peak-tflops", str(peak_gflops / 1000)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    except subprocess.TimeoutExpired:
+        print(f"PyTorch, {cell}: not done after 15 minutes")
+        return None
     if done.returncode != 0:
         print(f"PyTorch, {cell}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
         return None
@@ -110,11 +114,17 @@ def main():
     sequences = [int(s) for s in a.sequences.split(",")]
     known = [*CELLS, *(Cell("tiny-gpt2", 2, s) for s in sequences)]
     cells = [c for c in known if c.model in a.models.split(",") and c.sequence in sequences]
-    runs, peers = {c: [] for c in cells}, {c: [] for c in cells}
+    if not cells:
+        parser.error(f"--models {a.models} --sequences {a.sequences}: there are {', '.join(MODELS)} with 1024, 2048, 4096")
+    runs, peers, failed = {c: [] for c in cells}, {c: [] for c in cells}, {}
     rows = []
     for _ in range(a.rounds):
         for cell in cells:
-            runs[cell].append(ours(a, cell))
+            try:
+                runs[cell].append(ours(a, cell))
+            except SystemExit as failure:  # the others are worth their time
+                failed[cell] = str(failure)
+                continue
             if other := peer(a, cell, runs[cell][-1]["peak_gflops"]):
                 peers[cell].append(other)
             # After every cell: what was measured stays when the time is up.
@@ -125,8 +135,10 @@ def main():
         print(text_of(row))
     gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True).stdout.strip() \
         if a.device == "cuda" else "none"
-    write_results(a.out, gpu=gpu, rounds=a.rounds, rows=rows)
-    Path(a.out + ".partial").unlink()
+    write_results(a.out, gpu=gpu, rounds=a.rounds, rows=rows, failed={str(cell): text for cell, text in failed.items()})
+    Path(a.out + ".partial").unlink(missing_ok=True)
+    if failed:
+        raise SystemExit("\n".join(failed.values()))
 
 
 if __name__ == "__main__":

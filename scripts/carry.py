@@ -5,6 +5,7 @@
 
 There, PLIMSOLL_CARRIED=FOLDER makes all scripts use the copies (scripts/common.sh). What is not carried: compilers, CMake, ninja,
 Python, CUDA, and the libraries of fast matrix products on the CPU, without which Eigen multiplies."""
+import re
 import shutil
 import subprocess
 import sys
@@ -37,10 +38,12 @@ def files_of(package):
 
 
 def libraries_of(path):
-    """Shared libraries that `path` loads, and those load in turn, by the names it asks for."""
+    """Shared libraries that `path` loads, and those load in turn, by the names it asks for; itself by the name that others ask for."""
     with open(path, "rb") as file:
         if file.read(4) != b"\x7fELF":
             return
+    if name := re.search(r"SONAME.*\[(.+)\]", subprocess.run(["readelf", "-d", str(path)], capture_output=True, text=True).stdout):
+        yield name.group(1), path.resolve()
     for line in subprocess.run(["ldd", str(path)], capture_output=True, text=True).stdout.splitlines():
         words = line.split()
         if "=>" in words and words[2].startswith("/") and not any(words[0].startswith(name) for name in OF_THE_SYSTEM):

@@ -4,6 +4,7 @@
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/register.hpp"
 #include "runtime/core/rng.hpp"
+#include "runtime/ops/attention_device.hpp"
 
 namespace plimsoll {
 namespace {
@@ -14,6 +15,7 @@ using namespace cuda;
 constexpr std::int64_t kFewQueries = 16;
 
 AttentionShape shape_of(const HeadLayout& layout, double scale, const Shape& qkv) {
+  static_assert(kMostHeadDim == kMostDeviceHeadDim);  // what configurations are refused by
   require(layout.head_dim <= kMostHeadDim, ErrorKind::Device, "attention: heads of {} on a GPU; at most {}",
           layout.head_dim, kMostHeadDim);
   AttentionShape shape;

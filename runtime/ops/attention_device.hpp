@@ -9,6 +9,9 @@
 
 namespace plimsoll {
 
+// Widest head of a GPU's kernels.
+inline constexpr std::int64_t kMostDeviceHeadDim = 256;
+
 // Head sizes that fused kernels take.
 constexpr bool takes_head_dim(std::int64_t head_dim) { return head_dim <= 128 && head_dim % 8 == 0; }
 

@@ -295,9 +295,9 @@ Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& m
       return backend.transports->over(axis, std::move(below), std::move(watch));
     };
   }
-  p.groups = make_groups(options.mesh, mpi.rank(), [&](const std::string& axis, const std::vector<int>& ranks) {
-    return mpi.group(axis, ranks, false, over);
-  });
+  p.groups = connect_groups(
+      backend, options.mesh, mpi.rank(),
+      [&](const std::string& axis, const std::vector<int>& ranks) { return mpi.group(axis, ranks, false, over); });
   for (const auto& [axis, group] : p.groups) engine_options.groups[axis] = &group;
   const HuggingFaceWeights weights = HuggingFaceWeights::open(folder);
   Programs programs = build_programs(options);
@@ -334,7 +334,10 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
   if (spread.pipeline == 1) check_logits(*prepared->engine, golden, prepared->groups.find("tensor")->second, report);
   check_gradients(*prepared->engine, golden, share, report);
   // An update, with no learning rate as well, has moved the moments.
-  if (spread.pipeline > 1) prepared.emplace(prepare_folder(folder, mpi, spread, backend));
+  if (spread.pipeline > 1) {
+    prepared.reset();  // before its groups are closed
+    prepared.emplace(prepare_folder(folder, mpi, spread, backend));
+  }
   check_curve(*prepared->engine, prepared->golden, share, report);
   if (mpi.rank() == 0)
     std::printf("%s: %d of %d quantities within tolerance\n", folder.c_str(), report.checks() - report.failures(),
