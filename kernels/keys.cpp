@@ -7,14 +7,13 @@ namespace plimsoll {
 
 KeyTable<CudaConfig> cuda_keys() {
   using C = CudaConfig;
-  return {
-      .keys = {
-          key("share", &C::share, "ranks of a host may use the same GPU, each within its own memory.budget"),
-          key("graphs", &C::graphs,
-              "forward, backward and update of a micro-batch are recorded once and launched as one where they do not "
-              "communicate"),
-          key("tf32", &C::tf32, "fp32 matrix products round their operands to TF32"),
-      }};
+  return {.keys = {
+              key("share", &C::share, "ranks of a host may use the same GPU, each within its own memory.budget"),
+              key("graphs", &C::graphs,
+                  "forward, backward and update of a micro-batch are recorded once and launched as one; where they "
+                  "communicate or copy, what lies between"),
+              key("tf32", &C::tf32, "fp32 matrix products round their operands to TF32"),
+          }};
 }
 
 }  // namespace plimsoll

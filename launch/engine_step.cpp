@@ -177,6 +177,7 @@ void Engine::run_action(std::size_t index, Variant variant) {
   if (forward && out != kNoValue) {
     leaving.from = train.view(out, action.slot);
     leaving.parts = output_parts_[static_cast<std::size_t>(action.chunk)];
+    part.marked = leaving.parts;
     part.context = &leaving;
     part.launched = [](void* context, std::size_t node) {
       auto& l = *static_cast<Leaving*>(context);

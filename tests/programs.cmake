@@ -266,8 +266,12 @@ if(PLIMSOLL_CUDA)
     if("--sequence" IN_LIST options)  # sequences of the others are odd
       list(FILTER folders INCLUDE REGEX llama_linear_rope)
     endif()
+    set(shown)
+    if(ranks EQUAL 4)  # where there are several GPUs, four ranks share one all the same
+      set(shown ${CMAKE_COMMAND} -E env CUDA_VISIBLE_DEVICES=0)
+    endif()
     plimsoll_gpu_test(golden.cuda.${ranks}_ranks${label}
-      COMMAND ${mpirun} ${ranks} $<TARGET_FILE:golden_check> --device=cuda ${options} ${folders})
+      COMMAND ${shown} ${mpirun} ${ranks} $<TARGET_FILE:golden_check> --device=cuda ${options} ${folders})
   endforeach()
   # A run within a budget, beside what the driver says that the process has of the device.
   plimsoll_gpu_test(cuda_run.budget

@@ -80,7 +80,7 @@ class CudaRecording final : public Recording {
   explicit CudaRecording(cudaGraph_t graph) {
     const cudaError_t code = cudaGraphInstantiate(&executable, graph, 0);
     cudaGraphDestroy(graph);
-    check_cuda(code, "cudaGraphInstantiate");
+    check_cuda(code, "cudaGraphInstantiate (cuda.graphs: off does without)");
   }
   ~CudaRecording() override { cudaGraphExecDestroy(executable); }
   CudaRecording(const CudaRecording&) = delete;
@@ -159,12 +159,13 @@ class NativeStream final : public Stream {
 
   bool begin_capture() override {
     use_device(device_);
-    check_cuda(cudaStreamBeginCapture(handle_.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    check_cuda(cudaStreamBeginCapture(handle_.get(), cudaStreamCaptureModeThreadLocal),
+               "cudaStreamBeginCapture (cuda.graphs: off does without)");
     return true;
   }
   std::unique_ptr<Recording> end_capture() override {
     cudaGraph_t graph = nullptr;
-    check_cuda(cudaStreamEndCapture(handle_.get(), &graph), "cudaStreamEndCapture");
+    check_cuda(cudaStreamEndCapture(handle_.get(), &graph), "cudaStreamEndCapture (cuda.graphs: off does without)");
     return std::make_unique<CudaRecording>(graph);
   }
   void replay(Recording& recording) override {

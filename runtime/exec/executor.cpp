@@ -1,6 +1,7 @@
 #include "runtime/exec/executor.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include "runtime/exec/collectives.hpp"
 #include "runtime/exec/memory_watch.hpp"
@@ -304,28 +305,90 @@ const KernelArgs& Executor::launch_node(std::size_t n, Variant variant, const Ru
   return *launch.args;
 }
 
+const KernelArgs& Executor::run_node(std::size_t n, Variant variant, const RunPart& part) {
+  Bound& b = bound_[n];
+  const bool alone = turn_ != nullptr && communicates(graph_.nodes[n].stream);
+  if (alone) take_turns(*context_.compute, *b.stream);
+  for (Event* event : b.waits) b.stream->wait(*event);
+  const KernelArgs& args = launch_node(n, variant, part);
+  if (b.done != nullptr) b.stream->record(*b.done);
+  if (alone) take_turns(*b.stream, *context_.compute);
+  return args;
+}
+
+// Of a run, what each of its nodes must wait for. The others of its waits are for nodes of a stream of which the same
+// stream has awaited a later one.
+std::vector<std::vector<Event*>> Executor::needed_waits(const std::vector<std::size_t>& nodes) const {
+  std::map<const Event*, std::size_t> recorded_by;
+  for (const std::size_t n : nodes) {
+    if (bound_[n].done != nullptr) recorded_by[bound_[n].done] = n;
+  }
+  std::vector<std::vector<Event*>> needed;
+  std::map<std::pair<const Stream*, const Stream*>, std::size_t> latest;  // one behind the last that was awaited
+  std::set<std::pair<const Stream*, const Event*>> earlier;               // of runs before this one
+  for (const std::size_t n : nodes) {
+    needed.emplace_back();
+    for (Event* event : bound_[n].waits) {
+      const auto from = recorded_by.find(event);
+      bool is_new = false;
+      if (from == recorded_by.end()) {
+        is_new = earlier.emplace(bound_[n].stream, event).second;
+      } else {
+        std::size_t& end = latest[{bound_[n].stream, bound_[from->second].stream}];
+        is_new = from->second >= end;
+        end = std::max(end, from->second + 1);
+      }
+      if (is_new) needed.back().push_back(event);
+    }
+  }
+  return needed;
+}
+
+// A run of which every node is the compute stream's is one stretch: what it waits for was recorded before it. In
+// others, a stretch begins with a node that waits and ends with one that is awaited, so that neither is held up.
+std::vector<Executor::Stretch> Executor::stretches_of(const std::vector<std::size_t>& nodes,
+                                                      const RunPart& part) const {
+  constexpr std::size_t kFewest = 3;  // fewer are launched as fast by themselves
+  const bool may_record = options_.record && context_.profile == nullptr;
+  const auto is_marked = [&](std::size_t n) {
+    return std::find(part.marked.begin(), part.marked.end(), n) != part.marked.end();
+  };
+  const auto computes = [&](std::size_t n) { return bound_[n].stream == context_.compute && !bound_[n].communicates; };
+  const bool whole = part.marked.empty() && std::all_of(nodes.begin(), nodes.end(), computes);
+  const std::vector<std::vector<Event*>> waits = needed_waits(nodes);
+  std::vector<Stretch> stretches;
+  bool open = false;  // may the last one have more nodes?
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const std::size_t n = nodes[i];
+    const Bound& b = bound_[n];
+    const bool joins = may_record && computes(n);
+    if (!open || !joins || (!whole && !waits[i].empty())) stretches.emplace_back();
+    Stretch& stretch = stretches.back();
+    stretch.nodes.push_back(n);
+    stretch.before.insert(stretch.before.end(), waits[i].begin(), waits[i].end());
+    if (b.done != nullptr) stretch.after.push_back(b.done);
+    stretch.records = joins && (whole || stretch.nodes.size() >= kFewest);
+    open = joins && (whole || (b.done == nullptr && !is_marked(n)));
+  }
+  return stretches;
+}
+
 Executor::Recorded& Executor::recorded(Graph::Section section, Variant variant, const RunPart& part) {
   const std::array<int, 5> key{static_cast<int>(section), static_cast<int>(variant), part.chunk, part.slot,
                                static_cast<int>(part.half)};
   const auto found = recorded_.find(key);
   if (found != recorded_.end()) return found->second;
   Recorded& of = recorded_[key];
-  of.nodes = nodes_of(section, variant, part);
+  of.stretches = stretches_of(nodes_of(section, variant, part), part);
   of.range = fmt::format("{} {}", program_, kSectionNames[static_cast<std::size_t>(section)]);
   if (slots_.size() > 1) of.range += fmt::format(", chunk {}", part.chunk);
-  of.records = options_.record && context_.profile == nullptr && !of.nodes.empty();
-  for (const std::size_t n : of.nodes) {
-    const Bound& b = bound_[n];
-    of.records = of.records && b.stream == context_.compute && !b.communicates;
-    of.before.insert(of.before.end(), b.waits.begin(), b.waits.end());
-    if (b.done != nullptr) of.after.push_back(b.done);
-  }
+  of.records = std::any_of(of.stretches.begin(), of.stretches.end(), [](const Stretch& s) { return s.records; });
   return of;
 }
 
 // Events of the compute stream's own nodes are recorded for others, never for itself: what it waits for here was
-// recorded before this run.
-void Executor::run_recorded(Recorded& of, Variant variant, const RunPart& part) {
+// recorded before this stretch.
+void Executor::run_recorded(Stretch& of, Variant variant, const RunPart& part) {
   Stream& compute = *context_.compute;
   for (const Event* event : of.before) compute.wait(*event);
   if (!of.recording && compute.begin_capture()) {
@@ -345,25 +408,23 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
   values_->send(*context_.compute);
   Recorded& of = recorded(section, variant, part);
   const NamedRange range(*context_.compute, of.range.c_str());
-  if (of.records && of.prepared && part.launched == nullptr) {
-    run_recorded(of, variant, part);
-    if (watch_ != nullptr) watch_->replayed();
-    if (part.join) join();
-    return;
+  // A watch saw what was recorded the first time; beside other streams it sees every run.
+  const bool replays = of.records && of.prepared && (watch_ == nullptr || of.stretches.size() == 1);
+  if (watch_ != nullptr && !replays) watch_->begin_run();
+  for (Stretch& stretch : of.stretches) {
+    if (replays && stretch.records) {
+      run_recorded(stretch, variant, part);
+    } else {
+      for (const std::size_t n : stretch.nodes) {
+        const KernelArgs& args = run_node(n, variant, part);
+        if (watch_ != nullptr && !replays) watch_->launched(n, variant, args);
+      }
+    }
+    const std::size_t last = stretch.nodes.back();
+    const bool marked = std::find(part.marked.begin(), part.marked.end(), last) != part.marked.end();
+    if (marked && part.launched != nullptr) part.launched(part.context, last);
   }
-  if (watch_ != nullptr) watch_->begin_run();
-  for (const std::size_t n : of.nodes) {
-    Bound& b = bound_[n];
-    const bool alone = turn_ != nullptr && communicates(graph_.nodes[n].stream);
-    if (alone) take_turns(*context_.compute, *b.stream);
-    for (Event* event : b.waits) b.stream->wait(*event);
-    const KernelArgs& args = launch_node(n, variant, part);
-    if (watch_ != nullptr) watch_->launched(n, variant, args);
-    if (b.done != nullptr) b.stream->record(*b.done);
-    if (alone) take_turns(*b.stream, *context_.compute);
-    if (part.launched != nullptr) part.launched(part.context, n);
-  }
-  if (watch_ != nullptr) watch_->end_run();
+  if (watch_ != nullptr) replays ? watch_->replayed() : watch_->end_run();
   of.prepared = true;
   if (part.join) join();
 }

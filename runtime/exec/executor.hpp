@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "runtime/exec/kernel_table.hpp"
@@ -25,8 +26,9 @@ struct ExecutorOptions {
   // Called on the thread of a kernel right before and after it; may be null. They watch what kernels do (allocations).
   void (*before_node)() = nullptr;
   void (*after_node)() = nullptr;
-  // What a run() launches is recorded when it comes a second time, and replayed from then on, where the stream can
-  // record and no other stream takes part. Kernels prepare what they need in the first. Not with a profile.
+  // What a run() launches on the compute stream is recorded when it comes a second time, and replayed from then on,
+  // where the stream can record: all of it as one, or what lies between collectives and copies, and between what waits
+  // for other streams or is awaited by them. Kernels prepare what they need in the first. Not with a profile.
   bool record = false;
 };
 
@@ -52,7 +54,9 @@ struct RunPart {
   int slot = 0;  // of the chunk
   Half half = Half::Both;
   bool join = true;  // false: the caller calls join() before anything else runs
-  // Called when a node was launched, so that more can be launched right behind it; may be null.
+  // Called when one of these nodes was launched, so that more can be launched right behind it. They are the same for
+  // every run of a section, chunk and half.
+  std::span<const std::size_t> marked = {};
   void (*launched)(void* context, std::size_t node) = nullptr;
   void* context = nullptr;
 };
@@ -108,21 +112,30 @@ class Executor {
   void add_profile_rows(const std::string& program);
   static void run_bound(const Bound& bound, const Binding& binding, const KernelArgs& args);
   void take_turns(Stream& from, Stream& to);
-  // What a run launches.
-  struct Recorded {
+  // Nodes of a run, one behind the other, that are launched as one where they are recorded.
+  struct Stretch {
     std::vector<std::size_t> nodes;
-    std::string range;  // its name for profilers: "train backward"
     bool records = false;
-    bool prepared = false;       // it ran once
     std::vector<Event*> before;  // of other streams, which it waits for
     std::vector<Event*> after;   // which others wait for
     std::unique_ptr<Recording> recording;
   };
+  // What a run launches.
+  struct Recorded {
+    std::vector<Stretch> stretches;
+    std::string range;      // its name for profilers: "train backward"
+    bool records = false;   // some of it
+    bool prepared = false;  // it ran once
+  };
   // The nodes of a run, in order.
   std::vector<std::size_t> nodes_of(Graph::Section section, Variant variant, const RunPart& part) const;
   const KernelArgs& launch_node(std::size_t n, Variant variant, const RunPart& part);
+  // With its waits, and what waits for it.
+  const KernelArgs& run_node(std::size_t n, Variant variant, const RunPart& part);
+  std::vector<std::vector<Event*>> needed_waits(const std::vector<std::size_t>& nodes) const;
+  std::vector<Stretch> stretches_of(const std::vector<std::size_t>& nodes, const RunPart& part) const;
   Recorded& recorded(Graph::Section section, Variant variant, const RunPart& part);
-  void run_recorded(Recorded& of, Variant variant, const RunPart& part);
+  void run_recorded(Stretch& of, Variant variant, const RunPart& part);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
 
   const Graph& graph_;

@@ -80,6 +80,7 @@ struct Comparison {
   const KernelTable& kernels;
   Device& device;
   const OpCase &mine, &exact;
+  double rounding = 0;  // that operands have beside that of their dtype
 
   void run(OpRun how) const {
     OpInputs in = random_inputs(mine, 11);
@@ -105,7 +106,7 @@ struct Comparison {
       const DType value = mine.specs[s].dtype, exact_value = exact.specs[s].dtype, compute = mine.dtype();
       // Tensor cores add products of fp8 with fewer bits than a float has.
       const double sums = mine.op->id == op_id<LinearFp8> ? 1e-3 : 0;
-      const double most = std::max({tolerance(value), tolerance(compute), sums});
+      const double most = std::max({tolerance(value), tolerance(compute), sums, rounding});
       expect_close(to_numbers(found.value[at], value), to_numbers(expected.value[at], exact_value), most);
       const TensorSpec grad = gradient_spec(mine.slot(s), mine.specs[s]);
       expect_close(to_numbers(found.grad[at], grad.dtype), to_numbers(expected.grad[at], exact_value), most);
@@ -265,6 +266,21 @@ TEST_F(CudaKernels, AttentionInSlicesOfTheBatchIsThatOfTheSlices) {
 }
 TEST_F(CudaKernels, AttentionInSlicesOfTheHeadsIsThatOfTheSlices) {
   compare_slices(kernels_, *device_, {6, 3, 8}, 2, 16384);  // a key head of a sample in each
+}
+
+// cuda.tf32: operands keep ten bits behind the first.
+TEST_F(CudaKernels, LinearsInTf32AgreeWithTheCpu) {
+  CudaDeviceOptions options;
+  options.tf32 = true;
+  const KernelTable rounding = cuda_module().kernels(options);
+  const OpInfo& op = op_info("linear");
+  const std::vector<OpCase> cases = device_cases(op, DType::f32), exact = op_cases(op, DType::f64);
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    SCOPED_TRACE(cases[i].text());
+    OpRun accumulate;
+    accumulate.accumulate = true;
+    for (const OpRun& how : {OpRun{}, accumulate}) Comparison{rounding, *device_, cases[i], exact[i], 3e-3}.run(how);
+  }
 }
 
 TEST_F(CudaKernels, AgreeWithTheCpuInF32) { compare(kernels_, *device_, DType::f32); }

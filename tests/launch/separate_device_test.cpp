@@ -16,6 +16,7 @@
 #include "runtime/device/arena.hpp"
 #include "runtime/device/staging.hpp"
 #include "tests/comm/fake_nccl.hpp"
+#include "tests/support/counted_device.hpp"
 #include "tests/support/equivalence.hpp"
 
 namespace plimsoll::test {
@@ -217,17 +218,30 @@ TEST(SeparateDevice, TimersMeasureTheStream) {
   EXPECT_LT(seconds, 0.090);
 }
 
-// What communicates or offloads is launched node by node, beside what is replayed.
+// What communicates or offloads is launched node by node, beside what is replayed between.
 TEST(SeparateDevice, ReplaysBesideOtherStreams) {
   ProgramOptions offloading = four_layer_options(ModelFamily::Llama);
   offloading.recompute.assign(4, LayerRecompute{RecomputeMode::Offload, {}});
   const ProgramOptions plain = four_layer_options(ModelFamily::Gpt2);
-  const auto records = [] { return make_separate_backend(true); };
-  expect_same_bits(train_on({}, offloading, kRows, kSteps, false, records), train_on({}, offloading, kRows, kSteps));
-  for (const Layout& layout : {Layout{.mesh = {.data = 2, .shards = 2}, .zero = 2}, Layout{.mesh = {.pipeline = 2}},
-                               Layout{.mesh = {.tensor = 2}}}) {
-    expect_same_bits(train_on(layout, plain, kRows, kSteps, false, records), train_on(layout, plain, kRows, kSteps));
-  }
+  const auto compare = [](const Layout& layout, const ProgramOptions& o, std::int64_t fewest) {
+    SCOPED_TRACE(name_of(layout));
+    RecordingCounts counts;
+    const auto records = [&counts] {
+      Backend backend = make_separate_backend(true);
+      backend.device = std::make_unique<CountedDevice>(std::move(backend.device), counts);
+      return backend;
+    };
+    expect_same_bits(train_on(layout, o, kRows, kSteps, false, records), train_on(layout, o, kRows, kSteps));
+    const std::int64_t captures = counts.captures, replays = counts.replays;
+    EXPECT_GE(captures, fewest);
+    EXPECT_GE(replays, 2 * captures);
+  };
+  compare({}, offloading, 1);
+  for (const Layout& layout :
+       {Layout{.mesh = {.data = 2, .shards = 2}, .zero = 2}, Layout{.mesh = {.data = 2, .shards = 2}, .zero = 3},
+        Layout{.mesh = {.pipeline = 2}}, Layout{.mesh = {.pipeline = 2}, .schedule = ScheduleKind::ZbH1},
+        Layout{.mesh = {.tensor = 2}}, Layout{.mesh = {.tensor = 2}, .sequence = true}})
+    compare(layout, plain, plain.model.layers);  // of every layer something
 }
 
 // Evaluation, saving, resuming: two engines on devices of their own go on as one on the CPU that never stopped.

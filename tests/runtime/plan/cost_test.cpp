@@ -124,7 +124,7 @@ TEST(Cost, AttentionThatIsNotFusedIsPricedInFloats) {
         Case{"fp32", DType::f32, false, false}, Case{"odd heads", DType::bf16, false, false, 20},
         Case{"wide heads", DType::bf16, false, false, 136}, Case{"dropout", DType::f16, false, false, 16, 128, 0.1},
         Case{"in slices", DType::bf16, true, true, 16, 16384},
-        Case{"too much for a slice", DType::bf16, true, false, 16, 32768}}) {
+        Case{"too much for a slice", DType::bf16, true, false, 16, 65536}}) {
     SCOPED_TRACE(k.what);
     ModelConfig model = small_model();
     model.head_dim = k.head_dim;
