@@ -128,8 +128,7 @@ KeyTable<MemoryConfig> memory_keys() {
               "for bit"),
           bytes_key("reserve", &C::reserve, at_least(0),
                     "memory of a rank outside the arena, inside the budget: at least what is there at start and three "
-                    "quarters of "
-                    "the room that auto adds, which measures it"),
+                    "quarters of the room that auto adds, which measures it"),
           bytes_key("host_budget", &C::host_budget, at_least(0),
                     "most host memory of a rank for what it offloads, beside the budget; auto: a share of what is free "
                     "beside it at start"),

@@ -15,6 +15,7 @@
 #include "comm/nccl_api.hpp"
 #include "runtime/device/cpu_stream.hpp"
 #include "runtime/device/device.hpp"
+#include "tests/support/forwarding_device.hpp"
 
 namespace plimsoll::test {
 
@@ -200,26 +201,16 @@ class FakeNccl final : public NcclApi {
 
 // The CPU device with streams that call their tasks at once, and have a handle, as CUDA's. An event is ready when
 // `reached` has come to the place where it was recorded; at first all are.
-class QueueDevice final : public Device {
+class QueueDevice final : public ForwardingDevice {
  public:
+  QueueDevice() : ForwardingDevice(make_cpu_device(1)) {}
   std::atomic<std::int64_t> reached = std::int64_t{1} << 40;
 
   std::string_view kind() const override { return "queue"; }
   std::string description() const override { return "streams with a handle"; }
-  DeviceMemory memory() const override { return cpu_->memory(); }
   std::unique_ptr<Stream> make_stream(StreamKind) override { return std::make_unique<QueueStream>(*this); }
   std::unique_ptr<Event> make_event() override { return std::make_unique<QueueEvent>(*this); }
-  void* allocate(std::int64_t bytes) override { return cpu_->allocate(bytes); }
-  void release(void* memory, std::int64_t bytes) noexcept override { cpu_->release(memory, bytes); }
-  void* allocate_host(std::int64_t bytes) override { return cpu_->allocate_host(bytes); }
-  void release_host(void* memory, std::int64_t bytes) noexcept override { cpu_->release_host(memory, bytes); }
-  void copy_to_device(void* device, const void* host, std::int64_t bytes) override {
-    cpu_->copy_to_device(device, host, bytes);
-  }
-  void copy_to_host(void* host, const void* device, std::int64_t bytes) override {
-    cpu_->copy_to_host(host, device, bytes);
-  }
-  void fill(void* device, std::uint8_t byte, std::int64_t bytes) override { cpu_->fill(device, byte, bytes); }
+  std::unique_ptr<Timer> make_timer() override { return Device::make_timer(); }  // by these streams
 
  private:
   struct QueueEvent final : Event {
@@ -239,7 +230,6 @@ class QueueDevice final : public Device {
     QueueDevice& device;
   };
   std::atomic<std::int64_t> recorded_ = 0;
-  std::unique_ptr<Device> cpu_ = make_cpu_device(1);
 };
 
 }  // namespace plimsoll::test

@@ -32,19 +32,7 @@ class NcclOnGpu : public testing::Test {
   std::shared_ptr<NcclTransport> alone() const {
     return make_nccl_transport(api_, make_self_transport(), *device_, options_of(0));
   }
-  // As kernels call it: on the stream, which is waited for.
-  void run(const std::function<void(const CallSite&)>& call) const {
-    struct Launched {
-      const std::function<void(const CallSite&)>* call;
-      Stream* stream;
-    } launched{&call, stream_.get()};
-    stream_->launch({[](void* l) {
-                       const auto& mine = *static_cast<Launched*>(l);
-                       (*mine.call)({"test", mine.stream});
-                     },
-                     &launched});
-    stream_->synchronize();
-  }
+  void run(const std::function<void(const CallSite&)>& call) const { run_on(*stream_, call); }
 
   int devices_ = 0;
   std::unique_ptr<Device> device_;

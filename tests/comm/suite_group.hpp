@@ -13,6 +13,20 @@
 
 namespace plimsoll {
 
+// As kernels call a transport: by a task of the stream, which is waited for.
+inline void run_on(Stream& stream, const std::function<void(const CallSite&)>& call) {
+  struct Launched {
+    const std::function<void(const CallSite&)>* call;
+    Stream* stream;
+  } launched{&call, &stream};
+  stream.launch({[](void* l) {
+                   const auto& mine = *static_cast<Launched*>(l);
+                   (*mine.call)({"suite", mine.stream});
+                 },
+                 &launched});
+  stream.synchronize();
+}
+
 class SuiteGroup {
  public:
   SuiteGroup(const Group& group) : group_(group) {}  // NOLINT(google-explicit-constructor): a group is one
@@ -112,16 +126,7 @@ class SuiteGroup {
 
   void run(const std::function<void(const CallSite&)>& call) const {
     if (stream_ == nullptr) return call({});
-    struct Launched {
-      const std::function<void(const CallSite&)>* call;
-      Stream* stream;
-    } launched{&call, stream_.get()};
-    stream_->launch({[](void* l) {
-                       const auto& mine = *static_cast<Launched*>(l);
-                       (*mine.call)({"suite", mine.stream});
-                     },
-                     &launched});
-    stream_->synchronize();
+    run_on(*stream_, call);
   }
 
   const Group& group_;

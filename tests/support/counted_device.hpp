@@ -5,7 +5,7 @@
 #include <memory>
 #include <utility>
 
-#include "runtime/device/device.hpp"
+#include "tests/support/forwarding_device.hpp"
 
 namespace plimsoll::test {
 
@@ -14,30 +14,13 @@ struct RecordingCounts {
 };
 
 // `counts` outlives it and its streams.
-class CountedDevice final : public Device {
+class CountedDevice final : public ForwardingDevice {
  public:
-  CountedDevice(std::unique_ptr<Device> inner, RecordingCounts& counts) : inner_(std::move(inner)), counts_(counts) {}
-
-  std::string_view kind() const override { return inner_->kind(); }
-  std::string description() const override { return inner_->description(); }
-  DeviceMemory memory() const override { return inner_->memory(); }
-  std::optional<std::int64_t> outside_bytes() const override { return inner_->outside_bytes(); }
+  CountedDevice(std::unique_ptr<Device> inner, RecordingCounts& counts)
+      : ForwardingDevice(std::move(inner)), counts_(counts) {}
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
-    return std::make_unique<CountedStream>(inner_->make_stream(kind), counts_);
+    return std::make_unique<CountedStream>(ForwardingDevice::make_stream(kind), counts_);
   }
-  std::unique_ptr<Event> make_event() override { return inner_->make_event(); }
-  std::unique_ptr<Timer> make_timer() override { return inner_->make_timer(); }
-  void* allocate(std::int64_t bytes) override { return inner_->allocate(bytes); }
-  void release(void* memory, std::int64_t bytes) noexcept override { inner_->release(memory, bytes); }
-  void* allocate_host(std::int64_t bytes) override { return inner_->allocate_host(bytes); }
-  void release_host(void* memory, std::int64_t bytes) noexcept override { inner_->release_host(memory, bytes); }
-  void copy_to_device(void* device, const void* host, std::int64_t bytes) override {
-    inner_->copy_to_device(device, host, bytes);
-  }
-  void copy_to_host(void* host, const void* device, std::int64_t bytes) override {
-    inner_->copy_to_host(host, device, bytes);
-  }
-  void fill(void* device, std::uint8_t byte, std::int64_t bytes) override { inner_->fill(device, byte, bytes); }
 
  private:
   class CountedStream final : public Stream {
@@ -72,7 +55,6 @@ class CountedDevice final : public Device {
     RecordingCounts& counts_;
   };
 
-  std::unique_ptr<Device> inner_;
   RecordingCounts& counts_;
 };
 
