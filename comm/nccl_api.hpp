@@ -46,6 +46,9 @@ class NcclApi {
                              void* stream) = 0;
   virtual int all_gather(const void* in, void* out, std::size_t in_count, NcclType type, NcclComm comm,
                          void* stream) = 0;
+  // `in` is of the root alone; it may be `out`.
+  virtual int broadcast(const void* in, void* out, std::size_t count, NcclType type, int root, NcclComm comm,
+                        void* stream) = 0;
   virtual int send(const void* in, std::size_t count, NcclType type, int peer, NcclComm comm, void* stream) = 0;
   virtual int recv(void* out, std::size_t count, NcclType type, int peer, NcclComm comm, void* stream) = 0;
 };

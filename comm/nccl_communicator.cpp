@@ -37,7 +37,12 @@ void NcclCommunicator::wait_until_accepted(int& result, const char* call) {
       abort();
       fail(ErrorKind::PeerLost, "{}", fault_);
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    // A call of a step is accepted in microseconds; only to connect takes longer.
+    if (waited < 1e-3) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
     int state = kNcclSuccess;
     const int asked = api_.comm_get_async_error(comm_, state);
     result = asked == kNcclSuccess ? state : asked;

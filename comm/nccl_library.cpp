@@ -56,6 +56,7 @@ class NcclLibrary final : public NcclApi {
     load("ncclReduce", reduce_);
     load("ncclReduceScatter", reduce_scatter_);
     load("ncclAllGather", all_gather_);
+    load("ncclBroadcast", broadcast_);
     load("ncclSend", send_);
     load("ncclRecv", recv_);
   }
@@ -114,6 +115,10 @@ class NcclLibrary final : public NcclApi {
   int all_gather(const void* in, void* out, std::size_t in_count, NcclType type, NcclComm comm, void* stream) override {
     return all_gather_(in, out, in_count, native(type), comm, native(stream));
   }
+  int broadcast(const void* in, void* out, std::size_t count, NcclType type, int root, NcclComm comm,
+                void* stream) override {
+    return broadcast_(in, out, count, native(type), root, comm, native(stream));
+  }
   int send(const void* in, std::size_t count, NcclType type, int peer, NcclComm comm, void* stream) override {
     return send_(in, count, native(type), peer, comm, native(stream));
   }
@@ -147,6 +152,7 @@ class NcclLibrary final : public NcclApi {
   decltype(&ncclReduce) reduce_ = nullptr;
   decltype(&ncclReduceScatter) reduce_scatter_ = nullptr;
   decltype(&ncclAllGather) all_gather_ = nullptr;
+  decltype(&ncclBroadcast) broadcast_ = nullptr;
   decltype(&ncclSend) send_ = nullptr;
   decltype(&ncclRecv) recv_ = nullptr;
 };

@@ -253,18 +253,17 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
     }
   }
 
-  // Inside a group: parts of any size, from each rank to all others, and to itself where its part is not in its place.
+  // Inside a group: parts of any size, one from each rank. Messages between all pairs would do too, but NCCL connects
+  // each pair when it first has one, with memory that no other collective takes.
   template <class Add>
   void gather_parts(const View& in, const View& out, const RankCuts& cuts, void* stream, const Add& add) const {
-    const NcclType type = nccl_type(out.spec.dtype);
-    const std::int64_t n = out.spec.elements();
     for (int r = 0; r < size(); ++r) {
-      const ElementRange part = range_of_rank(n, r, size(), cuts);
+      const ElementRange part = range_of_rank(out.spec.elements(), r, size(), cuts);
+      if (part.count == 0) continue;
       void* place = element_at(out, part.first);
-      if (r == rank() && place == in.data) continue;
-      if (in.spec.elements() > 0)
-        add(api_->send(in.data, size_of(in.spec.elements()), type, r, whole_->get(), stream), "ncclSend");
-      if (part.count > 0) add(api_->recv(place, size_of(part.count), type, r, whole_->get(), stream), "ncclRecv");
+      add(api_->broadcast(r == rank() ? in.data : place, place, size_of(part.count), nccl_type(out.spec.dtype), r,
+                          whole_->get(), stream),
+          "ncclBroadcast");
     }
   }
 

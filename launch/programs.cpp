@@ -170,7 +170,9 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
 
 Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t batch, std::int64_t sequence, Head head,
                       std::int64_t cache) {
-  Graph graph = forward_graph(o, p, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false, {}});
+  ModelShape shape{batch, sequence, head, o.dtype, o.logits_bytes, cache};
+  shape.backward = false;
+  Graph graph = forward_graph(o, p, shape);
   if (head == Head::Loss) {
     if (auto fault = row_split_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
     split_rows(graph, o.recompute);

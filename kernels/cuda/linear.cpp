@@ -14,7 +14,8 @@ ProductWorkspace workspace_of(const KernelArgs& args) {
   return {args.workspace, args.workspace == nullptr ? 0 : product_workspace_bytes(args.threads)};
 }
 
-// y = act(pre), pre = x · W + b. The activation is a kernel of its own: `again` makes it from pre, with the same bits.
+// y = act(pre), pre = x · W + b. Where pre is kept, the activation is a kernel of its own: `again` makes it from pre,
+// with the same bits. The library's GELU is good for 16 bits only: how it approximates tanh is not said.
 template <class T, bool tf32>
 void linear_forward(const KernelArgs& args) {
   const auto& a = args.attrs<Linear>();
@@ -33,7 +34,11 @@ void linear_forward(const KernelArgs& args) {
   const ProductWorkspace workspace = workspace_of(args);
   T* bias = args.v<T>(Linear::kBias);
   p.vector = bias;
-  if (bias != nullptr) p.epilogue = Epilogue::Bias;
+  if (sizeof(T) == 2 && a.activation == Activation::GeluTanh && !a.keeps_pre) {
+    p.epilogue = bias != nullptr ? Epilogue::GeluBias : Epilogue::Gelu;
+    if (try_multiply(stream_of(args), workspace, p)) return;
+  }
+  p.epilogue = Epilogue::Bias;
   if (bias == nullptr || !try_multiply(stream_of(args), workspace, p)) {
     p.epilogue = Epilogue::None;
     multiply(stream_of(args), workspace, p);
@@ -71,6 +76,16 @@ void linear_input_grad(const KernelArgs& args) {
   multiply(stream_of(args), workspace_of(args), p);
 }
 
+// Room at the end of the workspace: the library overwrites sums of a gradient, it cannot add to them.
+float* take_sums(ProductWorkspace& workspace, std::int64_t count) {
+  constexpr std::int64_t kAlignment = 256;
+  const std::int64_t bytes = (count * dtype_bytes(DType::f32) + kAlignment - 1) / kAlignment * kAlignment;
+  require(bytes <= workspace.bytes, ErrorKind::Internal, "the sums of {} columns do not fit the workspace of {} bytes",
+          count, workspace.bytes);
+  workspace.bytes -= bytes;
+  return reinterpret_cast<float*>(static_cast<std::byte*>(workspace.data) + workspace.bytes);
+}
+
 // dW [out, in] = dyᵀ · x, or [in, out] = xᵀ · dy, in float; the gradient of the bias is the sum over the rows of dy.
 template <class T, bool tf32>
 void linear_weight_grad(const KernelArgs& args) {
@@ -93,11 +108,13 @@ void linear_weight_grad(const KernelArgs& args) {
     p.ldc = a.weight_in_out ? out : in;
     p.accumulate = args.accumulates(Linear::kWeight);
     p.tf32 = tf32;
-    // The library overwrites sums; it cannot add to them.
-    if (!summed && !args.accumulates(Linear::kBias)) {
+    if (!summed) {
       p.epilogue = a.weight_in_out ? Epilogue::SumB : Epilogue::SumA;
-      p.vector = bias;
-      summed = try_multiply(stream_of(args), workspace_of(args), p);
+      const bool adds = args.accumulates(Linear::kBias);
+      ProductWorkspace workspace = workspace_of(args);
+      p.vector = adds ? take_sums(workspace, out) : bias;
+      summed = try_multiply(stream_of(args), workspace, p);
+      if (summed && adds) scale(stream_of(args), static_cast<const float*>(p.vector), bias, out, 1, true);
     }
     if (p.epilogue == Epilogue::None || !summed) {
       p.epilogue = Epilogue::None;

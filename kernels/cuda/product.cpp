@@ -58,6 +58,8 @@ cublasLtEpilogue_t epilogue_of(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::None: return CUBLASLT_EPILOGUE_DEFAULT;
     case Epilogue::Bias: return CUBLASLT_EPILOGUE_BIAS;
+    case Epilogue::Gelu: return CUBLASLT_EPILOGUE_GELU;
+    case Epilogue::GeluBias: return CUBLASLT_EPILOGUE_GELU_BIAS;
     case Epilogue::SumA: return CUBLASLT_EPILOGUE_BGRADB;
     case Epilogue::SumB: return CUBLASLT_EPILOGUE_BGRADA;
   }
@@ -136,10 +138,11 @@ Plan make_plan(cublasLtHandle_t handle, const Product& p, const ProductWorkspace
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, d.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, d.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   if (p.epilogue != Epilogue::None) {
+    const bool sums = p.epilogue == Epilogue::SumA || p.epilogue == Epilogue::SumB;
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(p.epilogue));
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.vector));
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-        static_cast<std::int32_t>(data_type(p.epilogue == Epilogue::Bias ? p.out : DType::f32)));
+        static_cast<std::int32_t>(data_type(sums ? DType::f32 : p.out)));
   }
   set_scales(plan.operation, p);
   plan.a = make_layout(p.in_b.value_or(p.in), d.rows_a, d.columns_a, d.lda);

@@ -8,9 +8,10 @@
 
 namespace plimsoll::cuda {
 
-// What the library does beside the product. Bias: adds a vector [n] of the dtype of C to every row. SumA, SumB:
-// leaves the sums over the inner dimension of A [m] or B [n], in float.
-enum class Epilogue : std::uint8_t { None, Bias, SumA, SumB };
+// What the library does beside the product. Bias: adds a vector [n] of the dtype of C to every row. Gelu, GeluBias: its
+// tanh form of the result, or of that and a bias. SumA, SumB: leaves the sums over the inner dimension of A [m] or B
+// [n], in float.
+enum class Epilogue : std::uint8_t { None, Bias, Gelu, GeluBias, SumA, SumB };
 
 // C (+)= A · B, row-major: A [m, k] (with trans_a stored [k, m]), B [k, n] (with trans_b stored [n, k]); ld: elements
 // from a stored row to the next. Sums are float.
@@ -30,7 +31,7 @@ struct Product {
   DType out = DType::f32;  // of C
   bool accumulate = false;
   Epilogue epilogue = Epilogue::None;
-  void* vector = nullptr;  // of the epilogue; only Bias reads it
+  void* vector = nullptr;  // of the epilogue; Bias and GeluBias read it, Gelu has none
   bool tf32 = false;       // f32 operands may be rounded to TF32
 };
 

@@ -156,8 +156,8 @@ class Builder {
     const ValueId w = parameter(label + ".weight", weights, init);
     const ValueId b = bias ? parameter(label + ".bias", biases, zeros()) : kNoValue;
     if (s_.fp8) return fp8_linear(x, w, b, label, activation);
-    return add_node<Linear>(g_, {gpt2_, activation}, {{Linear::kX, x}, {Linear::kWeight, w}, {Linear::kBias, b}}, label,
-                            layer_)[Linear::kY];
+    return add_node<Linear>(g_, {gpt2_, activation, s_.backward},
+                            {{Linear::kX, x}, {Linear::kWeight, w}, {Linear::kBias, b}}, label, layer_)[Linear::kY];
   }
 
   ValueId fp8_linear(ValueId x, ValueId weight, ValueId bias, const std::string& label, Activation activation) {

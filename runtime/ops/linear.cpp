@@ -13,7 +13,7 @@ void Linear::infer(const Attrs& a, SlotSpecs& s) {
   require(!s.has(kBias) || s[kBias] == TensorSpec{{y.last()}, x.dtype}, ErrorKind::Internal,
           "linear: bias is {}, y is {}", to_string(s[kBias]), to_string(y));
   s.set(kY, y);
-  if (a.activation != Activation::None) s.set(kPre, y);
+  if (a.activation != Activation::None && a.keeps_pre) s.set(kPre, y);
 }
 
 // The product alone: bias and activation ride along.

@@ -6,11 +6,12 @@ namespace plimsoll {
 
 // y = act(x · Wᵀ + b). x [..., in]; weight [out, in] (Hugging Face Linear) or, with weight_in_out, [in, out] (GPT-2
 // Conv1D). With an activation, `pre` keeps x · Wᵀ + b for backward; InputGrad leaves its gradient over dy, WeightGrad
-// reads it there.
+// reads it there. Without keeps_pre there is no backward of it.
 struct Linear : OpDefaults {
   struct Attrs {
     bool weight_in_out = false;
     Activation activation = Activation::None;
+    bool keeps_pre = true;
   };
   static constexpr std::string_view name = "linear";
   static constexpr bool splits_backward = true;

@@ -1,6 +1,7 @@
 #pragma once
 // NCCL for tests: records what it is asked, can be told what to answer, and otherwise moves the tensors, which lie in
-// host memory, at once. Ranks are threads of the test's process.
+// host memory, at once. Ranks are threads of the test's process; a rank may call from several, each with groups of its
+// own, as NCCL has it.
 
 #include <atomic>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "comm/group.hpp"
@@ -65,6 +67,7 @@ class FakeNccl final : public NcclApi {
   }
   int comm_init_rank(NcclComm& comm, int ranks, const NcclId& id, int rank, const char* name) override {
     const auto transport = world_->join(id, ranks, rank);
+    const std::lock_guard lock(mutex_);
     comms_.push_back(std::make_unique<Group>(name, transport));
     comm = reinterpret_cast<NcclComm>(comms_.back().get());
     transports_[comm] = transport;
@@ -85,14 +88,14 @@ class FakeNccl final : public NcclApi {
   int comm_destroy(NcclComm comm) override { return called(fmt::format("ncclCommDestroy {}", name_of(comm))); }
   int comm_abort(NcclComm comm) override { return called(fmt::format("ncclCommAbort {}", name_of(comm))); }
   int group_start() override {
-    grouped_ = true;
+    mine().grouped = true;
     return called("ncclGroupStart");
   }
   int group_end() override {
-    grouped_ = false;
+    mine().grouped = false;
     const int result = called("ncclGroupEnd");
     if (result == kNcclSuccess) run_group();
-    queue_.clear();
+    mine().queue.clear();
     return result;
   }
   int all_reduce(const void* in, void* out, std::size_t count, NcclType type, NcclOp op, NcclComm comm,
@@ -126,6 +129,14 @@ class FakeNccl final : public NcclApi {
       group(comm).all_gather(view(const_cast<void*>(in), count, type), view(out, count * ranks, type));
     });
   }
+  int broadcast(const void* in, void* out, std::size_t count, NcclType type, int root, NcclComm comm,
+                void* stream) override {
+    return queue(fmt::format("ncclBroadcast from {}", root), count, comm, stream, [=] {
+      const View to = view(out, count, type);
+      if (group(comm).rank() == root && in != out) std::memcpy(out, in, static_cast<std::size_t>(to.spec.bytes()));
+      group(comm).broadcast(to, root);
+    });
+  }
   int send(const void* in, std::size_t count, NcclType type, int peer, NcclComm comm, void* stream) override {
     const View v = view(const_cast<void*>(in), count, type);
     return queue(fmt::format("ncclSend to {}", peer), count, comm, stream, {}, {{peer, v.data, v.spec.bytes()}});
@@ -140,9 +151,20 @@ class FakeNccl final : public NcclApi {
     std::function<void()> collective;
     std::vector<Message> sends, receives;
   };
+  struct OfThread {
+    std::vector<Queued> queue;
+    std::vector<std::byte> scratch;
+    bool grouped = false;
+    NcclComm comm = nullptr;
+  };
+  OfThread& mine() {
+    const std::lock_guard lock(mutex_);
+    return of_threads_[std::this_thread::get_id()];
+  }
 
   int called(std::string call) {
     const int result = answer ? answer(call) : kNcclSuccess;
+    const std::lock_guard lock(mutex_);
     log.push_back(std::move(call));
     return result;
   }
@@ -151,35 +173,41 @@ class FakeNccl final : public NcclApi {
     const int result = called(fmt::format("{}, {} elements, {}", call, count, name_of(comm)));
     if (result != kNcclSuccess && result != kNcclInProgress) return result;
     if (expected_stream != nullptr && stream != expected_stream) return kNcclInvalidArgument;
-    queue_.push_back({std::move(collective), std::move(sends), std::move(receives)});
-    comm_ = comm;
-    if (!grouped_) {
+    OfThread& t = mine();
+    t.queue.push_back({std::move(collective), std::move(sends), std::move(receives)});
+    t.comm = comm;
+    if (!t.grouped) {
       run_group();
-      queue_.clear();
+      t.queue.clear();
     }
     return result;
   }
   // As NCCL promises: all messages of a group together.
   void run_group() {
     std::vector<Message> sends, receives;
-    for (const Queued& q : queue_) {
+    OfThread& t = mine();
+    for (const Queued& q : t.queue) {
       if (q.collective) q.collective();
       sends.insert(sends.end(), q.sends.begin(), q.sends.end());
       receives.insert(receives.end(), q.receives.begin(), q.receives.end());
     }
-    if (queue_.empty()) return;
+    if (t.queue.empty()) return;
     // A message by itself goes one way, and another thread may go the other.
     const int slot = sends.empty() ? 1 : 0;
-    transport_of(comm_).start(slot, sends, receives);
-    transport_of(comm_).finish(slot);
+    transport_of(t.comm).start(slot, sends, receives);
+    transport_of(t.comm).finish(slot);
   }
 
   static const Group& group(NcclComm comm) { return *reinterpret_cast<const Group*>(comm); }
   static std::string name_of(NcclComm comm) { return group(comm).axis(); }
-  Transport& transport_of(NcclComm comm) const { return *transports_.at(comm); }
+  Transport& transport_of(NcclComm comm) {
+    const std::lock_guard lock(mutex_);
+    return *transports_.at(comm);
+  }
   std::byte* scratch(NcclComm comm) {
-    scratch_.resize(static_cast<std::size_t>(reduce_scratch_bytes(group(comm).size())));
-    return scratch_.data();
+    std::vector<std::byte>& bytes = mine().scratch;
+    bytes.resize(static_cast<std::size_t>(reduce_scratch_bytes(group(comm).size())));
+    return bytes.data();
   }
   static ReduceOp reduce_op(NcclOp op) { return op == NcclOp::Sum ? ReduceOp::Sum : ReduceOp::Max; }
   static View view(void* data, std::size_t count, NcclType type) {
@@ -191,12 +219,10 @@ class FakeNccl final : public NcclApi {
   }
 
   std::shared_ptr<FakeNcclWorld> world_;
+  std::mutex mutex_;  // of what follows, and of the log
   std::vector<std::unique_ptr<Group>> comms_;
   std::map<NcclComm, std::shared_ptr<Transport>> transports_;
-  std::vector<Queued> queue_;
-  std::vector<std::byte> scratch_;
-  bool grouped_ = false;
-  NcclComm comm_ = nullptr;
+  std::map<std::thread::id, OfThread> of_threads_;
 };
 
 // The CPU device with streams that call their tasks at once, and have a handle, as CUDA's. An event is ready when

@@ -107,8 +107,10 @@ TEST_F(NcclOnGpu, OneRankHasEveryCall) {
   void* stream = stream_->native_handle();
   run([&](const CallSite&) {
     comm.group([&](const auto& add) {
-      add(api_->send(x.view().data, 400, NcclType::f32, 0, comm.get(), stream), "ncclSend");
-      add(api_->recv(y.view().data, 400, NcclType::f32, 0, comm.get(), stream), "ncclRecv");
+      add(api_->send(x.view().data, 200, NcclType::f32, 0, comm.get(), stream), "ncclSend");
+      add(api_->recv(y.view().data, 200, NcclType::f32, 0, comm.get(), stream), "ncclRecv");
+      add(api_->broadcast(x.view(200, 200).data, y.view(200, 200).data, 200, NcclType::f32, 0, comm.get(), stream),
+          "ncclBroadcast");
       add(api_->reduce(x.view(400, 600).data, y.view(400, 600).data, 600, NcclType::f32, NcclOp::Sum, 0, comm.get(),
                        stream),
           "ncclReduce");

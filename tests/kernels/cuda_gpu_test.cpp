@@ -92,7 +92,7 @@ struct Comparison {
     round_numbers(in.grad, mine, true);
     round_numbers(in.previous, mine, true);
     how.phase = first_phase(*mine.op);
-    how.backward = mine.op->differentiable();
+    how.backward = how.backward && mine.op->differentiable();
     const OpResult expected = run_op(cpu_kernels(), exact, in, how);
     how.device = &device;
     how.threads = kDeviceThreads;
@@ -195,6 +195,31 @@ TEST_F(CudaKernels, AttentionAgreesWithTheCpuForHeadsOfEverySize) {
       const bool fused = fused_slices(c.attrs, mine.specs, Phase::InputGrad).samples > 0;
       EXPECT_EQ(fused, c.fused && dtype != DType::f32);
       Comparison{kernels_, *device_, mine, exact}.run({});
+    }
+  }
+}
+
+// In evaluation: GELU in the product, where the library has it.
+TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const Activation activation : {Activation::GeluTanh, Activation::GeluErf}) {
+      for (const bool bias : {false, true}) {
+        for (const auto& [rows, in, out] : {std::array<std::int64_t, 3>{1, 64, 256}, {130, 72, 200}, {7, 5, 9}}) {
+          const auto case_of = [&](DType of) {
+            OpCase c{&op_info("linear"), Attrs(std::in_place_type<Linear::Attrs>, true, activation, false), {}, 0};
+            c.specs.set(Linear::kX, {{rows, in}, of});
+            c.specs.set(Linear::kWeight, {{in, out}, of});
+            if (bias) c.specs.set(Linear::kBias, {{out}, of});
+            c.op->infer(c.attrs, c.specs);
+            return c;
+          };
+          const OpCase mine = case_of(dtype), exact = case_of(DType::f64);
+          SCOPED_TRACE(mine.text());
+          OpRun forward;
+          forward.backward = false;
+          Comparison{kernels_, *device_, mine, exact}.run(forward);
+        }
+      }
     }
   }
 }

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <numbers>
 
+#include "kernels/cpu/register.hpp"
 #include "tests/kernels/kernel_runner.hpp"
+#include "tests/support/op_harness.hpp"
 
 namespace plimsoll {
 namespace {
@@ -110,6 +112,28 @@ TEST(LinearKernel, GradientOfPreMayLieOverThatOfY) {
   }
   for (const int slot : {int{Op::kX}, int{Op::kWeight}, int{Op::kBias}}) {
     EXPECT_EQ(apart.grads_of(slot), shared.grads_of(slot)) << slot;
+  }
+}
+
+TEST(LinearKernel, PreThatIsNotKeptChangesNoBit) {
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+    for (const bool bias : {false, true}) {
+      SlotSpecs specs;
+      specs.set(Op::kX, {{1, 37, 33}, dtype});
+      specs.set(Op::kWeight, {{33, 70}, dtype});
+      if (bias) specs.set(Op::kBias, {{70}, dtype});
+      std::vector<std::vector<std::byte>> y;
+      for (const bool keeps : {true, false}) {
+        test::OpCase c{&op_info("linear"), Attrs(std::in_place_type<Op::Attrs>, true, Activation::GeluTanh, keeps),
+                       specs, 0};
+        c.op->infer(c.attrs, c.specs);
+        ASSERT_EQ(c.specs.has(Op::kPre), keeps);
+        test::OpRun forward;
+        forward.backward = false;
+        y.push_back(run_op(cpu_kernels(), c, random_inputs(c, 3), forward).value[Op::kY]);
+      }
+      EXPECT_EQ(y[0], y[1]) << dtype_name(dtype);
+    }
   }
 }
 
