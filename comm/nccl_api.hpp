@@ -28,8 +28,9 @@ class NcclApi {
   virtual std::string version() = 0;  // "2.28.9"
   virtual std::string error_text(int result, NcclComm comm) = 0;
   virtual int get_unique_id(NcclId& id) = 0;
-  // Not blocking (config.blocking = 0).
-  virtual int comm_init_rank(NcclComm& comm, int ranks, const NcclId& id, int rank, const char* name) = 0;
+  // Not blocking (config.blocking = 0). `most_blocks`: config.maxCTAs; 0: the library's.
+  virtual int comm_init_rank(NcclComm& comm, int ranks, const NcclId& id, int rank, const char* name,
+                             int most_blocks) = 0;
   virtual int comm_get_async_error(NcclComm comm, int& state) = 0;
   virtual int comm_register(NcclComm comm, void* memory, std::size_t bytes, void*& handle) = 0;
   virtual int comm_deregister(NcclComm comm, void* handle) = 0;

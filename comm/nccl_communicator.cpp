@@ -10,10 +10,10 @@
 namespace plimsoll {
 
 NcclCommunicator::NcclCommunicator(NcclApi& api, std::string name, const NcclId& id, int rank, int ranks,
-                                   std::function<double()> deadline)
+                                   std::function<double()> deadline, int most_blocks)
     : api_(api), name_(std::move(name)), rank_(rank), ranks_(ranks), deadline_(std::move(deadline)) {
   try {
-    settle(api_.comm_init_rank(comm_, ranks, id, rank, name_.c_str()), "ncclCommInitRankConfig");
+    settle(api_.comm_init_rank(comm_, ranks, id, rank, name_.c_str(), most_blocks), "ncclCommInitRankConfig");
   } catch (const Error& error) {
     throw Error(ErrorKind::Device, error.what(), error.where());  // nothing has been lost yet: it did not start
   }

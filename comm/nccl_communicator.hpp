@@ -15,9 +15,10 @@ namespace plimsoll {
 class NcclCommunicator {
  public:
   // `name`: what it is for, in texts: "axis data". `deadline`: seconds that a call has to be accepted. Waits for the
-  // others of the group: Error(Device) when they do not come.
+  // others of the group: Error(Device) when they do not come. `most_blocks`: of the device, that a call may take; 0: as
+  // many as NCCL thinks fit.
   NcclCommunicator(NcclApi& api, std::string name, const NcclId& id, int rank, int ranks,
-                   std::function<double()> deadline);
+                   std::function<double()> deadline, int most_blocks = 0);
   // Aborts what close() has not closed: destructors never wait for others.
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;

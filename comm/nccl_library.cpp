@@ -77,12 +77,14 @@ class NcclLibrary final : public NcclApi {
     std::memcpy(id.data(), made.internal, id.size());
     return result;
   }
-  int comm_init_rank(NcclComm& comm, int ranks, const NcclId& id, int rank, const char* name) override {
+  int comm_init_rank(NcclComm& comm, int ranks, const NcclId& id, int rank, const char* name,
+                     int most_blocks) override {
     ncclUniqueId given;
     std::memcpy(given.internal, id.data(), id.size());
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     config.commName = name;
+    if (most_blocks > 0) config.maxCTAs = most_blocks;
     return comm_init_rank_config_(&comm, ranks, given, rank, &config);
   }
   int comm_get_async_error(NcclComm comm, int& state) override {

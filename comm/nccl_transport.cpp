@@ -29,6 +29,9 @@ NcclType nccl_type(DType t) {
 NcclOp nccl_op(ReduceOp op) { return op == ReduceOp::Sum ? NcclOp::Sum : NcclOp::Max; }
 std::size_t size_of(std::int64_t count) { return static_cast<std::size_t>(count); }
 
+// Of the device, that messages of a direction may take: what is received ahead waits on them while others compute.
+constexpr int kBlocksOfADirection = 4;
+
 class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives {
  public:
   NcclTransportOfGroup(std::shared_ptr<NcclApi> api, std::shared_ptr<Transport> control, Device& device,
@@ -37,9 +40,9 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
         control_(std::move(control)),
         options_(options),
         watch_(std::move(watch)),
-        calls_(device) {
+        device_(device) {
     require_own_devices();
-    whole_ = connect(fmt::format("axis {}", options_.axis), 0, rank(), size());
+    if (options_.directions.empty()) whole_ = connect(fmt::format("axis {}", options_.axis), 0, rank(), size());
     for (const auto& [from, to] : options_.directions) {
       const bool mine = rank() == from || rank() == to;
       pairs_.push_back(connect(fmt::format("axis {}, messages from {} to {}", options_.axis, from, to), from,
@@ -64,29 +67,29 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
 
   int register_memory(void* memory, std::int64_t bytes) override {
     const std::lock_guard lock(mutex_);
-    int registered = whole_->register_memory(memory, bytes) ? 1 : 0;
-    for (const auto& pair : pairs_) {
-      if (pair) registered += pair->register_memory(memory, bytes) ? 1 : 0;
-    }
+    int registered = 0;
+    for_each_line([&](Line& line) { registered += line.comm.register_memory(memory, bytes) ? 1 : 0; });
     return registered;
   }
 
   void close() override {
     const std::lock_guard lock(mutex_);
-    whole_->close();
-    for (const auto& pair : pairs_) {
-      if (pair) pair->close();
-    }
+    for_each_line([](Line& line) { line.comm.close(); });
+  }
+
+  void abort() noexcept override {
+    const std::lock_guard lock(mutex_);
+    for_each_line([](Line& line) { line.comm.abort(); });
   }
 
   bool all_reduce(View x, ReduceOp op, const CallSite& at) override {
     const std::int64_t n = x.spec.elements();
     if (n == 0) return true;
     const ElementRange mine = range_of_rank(n, rank(), size());
-    return issue(*whole_, "all_reduce", x, -1, at, n - mine.count + (size() - 1) * mine.count, [&](void* stream) {
-      whole_->settle(
-          api_->all_reduce(x.data, x.data, size_of(n), nccl_type(x.spec.dtype), nccl_op(op), whole_->get(), stream),
-          "ncclAllReduce");
+    return issue(whole_line(), "all_reduce", x, -1, at, n - mine.count + (size() - 1) * mine.count, [&](void* stream) {
+      whole_->comm.settle(api_->all_reduce(x.data, x.data, size_of(n), nccl_type(x.spec.dtype), nccl_op(op),
+                                           whole_->comm.get(), stream),
+                          "ncclAllReduce");
     });
   }
 
@@ -96,13 +99,13 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
       const std::int64_t mine = range_of_rank(range.count, rank(), size()).count;
       sent += range.count - mine + (size() - 1) * mine;
     }
-    return issue(*whole_, "all_reduce", x, -1, at, sent, [&](void* stream) {
-      whole_->group([&](const auto& add) {
+    return issue(whole_line(), "all_reduce", x, -1, at, sent, [&](void* stream) {
+      whole_->comm.group([&](const auto& add) {
         for (const ElementRange& range : ranges) {
           void* place = element_at(x, range.first);
           if (range.count == 0) continue;
-          add(api_->all_reduce(place, place, size_of(range.count), nccl_type(x.spec.dtype), nccl_op(op), whole_->get(),
-                               stream),
+          add(api_->all_reduce(place, place, size_of(range.count), nccl_type(x.spec.dtype), nccl_op(op),
+                               whole_->comm.get(), stream),
               "ncclAllReduce");
         }
       });
@@ -112,17 +115,17 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite& at) override {
     const std::int64_t n = in.spec.elements();
     if (n == 0) return true;
-    return issue(*whole_, "reduce_scatter", in, -1, at, n - out.spec.elements(), [&](void* stream) {
-      if (even(n, cuts)) return whole_->settle(scatter_even(in, out.data, op, stream), "ncclReduceScatter");
-      whole_->group([&](const auto& add) { scatter_parts(in, out, op, cuts, stream, add); });
+    return issue(whole_line(), "reduce_scatter", in, -1, at, n - out.spec.elements(), [&](void* stream) {
+      if (even(n, cuts)) return whole_->comm.settle(scatter_even(in, out.data, op, stream), "ncclReduceScatter");
+      whole_->comm.group([&](const auto& add) { scatter_parts(in, out, op, cuts, stream, add); });
     });
   }
 
   bool reduce_scatter(View in, View out, ReduceOp op, std::span<const JoinedPart> parts, const CallSite& at) override {
     std::int64_t mine = 0;
     for (const JoinedPart& part : parts) mine += range_of_rank(part.elements, rank(), size(), part.cuts).count;
-    return issue(*whole_, "reduce_scatter", in, -1, at, in.spec.elements() - mine, [&](void* stream) {
-      whole_->group([&](const auto& add) {
+    return issue(whole_line(), "reduce_scatter", in, -1, at, in.spec.elements() - mine, [&](void* stream) {
+      whole_->comm.group([&](const auto& add) {
         for_each_scattered(in, out, parts, rank(), size(), [&](View tensor, View own, const RankCuts& cuts) {
           if (tensor.spec.elements() > 0 && even(tensor.spec.elements(), cuts)) {
             add(scatter_even(tensor, own.data, op, stream), "ncclReduceScatter");
@@ -137,19 +140,19 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   bool all_gather(View in, View out, const RankCuts& cuts, const CallSite& at) override {
     const std::int64_t n = out.spec.elements();
     if (n == 0) return true;
-    return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
+    return issue(whole_line(), "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
       if (even(n, cuts)) {
-        whole_->settle(gather_even(in.data, out, stream), "ncclAllGather");
+        whole_->comm.settle(gather_even(in.data, out, stream), "ncclAllGather");
       } else {
-        whole_->group([&](const auto& add) { gather_parts(in, out, cuts, stream, add); });
+        whole_->comm.group([&](const auto& add) { gather_parts(in, out, cuts, stream, add); });
       }
     });
   }
 
   bool all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite& at) override {
     if (out.spec.elements() == 0) return true;
-    return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
-      whole_->group([&](const auto& add) {
+    return issue(whole_line(), "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
+      whole_->comm.group([&](const auto& add) {
         for_each_gathered(in, out, parts, rank(), size(), [&](View mine, View tensor, const RankCuts& cuts) {
           if (tensor.spec.elements() > 0 && even(tensor.spec.elements(), cuts)) {
             add(gather_even(mine.data, tensor, stream), "ncclAllGather");
@@ -164,9 +167,9 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   bool send(View x, int peer, const CallSite& at) override {
     if (x.spec.elements() == 0) return true;
     const Channel c = channel(rank(), peer);
-    return issue(*c.comm, "send", x, peer, at, x.spec.elements(), [&](void* stream) {
-      c.comm->settle(
-          api_->send(x.data, size_of(x.spec.elements()), nccl_type(x.spec.dtype), c.to, c.comm->get(), stream),
+    return issue(*c.line, "send", x, peer, at, x.spec.elements(), [&](void* stream) {
+      c.line->comm.settle(
+          api_->send(x.data, size_of(x.spec.elements()), nccl_type(x.spec.dtype), c.to, c.line->comm.get(), stream),
           "ncclSend");
     });
   }
@@ -174,22 +177,43 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   bool receive(View x, int peer, const CallSite& at) override {
     if (x.spec.elements() == 0) return true;
     const Channel c = channel(peer, rank());
-    return issue(*c.comm, "receive", x, peer, at, 0, [&](void* stream) {
-      c.comm->settle(
-          api_->recv(x.data, size_of(x.spec.elements()), nccl_type(x.spec.dtype), c.from, c.comm->get(), stream),
+    return issue(*c.line, "receive", x, peer, at, 0, [&](void* stream) {
+      c.line->comm.settle(
+          api_->recv(x.data, size_of(x.spec.elements()), nccl_type(x.spec.dtype), c.from, c.line->comm.get(), stream),
           "ncclRecv");
     });
   }
 
  private:
+  // A communicator, which does one call after the other, and what it has been asked.
+  struct Line {
+    Line(NcclApi& api, const std::string& name, const NcclId& id, int rank, int ranks, std::function<double()> deadline,
+         Device& device, int most_blocks)
+        : comm(api, name, id, rank, ranks, std::move(deadline), most_blocks), calls(device) {}
+    NcclCommunicator comm;
+    DeviceCalls calls;
+  };
+  template <class Visit>
+  void for_each_line(const Visit& visit) {
+    if (whole_) visit(*whole_);
+    for (const auto& pair : pairs_) {
+      if (pair) visit(*pair);
+    }
+  }
+  Line& whole_line() const {
+    require(whole_ != nullptr, ErrorKind::Internal, "axis {} has a communicator for each direction only",
+            options_.axis);
+    return *whole_;
+  }
+
   // Where messages between two ranks go, and who these are there.
   struct Channel {
-    NcclCommunicator* comm;
+    Line* line;
     int from, to;
   };
   Channel channel(int from, int to) const {
     const auto found = std::find(options_.directions.begin(), options_.directions.end(), std::pair{from, to});
-    if (found == options_.directions.end()) return {whole_.get(), from, to};
+    if (found == options_.directions.end()) return {&whole_line(), from, to};
     return {pairs_[static_cast<std::size_t>(found - options_.directions.begin())].get(), 0, 1};
   }
 
@@ -210,7 +234,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   }
 
   // A communicator whose id comes from `root` of the group; `as`: this rank in it, -1: not in it.
-  std::unique_ptr<NcclCommunicator> connect(const std::string& name, int root, int as, int ranks) {
+  std::unique_ptr<Line> connect(const std::string& name, int root, int as, int ranks) {
     NcclId id{};
     int result = kNcclSuccess;
     if (rank() == root) result = api_->get_unique_id(id);
@@ -218,7 +242,9 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
     require(result == kNcclSuccess, ErrorKind::Device, "ncclGetUniqueId over {}, rank {} of {}: {}", name, rank(),
             size(), api_->error_text(result, nullptr));
     if (as < 0) return nullptr;
-    return std::make_unique<NcclCommunicator>(*api_, name, id, as, ranks, [this] { return deadline(); });
+    return std::make_unique<Line>(
+        *api_, name, id, as, ranks, [this] { return deadline(); }, device_,
+        options_.directions.empty() ? 0 : kBlocksOfADirection);
   }
   double deadline() const { return started_ && watch_ ? watch_->watchdog->deadline() : options_.start_s; }
 
@@ -232,12 +258,12 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
 
   int gather_even(const void* in, const View& out, void* stream) const {
     return api_->all_gather(in, out.data, size_of(out.spec.elements() / size()), nccl_type(out.spec.dtype),
-                            whole_->get(), stream);
+                            whole_->comm.get(), stream);
   }
 
   int scatter_even(const View& in, void* out, ReduceOp op, void* stream) const {
     return api_->reduce_scatter(in.data, out, size_of(in.spec.elements() / size()), nccl_type(in.spec.dtype),
-                                nccl_op(op), whole_->get(), stream);
+                                nccl_op(op), whole_->comm.get(), stream);
   }
 
   // Inside a group: NCCL has no reduction to unequal parts, so one to each rank.
@@ -248,7 +274,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
       const ElementRange part = range_of_rank(in.spec.elements(), r, size(), cuts);
       if (part.count == 0) continue;
       add(api_->reduce(element_at(in, part.first), r == rank() ? out.data : nullptr, size_of(part.count),
-                       nccl_type(in.spec.dtype), nccl_op(op), r, whole_->get(), stream),
+                       nccl_type(in.spec.dtype), nccl_op(op), r, whole_->comm.get(), stream),
           "ncclReduce");
     }
   }
@@ -262,22 +288,22 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
       if (part.count == 0) continue;
       void* place = element_at(out, part.first);
       add(api_->broadcast(r == rank() ? in.data : place, place, size_of(part.count), nccl_type(out.spec.dtype), r,
-                          whole_->get(), stream),
+                          whole_->comm.get(), stream),
           "ncclBroadcast");
     }
   }
 
   // queue(stream) asks NCCL, between the events that poll() looks at. `sent`: elements that messages would have sent.
   template <class Queue>
-  bool issue(const NcclCommunicator& comm, std::string_view op, const View& v, int peer, const CallSite& at,
-             std::int64_t sent, const Queue& queue) {
+  bool issue(Line& line, std::string_view op, const View& v, int peer, const CallSite& at, std::int64_t sent,
+             const Queue& queue) {
     void* stream = at.stream->native_handle();
     require(stream != nullptr, ErrorKind::Internal, "{} '{}': NCCL needs the stream of a CUDA device", op, at.label);
     const std::lock_guard lock(mutex_);
-    comm.require_alive();
-    calls_.begin(*at.stream, op, at.label, v.spec.bytes(), peer);
+    line.comm.require_alive();
+    line.calls.begin(*at.stream, op, at.label, v.spec.bytes(), peer);
     queue(stream);
-    calls_.end(*at.stream);
+    line.calls.end(*at.stream);
     bytes_sent_ += sent * dtype_bytes(v.spec.dtype);
     return true;
   }
@@ -286,11 +312,11 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   std::optional<std::string> poll() {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return std::nullopt;
-    calls_.poll(watch_.get());
-    std::optional<std::string> fault = whole_->fault();
-    for (const auto& pair : pairs_) {
-      if (pair && !fault) fault = pair->fault();
-    }
+    std::optional<std::string> fault;
+    for_each_line([&](Line& line) {
+      line.calls.poll(watch_.get());
+      if (!fault) fault = line.comm.fault();
+    });
     return fault;
   }
 
@@ -298,11 +324,11 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   std::shared_ptr<Transport> control_;
   NcclOptions options_;
   std::shared_ptr<WatchedGroup> watch_;
+  Device& device_;
   bool started_ = false;
-  std::mutex mutex_;  // of what follows
-  std::unique_ptr<NcclCommunicator> whole_;
-  std::vector<std::unique_ptr<NcclCommunicator>> pairs_;  // by direction; null: this rank is at neither end
-  DeviceCalls calls_;
+  std::mutex mutex_;                          // of what follows
+  std::unique_ptr<Line> whole_;               // null: there are directions
+  std::vector<std::unique_ptr<Line>> pairs_;  // by direction; null: this rank is at neither end
 };
 
 }  // namespace

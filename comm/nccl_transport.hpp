@@ -4,7 +4,7 @@
 //
 // A sum is NCCL's: in an order of its own, which repeats from run to run on the same devices, and of bf16 and f16
 // rounded on its way. The watchdog polls: it knows a call from the time when the device has come to it until the device
-// has done it, and an error that NCCL finds ends the run.
+// has done it, and an error that NCCL finds ends the run. A maximum may pass over NaN.
 
 #include <cstdint>
 #include <memory>
@@ -24,7 +24,8 @@ struct NcclOptions {
   // Of this rank: a text that is the same for ranks that share a device, as host and PCI bus id.
   std::string device;
   // Of messages between two, from rank to rank of the group, the same list on all ranks: each has a communicator of its
-  // own, so that what is received ahead holds up nothing that is sent. Others share one, in the order of their calls.
+  // own, so that what is received ahead holds up nothing that is sent, and there is no other. Without any, all calls
+  // share one, in their order.
   std::vector<std::pair<int, int>> directions = {};
   double start_s = 300;  // for all ranks to come
 };
@@ -39,6 +40,8 @@ class NcclTransport : public Transport {
   virtual int register_memory(void* memory, std::int64_t bytes) = 0;
   // Closes the communicators; collective. All work on the device is done. Without it the destructor aborts them.
   virtual void close() = 0;
+  // Ends what the device waits for, and the communicators. After close(): nothing.
+  virtual void abort() noexcept = 0;
 };
 
 // Collective over `control`, which outlives nothing. `device` outlives the transport, and so does the watchdog of

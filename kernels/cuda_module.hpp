@@ -34,6 +34,8 @@ struct CudaDeviceOptions {
   // Communication streams run their tasks on a thread, after what they wait for has reached the device's memory: for
   // transports whose messages go through the host. Otherwise tasks launch work on native_handle().
   bool host_communication = false;
+  // The program's, for the threads of these streams.
+  void (*follow_stop_flag)(const std::atomic<bool>* flag) = plimsoll::follow_stop_flag;
 };
 
 // What the module exports. Everything throws Error.
@@ -49,8 +51,9 @@ struct CudaModule {
 // Changes with what the module and the program hand each other: a module of another build is refused.
 constexpr std::size_t cuda_interface() {
   std::size_t all = 1;
-  for (const std::size_t size : {sizeof(CudaModule), sizeof(KernelArgs), sizeof(Attrs), sizeof(StepInputs),
-                                 sizeof(StepOutputs), sizeof(KernelTable), std::variant_size_v<Attrs>})
+  for (const std::size_t size :
+       {sizeof(CudaModule), sizeof(CudaDeviceOptions), sizeof(KernelArgs), sizeof(Attrs), sizeof(StepInputs),
+        sizeof(StepOutputs), sizeof(KernelTable), std::variant_size_v<Attrs>})
     all = all * 1009 + size;
   return all;
 }

@@ -61,6 +61,10 @@ void DeviceTransports::close() {
   nccl_.clear();
 }
 
+void DeviceTransports::abort() noexcept {
+  for (const auto& transport : nccl_) transport->abort();
+}
+
 std::string DeviceTransports::text() const {
   switch (choice_.name) {
     case TransportName::Nccl: return fmt::format("NCCL {}", choice_.nccl->version());

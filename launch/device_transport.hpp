@@ -40,6 +40,8 @@ class DeviceTransports {
   int register_memory(const Arena& arena);
   // Collective, when all work on the device is done.
   void close();
+  // Ends what the device waits for of other ranks, so that its memory can be given back. After close(): nothing.
+  void abort() noexcept;
   bool uses_nccl() const { return choice_.name == TransportName::Nccl; }
   // "NCCL 2.28.9" | "staged through host memory (ranks 0 and 1 have the same GPU)"; empty: there is one rank.
   std::string text() const;

@@ -106,8 +106,6 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   compute_ = device.make_stream(StreamKind::Compute);
   communication_ = device.make_stream(StreamKind::Communication);
   arena_ = std::make_unique<Arena>(device, programs_.plan.total_bytes);
-  arena_->fill_canary(options.threads);
-  device.fill(arena_->base(), 0, programs_.plan.persistent_bytes);
   values_ = std::make_unique<StepValues>(device, arena_->base() + programs_.plan.inputs_offset,
                                          arena_->base() + programs_.plan.outputs_offset);
   if (has_stream(programs_, StreamKind::Tensor)) tensor_ = device.make_stream(StreamKind::Tensor);
@@ -145,6 +143,9 @@ Engine::Engine(Programs programs, const EngineOptions& options)
                                                                  : output_parts(train, static_cast<int>(c)));
     }
   }
+  if (device.outside_bytes()) prepare_kernels();
+  arena_->fill_canary(options.threads);
+  device.fill(arena_->base(), 0, programs_.plan.persistent_bytes);
   for (const auto& graph : programs_.graphs) {
     for (const Node& node : graph->nodes) {
       if (node.op == op_id<AdamW>) {
@@ -167,6 +168,15 @@ Engine::Engine(Programs programs, const EngineOptions& options)
 }
 
 Engine::~Engine() = default;
+
+// The code of a kernel comes to the device with its first call, which may wait for all that the device does: in a step
+// that can be a message that another rank sends only behind that call. And what comes takes memory outside the arena.
+void Engine::prepare_kernels() {
+  for (const auto& [name, executor] : executors_) {
+    device().fill(arena_->base(), 0, programs_.plan.total_bytes);  // ids of tokens are indices
+    executor->prepare();
+  }
+}
 
 void Engine::set_seed(std::uint64_t seed) { values_->inputs().seed = seed; }
 

@@ -54,7 +54,8 @@ class StageLinks;
 
 class Engine {
  public:
-  // Allocates the arenas (its only allocations of that size), touches them once, binds all programs.
+  // Allocates the arenas (its only allocations of that size), touches them once, binds all programs; on a device with
+  // memory of its own calls each of their kernels.
   Engine(Programs programs, const EngineOptions& options);
   ~Engine();
   Engine(const Engine&) = delete;
@@ -123,6 +124,7 @@ class Engine {
  private:
   struct OwnedRuns;
   const OwnedRuns& owned_runs(std::string_view region);
+  void prepare_kernels();
   void watch_memory();
   void stop_watching(std::string_view program);
   void fill_input(Executor& executor, std::string_view name, int slot, std::span<const std::int32_t> from);

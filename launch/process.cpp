@@ -15,6 +15,8 @@
 #include <sstream>
 #include <vector>
 
+#include "kernels/cuda_module.hpp"
+
 namespace plimsoll {
 namespace {
 
@@ -77,6 +79,9 @@ std::vector<std::pair<std::string, std::string>> wanted_environment() {
   if (environment("GOMP_SPINCOUNT").empty() && crowded) wanted.emplace_back("GOMP_SPINCOUNT", "0");
   if (crowded && environment("OMPI_MCA_mpi_yield_when_idle").empty())
     wanted.emplace_back("OMPI_MCA_mpi_yield_when_idle", "1");
+  // Streams share the queues of a GPU, eight of them by default: what one waits for must not stand behind that wait.
+  if (cuda_is_built() && environment("CUDA_DEVICE_MAX_CONNECTIONS").empty())
+    wanted.emplace_back("CUDA_DEVICE_MAX_CONNECTIONS", "32");
   if (environment("OMPI_MCA_btl_tcp_links").empty()) wanted.emplace_back("OMPI_MCA_btl_tcp_links", "2");
   return wanted;
 }

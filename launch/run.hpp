@@ -51,6 +51,14 @@ struct Run {
   std::unique_ptr<Profile> profile;                            // null: nothing is trained
   std::unique_ptr<Engine> engine;                              // whose weights are not those of the run yet
   std::array<std::int64_t, kMeshAxes.size()> sent_in_steps{};  // bytes by axis, counted by the steps
+  // A run that fails leaves work on the device that waits for other ranks, and the driver would wait for that before it
+  // takes back the arena: so this goes before the engine.
+  struct AbortUnlessClosed {
+    Backend& backend;
+    ~AbortUnlessClosed() {
+      if (backend.transports) backend.transports->abort();
+    }
+  } abort_unless_closed{backend};
 
   // To train or to evaluate. Collective: every rank calls it with the same configuration. `plan`: a file that the run
   // follows to the byte (plan_file.hpp); empty: none. Error(Config): the configuration does not go with the ranks, the

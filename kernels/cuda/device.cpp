@@ -98,7 +98,7 @@ class CudaDevice final : public Device {
     return context_bytes_ + std::max<std::int64_t>(0, free_at_start_ - memory().free_bytes - allocated_);
   }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
-    if (communicates(kind) && options_.host_communication) return make_hosted_stream(options_.index);
+    if (communicates(kind) && options_.host_communication) return make_hosted_stream(options_);
     return make_native_stream(options_.index, kind);
   }
   std::unique_ptr<Event> make_event() override { return make_cuda_event(options_.index); }

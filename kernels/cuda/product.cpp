@@ -178,16 +178,20 @@ bool try_multiply(cudaStream_t stream, const ProductWorkspace& workspace, const 
   const Key key = key_of(p, workspace);
   auto at = library.plans.find(key);
   if (at == library.plans.end()) at = library.plans.emplace(key, make_plan(library.handle.get(), p, workspace)).first;
-  const Plan& plan = at->second;
+  Plan& plan = at->second;
   if (!plan.exists) return false;
   if (p.epilogue != Epilogue::None)
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.vector));
   set_scales(plan.operation, p);
   const float alpha = 1, beta = p.accumulate ? 1.0F : 0.0F;
-  check_cublas(cublasLtMatmul(library.handle.get(), plan.operation.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(),
-                              &beta, p.c, plan.c.get(), p.c, plan.c.get(), &plan.algorithm, workspace.data,
-                              static_cast<std::size_t>(workspace.bytes), stream),
-               "cublasLtMatmul");
+  const cublasStatus_t status =
+      cublasLtMatmul(library.handle.get(), plan.operation.get(), &alpha, p.b, plan.a.get(), p.a, plan.b.get(), &beta,
+                     p.c, plan.c.get(), p.c, plan.c.get(), &plan.algorithm, workspace.data,
+                     static_cast<std::size_t>(workspace.bytes), stream);
+  // What the heuristic offers may still be refused, before anything is queued.
+  const bool refused = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+  if (refused && p.epilogue != Epilogue::None) return plan.exists = false;
+  check_cublas(status, "cublasLtMatmul");
   return true;
 }
 

@@ -182,9 +182,14 @@ class NativeStream final : public Stream {
 
 class HostedStream final : public Stream {
  public:
-  explicit HostedStream(int device)
-      : device_(device), handle_(device, StreamKind::Communication), thread_(make_worker_stream()) {
-    thread_->launch({[](void* s) { use_device(static_cast<HostedStream*>(s)->device_); }, this});
+  explicit HostedStream(const CudaDeviceOptions& options)
+      : options_(options), handle_(options.index, StreamKind::Communication), thread_(make_worker_stream()) {
+    thread_->launch({[](void* s) {
+                       const auto& mine = *static_cast<HostedStream*>(s);
+                       use_device(mine.options_.index);
+                       mine.options_.follow_stop_flag(stop_flag());
+                     },
+                     this});
   }
 
   void launch(Task task) override {
@@ -231,7 +236,7 @@ class HostedStream final : public Stream {
   void end_range() override { pop_range(); }
 
  private:
-  int device_;
+  CudaDeviceOptions options_;
   Handle handle_;
   std::unique_ptr<Stream> thread_;  // last: it uses everything above
 };
@@ -243,7 +248,9 @@ void use_device(int device) { check_cuda(cudaSetDevice(device), "cudaSetDevice")
 std::unique_ptr<Stream> make_native_stream(int device, StreamKind kind) {
   return std::make_unique<NativeStream>(device, kind);
 }
-std::unique_ptr<Stream> make_hosted_stream(int device) { return std::make_unique<HostedStream>(device); }
+std::unique_ptr<Stream> make_hosted_stream(const CudaDeviceOptions& options) {
+  return std::make_unique<HostedStream>(options);
+}
 std::unique_ptr<Timer> make_cuda_timer(int device) { return std::make_unique<CudaTimer>(device); }
 std::unique_ptr<Event> make_cuda_event(int device) { return std::make_unique<CudaEvent>(device); }
 

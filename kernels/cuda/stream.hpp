@@ -8,12 +8,12 @@
 
 #include <memory>
 
-#include "runtime/device/device.hpp"
+#include "kernels/cuda_module.hpp"
 
 namespace plimsoll {
 
 std::unique_ptr<Stream> make_native_stream(int device, StreamKind kind);
-std::unique_ptr<Stream> make_hosted_stream(int device);
+std::unique_ptr<Stream> make_hosted_stream(const CudaDeviceOptions& options);
 std::unique_ptr<Event> make_cuda_event(int device);
 // Of native streams.
 std::unique_ptr<Timer> make_cuda_timer(int device);

@@ -217,6 +217,8 @@ class WorkerStream final : public Stream {
 
 }  // namespace
 
+const std::atomic<bool>* stop_flag() noexcept { return current_stop; }
+void follow_stop_flag(const std::atomic<bool>* flag) noexcept { current_stop = flag; }
 bool stop_requested() noexcept { return current_stop != nullptr && current_stop->load(std::memory_order_acquire); }
 
 std::unique_ptr<Stream> make_inline_stream() { return std::make_unique<InlineStream>(); }

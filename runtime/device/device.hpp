@@ -6,6 +6,7 @@
 // launches work on native_handle(). Streams wait for streams; the host waits only in synchronize().
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -100,6 +101,10 @@ class Timer {
 // True on a stream's own thread once that stream is being destroyed. A task that waits for others polls it and throws,
 // so that an exception elsewhere in the process never hangs on a stream that waits for a lost peer.
 bool stop_requested() noexcept;
+// Of the calling thread, what stop_requested() polls (null: nothing), and how to make it poll something else: a module
+// with its own copy of this library tells that of the program, whose transports run on the module's threads.
+const std::atomic<bool>* stop_flag() noexcept;
+void follow_stop_flag(const std::atomic<bool>* flag) noexcept;
 
 // Tensor: communication inside split layers, which compute waits for; beside it, that of the other mesh axes goes on.
 // Copy: between the memory of the device and that of the host.

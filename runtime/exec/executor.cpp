@@ -316,6 +316,17 @@ const KernelArgs& Executor::run_node(std::size_t n, Variant variant, const RunPa
   return args;
 }
 
+void Executor::prepare() {
+  values_->send(*context_.compute);
+  for (std::size_t n = 0; n < bound_.size(); ++n) {
+    const Bound& b = bound_[n];
+    if (b.stream != context_.compute || b.communicates) continue;
+    launch_node(n, Variant::First, {});
+    if (b.slots.front().first.accumulate != b.slots.front().later.accumulate) launch_node(n, Variant::Middle, {});
+  }
+  context_.compute->synchronize();
+}
+
 // Of a run, what each of its nodes must wait for. The others of its waits are for nodes of a stream of which the same
 // stream has awaited a later one.
 std::vector<std::vector<Event*>> Executor::needed_waits(const std::vector<std::size_t>& nodes) const {

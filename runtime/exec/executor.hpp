@@ -71,6 +71,10 @@ class Executor {
 
   // Launches the nodes of a section on their streams. Backward nodes run in the variants their node names.
   void run(Graph::Section section, Variant variant = Variant::Only, const RunPart& part = {});
+  // Launches the kernel of every node that neither communicates nor copies to or from the host once, and once more
+  // where it may also add to what was there, in any state of the memory, and leaves results that mean nothing: so that
+  // what the device loads or chooses with a first call is there before others wait for it.
+  void prepare();
   // Makes the streams wait for each other: what runs next may use the memory of what ran before.
   void join();
   // Blocks until all streams are idle; rethrows what a kernel threw.

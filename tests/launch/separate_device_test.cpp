@@ -11,6 +11,7 @@
 #include <chrono>
 #include <thread>
 
+#include "kernels/cpu/register.hpp"
 #include "launch/generate.hpp"
 #include "launch/run_files.hpp"
 #include "runtime/device/arena.hpp"
@@ -152,6 +153,39 @@ TEST(SeparateDevice, TrainsOverNccl) {
       EXPECT_EQ(calls("ncclCommAbort"), 0);
       EXPECT_EQ(calls("ncclCommDestroy"), calls("ncclCommInitRankConfig"));
     }
+  }
+}
+
+// Where a device has memory of its own, every kernel is called once before the arena is: nothing of that is left, and
+// what those calls keep of the memory is there before the first step.
+TEST(SeparateDevice, KernelsAreCalledBeforeTheFirstStep) {
+  static std::atomic<std::int64_t> kept;
+  kept = 1000;
+  const auto adam_that_allocates = [](const KernelArgs& args) {
+    kept = 5000;
+    cpu_kernels().find(op_id<AdamW>, Phase::Update, DType::f32)(args);
+  };
+  ProgramOptions o = four_layer_options(ModelFamily::Llama);
+  const RunResult cpu = train_on({}, o, kRows, kSteps);
+  for (const bool records : {false, true}) {
+    Backend backend = make_separate_backend(records, [] { return kept.load(); });
+    backend.kernels.add<AdamW>(Phase::Update, DType::f32, adam_that_allocates);
+    {
+      EngineOptions options;
+      options.backend = &backend;
+      const Engine engine(build_programs(o), options);
+      EXPECT_EQ(backend.device->outside_bytes(), 5000);
+    }
+    const RunResult run = train_rank({}, o, 0, {}, kRows, kSteps, false, false, &backend);
+    expect_same_bits(run, cpu);
+    EXPECT_EQ(run.high_water, run.planned);
+  }
+  // Beside collectives and stages, which wait for nobody there.
+  for (const Layout& layout : {Layout{.mesh = {.data = 2, .shards = 2}, .zero = 3}, Layout{.mesh = {.tensor = 2}},
+                               Layout{.mesh = {.pipeline = 2}}}) {
+    SCOPED_TRACE(name_of(layout));
+    const auto made = [] { return make_separate_backend(true, [] { return 1000; }); };
+    expect_same_bits(train_on(layout, o, kRows, kSteps, false, made), train_on(layout, o, kRows, kSteps));
   }
 }
 
