@@ -23,7 +23,7 @@ namespace {
 
 // The code of kernels comes to a GPU when it is first called, and libraries choose by shape: room for those that the
 // first calls did not bring, and for recorded launches.
-constexpr std::int64_t kRoomOnGpu = std::int64_t{128} << 20;
+constexpr std::int64_t kRoomOnGpu = std::int64_t{256} << 20;
 // Messages that each group of a library carries first: it connects differently for small ones and large ones.
 constexpr std::array<std::int64_t, 2> kFirstMessages{std::int64_t{1} << 10, std::int64_t{16} << 20};
 // Tokens of the first product and the first attention, at most.

@@ -31,7 +31,7 @@ class Step:
 ON_CPU = Step("cpu", "fp32", 4, 256, 0.1, PROGRAM)
 # Without dropout, which fused attention does not take.
 ON_GPU = Step("cuda", "bf16", 16, 1024, 0, ROOT / "build/cuda/bin/plimsoll")
-SPARE = 128 << 20  # of what a process needs outside the arena, beyond what the unbudgeted run needed: the room that auto leaves, or more
+SPARE = 256 << 20  # of what a process needs outside the arena, beyond what the unbudgeted run needed: the room that auto leaves, or more
 
 
 def config_text(a, run, memory):
