@@ -68,10 +68,12 @@ class FakeNccl final : public NcclApi {
   int comm_init_rank(NcclComm& comm, int ranks, const NcclId& id, int rank, const char* name,
                      int most_blocks) override {
     const auto transport = world_->join(id, ranks, rank);
-    const std::lock_guard lock(mutex_);
-    comms_.push_back(std::make_unique<Group>(name, transport));
-    comm = reinterpret_cast<NcclComm>(comms_.back().get());
-    transports_[comm] = transport;
+    {
+      const std::lock_guard lock(mutex_);
+      comms_.push_back(std::make_unique<Group>(name, transport));
+      comm = reinterpret_cast<NcclComm>(comms_.back().get());
+      transports_[comm] = transport;
+    }
     return called(fmt::format("ncclCommInitRankConfig {} {}/{}{}", name, rank, ranks,
                               most_blocks > 0 ? fmt::format(", {} blocks", most_blocks) : ""));
   }
