@@ -15,6 +15,7 @@ static_assert(kRows == kColumns);
 // Shared memory of a block on the GPUs that have least (compute capabilities 8.6, 8.9 and 12.0), and how much of it
 // kernels declare themselves, at most.
 inline constexpr int kSharedBytes = 99 * 1024, kStaticBytes = 512;
+inline constexpr int kMostLoads = 2;      // of a thread for a tile that are under way together
 inline constexpr float kMasked = -1e30F;  // a score that takes no part: its exponential is 0
 
 // Rows of a tile in shared memory have kWidth elements, of which those from head_dim on are 0, and a pad that puts the
@@ -24,14 +25,76 @@ inline constexpr int kStride = kWidth + 4;
 template <int kWidth, int kTileRows = kColumns>
 inline constexpr int kTileElements = kTileRows* kStride<kWidth>;
 
-// Row r of a tile = row first + r of a head, times factor; 0 where that is not below `end`. By all threads of a block.
+// Rows of a head on their way to a tile: what a thread has of them, 0 from row `rows` and element head_dim on. Pointers
+// and rows are aligned. By kThreads threads: of a block, or of a warp.
+template <int kWidth, int kTileRows, unsigned kThreads, class T>
+struct TilePacks {
+  static constexpr unsigned kPacks = kWidth / kPack<T>, kLoads = kTileRows * kPacks / kThreads;
+  static_assert(kLoads * kThreads == kTileRows * kPacks);
+  Stored<T> at[kLoads] = {};
+
+  __device__ TilePacks(const T* from, std::int64_t token, int rows, int head_dim) {
+#pragma unroll
+    for (unsigned i = 0; i < kLoads; ++i) {
+      const unsigned place = threadIdx.x % kThreads + i * kThreads;
+      const auto row = static_cast<int>(place / kPacks), d = static_cast<int>(place % kPacks) * kPack<T>;
+      if (row < rows && d < head_dim) at[i] = load_stored(from + row * token + d, 0, kPack<T>, true);
+    }
+  }
+  __device__ void put(float factor, float* tile) const {
+#pragma unroll
+    for (unsigned i = 0; i < kLoads; ++i) {
+      const unsigned place = threadIdx.x % kThreads + i * kThreads;
+      auto* to = reinterpret_cast<float4*>(tile + place / kPacks * kStride<kWidth> + place % kPacks * kPack<T>);
+      const T* x = at[i].at;
+#pragma unroll
+      for (int k = 0; k < kPack<T>; k += 4)
+        to[k / 4] = {widen(x[k]) * factor, widen(x[k + 1]) * factor, widen(x[k + 2]) * factor,
+                     widen(x[k + 3]) * factor};
+    }
+  }
+};
+
+// Row r of a tile = row first + r of a head, times factor; 0 where that is not below `end`. By kThreads threads, as
+// above.
 template <int kWidth, int kTileRows = kColumns, unsigned kThreads = kTileThreads, class T>
 __device__ void load_tile(const T* head, std::int64_t token, std::int64_t first, std::int64_t end, int head_dim,
-                          float factor, float* tile) {
-  for (unsigned i = threadIdx.x; i < kTileRows * kWidth; i += kThreads) {
-    const int row = static_cast<int>(i) / kWidth, d = static_cast<int>(i) % kWidth;
-    const bool inside = first + row < end && d < head_dim;
-    tile[row * kStride<kWidth> + d] = inside ? widen(head[(first + row) * token + d]) * factor : 0.0F;
+                          float factor, bool aligned, float* tile) {
+  const T* from = head + first * token;
+  const auto rows = static_cast<int>(first + kTileRows < end ? kTileRows : end - first);  // or less than one
+  if (!aligned) {
+#pragma unroll 2
+    for (unsigned i = threadIdx.x % kThreads; i < kTileRows * kWidth; i += kThreads) {
+      const int row = static_cast<int>(i) / kWidth, d = static_cast<int>(i) % kWidth;
+      tile[row * kStride<kWidth> + d] = row < rows && d < head_dim ? widen(from[row * token + d]) * factor : 0.0F;
+    }
+    return;
+  }
+  constexpr int kRowsAtOnce = kMostLoads * static_cast<int>(kThreads) * kPack<T> / kWidth;
+  constexpr int kPart = kRowsAtOnce < kTileRows ? kRowsAtOnce : kTileRows;
+  static_assert(kTileRows % kPart == 0);
+#pragma unroll 1
+  for (int part = 0; part < kTileRows; part += kPart) {
+    const TilePacks<kWidth, kPart, kThreads, T> packs(from + part * token, token, rows - part, head_dim);
+    packs.put(factor, tile + part * kStride<kWidth>);
+  }
+}
+
+// A warp's rows of a tile, times factor, to the rows from `first` on of a head, those below `end`, or added to them.
+template <int kWidth, int kTileRows, class T>
+__device__ void store_tile(const float* tile, T* head, std::int64_t token, std::int64_t first, std::int64_t end,
+                           int head_dim, float factor, bool aligned, bool accumulate) {
+  constexpr int kPacks = kWidth / kPack<T>;
+  for (int i = static_cast<int>(threadIdx.x % kWarp); i < kTileRows * kPacks; i += static_cast<int>(kWarp)) {
+    const int row = i / kPacks, d = i % kPacks * kPack<T>;
+    if (first + row >= end || d >= head_dim) continue;
+    Pack<T> pack = load_floats<T>(tile + row * kStride<kWidth> + d, kPack<T>, true), old{};
+    T* to = head + (first + row) * token;
+    if (accumulate) old = load(to, d, head_dim, aligned);
+#pragma unroll
+    for (int j = 0; j < kPack<T>; ++j)
+      pack.at[j] = accumulate ? __fmaf_rn(pack.at[j], factor, old.at[j]) : pack.at[j] * factor;
+    store(to, d, head_dim, aligned, pack);
   }
 }
 
@@ -82,15 +145,16 @@ struct RowSums {
       }
     }
   }
-  template <class T>
-  __device__ void write(int r, T* row, int head_dim, float factor, bool accumulate) const {
+  // Into rows of a tile, which are used up and which no other warp reads.
+  __device__ void write(float* rows) const {
+    __syncwarp();
 #pragma unroll
-    for (int p = 0; p < kParts; ++p) {
-      const int d = static_cast<int>(threadIdx.x % kWarp) + p * static_cast<int>(kWarp);
-      if (d >= head_dim) continue;
-      const float x = at[r][p] * factor;
-      row[d] = narrow<T>(accumulate ? widen(row[d]) + x : x);
+    for (int r = 0; r < kRowsPerWarp; ++r) {
+#pragma unroll
+      for (int p = 0; p < kParts; ++p)
+        rows[r * kStride<kWidth> + static_cast<int>(threadIdx.x % kWarp) + p * static_cast<int>(kWarp)] = at[r][p];
     }
+    __syncwarp();
   }
 };
 
@@ -121,6 +185,12 @@ struct PairRule {
     return entry_of(random.block(index >> 2), index) < shape.threshold ? 0.0F : shape.kept;
   }
 };
+
+// Whether rows of these heads may be read and written 16 bytes at a time.
+template <class T, class... Tensors>
+bool wide_heads(std::int64_t head_dim, const Tensors&... tensors) {
+  return head_dim % kPack<T> == 0 && (... && (tensors.batch % kPack<T> == 0 && wide<T>(tensors.token, {tensors.data})));
+}
 
 template <class T>
 __device__ T* head_of(const HeadTensor<T>& tensor, std::int64_t sample, int head, int head_dim) {

@@ -33,7 +33,7 @@ __global__ void column_sums_kernel(const T* from, std::int64_t rows, std::int64_
   if (threadIdx.y != 0 || column >= n) return;
 #pragma unroll
   for (int j = 0; j < kPack<T>; ++j) sum.at[j] = shared[0][threadIdx.x * kPack<T> + j];
-  store_sums<T>(to + column, n - column, sum, accumulate);
+  store_floats(to + column, n - column, is_aligned(to + column), sum, accumulate);
 }
 
 }  // namespace

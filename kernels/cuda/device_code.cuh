@@ -44,6 +44,11 @@ __device__ inline f16 narrow<f16>(float x) {
 template <class T>
 inline constexpr int kPack = 16 / static_cast<int>(sizeof(T));
 
+// As they are stored, and as floats.
+template <class T>
+struct alignas(16) Stored {
+  T at[kPack<T>];
+};
 template <class T>
 struct Pack {
   float at[kPack<T>];
@@ -51,44 +56,55 @@ struct Pack {
 
 // Whether accesses of 16 bytes may be used: the pointers (null counts) are aligned, and so are rows of `stride`
 // elements.
+__host__ __device__ inline bool is_aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 template <class T>
 bool wide(std::int64_t stride, std::initializer_list<const void*> pointers) {
   bool yes = stride % kPack<T> == 0;
-  for (const void* p : pointers) yes = yes && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+  for (const void* p : pointers) yes = yes && is_aligned(p);
   return yes;
 }
 
-// p[at … at + kPack) as floats, 0 from p[n] on. With `aligned`, p is and `at` is a multiple of kPack.
+// p[at … at + kPack), 0 from p[n] on. With `aligned`, p is and `at` is a multiple of kPack.
 template <class T>
-__device__ inline Pack<T> load(const T* p, std::int64_t at, std::int64_t n, bool aligned) {
-  Pack<T> pack;
+__device__ inline Stored<T> load_stored(const T* p, std::int64_t at, std::int64_t n, bool aligned) {
+  Stored<T> stored;
   if (aligned && at + kPack<T> <= n) {
-    const uint4 raw = *reinterpret_cast<const uint4*>(p + at);
-    const T* elements = reinterpret_cast<const T*>(&raw);
-#pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) pack.at[i] = widen(elements[i]);
-    return pack;
+    *reinterpret_cast<uint4*>(&stored) = *reinterpret_cast<const uint4*>(p + at);
+    return stored;
   }
 #pragma unroll
-  for (int i = 0; i < kPack<T>; ++i) pack.at[i] = at + i < n ? widen(p[at + i]) : 0.0F;
+  for (int i = 0; i < kPack<T>; ++i) stored.at[i] = at + i < n ? p[at + i] : T{};
+  return stored;
+}
+// The same as floats.
+template <class T>
+__device__ inline Pack<T> load(const T* p, std::int64_t at, std::int64_t n, bool aligned) {
+  const Stored<T> stored = load_stored(p, at, n, aligned);
+  Pack<T> pack;
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) pack.at[i] = widen(stored.at[i]);
   return pack;
 }
 
-// p[at … at + kPack) = pack, nothing from p[n] on.
+// p[at … at + kPack) = stored, nothing from p[n] on. p is in device memory: of a plain assignment the compiler may make
+// four stores.
 template <class T>
-__device__ inline void store(T* p, std::int64_t at, std::int64_t n, bool aligned, const Pack<T>& pack) {
+__device__ inline void store(T* p, std::int64_t at, std::int64_t n, bool aligned, const Stored<T>& stored) {
   if (aligned && at + kPack<T> <= n) {
-    uint4 raw;
-    T* elements = reinterpret_cast<T*>(&raw);
-#pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) elements[i] = narrow<T>(pack.at[i]);
-    *reinterpret_cast<uint4*>(p + at) = raw;
+    __stwb(reinterpret_cast<uint4*>(p + at), *reinterpret_cast<const uint4*>(&stored));
     return;
   }
 #pragma unroll
   for (int i = 0; i < kPack<T>; ++i) {
-    if (at + i < n) p[at + i] = narrow<T>(pack.at[i]);
+    if (at + i < n) p[at + i] = stored.at[i];
   }
+}
+template <class T>
+__device__ inline void store(T* p, std::int64_t at, std::int64_t n, bool aligned, const Pack<T>& pack) {
+  Stored<T> stored;
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) stored.at[i] = narrow<T>(pack.at[i]);
+  store(p, at, n, aligned, stored);
 }
 
 // The same, or added to what lies there.
@@ -102,12 +118,27 @@ __device__ inline void store(T* p, std::int64_t at, std::int64_t n, bool aligned
   store(p, at, n, aligned, pack);
 }
 
-// Gradients of parameters are float: to[0 … kPack<T>) (+)= pack, nothing from to[n] on.
+// A pack of T of a row of floats, as gradients of parameters are: p[0 … kPack<T>), 0 from p[n] on. With `aligned`, p
+// is.
 template <class T>
-__device__ inline void store_sums(float* to, std::int64_t n, const Pack<T>& pack, bool accumulate) {
+__device__ inline Pack<T> load_floats(const float* p, std::int64_t n, bool aligned) {
+  Pack<T> pack;
 #pragma unroll
-  for (int i = 0; i < kPack<T>; ++i) {
-    if (i < n) to[i] = accumulate ? to[i] + pack.at[i] : pack.at[i];
+  for (int i = 0; i < kPack<T>; i += kPack<float>) {
+    const Pack<float> part = load(p, i, n, aligned);
+#pragma unroll
+    for (int j = 0; j < kPack<float>; ++j) pack.at[i + j] = part.at[j];
+  }
+  return pack;
+}
+template <class T>
+__device__ inline void store_floats(float* p, std::int64_t n, bool aligned, const Pack<T>& pack, bool accumulate) {
+#pragma unroll
+  for (int i = 0; i < kPack<T>; i += kPack<float>) {
+    Pack<float> part;
+#pragma unroll
+    for (int j = 0; j < kPack<float>; ++j) part.at[j] = pack.at[i + j];
+    store(p, i, n, aligned, part, accumulate);
   }
 }
 

@@ -31,20 +31,44 @@ __global__ void embed_kernel(VocabularyPart part, const std::int32_t* tokens, co
   }
 }
 
-// The places of `token` among kThreads tokens from `begin` on, in order; returns how many.
+// Tokens of a thread, and of a block.
+constexpr int kTokens = kPack<std::int32_t>;
+constexpr int kBlockTokens = kTokens * static_cast<int>(kThreads);
+
+// Bit i: tokens[at + i] is `token`, and at + i < end.
+__device__ unsigned hits_of(const std::int32_t* tokens, std::int64_t at, std::int64_t end, std::int32_t token,
+                            bool aligned) {
+  const Stored<std::int32_t> mine = load_stored(tokens, at, end, aligned);
+  unsigned hits = 0;
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) hits |= at + i < end && mine.at[i] == token ? 1U << i : 0U;
+  return hits;
+}
+
+// The places of `token` among kBlockTokens tokens from `begin` on, in order; returns how many.
 __device__ unsigned list_places(const std::int32_t* tokens, std::int64_t begin, std::int64_t end, std::int32_t token,
-                                std::int64_t* list, unsigned* counts) {
-  const std::int64_t at = begin + threadIdx.x;
-  const bool hit = at < end && tokens[at] == token;
-  const unsigned hits = __ballot_sync(kAllLanes, hit), warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (lane == 0) counts[warp] = static_cast<unsigned>(__popc(hits));
+                                bool aligned, std::int64_t* list, unsigned* counts) {
+  const std::int64_t at = begin + std::int64_t{threadIdx.x} * kTokens;
+  const unsigned hits = hits_of(tokens, at, end, token, aligned);
+  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  unsigned before = 0, of_warp = 0;
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+    const unsigned lanes = __ballot_sync(kAllLanes, (hits >> i & 1U) != 0);
+    before += static_cast<unsigned>(__popc(lanes & ((1U << lane) - 1U)));
+    of_warp += static_cast<unsigned>(__popc(lanes));
+  }
+  if (lane == 0) counts[warp] = of_warp;
   __syncthreads();
-  unsigned before = static_cast<unsigned>(__popc(hits & ((1U << lane) - 1U))), all = 0;
+  unsigned all = 0;
   for (unsigned w = 0; w < kWarps; ++w) {
     if (w < warp) before += counts[w];
     all += counts[w];
   }
-  if (hit) list[before] = at;
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+    if ((hits >> i & 1U) != 0) list[before++] = at + i;
+  }
   __syncthreads();
   return all;
 }
@@ -54,20 +78,22 @@ __device__ unsigned list_places(const std::int32_t* tokens, std::int64_t begin, 
 template <class T>
 __global__ void embed_gradient_kernel(VocabularyPart part, const std::int32_t* tokens, const T* dy, float* dweight,
                                       std::int64_t rows, std::int64_t h, bool aligned) {
-  __shared__ std::int64_t list[kThreads];
+  __shared__ std::int64_t list[kBlockTokens];
   __shared__ unsigned counts[kWarps];
   const std::int64_t first = blockIdx.x;
   const std::int32_t token = tokens[first];
   const std::int64_t row = row_here(part, token);
   if (row < 0) return;
-  for (std::int64_t begin = 0; begin < first; begin += kThreads) {
-    const std::int64_t at = begin + threadIdx.x;
-    if (__syncthreads_or(at < first && tokens[at] == token) != 0) return;
+  const bool aligned_tokens = is_aligned(tokens);
+  for (std::int64_t begin = 0; begin < first; begin += kBlockTokens) {
+    const std::int64_t at = begin + std::int64_t{threadIdx.x} * kTokens;
+    if (__syncthreads_or(static_cast<int>(hits_of(tokens, at, first, token, aligned_tokens))) != 0) return;
   }
   const std::int64_t column = (std::int64_t{blockIdx.y} * kThreads + threadIdx.x) * kPack<T>;
   Pack<T> sum{};
-  for (std::int64_t begin = first; begin < rows; begin += kThreads) {
-    const unsigned places = list_places(tokens, begin, rows, token, list, counts);
+  // Before `first` there is none.
+  for (std::int64_t begin = first / kTokens * kTokens; begin < rows; begin += kBlockTokens) {
+    const unsigned places = list_places(tokens, begin, rows, token, aligned_tokens, list, counts);
     if (column < h) {
 #pragma unroll 4
       for (unsigned p = 0; p < places; ++p) {
@@ -78,7 +104,8 @@ __global__ void embed_gradient_kernel(VocabularyPart part, const std::int32_t* t
     }
     __syncthreads();  // before the list is overwritten
   }
-  if (column < h) store_sums<T>(dweight + row * h + column, h - column, sum, true);
+  float* to = dweight + row * h + column;
+  if (column < h) store_floats(to, h - column, is_aligned(to), sum, true);
 }
 
 template <class T>
@@ -107,7 +134,7 @@ __global__ void sum_over_batch_kernel(const T* dy, const StepInputs* inputs, std
 #pragma unroll
       for (int j = 0; j < kPack<T>; ++j) sum.at[j] += d.at[j];
     }
-    store_sums<T>(to + i, h - i, sum, true);
+    store_floats(to + i, h - i, is_aligned(to + i), sum, true);
   }
 }
 

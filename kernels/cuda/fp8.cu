@@ -10,10 +10,10 @@ namespace plimsoll::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr std::int64_t kMostBlocks = 2048;      // each ends in one atomic operation
-constexpr unsigned kTile = 64, kTileRows = 8;   // of a turned tensor; threads along its rows
-constexpr unsigned kQuad = 4;                   // codes that a thread stores at once
-constexpr unsigned kTilePitch = kTile + kQuad;  // so that neighbouring columns lie in different banks
+constexpr std::int64_t kMostBlocks = 2048;     // each ends in one atomic operation
+constexpr unsigned kTile = 64, kTileRows = 8;  // of a turned tensor; threads along its rows
+constexpr unsigned kTilePitch = kTile + 4;     // so that neighbouring columns lie in different banks
+constexpr int kCodes = kPack<std::uint8_t>;    // that a thread stores at once
 
 __device__ std::uint8_t code_of(float x, bool gradient) {
   return static_cast<std::uint8_t>(__nv_cvt_float_to_fp8(x, __NV_SATFINITE, gradient ? __NV_E5M2 : __NV_E4M3));
@@ -34,52 +34,58 @@ __global__ void quantize_kernel(const T* from, std::int64_t n, Fp8Role role, Fp8
   const float scale = fp8_scale(*scaling, role, *inputs);
   if (inverses != nullptr && blockIdx.x == 0 && threadIdx.x == 0) write_inverses(*scaling, *inputs, inverses);
   const bool gradient = role == Fp8Role::Gradient;
-  const std::int64_t stride = std::int64_t{gridDim.x} * kThreads * kPack<T>;
+  const std::int64_t stride = std::int64_t{gridDim.x} * kThreads * kCodes;
   float most = 0;
-  for (std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kPack<T>; at < n; at += stride) {
-    const Pack<T> pack = load(from, at, n, aligned);
-    std::uint8_t codes[kPack<T>];
+  for (std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kCodes; at < n; at += stride) {
+    Stored<T> x[kCodes / kPack<T>];
 #pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) {
-      most = fmaxf(most, fabsf(pack.at[i]));
-      codes[i] = code_of(pack.at[i] * scale, gradient);
-    }
-    if (aligned && at + kPack<T> <= n) {
+    for (int p = 0; p < kCodes / kPack<T>; ++p) x[p] = load_stored(from, at + p * kPack<T>, n, aligned);
+    Stored<std::uint8_t> codes;
 #pragma unroll
-      for (int i = 0; i < kPack<T>; i += static_cast<int>(kQuad)) {
-        *reinterpret_cast<uchar4*>(to + at + i) = make_uchar4(codes[i], codes[i + 1], codes[i + 2], codes[i + 3]);
-      }
-    } else {
-      for (int i = 0; i < kPack<T> && at + i < n; ++i) to[at + i] = codes[i];
+    for (int i = 0; i < kCodes; ++i) {
+      const float number = widen(x[i / kPack<T>].at[i % kPack<T>]);
+      most = fmaxf(most, fabsf(number));
+      codes.at[i] = code_of(number * scale, gradient);
     }
+    store(to, at, n, aligned, codes);
   }
   most = block_max(most, shared);
   if (threadIdx.x == 0) raise(&scaling->amax[static_cast<int>(role)], most);
 }
 
-// A tile of [rows, columns] is read along its rows and written along its columns. code(x): of an element.
+// A tile of [rows, columns] is read along its rows and written along its columns. code(x): of an element; 0 where the
+// tile goes beyond them.
 template <class T, class Code>
-__device__ void turn_tile(const T* from, std::int64_t rows, std::int64_t columns, std::uint8_t* to, const Code& code) {
+__device__ void turn_tile(const T* from, std::int64_t rows, std::int64_t columns, std::uint8_t* to, bool aligned,
+                          const Code& code) {
   __shared__ __align__(4) std::uint8_t tile[kTile][kTilePitch];  // [column][row]
   const std::int64_t row = std::int64_t{blockIdx.y} * kTile, column = std::int64_t{blockIdx.x} * kTile;
-  for (unsigned r = threadIdx.y; r < kTile; r += kTileRows) {
-    for (unsigned c = threadIdx.x; c < kTile; c += kWarp) {
-      if (row + r < rows && column + c < columns) tile[c][r] = code(from[(row + r) * columns + column + c]);
-    }
+  // A warp reads kWarp columns of as many rows as a pack has elements: what it then writes at once lies in different
+  // banks, or in the same word.
+  constexpr unsigned kRows = kPack<T>, kAcross = kWarp / kRows;
+  for (unsigned part = threadIdx.y; part < kTile / kRows * (kTile / kWarp); part += kTileRows) {
+    const unsigned r = part / (kTile / kWarp) * kRows + threadIdx.x / kAcross;
+    const unsigned c = part % (kTile / kWarp) * kWarp + threadIdx.x % kAcross * kRows;
+    const Stored<T> x = load_stored(from + (row + r) * columns, column + c, row + r < rows ? columns : 0, aligned);
+#pragma unroll
+    for (unsigned i = 0; i < kRows; ++i) tile[c + i][r] = code(x.at[i]);
   }
   __syncthreads();
-  constexpr unsigned kQuads = kTile / kQuad, kColumns = kTileRows * kWarp / kQuads;
-  const unsigned thread = threadIdx.y * kWarp + threadIdx.x, r = thread % kQuads * kQuad;
-  for (unsigned c = thread / kQuads; c < kTile; c += kColumns) {
-    if (row + r < rows && column + c < columns)
-      *reinterpret_cast<uchar4*>(to + (column + c) * rows + row + r) = *reinterpret_cast<const uchar4*>(&tile[c][r]);
-  }
+  constexpr unsigned kParts = kTile / kCodes;  // of a column
+  static_assert(kTile * kParts == kTileRows * kWarp);
+  const unsigned thread = threadIdx.y * kWarp + threadIdx.x, c = thread / kParts, r = thread % kParts * kCodes;
+  if (column + c >= columns) return;
+  Stored<std::uint8_t> codes;
+#pragma unroll
+  for (int i = 0; i < kCodes; i += 4)
+    *reinterpret_cast<std::uint32_t*>(&codes.at[i]) = *reinterpret_cast<const std::uint32_t*>(&tile[c][r + i]);
+  store(to + (column + c) * rows, row + r, rows, aligned, codes);
 }
 
 template <class T>
 __global__ void quantize_turned_kernel(const T* from, std::int64_t rows, std::int64_t columns, Fp8Role role,
-                                       Fp8Scaling* scaling, const StepInputs* inputs, std::uint8_t* to,
-                                       float* inverses) {
+                                       Fp8Scaling* scaling, const StepInputs* inputs, std::uint8_t* to, float* inverses,
+                                       bool aligned) {
   __shared__ float shared[kTileRows];
   const float scale = fp8_scale(*scaling, role, *inputs);
   const unsigned thread = threadIdx.y * kWarp + threadIdx.x;
@@ -87,7 +93,7 @@ __global__ void quantize_turned_kernel(const T* from, std::int64_t rows, std::in
     write_inverses(*scaling, *inputs, inverses);
   const bool gradient = role == Fp8Role::Gradient;
   float most = 0;
-  turn_tile(from, rows, columns, to, [&](T element) {
+  turn_tile(from, rows, columns, to, aligned, [&](T element) {
     const auto x = static_cast<float>(widen(element));
     most = fmaxf(most, fabsf(x));
     return code_of(x * scale, gradient);
@@ -100,8 +106,9 @@ __global__ void quantize_turned_kernel(const T* from, std::int64_t rows, std::in
   raise(&scaling->amax[static_cast<int>(role)], most);
 }
 
-__global__ void turn_kernel(const std::uint8_t* from, std::int64_t rows, std::int64_t columns, std::uint8_t* to) {
-  turn_tile(from, rows, columns, to, [](std::uint8_t code) { return code; });
+__global__ void turn_kernel(const std::uint8_t* from, std::int64_t rows, std::int64_t columns, std::uint8_t* to,
+                            bool aligned) {
+  turn_tile(from, rows, columns, to, aligned, [](std::uint8_t code) { return code; });
 }
 
 __global__ void update_kernel(Fp8Scaling* scaling, float* history, std::int64_t tensors) {
@@ -111,6 +118,10 @@ __global__ void update_kernel(Fp8Scaling* scaling, float* history, std::int64_t 
 }
 
 dim3 tiles_of(std::int64_t rows, std::int64_t columns) { return {blocks_for(columns, kTile), blocks_for(rows, kTile)}; }
+// Rows of codes are aligned, and then those of wider elements are.
+bool wide_turned(std::int64_t rows, std::int64_t columns, const void* from, const void* to) {
+  return wide<std::uint8_t>(rows, {from, to}) && wide<std::uint8_t>(columns, {});
+}
 
 }  // namespace
 
@@ -119,11 +130,11 @@ void quantize_fp8(cudaStream_t stream, const T* from, std::int64_t rows, std::in
                   Fp8Order order, Fp8Scaling* scaling, const StepInputs* inputs, std::uint8_t* to, float* inverses) {
   if (order == Fp8Order::Turned) {
     quantize_turned_kernel<T><<<tiles_of(rows, columns), dim3(kWarp, kTileRows), 0, stream>>>(
-        from, rows, columns, role, scaling, inputs, to, inverses);
+        from, rows, columns, role, scaling, inputs, to, inverses, wide_turned(rows, columns, from, to));
   } else {
     const std::int64_t n = rows * columns;
     const auto blocks =
-        static_cast<unsigned>(std::min<std::int64_t>(kMostBlocks, blocks_for(n, std::int64_t{kThreads} * kPack<T>)));
+        static_cast<unsigned>(std::min<std::int64_t>(kMostBlocks, blocks_for(n, std::int64_t{kThreads} * kCodes)));
     quantize_kernel<T>
         <<<blocks, kThreads, 0, stream>>>(from, n, role, scaling, inputs, to, inverses, wide<T>(0, {from, to}));
   }
@@ -132,7 +143,8 @@ void quantize_fp8(cudaStream_t stream, const T* from, std::int64_t rows, std::in
 
 void turn_codes(cudaStream_t stream, const std::uint8_t* from, std::int64_t rows, std::int64_t columns,
                 std::uint8_t* to) {
-  turn_kernel<<<tiles_of(rows, columns), dim3(kWarp, kTileRows), 0, stream>>>(from, rows, columns, to);
+  turn_kernel<<<tiles_of(rows, columns), dim3(kWarp, kTileRows), 0, stream>>>(from, rows, columns, to,
+                                                                              wide_turned(rows, columns, from, to));
   check_launch("turn_codes");
 }
 

@@ -6,7 +6,7 @@ namespace plimsoll::cuda {
 namespace {
 
 constexpr unsigned kLanes = 32, kRowLanes = 8;  // of a block of norm_partials: packs of columns, and rows
-constexpr unsigned kThreads = 256;
+constexpr unsigned kSumThreads = 64;            // of a block of sum_partials; few, since there are few columns
 
 // Where a unit begins, and its weight.
 struct Unit {
@@ -128,7 +128,7 @@ __device__ void store_block_sums(const Pack<T>& mine, float (*shared)[kLanes * k
 #pragma unroll
       for (int j = 0; j < kPack<T>; ++j) total.at[j] += shared[r][threadIdx.x * kPack<T> + j];
     }
-    store_sums<T>(to + column, h - column, total, false);
+    store_floats(to + column, h - column, is_aligned(to + column), total, false);
   }
   __syncthreads();
 }
@@ -163,14 +163,18 @@ __global__ void norm_partials_kernel(NormUnits units, NormBackward<T> n, SecondS
   store_block_sums(bias_sum, shared, partials + (blocks + block) * units.h, units.h, column);
 }
 
-__global__ void sum_partials_kernel(const float* partials, std::int64_t blocks, std::int64_t h, float* to,
+__global__ void sum_partials_kernel(const float* partials, std::int64_t blocks, std::int64_t h, float* to, bool aligned,
                                     bool accumulate) {
-  const std::int64_t column = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const std::int64_t column = (std::int64_t{blockIdx.x} * kSumThreads + threadIdx.x) * kPack<float>;
   if (column >= h) return;
-  float sum = 0;
+  Pack<float> sum{};
 #pragma unroll 8
-  for (std::int64_t b = 0; b < blocks; ++b) sum += partials[b * h + column];
-  to[column] = accumulate ? to[column] + sum : sum;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const Pack<float> part = load(partials + b * h, column, h, aligned);
+#pragma unroll
+    for (int j = 0; j < kPack<float>; ++j) sum.at[j] += part.at[j];
+  }
+  store(to, column, h, aligned, sum, accumulate);
 }
 
 template <class T>
@@ -220,7 +224,8 @@ void norm_partials(cudaStream_t stream, const NormUnits& units, const NormBackwa
 
 void sum_partials(cudaStream_t stream, const float* partials, std::int64_t blocks, std::int64_t h, float* to,
                   bool accumulate) {
-  sum_partials_kernel<<<blocks_for(h, kThreads), kThreads, 0, stream>>>(partials, blocks, h, to, accumulate);
+  sum_partials_kernel<<<blocks_for(h, kSumThreads * kPack<float>), kSumThreads, 0, stream>>>(
+      partials, blocks, h, to, wide<float>(h, {partials, to}), accumulate);
   check_launch("sum_partials");
 }
 

@@ -110,18 +110,35 @@ __device__ double converted<double>(double x) {
   return x;
 }
 
+// Elements of a thread: 16 bytes in the narrower of two dtypes.
 template <class From, class To>
-__global__ void cast_kernel(const From* from, To* to, std::int64_t n, bool accumulate) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= n) return;
-  const To y = converted<To>(widen(from[i]));
-  to[i] = accumulate ? converted<To>(widen(to[i]) + widen(y)) : y;
+constexpr int kCastElements = kPack<From> > kPack<To> ? kPack<From> : kPack<To>;
+
+template <class From, class To>
+__global__ void cast_kernel(const From* from, To* to, std::int64_t n, bool aligned, bool accumulate) {
+  constexpr int kElements = kCastElements<From, To>, kFrom = kPack<From>, kTo = kPack<To>;
+  const std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kElements;
+  if (at >= n) return;
+  Stored<From> x[kElements / kFrom];
+#pragma unroll
+  for (int p = 0; p < kElements / kFrom; ++p) x[p] = load_stored(from, at + p * kFrom, n, aligned);
+#pragma unroll
+  for (int p = 0; p < kElements / kTo; ++p) {
+    Stored<To> y, old{};
+    if (accumulate) old = load_stored(to, at + p * kTo, n, aligned);
+#pragma unroll
+    for (int i = 0; i < kTo; ++i) {
+      y.at[i] = converted<To>(widen(x[(p * kTo + i) / kFrom].at[(p * kTo + i) % kFrom]));
+      if (accumulate) y.at[i] = converted<To>(widen(old.at[i]) + widen(y.at[i]));
+    }
+    store(to, at + p * kTo, n, aligned, y);
+  }
 }
 
 template <class From, class To>
 void cast_pair(cudaStream_t stream, const void* from, void* to, std::int64_t n, bool accumulate) {
-  cast_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(static_cast<const From*>(from), static_cast<To*>(to), n,
-                                                                accumulate);
+  cast_kernel<<<blocks_for(n, std::int64_t{kThreads} * kCastElements<From, To>), kThreads, 0, stream>>>(
+      static_cast<const From*>(from), static_cast<To*>(to), n, is_aligned(from) && is_aligned(to), accumulate);
 }
 
 template <class From>

@@ -186,18 +186,32 @@ __global__ void round_weights_kernel(const __grid_constant__ RoundList list, con
   if (threadIdx.x == 0) segment = last_at_or_before(list.first_block, list.count, block);
   __syncthreads();
   const RoundSegment& s = list.segments[segment];
-  const std::int64_t begin =
-      (block - list.first_block[segment]) * kRoundedPerBlock + std::int64_t{threadIdx.x} * kVector;
+  const std::int64_t at =
+      (block - list.first_block[segment]) * kRoundedPerBlock + std::int64_t{threadIdx.x} * kPack<bf16>;
+  if (at >= s.elements) return;
+  const float* from = weights + s.offset;
+  bf16* to = rounded + s.offset;
+  const Pack<bf16> pack = load_floats<bf16>(from + at, s.elements - at, is_aligned(from));
   const std::uint64_t update = inputs->updates + 1;
   RandomEntries random(inputs->seed, s.stream);
-  for (int j = 0; j < kVector && begin + j < s.elements; ++j) {
-    const std::int64_t index = tensor_element(s, begin + j), at = s.offset + begin + j;
-    if (index < 0) continue;
+  Stored<bf16> result;
+  bool here[kPack<bf16>], all = true;
+#pragma unroll
+  for (int j = 0; j < kPack<bf16>; ++j) {
+    const std::int64_t index = at + j < s.elements ? tensor_element(s, at + j) : -1;
+    here[j] = index >= 0;
+    all = all && here[j];
+    if (!here[j]) continue;
     const std::uint64_t entry = rounding_entry(s.tensor_rows * s.tensor_columns, update, index);
-    rounded[at].bits = round_stochastic(__float_as_uint(weights[at]), random[entry]);
+    result.at[j].bits = round_stochastic(__float_as_uint(pack.at[j]), random[entry]);
+  }
+  if (all) return store(to, at, s.elements, is_aligned(to), result);
+#pragma unroll
+  for (int j = 0; j < kPack<bf16>; ++j) {  // between them are elements of another segment
+    if (here[j]) to[at + j] = result.at[j];
   }
 }
-static_assert(kRoundedPerBlock == kThreads * kVector && sizeof(RoundList) < 4000);
+static_assert(kRoundedPerBlock == kThreads * kPack<bf16> && sizeof(RoundList) < 4000);
 
 }  // namespace
 

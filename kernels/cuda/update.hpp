@@ -54,7 +54,7 @@ void sgd(cudaStream_t stream, const UpdateBuffers& buffers, const SgdRule& rule,
 
 // rounded = weights, stochastically, of segments that are not empty; nothing happens where found_inf is set.
 inline constexpr int kRoundedPerLaunch = 32;
-inline constexpr int kRoundedPerBlock = 1024;  // elements
+inline constexpr int kRoundedPerBlock = 2048;  // elements
 struct RoundList {
   int count = 0;
   RoundSegment segments[kRoundedPerLaunch] = {};

@@ -53,7 +53,9 @@ std::vector<Sample<AddRows::Attrs>> AddRows::samples() {
   return {
       make_sample(Attrs{}, {{kX, {3, 5, 7}}, {kTable, {7}}}),
       make_sample(Attrs{}, {{kX, {2, 41, 130}}, {kTable, {130}}}),
+      make_sample(Attrs{}, {{kX, {2, 9, 24}}, {kTable, {24}}}),
       make_sample(Attrs{true, 0}, {{kX, {2, 9, 33}}, {kTable, {13, 33}}}),
+      make_sample(Attrs{true, 1}, {{kX, {2, 9, 24}}, {kTable, {13, 24}}}),
       make_sample(Attrs{true, 6}, {{kX, {3, 53, 130}}, {kTable, {97, 130}}}),
   };
 }

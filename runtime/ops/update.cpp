@@ -150,7 +150,11 @@ std::vector<Sample<RoundWeights::Attrs>> RoundWeights::samples() {
   const Attrs parts{{{0, 65, 5, 7, 0, 0, 10, 3, 20, 4, 40, 11, a},
                      {0, 65, 5, 7, 0, 3, 10, 4, 0, 0, 10, 4, b},
                      {65, 36, 9, 9, 0, 0, 20, 9, 100, 0, 200, 9, c}}};
-  return {make_sample(parts, {{kWeights, {101}, DType::f32}})};
+  // The same where neighbours of a row are many, and a tensor that ends with less.
+  const Attrs wide{{{0, 96, 16, 32, 0, 0, 4, 16, 0, 0, 4, 16, a},
+                    {0, 96, 16, 32, 0, 16, 4, 16, 0, 0, 4, 16, b},
+                    {96, 61, 0, 9, 0, 0, 7, 9, 3, 0, 20, 9, c}}};
+  return {make_sample(parts, {{kWeights, {101}, DType::f32}}), make_sample(wide, {{kWeights, {157}, DType::f32}})};
 }
 
 std::vector<Sample<Clear::Attrs>> Clear::samples() { return {make_sample(Attrs{37, DType::f64}, {})}; }

@@ -184,6 +184,7 @@ TEST_F(CudaKernels, AttentionAgreesWithTheCpuForHeadsOfEverySize) {
   for (const Case& c : {Case{{{4, 2, 64}, 0.125}, 2, 100, true},
                         {{{2, 2, 128}, 0.1}, 1, 77, true},
                         {{{6, 2, 8}, 0.3}, 3, 130, true},
+                        {{{4, 2, 64}, 0.125, 0.1, 2}, 2, 50, false},
                         {{{4, 1, 128}, 0.1, 0.25, 5}, 2, 50, false},
                         {{{2, 1, 136}, 0.1}, 2, 70, false},
                         {{{3, 3, 256}, 0.06}, 1, 49, false},
@@ -194,6 +195,58 @@ TEST_F(CudaKernels, AttentionAgreesWithTheCpuForHeadsOfEverySize) {
       SCOPED_TRACE(mine.text());
       const bool fused = fused_slices(c.attrs, mine.specs, Phase::InputGrad).samples > 0;
       EXPECT_EQ(fused, c.fused && dtype != DType::f32);
+      OpRun accumulate;
+      accumulate.accumulate = true;
+      for (const OpRun& how : {OpRun{}, accumulate}) Comparison{kernels_, *device_, mine, exact}.run(how);
+    }
+  }
+}
+
+OpCase cached_attention_case(const HeadLayout& layout, std::int64_t queries, DType dtype) {
+  OpCase c{&op_info("cached_attention"),
+           Attrs(std::in_place_index<op_id<CachedAttention>>, CachedAttention::Attrs{layout, 0.1}),
+           {},
+           0};
+  const std::int64_t batch = 2, positions = queries + 7, width = std::int64_t{layout.kv_heads} * layout.head_dim;
+  c.specs.set(CachedAttention::kQkv, {{batch, queries, layout.packed_width()}, dtype});
+  for (const int cache : {CachedAttention::kKeys, CachedAttention::kValues})
+    c.specs.set(cache, {{batch, positions, width}, dtype});
+  c.op->infer(c.attrs, c.specs);
+  return c;
+}
+
+// Rows whose size is a multiple of 16 bytes and others; blocks of a query, and of tiles.
+TEST_F(CudaKernels, CachedAttentionAgreesWithTheCpuForHeadsOfEverySize) {
+  for (const int head_dim : {8, 36, 64, 80, 128, 250, 256}) {
+    for (const std::int64_t queries : {1, 13, 40}) {
+      const HeadLayout layout{4, 2, head_dim};
+      const OpCase exact = cached_attention_case(layout, queries, DType::f64);
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        const OpCase mine = cached_attention_case(layout, queries, dtype);
+        SCOPED_TRACE(mine.text());
+        Comparison{kernels_, *device_, mine, exact}.run({});
+      }
+    }
+  }
+}
+
+OpCase embedding_case(std::int64_t length, std::int64_t h, DType dtype) {
+  constexpr std::int64_t kVocabulary = 37;
+  OpCase c{&op_info("embedding"), Attrs(std::in_place_index<op_id<Embedding>>, Embedding::Attrs{}), {}, kVocabulary};
+  c.specs.set(Embedding::kTokens, {{3, length}, DType::i32});
+  c.specs.set(Embedding::kWeight, {{kVocabulary, h}, dtype});
+  c.specs.set(Embedding::kPositions, {{length + 2, h}, dtype});
+  c.op->infer(c.attrs, c.specs);
+  return c;
+}
+
+// More tokens than a block lists at once, and rows of 16 bytes and others; the samples have fewer.
+TEST_F(CudaKernels, EmbeddingsOfManyTokensAgreeWithTheCpu) {
+  for (const std::int64_t h : {24, 13}) {
+    const OpCase exact = embedding_case(701, h, DType::f64);
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      const OpCase mine = embedding_case(701, h, dtype);
+      SCOPED_TRACE(mine.text());
       Comparison{kernels_, *device_, mine, exact}.run({});
     }
   }
