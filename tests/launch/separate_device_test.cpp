@@ -133,7 +133,7 @@ TEST(SeparateDevice, TrainsOverNccl) {
         NcclCase{{.mesh = {.tensor = 2}, .sequence = true}, {"ncclAllGather", "ncclReduceScatter"}},
         NcclCase{{.mesh = {.pipeline = 2}}, {"ncclSend", "ncclRecv"}},
         NcclCase{{.mesh = {.pipeline = 2}, .schedule = ScheduleKind::ZbH1}, {"ncclSend", "ncclRecv"}},
-        NcclCase{{.mesh = {.data = 2, .shards = 2, .pipeline = 2}, .zero = 1}, {"ncclSend", "ncclRecv"}}}) {
+        NcclCase{{.mesh = {.data = 2, .pipeline = 2, .shards = 2}, .zero = 1}, {"ncclSend", "ncclRecv"}}}) {
     SCOPED_TRACE(name_of(c.layout));
     const ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
     const auto world = std::make_shared<FakeNcclWorld>();
