@@ -45,7 +45,7 @@ PipelineParallel pipeline_parallel(const ProgramOptions& o) {
 }
 
 ModelShape train_shape(const ProgramOptions& o) {
-  return {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true, {}, o.fp8};
+  return {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true, {}, o.fp8, o.fused_heads};
 }
 
 // The forward graph of this rank.
@@ -170,7 +170,8 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
 
 Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t batch, std::int64_t sequence, Head head,
                       std::int64_t cache) {
-  Graph graph = forward_graph(o, p, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false, {}});
+  Graph graph =
+      forward_graph(o, p, {batch, sequence, head, o.dtype, o.logits_bytes, cache, false, {}, false, o.fused_heads});
   if (head == Head::Loss) {
     if (auto fault = row_split_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);
     split_rows(graph, o.recompute);
