@@ -16,6 +16,7 @@
 #include "launch/process.hpp"
 #include "launch/run_setup.hpp"
 #include "runtime/core/rng.hpp"
+#include "runtime/ops/attention_device.hpp"
 #include "runtime/plan/device_table.hpp"
 
 namespace plimsoll {
@@ -35,6 +36,7 @@ RankGpu rank_gpu(const CudaDeviceInfo& info) {
   std::memcpy(gpu.bus_id.data(), info.pci_bus_id.data(), std::min(info.pci_bus_id.size(), gpu.bus_id.size() - 1));
   std::memcpy(gpu.name.data(), info.name.data(), std::min(info.name.size(), gpu.name.size() - 1));
   gpu.memory_bytes = info.memory_bytes;
+  gpu.compute_capability = 10 * info.major + info.minor;
   return gpu;
 }
 
@@ -84,6 +86,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   backend.kernels = module.kernels(options);
   backend.sharing_ranks =
       static_cast<int>(std::count_if(all.begin(), all.end(), [&](const RankGpu& g) { return same_gpu(g, mine); }));
+  backend.fused_heads = common_fused_heads(all);
   // The free memory of a device is that of all who use it: what this rank keeps is seen while nobody else changes it.
   take_turns(control, all, [&] {
     backend.device = module.make_device(options);
@@ -123,8 +126,17 @@ Backend make_backend(Config& config, const Place& place, const Group& control, i
   return backend;
 }
 
+FusedHeads common_fused_heads(std::span<const RankGpu> all) {
+  FusedHeads common = fused_heads(all.front().compute_capability);
+  for (const RankGpu& gpu : all) {
+    const FusedHeads of_gpu = fused_heads(gpu.compute_capability);
+    common = {std::min(common.forward, of_gpu.forward), std::min(common.backward, of_gpu.backward)};
+  }
+  return common;
+}
+
 FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend) {
-  FoundGpu found{all.front().name.data(), all.front().memory_bytes};
+  FoundGpu found{all.front().name.data(), all.front().memory_bytes, {}, common_fused_heads(all)};
   const bool described = std::all_of(all.begin(), all.end(), [](const RankGpu& g) { return find_gpu(g.name.data()); });
   if (described) return found;
   found.measured = measure_device(control, backend, 1);
@@ -175,7 +187,8 @@ void warm_up(Backend& backend, const ModelConfig& given, DType dtype, std::int64
   const HeadLayout heads{static_cast<int>(model.heads), static_cast<int>(model.kv_heads),
                          static_cast<int>(model.head_dim)};
   attention.set(Attention::kQkv, {{1, tokens, heads.packed_width()}, dtype});
-  const Attention::Attrs scaled{heads, 1 / std::sqrt(static_cast<double>(heads.head_dim))};
+  Attention::Attrs scaled{heads, 1 / std::sqrt(static_cast<double>(heads.head_dim))};
+  scaled.fused_heads = backend.fused_heads;
   const auto stream = device.make_stream(StreamKind::Compute);
   for (const Node& node : {lone_node<Linear>({}, product), lone_node<Linear>({}, product, Phase::InputGrad),
                            lone_node<Linear>({}, product, Phase::WeightGrad), lone_node<Attention>(scaled, attention),

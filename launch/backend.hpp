@@ -24,6 +24,7 @@ struct RankGpu {
   std::array<char, 32> bus_id{};
   std::array<char, 96> name{};  // the driver's
   std::int64_t memory_bytes = 0;
+  int compute_capability = 0;  // as in GpuDataSheet
 };
 
 struct Backend {
@@ -39,6 +40,7 @@ struct Backend {
   int sharing_ranks = 1;    // of this host, with the device's memory
   bool records = false;     // programs are recorded and replayed (ExecutorOptions)
   bool fp8 = true;          // it multiplies fp8: fp8_gpu_fault()
+  FusedHeads fused_heads;   // of the GPUs of all ranks
   bool times_nodes = true;  // kernels are done when they return, so the host can time them
   int threads = 1;          // of kernels, as declarations count them: kDeviceThreads for those of a GPU
   // Behind the device that it is for; null: groups are those of the host.
@@ -66,8 +68,10 @@ void take_turns(const Group& control, std::span<const RankGpu> all, const std::f
 // first call). Those that were made before are closed. Collective over all ranks.
 Groups connect_groups(Backend& backend, const Mesh& mesh, int rank, const GroupMaker& make);
 
-// What all ranks plan for, so that they plan alike: the GPU of rank 0; where one of `all` has no data sheet, what the
-// slowest of them reaches, measured now. Collective over `control`.
+// Widest heads that the library computes on each of them.
+FusedHeads common_fused_heads(std::span<const RankGpu> all);
+// What all ranks plan for, so that they plan alike: the GPU of rank 0, with common_fused_heads(); where one of `all`
+// has no data sheet, what the slowest of them reaches, measured now. Collective over `control`.
 FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend);
 
 // What groups of this backend put over transports of MPI; empty: nothing. The backend outlives it.

@@ -16,6 +16,7 @@
 #include "parallel/config.hpp"
 #include "runtime/data/config.hpp"
 #include "runtime/model/config.hpp"
+#include "runtime/ops/attention.hpp"
 #include "runtime/plan/cluster.hpp"
 #include "runtime/plan/config.hpp"
 #include "runtime/tensor/dtype.hpp"
@@ -61,11 +62,12 @@ constexpr std::array<EnumName, 2> enum_names(DeviceKind) {
   return {named(DeviceKind::Cpu, "cpu"), named(DeviceKind::Cuda, "cuda")};
 }
 
-// The GPU that a run found: that of rank 0, which all ranks plan for.
+// The GPU that a run found: that of rank 0, which all ranks plan for, with what those of all ranks can do.
 struct FoundGpu {
   std::string name;  // the driver's; empty: none was looked for
   std::int64_t memory_bytes = 0;
   std::optional<DeviceDescription> measured = {};  // where a rank's has no data sheet (runtime/plan/device_table.hpp)
+  FusedHeads fused_heads = {};                     // of all ranks
 };
 
 struct Config {

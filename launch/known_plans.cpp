@@ -14,17 +14,18 @@ constexpr std::size_t kKnownRanks = 64;
 // What a byte plan follows from: everything but `recompute`, what only searches and reports look at, and, where nothing
 // is cut by what it takes, what the machine is like. A new field does not compile before it is named here.
 auto plan_fields(const ProgramOptions& o) {
-  const auto& [model, dtype, fp8, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel, tensor_chunks,
-               schedule, chunks, pipeline_chunks, pipeline_choice, stage_layers, micro_batches, shares, state_shares,
-               bucket_bytes, unit_bucket_bytes, unit_buckets_by_links, hierarchical, gather_bytes, gather_by_links,
-               prefetch, planned_buckets, planned_gathers, costs, links, shard_choice, logits_bytes, recompute, host,
-               row_splits, optimizer, train, evaluate, logits, cache_positions] = o;
+  const auto& [model, dtype, fp8, fused_heads, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel,
+               tensor_chunks, schedule, chunks, pipeline_chunks, pipeline_choice, stage_layers, micro_batches, shares,
+               state_shares, bucket_bytes, unit_bucket_bytes, unit_buckets_by_links, hierarchical, gather_bytes,
+               gather_by_links, prefetch, planned_buckets, planned_gathers, costs, links, shard_choice, logits_bytes,
+               recompute, host, row_splits, optimizer, train, evaluate, logits, cache_positions] = o;
   const bool by_costs = (zero == 0 && mesh.data > 1) || gather_by_links || unit_buckets_by_links;
   return std::tuple_cat(
-      std::tie(model, dtype, fp8, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel, tensor_chunks,
-               schedule, chunks, pipeline_chunks, stage_layers, micro_batches, shares, state_shares, bucket_bytes,
-               unit_bucket_bytes, unit_buckets_by_links, hierarchical, gather_bytes, gather_by_links, prefetch,
-               planned_buckets, planned_gathers, logits_bytes, optimizer, train, evaluate, logits, cache_positions),
+      std::tie(model, dtype, fp8, fused_heads, sequence, micro_batch, threads, mesh, rank, zero, sequence_parallel,
+               tensor_chunks, schedule, chunks, pipeline_chunks, stage_layers, micro_batches, shares, state_shares,
+               bucket_bytes, unit_bucket_bytes, unit_buckets_by_links, hierarchical, gather_bytes, gather_by_links,
+               prefetch, planned_buckets, planned_gathers, logits_bytes, optimizer, train, evaluate, logits,
+               cache_positions),
       std::tuple(by_costs ? costs.get() : nullptr));
 }
 

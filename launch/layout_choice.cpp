@@ -6,6 +6,7 @@
 
 #include "launch/known_plans.hpp"
 #include "launch/recompute_choice.hpp"
+#include "launch/run_costs.hpp"
 #include "launch/step_times.hpp"
 #include "launch/yaml_reader.hpp"
 #include "runtime/core/key_table.hpp"
@@ -128,6 +129,7 @@ LayoutProblem layout_problem(const Config& config, int ranks, std::int64_t arena
   p.dtype = config.precision;
   p.fp8 = config.fp8 == Fp8Use::Linears;
   p.fp8_multiples = config.device == DeviceKind::Cuda;
+  p.fused_heads = fused_heads_of(config);
   p.sequence = config.data.sequence;
   p.global_batch = config.train.global_batch;
   p.micro_batch = config.train.micro_batch;

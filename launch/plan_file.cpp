@@ -228,7 +228,8 @@ json binding_part(const json& plan) {
     }
   };
   take(part, plan,
-       {"parameters", "ranks", "mesh", "micro_batch", "sequence", "threads", "logits_bytes", "shares", "state_shares"});
+       {"parameters", "ranks", "mesh", "micro_batch", "sequence", "threads", "fused_heads", "logits_bytes", "shares",
+        "state_shares"});
   if (plan.contains("stage_message")) take(part["stage_message"], plan["stage_message"], {"bytes", "pieces"});
   for (const json& role : plan["roles"]) {
     json& mine = part["roles"].emplace_back();

@@ -424,6 +424,9 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"outside_arena_bytes", context.outside_bytes},
                       {"outside_source", context.outside_source},
                       {"outside_allowance_bytes", allowance_of(context)}};
+  // Nothing of other plans depends on it.
+  if (o.threads == kDeviceThreads && o.model.head_dim > FusedHeads{}.forward)
+    json["fused_heads"] = {{"forward", o.fused_heads.forward}, {"backward", o.fused_heads.backward}};
   if (!o.shares.empty()) json["shares"] = o.shares;
   if (!o.state_shares.empty()) json["state_shares"] = o.state_shares;
   if (o.train) json["links"] = std::array{"none", "cluster", "profile"}[static_cast<std::size_t>(o.links)];

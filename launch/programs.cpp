@@ -45,7 +45,7 @@ PipelineParallel pipeline_parallel(const ProgramOptions& o) {
 }
 
 ModelShape train_shape(const ProgramOptions& o) {
-  return {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true, {}, o.fp8};
+  return {o.micro_batch, o.sequence, Head::Loss, o.dtype, o.logits_bytes, 0, true, {}, o.fp8, o.fused_heads};
 }
 
 // The forward graph of this rank.
@@ -172,6 +172,7 @@ Graph inference_graph(const ProgramOptions& o, const Programs& p, std::int64_t b
                       std::int64_t cache) {
   ModelShape shape{batch, sequence, head, o.dtype, o.logits_bytes, cache};
   shape.backward = false;
+  shape.fused_heads = o.fused_heads;
   Graph graph = forward_graph(o, p, shape);
   if (head == Head::Loss) {
     if (auto fault = row_split_fault(graph, o.recompute)) fail(ErrorKind::Config, "memory.recompute: {}", *fault);

@@ -32,7 +32,8 @@ enum class LinkSource : std::uint8_t { None, Cluster, Profile };
 struct ProgramOptions {
   ModelConfig model;  // resolved, with vocabulary
   DType dtype = DType::f32;
-  bool fp8 = false;  // the layers' linears, in training
+  bool fp8 = false;        // the layers' linears, in training
+  FusedHeads fused_heads;  // of all GPUs of the run
   std::int64_t sequence = 256;
   std::int64_t micro_batch = 1;  // sequences per rank and forward
   int threads = 1;

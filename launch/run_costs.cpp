@@ -4,6 +4,7 @@
 #include "launch/measured.hpp"
 #include "launch/process.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/ops/attention_device.hpp"
 #include "runtime/plan/device_table.hpp"
 
 namespace plimsoll {
@@ -41,6 +42,13 @@ ClusterDescription choose_cluster(const Config& config) {
 
 KernelsOf kernels_of(const Config& config) {
   return config.device == DeviceKind::Cuda ? KernelsOf::Gpu : KernelsOf::Host;
+}
+
+FusedHeads fused_heads_of(const Config& config) {
+  if (config.device != DeviceKind::Cuda) return {};
+  if (!config.gpu.name.empty()) return config.gpu.fused_heads;
+  const GpuDataSheet* gpu = find_gpu(choose_cluster(config).device.name);
+  return fused_heads(gpu != nullptr ? gpu->compute_capability : 0);
 }
 
 RunCosts::RunCosts(const Config& config, const Place& place, const Group* control, std::int64_t most_bytes,

@@ -19,6 +19,9 @@ ClusterDescription choose_cluster(const Config& config);
 
 // Of config.device.
 KernelsOf kernels_of(const Config& config);
+// Of the GPUs that the run found; where none was looked for, of the device that choose_cluster() describes, by its name
+// in the device table.
+FusedHeads fused_heads_of(const Config& config);
 
 class RunCosts {
  public:

@@ -281,6 +281,7 @@ ProgramOptions choose_programs(const Config& config, const Place& place, Purpose
   o.model = config.model;
   o.dtype = config.precision;
   o.fp8 = config.fp8 == Fp8Use::Linears;
+  o.fused_heads = fused_heads_of(config);
   o.sequence = config.data.sequence;
   o.threads = config.device == DeviceKind::Cuda ? kDeviceThreads : choose_threads(config, place);
   o.mesh = choose_mesh(config, place.ranks);

@@ -30,6 +30,7 @@ struct LayoutProblem {
   DType dtype = DType::f32;
   bool fp8 = false;                         // ModelShape::fp8 …
   bool fp8_multiples = false;               // … on a device that wants them (fp8_size_fault)
+  FusedHeads fused_heads;                   // ModelShape::fused_heads
   std::int64_t sequence = 1;                // tokens
   std::int64_t global_batch = 1;            // sequences of a step
   std::optional<std::int64_t> micro_batch;  // nullopt: chosen too

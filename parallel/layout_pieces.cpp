@@ -150,6 +150,7 @@ Graph PieceProfiles::differentiated(const PieceKind& kind, std::int64_t layers) 
   model.layers = layers;
   ModelShape shape{kind.micro_batch, problem_.sequence, Head::Loss, problem_.dtype, problem_.logits_bytes, 0, true, {},
                    problem_.fp8};
+  shape.fused_heads = problem_.fused_heads;
   if (kind.pipelined) shape.parts = {{0, layers, kind.embedding, kind.head}};
   Graph graph = build_transformer(model, shape);
   if (kind.tensor > 1) graph = split_over_tensor(graph, model, {kind.tensor, 0, kind.sequence_parallel});

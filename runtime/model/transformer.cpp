@@ -212,6 +212,7 @@ class Builder {
     const double scale = 1.0 / std::sqrt(static_cast<double>(m_.head_dim));
     if (s_.cache_positions == 0) {
       Attention::Attrs attrs{layout_, scale, s_.dropout ? m_.dropout : 0.0, site("attention.dropout")};
+      attrs.fused_heads = s_.fused_heads;
       return add_node<Attention>(g_, attrs, {{Attention::kQkv, qkv}}, "attention", layer_)[Attention::kOut];
     }
     const auto cache = [&](const char* name) {

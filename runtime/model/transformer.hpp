@@ -31,6 +31,7 @@ struct ModelShape {
   bool dropout = false;                      // training: dropout acts (model.dropout)
   std::vector<ModelPart> parts = {};         // one after another, each a chunk of the graph; empty: the whole model
   bool fp8 = false;                          // training: linears of the layers multiply in fp8 (runtime/ops/fp8.hpp)
+  FusedHeads fused_heads = {};               // Attention::Attrs::fused_heads
   bool backward = true;                      // false: there will be none, and nothing is kept for it
 };
 

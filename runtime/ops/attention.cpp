@@ -49,7 +49,8 @@ std::int64_t Attention::workspace_bytes(const Attrs& a, const SlotSpecs& s, Phas
 FusedSlices fused_slices(const Attention::Attrs& a, const SlotSpecs& s, Phase phase) {
   const TensorSpec& qkv = s[Attention::kQkv];
   const bool half = dtype_bytes(qkv.dtype) == 2;
-  if (!half || s.has(Attention::kSegments) || a.dropout > 0 || !takes_head_dim(a.layout.head_dim)) return {};
+  const bool takes = half && takes_head_dim(a.fused_heads, phase, a.layout.head_dim);
+  if (!takes || s.has(Attention::kSegments) || a.dropout > 0) return {};
   if (phase == Phase::Forward) return {qkv.shape[0], a.layout.kv_heads, kFusedForwardBytes};
   return fused_backward_slices(qkv.shape[0], a.layout, qkv.shape[1]);
 }

@@ -12,6 +12,13 @@ struct HeadLayout {
   std::int64_t output_width() const { return std::int64_t{heads} * head_dim; }
 };
 
+// Widest heads that the library of a GPU computes, by phase; wider ones are left to our own kernels
+// (runtime/ops/attention_device.hpp).
+struct FusedHeads {
+  int forward = 128, backward = 128;
+  bool operator==(const FusedHeads&) const = default;
+};
+
 // out = softmax(scale · q kᵀ, causal) v per head, tiled with online softmax: no T×T tensor; lse [B, heads, T] is the
 // log-sum-exp of each row (Dao et al. 2022, FlashAttention). out [B, T, heads·head_dim]. Any head size.
 // Dropout acts on the probabilities: element (sample, head, query, key) replays the counter at index
@@ -24,6 +31,7 @@ struct Attention : OpDefaults {
     double dropout = 0;
     std::uint64_t site = 0;
     int first_head = 0, all_heads = 0;  // of heads that are split over ranks; all_heads 0: they are all here
+    FusedHeads fused_heads = {};        // of the GPUs that the graph is planned for; nothing on a CPU
   };
   static constexpr std::string_view name = "attention";
   enum : int { kQkv, kSegments, kOut, kLse };

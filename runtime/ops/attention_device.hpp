@@ -12,8 +12,16 @@ namespace plimsoll {
 // Widest head of a GPU's kernels.
 inline constexpr std::int64_t kMostDeviceHeadDim = 256;
 
-// Head sizes that fused kernels take.
-constexpr bool takes_head_dim(std::int64_t head_dim) { return head_dim <= 128 && head_dim % 8 == 0; }
+// What cuDNN supports on a GPU of this compute capability (ten times it; 0: nobody knows), in bf16 and f16 (NVIDIA's
+// documentation of cuDNN's attention, "Support Matrix"; its library 9.19 has reproducible plans of just these).
+constexpr FusedHeads fused_heads(int compute_capability) {
+  const int generation = compute_capability / 10;
+  return {generation >= 8 ? 256 : 128, generation == 9 ? 256 : 128};
+}
+
+constexpr bool takes_head_dim(const FusedHeads& fused, Phase phase, std::int64_t head_dim) {
+  return head_dim <= (phase == Phase::Forward ? fused.forward : fused.backward) && head_dim % 8 == 0;
+}
 
 // A float for each row, which backward makes first.
 constexpr std::int64_t row_sums_bytes(std::int64_t batch, std::int64_t heads, std::int64_t length) {
@@ -23,11 +31,13 @@ constexpr std::int64_t row_sums_bytes(std::int64_t batch, std::int64_t heads, st
 inline constexpr std::int64_t kFusedForwardBytes = std::int64_t{256} << 10;
 
 // cuDNN's backward that gives the same bits on every run keeps the gradient of the scores of all pairs, in 16 bits and
-// tiles of 64, and where heads share keys the gradients of keys and values of every query head (measured from plans of
-// cuDNN 9.19 for compute capabilities 8.0, 8.9, 9.0, 10.0 and 12.0). With the sums of rows.
+// tiles of 64 queries and, on Hopper, 128 keys, elsewhere 64, and where heads share keys the gradients of keys and
+// values of every query head (measured from plans of cuDNN 9.19 for compute capabilities 8.0, 8.6, 8.9, 9.0, 10.0, 10.3
+// and 12.0). With the sums of rows.
 constexpr std::int64_t fused_backward_bytes(std::int64_t batch, std::int64_t heads, std::int64_t kv_heads,
                                             std::int64_t length, std::int64_t head_dim) {
-  const std::int64_t padded = (length + 63) / 64 * 64, pairs = batch * heads * padded * padded * 2;
+  const std::int64_t padded = (length + 63) / 64 * 64, keys = (length + 127) / 128 * 128;
+  const std::int64_t pairs = batch * heads * padded * keys * 2;
   const std::int64_t shared = heads == kv_heads ? 0 : batch * heads * padded * head_dim * 2 * 2;
   return row_sums_bytes(batch, heads, length) + pairs + shared + kFusedForwardBytes;
 }

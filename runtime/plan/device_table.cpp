@@ -9,20 +9,20 @@ constexpr double kTf32OfA100 = 156e12;
 
 // Data sheets of NVIDIA. Longer names stand before those that they begin with.
 constexpr std::array kGpus{
-    GpuDataSheet{"A100-SXM4-40GB", kA100, kTf32OfA100, 1.555e12, 300e9},
-    GpuDataSheet{"A100-SXM4-80GB", kA100, kTf32OfA100, 2.039e12, 300e9},
-    GpuDataSheet{"A100-PCIE-40GB", kA100, kTf32OfA100, 1.555e12, 32e9},
-    GpuDataSheet{"A100 80GB PCIe", kA100, kTf32OfA100, 1.935e12, 32e9},
-    GpuDataSheet{"A100", kA100, kTf32OfA100, 2.039e12, 300e9},
-    GpuDataSheet{"H100 PCIe", {51e12, 51e12, 756e12, 756e12, 1513e12}, 378e12, 2.0e12, 64e9},
-    GpuDataSheet{"H100 NVL", {60e12, 60e12, 835.5e12, 835.5e12, 1671e12}, 417.7e12, 3.9e12, 64e9},
-    GpuDataSheet{"H100", {67e12, 67e12, 989.4e12, 989.4e12, 1978.9e12}, 494.7e12, 3.35e12, 450e9},
-    GpuDataSheet{"H200 NVL", {60e12, 60e12, 835.5e12, 835.5e12, 1671e12}, 417.7e12, 4.8e12, 64e9},
-    GpuDataSheet{"H200", {67e12, 67e12, 989.4e12, 989.4e12, 1978.9e12}, 494.7e12, 4.8e12, 450e9},
-    GpuDataSheet{"B200", {37e12, 75e12, 2250e12, 2250e12, 4500e12}, 1125e12, 7.7e12, 900e9},
-    GpuDataSheet{"L40S", {1.4e12, 91.6e12, 362e12, 362e12, 733e12}, 183e12, 0.864e12, 32e9},
-    GpuDataSheet{"GeForce RTX 4090", {1.3e12, 82.6e12, 165.2e12, 165.2e12, 330.3e12}, 82.6e12, 1.008e12, 32e9},
-    GpuDataSheet{"GeForce RTX 5090", {1.6e12, 104.8e12, 209.5e12, 209.5e12, 419e12}, 104.8e12, 1.792e12, 64e9},
+    GpuDataSheet{"A100-SXM4-40GB", 80, kA100, kTf32OfA100, 1.555e12, 300e9},
+    GpuDataSheet{"A100-SXM4-80GB", 80, kA100, kTf32OfA100, 2.039e12, 300e9},
+    GpuDataSheet{"A100-PCIE-40GB", 80, kA100, kTf32OfA100, 1.555e12, 32e9},
+    GpuDataSheet{"A100 80GB PCIe", 80, kA100, kTf32OfA100, 1.935e12, 32e9},
+    GpuDataSheet{"A100", 80, kA100, kTf32OfA100, 2.039e12, 300e9},
+    GpuDataSheet{"H100 PCIe", 90, {51e12, 51e12, 756e12, 756e12, 1513e12}, 378e12, 2.0e12, 64e9},
+    GpuDataSheet{"H100 NVL", 90, {60e12, 60e12, 835.5e12, 835.5e12, 1671e12}, 417.7e12, 3.9e12, 64e9},
+    GpuDataSheet{"H100", 90, {67e12, 67e12, 989.4e12, 989.4e12, 1978.9e12}, 494.7e12, 3.35e12, 450e9},
+    GpuDataSheet{"H200 NVL", 90, {60e12, 60e12, 835.5e12, 835.5e12, 1671e12}, 417.7e12, 4.8e12, 64e9},
+    GpuDataSheet{"H200", 90, {67e12, 67e12, 989.4e12, 989.4e12, 1978.9e12}, 494.7e12, 4.8e12, 450e9},
+    GpuDataSheet{"B200", 100, {37e12, 75e12, 2250e12, 2250e12, 4500e12}, 1125e12, 7.7e12, 900e9},
+    GpuDataSheet{"L40S", 89, {1.4e12, 91.6e12, 362e12, 362e12, 733e12}, 183e12, 0.864e12, 32e9},
+    GpuDataSheet{"GeForce RTX 4090", 89, {1.3e12, 82.6e12, 165.2e12, 165.2e12, 330.3e12}, 82.6e12, 1.008e12, 32e9},
+    GpuDataSheet{"GeForce RTX 5090", 120, {1.6e12, 104.8e12, 209.5e12, 209.5e12, 419e12}, 104.8e12, 1.792e12, 64e9},
 };
 
 ClusterDescription nodes_of(const DeviceDescription& device, double link_bytes_per_s) {

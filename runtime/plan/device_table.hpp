@@ -1,6 +1,6 @@
 #pragma once
 // What the data sheets of GPUs say, once: MFU is a share of these rates, and a run that no cluster file describes is
-// planned with them.
+// planned with them. Which kernels a described device has follows from its row too, by its name.
 
 #include <optional>
 #include <string_view>
@@ -11,8 +11,9 @@
 namespace plimsoll {
 
 struct GpuDataSheet {
-  std::string_view name;  // what the driver's name begins with, after "NVIDIA "
-  PrecisionRates peak;    // of tensor cores, dense, sums in fp32; fp32 without TF32
+  std::string_view name;       // what the driver's name begins with, after "NVIDIA "
+  int compute_capability = 0;  // ten times it: 89 is 8.9
+  PrecisionRates peak;         // of tensor cores, dense, sums in fp32; fp32 without TF32
   double tf32 = 0;
   double memory_bytes_per_s = 0;
   double link_bytes_per_s = 0;  // each way, to the others of a node: NVLink of SXM boards, else PCIe

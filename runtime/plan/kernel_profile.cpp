@@ -26,6 +26,9 @@ std::string attributes_text(const Attrs& attrs) {
         if constexpr (requires { a.activation; }) text += fmt::format(" activation {}", static_cast<int>(a.activation));
         if constexpr (requires { a.layout.head_dim; })
           text += fmt::format(" heads {}/{} of {}", a.layout.heads, a.layout.kv_heads, a.layout.head_dim);
+        if constexpr (requires { a.fused_heads; })
+          if (a.layout.head_dim > FusedHeads{}.forward)
+            text += fmt::format(" fused {}/{}", a.fused_heads.forward, a.fused_heads.backward);
         if constexpr (requires { a.dropout; }) text += a.dropout > 0 ? " dropout" : "";
         if constexpr (requires { a.chunk_rows; }) text += fmt::format(" rows {}", a.chunk_rows);
         if constexpr (requires { a.ranks; }) text += fmt::format(" ranks {}", a.ranks);

@@ -167,6 +167,12 @@ TEST_F(CudaKernels, LinearsInFp8AgreeWithTheCpu) {
   }
 }
 
+// The same.
+FusedHeads fused_heads_here() {
+  const CudaDeviceInfo info = cuda_module().devices().front();
+  return fused_heads(10 * info.major + info.minor);
+}
+
 OpCase attention_case(const Attention::Attrs& attrs, std::int64_t batch, std::int64_t length, DType dtype) {
   OpCase c{&op_info("attention"), Attrs(std::in_place_index<op_id<Attention>>, attrs), {}, 0};
   c.specs.set(Attention::kQkv, {{batch, length, attrs.layout.packed_width()}, dtype});
@@ -179,22 +185,30 @@ TEST_F(CudaKernels, AttentionAgreesWithTheCpuForHeadsOfEverySize) {
   struct Case {
     Attention::Attrs attrs;
     std::int64_t batch, length;
-    bool fused;
+    bool fused;  // where the GPU has fused kernels for heads of this size
   };
-  for (const Case& c : {Case{{{4, 2, 64}, 0.125}, 2, 100, true},
-                        {{{2, 2, 128}, 0.1}, 1, 77, true},
-                        {{{6, 2, 8}, 0.3}, 3, 130, true},
-                        {{{4, 2, 64}, 0.125, 0.1, 2}, 2, 50, false},
-                        {{{4, 1, 128}, 0.1, 0.25, 5}, 2, 50, false},
-                        {{{2, 1, 136}, 0.1}, 2, 70, false},
-                        {{{3, 3, 256}, 0.06}, 1, 49, false},
-                        {{{4, 2, 250}, 0.06, 0.25, 3}, 2, 35, false}}) {
+  const FusedHeads here = fused_heads_here();
+  for (Case c : {Case{{{4, 2, 64}, 0.125}, 2, 100, true},
+                 {{{2, 2, 128}, 0.1}, 1, 77, true},
+                 {{{6, 2, 8}, 0.3}, 3, 130, true},
+                 {{{4, 2, 64}, 0.125, 0.1, 2}, 2, 50, false},
+                 {{{4, 1, 128}, 0.1, 0.25, 5}, 2, 50, false},
+                 {{{2, 1, 136}, 0.1}, 2, 70, true},
+                 {{{4, 4, 192}, 0.07}, 2, 130, true},
+                 {{{6, 2, 192}, 0.07}, 1, 333, true},
+                 {{{3, 3, 256}, 0.06}, 1, 49, true},
+                 {{{4, 1, 256}, 0.06}, 2, 200, true},
+                 {{{2, 2, 192}, 0.07, 0.25, 5}, 2, 50, false},
+                 {{{4, 2, 250}, 0.06, 0.25, 3}, 2, 35, false}}) {
+    c.attrs.fused_heads = here;
     const OpCase exact = attention_case(c.attrs, c.batch, c.length, DType::f64);
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       const OpCase mine = attention_case(c.attrs, c.batch, c.length, dtype);
       SCOPED_TRACE(mine.text());
-      const bool fused = fused_slices(c.attrs, mine.specs, Phase::InputGrad).samples > 0;
-      EXPECT_EQ(fused, c.fused && dtype != DType::f32);
+      const auto is_fused = [&](Phase phase) { return fused_slices(c.attrs, mine.specs, phase).samples > 0; };
+      const bool may = c.fused && dtype != DType::f32;
+      EXPECT_EQ(is_fused(Phase::Forward), may && c.attrs.layout.head_dim <= here.forward);
+      EXPECT_EQ(is_fused(Phase::InputGrad), may && c.attrs.layout.head_dim <= here.backward);
       OpRun accumulate;
       accumulate.accumulate = true;
       for (const OpRun& how : {OpRun{}, accumulate}) Comparison{kernels_, *device_, mine, exact}.run(how);
@@ -273,6 +287,33 @@ TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) {
           Comparison{kernels_, *device_, mine, exact}.run(forward);
         }
       }
+    }
+  }
+}
+
+// What a plan says the library computes, it does: our own kernels, which would follow, leave other bits.
+TEST_F(CudaKernels, TheLibraryTakesTheWideHeadsThatPlansGiveIt) {
+  const FusedHeads here = fused_heads_here();
+  if (here == FusedHeads{}) GTEST_SKIP() << "this GPU has no fused kernels for heads wider than 128";
+  for (const HeadLayout& layout : {HeadLayout{4, 4, 192}, {4, 1, 192}, {4, 2, 256}}) {
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      const auto run = [&](const FusedHeads& fused) {
+        Attention::Attrs attrs{layout, 0.07};
+        attrs.fused_heads = fused;
+        const OpCase c = attention_case(attrs, 2, 512, dtype);
+        OpInputs in = random_inputs(c, 3);
+        round_numbers(in.value, c, false);
+        round_numbers(in.grad, c, true);
+        OpRun how;
+        how.device = device_.get();
+        how.threads = kDeviceThreads;
+        return run_op(kernels_, c, in, how);
+      };
+      SCOPED_TRACE(fmt::format("{} query and {} key heads of {}", layout.heads, layout.kv_heads, layout.head_dim));
+      const OpResult ours = run({}), forward = run({here.forward, 128}), both = run(here);
+      EXPECT_NE(forward.value[Attention::kOut], ours.value[Attention::kOut]);
+      EXPECT_EQ(both.value[Attention::kOut], forward.value[Attention::kOut]);
+      EXPECT_EQ(both.grad[Attention::kQkv] == forward.grad[Attention::kQkv], here.backward == 128);
     }
   }
 }

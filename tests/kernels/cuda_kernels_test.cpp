@@ -18,7 +18,46 @@ TEST(CudaKernelTable, WorkspaceOfProductsIsPlannedForTheDeviceOnly) {
   EXPECT_EQ(op.workspace_bytes(c.attrs, c.specs, Phase::Forward, kDeviceThreads), std::int64_t{32} << 20);
 }
 
-// What plans of cuDNN 9.19 asked for, made for descriptions of an H200 and an A100 (the larger of the two).
+SlotSpecs specs_of(const HeadLayout& layout, std::int64_t batch, std::int64_t length, DType dtype = DType::bf16) {
+  SlotSpecs specs;
+  specs.set(Attention::kQkv, {{batch, length, layout.packed_width()}, dtype});
+  return specs;
+}
+
+// What cuDNN's documentation says, and what it has plans for: backward of wide heads on Hopper alone.
+TEST(CudaKernelTable, WhoComputesHeadsOfWhichSizeOnWhichGpu) {
+  struct Case {
+    std::vector<int> compute_capabilities;
+    int forward, backward;
+  };
+  for (const Case& c :
+       {Case{{0, 70, 75}, 128, 128}, {{80, 86, 89}, 256, 128}, {{90}, 256, 256}, {{100, 103, 120, 121}, 256, 128}}) {
+    for (const int compute_capability : c.compute_capabilities) {
+      const FusedHeads fused = fused_heads(compute_capability);
+      EXPECT_EQ(fused, (FusedHeads{c.forward, c.backward})) << compute_capability;
+      for (const int head_dim : {8, 63, 64, 128, 129, 136, 192, 196, 256, 264}) {
+        SCOPED_TRACE(fmt::format("heads of {}, compute capability {}", head_dim, compute_capability));
+        Attention::Attrs attrs{{4, 2, head_dim}, 0.1};
+        attrs.fused_heads = fused;
+        const bool even = head_dim % 8 == 0;
+        const auto is_fused = [&](DType dtype, Phase phase) {
+          const SlotSpecs specs = specs_of(attrs.layout, 2, 256, dtype);
+          const bool takes = fused_slices(attrs, specs, phase).samples > 0;
+          EXPECT_EQ(Attention::workspace_bytes(attrs, specs, phase, kDeviceThreads) > 0, takes);
+          return takes;
+        };
+        for (const DType dtype : {DType::bf16, DType::f16}) {
+          EXPECT_EQ(is_fused(dtype, Phase::Forward), even && head_dim <= c.forward);
+          EXPECT_EQ(is_fused(dtype, Phase::InputGrad), even && head_dim <= c.backward);
+        }
+        EXPECT_FALSE(is_fused(DType::f32, Phase::Forward) || is_fused(DType::f32, Phase::InputGrad));
+      }
+    }
+  }
+}
+
+// What plans of cuDNN 9.19 asked for, made for descriptions of an H200 and an A100 (the larger of the two; heads wider
+// than 128 an H200).
 TEST(CudaKernelTable, WorkspaceOfFusedAttentionHoldsWhatPlansAskFor) {
   struct Case {
     int kv_heads, head_dim;
@@ -26,16 +65,45 @@ TEST(CudaKernelTable, WorkspaceOfFusedAttentionHoldsWhatPlansAskFor) {
     int heads = 12;
     std::int64_t batch = 4;
   };
-  for (const Case& c :
-       {Case{12, 64, 1024, 100663552}, Case{12, 64, 1000, 100663552}, Case{4, 64, 1024, 113246464},
-        Case{4, 64, 1000, 112951552}, Case{12, 128, 1024, 100663552}, Case{4, 128, 1024, 125829376},
-        Case{4, 128, 1000, 125239552}, Case{25, 64, 1024, 838861056, 25, 16}, Case{8, 64, 4096, 1107296512, 32, 1},
-        Case{8, 128, 2048, 603980032, 32, 2}, Case{2, 80, 333, 7226880, 6, 3}, Case{1, 8, 64, 147712, 4, 2},
-        Case{2, 120, 100, 323328, 4, 1}, Case{8, 64, 2048, 1140850944, 32, 4}, Case{25, 64, 4096, 1677721856, 25, 2},
-        Case{3, 128, 8192, 1660944640, 12, 1}, Case{1, 128, 12288, 1233125632, 4, 1}}) {
-    const Attention::Attrs attrs{{c.heads, c.kv_heads, c.head_dim}, 0.125};
-    SlotSpecs specs;
-    specs.set(Attention::kQkv, {{c.batch, c.length, attrs.layout.packed_width()}, DType::bf16});
+  for (const Case& c : {Case{12, 64, 1024, 100663552},
+                        Case{12, 64, 1000, 100663552},
+                        Case{4, 64, 1024, 113246464},
+                        Case{4, 64, 1000, 112951552},
+                        Case{12, 128, 1024, 100663552},
+                        Case{4, 128, 1024, 125829376},
+                        Case{4, 128, 1000, 125239552},
+                        Case{25, 64, 1024, 838861056, 25, 16},
+                        Case{8, 64, 4096, 1107296512, 32, 1},
+                        Case{8, 128, 2048, 603980032, 32, 2},
+                        Case{2, 80, 333, 7226880, 6, 3},
+                        Case{1, 8, 64, 147712, 4, 2},
+                        Case{2, 120, 100, 323328, 4, 1},
+                        Case{8, 64, 2048, 1140850944, 32, 4},
+                        Case{25, 64, 4096, 1677721856, 25, 2},
+                        Case{3, 128, 8192, 1660944640, 12, 1},
+                        Case{1, 128, 12288, 1233125632, 4, 1},
+                        Case{12, 136, 1024, 100663552},
+                        Case{12, 192, 1024, 100663552},
+                        Case{12, 256, 1024, 100663552},
+                        Case{4, 136, 1024, 127402240},
+                        Case{4, 192, 1024, 138412288},
+                        Case{4, 256, 1024, 150995200},
+                        Case{20, 192, 2048, 167772416, 20, 1},
+                        Case{1, 192, 2048, 119537920, 12, 1},
+                        Case{1, 256, 12288, 1258291456, 4, 1},
+                        Case{4, 192, 8192, 536871168, 4, 1},
+                        Case{1, 136, 70, 283648, 2, 2},
+                        Case{2, 192, 333, 9912064, 6, 3},
+                        Case{3, 256, 49, 49408, 3, 1},
+                        Case{12, 64, 64, 786688},
+                        Case{12, 64, 192, 4718848},
+                        Case{4, 128, 192, 9437440},
+                        Case{12, 128, 320, 11796736},
+                        Case{12, 192, 150, 4718848},
+                        Case{12, 192, 576, 35389696}}) {
+    Attention::Attrs attrs{{c.heads, c.kv_heads, c.head_dim}, 0.125};
+    attrs.fused_heads = fused_heads(90);
+    const SlotSpecs specs = specs_of(attrs.layout, c.batch, c.length);
     const std::int64_t sums = row_sums_bytes(c.batch, c.heads, c.length);
     const std::int64_t planned = Attention::workspace_bytes(attrs, specs, Phase::InputGrad, kDeviceThreads);
     EXPECT_GE(planned, c.backward_bytes + sums);

@@ -14,6 +14,7 @@
 #include "kernels/cuda_errors.hpp"
 #include "kernels/cuda_module.hpp"
 #include "launch/run_setup.hpp"
+#include "runtime/ops/attention_device.hpp"
 #include "tests/comm/fake_nccl.hpp"
 #include "tests/launch/tiny_run.hpp"
 #include "tests/support/local_ranks.hpp"
@@ -149,6 +150,26 @@ TEST(Backend, UnknownGpusAreMeasured) {
   const FoundGpu measured = find("NVIDIA X1");
   ASSERT_TRUE(measured.measured);
   EXPECT_GT(measured.measured->matmul.bf16, 1e7);
+}
+
+// What one rank's GPU has no fused kernels for, no rank plans to have them for.
+TEST(Backend, RanksPlanForTheKernelsThatAllTheirGpusHave) {
+  const auto found = [](std::initializer_list<int> capabilities) {
+    std::vector<RankGpu> gpus;
+    for (const int capability : capabilities) {
+      gpus.push_back(gpu(1, static_cast<char>('a' + gpus.size())));
+      std::strcpy(gpus.back().name.data(), "NVIDIA H200");
+      gpus.back().compute_capability = capability;
+    }
+    const Group control("control", make_self_transport());
+    Backend backend;
+    return find_gpus(gpus, control, backend).fused_heads;
+  };
+  EXPECT_EQ(found({90, 90}), (FusedHeads{256, 256}));
+  EXPECT_EQ(found({90, 80}), (FusedHeads{256, 128}));
+  EXPECT_EQ(found({80, 90}), (FusedHeads{256, 128}));
+  EXPECT_EQ(found({90, 120, 90}), fused_heads(120)) << "a higher capability is not a wider head";
+  EXPECT_EQ(found({75, 90}), FusedHeads{});
 }
 
 TEST(Backend, SaysWhyThereIsNoGpu) {

@@ -6,11 +6,13 @@
 
 #include "launch/cluster_file.hpp"
 #include "launch/config_keys.hpp"
+#include "launch/layout_choice.hpp"
 #include "launch/plan_question.hpp"
 #include "launch/plan_report.hpp"
 #include "launch/run_setup.hpp"
 #include "runtime/core/text.hpp"
 #include "runtime/graph/row_splits.hpp"
+#include "runtime/ops/attention_device.hpp"
 #include "tests/support/temp_folder.hpp"
 
 namespace plimsoll {
@@ -252,6 +254,58 @@ TEST_F(PlanFile, Fp8IsSaidWhereItIsOn) {
     follow_plan(followed, 2, same);
     check_followed(plan(followed), same);
   }
+}
+
+// What computes wide heads is the GPU's: a plan is of the device that it describes, and a run of the one that it found.
+TEST_F(PlanFile, WideHeadsArePlannedForTheGpuThatTheRunFinds) {
+  const auto wide = [&](const FoundGpu& found, int heads, std::vector<std::string> more = {}) {
+    // Long enough that backward's workspace is more than what products have.
+    more.insert(more.end(), {"device=cuda", "precision=bf16", "train.micro_batch=2", "model.positions=4096",
+                             "data.sequence=4096", "model.hidden=192", fmt::format("model.heads={}", heads)});
+    Config c = config(more);
+    c.gpu = found;
+    return c;
+  };
+  const FoundGpu none, h200{"NVIDIA H200", std::int64_t{141} << 30, {}, fused_heads(90)},
+      a100{"NVIDIA A100-SXM4-80GB", std::int64_t{80} << 30, {}, fused_heads(80)};
+  const json planned = plan(wide(none, 1));  // for an H200
+  EXPECT_EQ(planned["fused_heads"], (json{{"forward", 256}, {"backward", 256}}));
+  const std::filesystem::path file = write(planned);
+  Config followed = wide(h200, 1);
+  follow_plan(followed, 2, file);
+  const json same = plan(followed);
+  EXPECT_EQ(same["roles"], planned["roles"]);
+  check_followed(same, file);
+  followed.gpu = a100;
+  const json other = plan(followed);
+  EXPECT_LT(other["arena_bytes"], planned["arena_bytes"]) << "our own kernels need no workspace";
+  const auto [kind, text] = error_of([&] { check_followed(other, file); });
+  EXPECT_EQ(kind, ErrorKind::Config);
+  EXPECT_EQ(text, file.string() + ": was made for another run: /fused_heads/backward is 256 there, and here 128");
+  // A described device is found by its name.
+  const auto described = [&](const char* name) {
+    ClusterDescription c;
+    c.device.name = name;
+    test::write_text(folder_ / "cluster.yaml", write_cluster(c, ""));
+    return plan(wide(none, 1, {"comm.cluster=" + (folder_ / "cluster.yaml").string()}))["fused_heads"];
+  };
+  EXPECT_EQ(described("H100 SXM5"), planned["fused_heads"]);
+  EXPECT_EQ(described("A100 SXM4"), other["fused_heads"]);
+  EXPECT_EQ(described("another GPU"), (json{{"forward", 128}, {"backward", 128}}));
+  // Of other heads every GPU has the same plan, which says nothing of them.
+  const json narrow = plan(wide(h200, 2));
+  EXPECT_FALSE(narrow.contains("fused_heads"));
+  EXPECT_EQ(narrow, plan(wide(a100, 2)));
+  EXPECT_FALSE(plan(config({"model.hidden=192", "model.heads=1"})).contains("fused_heads")) << "on a CPU";
+}
+
+// The layout planner's pieces are those of the programs.
+TEST_F(PlanFile, LayoutsAreSearchedWithTheKernelsOfTheGpu) {
+  Config c = config({"device=cuda", "precision=bf16", "model.hidden=192", "model.heads=1"});
+  EXPECT_EQ(layout_problem(c, 2, 0).fused_heads, fused_heads(90));
+  c.gpu = {"NVIDIA A100-SXM4-80GB", std::int64_t{80} << 30, {}, fused_heads(80)};
+  EXPECT_EQ(layout_problem(c, 2, 0).fused_heads, fused_heads(80));
+  EXPECT_EQ(options(c).fused_heads, fused_heads(80));
 }
 
 TEST_F(PlanFile, AMissingPartIsSaidOnce) {

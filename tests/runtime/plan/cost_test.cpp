@@ -118,12 +118,15 @@ TEST(Cost, AttentionThatIsNotFusedIsPricedInFloats) {
     bool forward_fused, backward_fused;
     std::int64_t head_dim = 16, sequence = 128;
     double dropout = 0;
+    FusedHeads fused_heads = {};
   };
   for (const Case& k :
        {Case{"bf16", DType::bf16, true, true}, Case{"fp16", DType::f16, true, true},
         Case{"fp32", DType::f32, false, false}, Case{"odd heads", DType::bf16, false, false, 20},
-        Case{"wide heads", DType::bf16, false, false, 136}, Case{"dropout", DType::f16, false, false, 16, 128, 0.1},
-        Case{"in slices", DType::bf16, true, true, 16, 16384},
+        Case{"wide heads", DType::bf16, false, false, 136},
+        Case{"wide heads of an A100", DType::bf16, true, false, 136, 128, 0, {256, 128}},
+        Case{"wide heads of an H100", DType::bf16, true, true, 136, 128, 0, {256, 256}},
+        Case{"dropout", DType::f16, false, false, 16, 128, 0.1}, Case{"in slices", DType::bf16, true, true, 16, 16384},
         Case{"too much for a slice", DType::bf16, true, false, 16, 65536}}) {
     SCOPED_TRACE(k.what);
     ModelConfig model = small_model();
@@ -133,6 +136,7 @@ TEST(Cost, AttentionThatIsNotFusedIsPricedInFloats) {
     ModelShape shape{2, k.sequence};
     shape.dtype = k.dtype;
     shape.dropout = k.dropout > 0;
+    shape.fused_heads = k.fused_heads;
     const auto length = static_cast<double>(k.sequence), d = static_cast<double>(k.head_dim);
     const double flops = 2 * 2 * (length * (length + 1) / 2) * d * 4 * 2;  // two products, 4 heads, 2 sequences
     const double rate = c.device.attention.of(k.dtype), floats = 1e12;

@@ -6,20 +6,24 @@ namespace plimsoll {
 namespace {
 
 TEST(DeviceTable, FindsTheDeviceByTheNameOfItsDriver) {
-  const std::pair<const char*, const char*> rows[] = {
-      {"NVIDIA H200", "H200"},
-      {"NVIDIA H200 NVL", "H200 NVL"},
-      {"NVIDIA H100 80GB HBM3", "H100"},
-      {"NVIDIA H100 PCIe", "H100 PCIe"},
-      {"NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"},
-      {"NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"},
-      {"NVIDIA A100-PCIE-40GB", "A100-PCIE-40GB"},
-      {"NVIDIA A100 80GB PCIe", "A100 80GB PCIe"},
-      {"NVIDIA A100-SXM-64GB", "A100"},
-      {"NVIDIA B200", "B200"},
-      {"NVIDIA L40S", "L40S"},
-      {"NVIDIA GeForce RTX 4090", "GeForce RTX 4090"},
-      {"NVIDIA GeForce RTX 5090", "GeForce RTX 5090"},
+  struct Row {
+    const char *driver, *name;
+    int compute_capability = 0;
+  };
+  const Row rows[] = {
+      {"NVIDIA H200", "H200", 90},
+      {"NVIDIA H200 NVL", "H200 NVL", 90},
+      {"NVIDIA H100 80GB HBM3", "H100", 90},
+      {"NVIDIA H100 PCIe", "H100 PCIe", 90},
+      {"NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB", 80},
+      {"NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB", 80},
+      {"NVIDIA A100-PCIE-40GB", "A100-PCIE-40GB", 80},
+      {"NVIDIA A100 80GB PCIe", "A100 80GB PCIe", 80},
+      {"NVIDIA A100-SXM-64GB", "A100", 80},
+      {"NVIDIA B200", "B200", 100},
+      {"NVIDIA L40S", "L40S", 89},
+      {"NVIDIA GeForce RTX 4090", "GeForce RTX 4090", 89},
+      {"NVIDIA GeForce RTX 5090", "GeForce RTX 5090", 120},
       {"NVIDIA GeForce RTX 4090 Laptop GPU", ""},
       {"NVIDIA GeForce RTX 5090 D", ""},
       {"NVIDIA A1000", ""},
@@ -27,9 +31,10 @@ TEST(DeviceTable, FindsTheDeviceByTheNameOfItsDriver) {
       {"NVIDIA L40", ""},
       {"", ""},
   };
-  for (const auto& [driver, expected] : rows) {
+  for (const auto& [driver, expected, compute_capability] : rows) {
     const GpuDataSheet* gpu = find_gpu(driver);
     EXPECT_EQ(gpu == nullptr ? "" : gpu->name, expected) << driver;
+    EXPECT_EQ(gpu == nullptr ? 0 : gpu->compute_capability, compute_capability) << driver;
   }
 }
 
