@@ -11,7 +11,8 @@ KeyTable<CudaConfig> cuda_keys() {
               key("share", &C::share, "ranks of a host may use the same GPU, each within its own memory.budget"),
               key("graphs", &C::graphs,
                   "forward, backward and update of a micro-batch are recorded once and launched as one; where they "
-                  "communicate or copy, what lies between"),
+                  "communicate or copy, what lies between. What cannot be recorded is launched node by node, with a "
+                  "warning; so is everything while run.trace is given"),
               key("tf32", &C::tf32, "fp32 matrix products round their operands to TF32"),
           }};
 }

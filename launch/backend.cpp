@@ -98,7 +98,6 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
         std::move(choice), *backend.device, fmt::format("{} {}", host_name(), info.pci_bus_id), mpi_reaches_cuda());
   backend.fp8 = !fp8_fault;
   backend.records = config.cuda.graphs == CudaGraphs::Auto;
-  backend.times_nodes = false;
   config.gpu = find_gpus(all, control, backend);
   return backend;
 }

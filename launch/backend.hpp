@@ -1,6 +1,7 @@
 #pragma once
 // What a rank computes on: its device, and the kernels for it.
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -36,13 +37,12 @@ struct Backend {
   // Of a device with memory of its own: what context and libraries keep of it after a first call of each, as this rank
   // found it when nobody else of the run used the device; and what the groups of the run do (connect_groups).
   std::int64_t kept_bytes = 0, group_bytes = 0;
-  KernelTable kernels;      // without collectives
-  int sharing_ranks = 1;    // of this host, with the device's memory
-  bool records = false;     // programs are recorded and replayed (ExecutorOptions)
-  bool fp8 = true;          // it multiplies fp8: fp8_gpu_fault()
-  FusedHeads fused_heads;   // of the GPUs of all ranks
-  bool times_nodes = true;  // kernels are done when they return, so the host can time them
-  int threads = 1;          // of kernels, as declarations count them: kDeviceThreads for those of a GPU
+  KernelTable kernels;     // without collectives
+  int sharing_ranks = 1;   // of this host, with the device's memory
+  bool records = false;    // programs are recorded and replayed (ExecutorOptions)
+  bool fp8 = true;         // it multiplies fp8: fp8_gpu_fault()
+  FusedHeads fused_heads;  // of the GPUs of all ranks
+  int threads = 1;         // of kernels, as declarations count them: kDeviceThreads for those of a GPU
   // Behind the device that it is for; null: groups are those of the host.
   std::unique_ptr<DeviceTransports> transports;
 };
@@ -91,6 +91,16 @@ std::int64_t least_outside_bytes(const Backend& backend);
 // What it has of a device's memory besides its arena, without such room: measured now, and at the start where ranks
 // share the device.
 std::int64_t bytes_outside_now(const Backend& backend);
+// The most that this was, whenever it was looked at: between steps.
+class OutsidePeak {
+ public:
+  explicit OutsidePeak(const Backend& backend) : backend_(backend) {}
+  std::int64_t look() { return bytes_ = std::max(bytes_, bytes_outside_now(backend_)); }
+
+ private:
+  const Backend& backend_;
+  std::int64_t bytes_ = 0;
+};
 // Why a GPU of this compute capability has no tensor cores for fp8; nullopt: it has.
 std::optional<std::string> fp8_gpu_fault(const std::string& gpu, int major, int minor);
 

@@ -216,7 +216,6 @@ Issues unsupported_values(const Config& config) {
        "comm.collectives", "mpi sums host memory: with device: cuda it needs comm.transport: staged"},
       {cuda && head_dim > kMostDeviceHeadDim, config.model.head_dim > 0 ? "model.head_dim" : "model.heads",
        "attention heads of device: cuda are at most 256 wide"},
-      {cuda && !config.run.trace.empty(), "run.trace", "kernels of device: cuda are not timed one by one"},
   };
   Issues issues;
   for (const Row& row : rows) {

@@ -73,7 +73,9 @@ KeyTable<RunConfig> run_keys() {
               key("save_every", &C::save_every, between(0, kMostSteps), "steps",
                   "between checkpoints; 0: only after the last step"),
               key("keep", &C::keep, between(0, kMostSteps), "1", "newest checkpoints kept; 0: all"),
-              key_or("off", std::string(), "trace", &C::trace, {}, "", "file for a Chrome trace of the steps"),
+              key_or("off", std::string(), "trace", &C::trace, {}, "",
+                     "file for a Chrome trace of the steps, node by node; with device: cuda nodes are then launched "
+                     "one by one (no cuda.graphs), which takes longer and changes no bit"),
               key("poison", &C::poison, "debugging: dead memory is filled with NaN"),
               key("threads", &C::threads, between(1, static_cast<double>(kMostThreads)), "threads",
                   "for computing, per rank; auto: cores / ranks of this host"),

@@ -116,16 +116,14 @@ Engine::Engine(Programs programs, const EngineOptions& options)
   }
   kernels_ = backend_->kernels;
   add_collective_kernels(kernels_);
-  ExecutorContext context{&device,
-                          compute_.get(),
-                          communication_.get(),
-                          arena_->base(),
-                          &kernels_,
-                          {},
-                          backend_->times_nodes ? options.profile : nullptr};
+  ExecutorContext context{&device, compute_.get(), communication_.get(), arena_->base(), &kernels_,
+                          {},      options.profile};
   context.tensor = tensor_.get();
   context.copy = copy_.get();
   context.values = values_.get();
+  if (options.profile != nullptr && compute_->only_launches())
+    times_ = std::make_unique<StreamTimes>(device, *compute_, *options.profile);
+  context.times = times_.get();
   if (host_arena_) context.host_arena = host_arena_->base();
   for (const auto& [axis, group] : options.groups) context.groups[axis] = group;
   for (std::size_t i = 0; i < programs_.names.size(); ++i) {

@@ -131,6 +131,9 @@ class Engine {
   void run_schedule(std::int64_t count, const NextMicroBatch& next, double loss_seed);
   void run_action(std::size_t index, Variant variant);
   void mark_actions(Profile* profile);
+  struct ActionMark;
+  void begin_action(ActionMark& mark);
+  void end_action(ActionMark& mark);
   void keep_batch(std::size_t micro_batch, const MicroBatch& batch);
 
   // A micro-batch of a pipeline's step, from its first action to its last on this rank.
@@ -145,6 +148,7 @@ class Engine {
   std::unique_ptr<Arena> arena_, host_arena_;
   std::unique_ptr<StepValues> values_;
   std::unique_ptr<Staging> tokens_;                                  // of micro-batches, on their way to the arena
+  std::unique_ptr<StreamTimes> times_;                               // of a profile; null: the host's clock does
   std::unique_ptr<Stream> compute_, communication_, tensor_, copy_;  // behind what they work on: they go first
   KernelTable kernels_;
   std::map<std::string, std::unique_ptr<Executor>, std::less<>> executors_;
@@ -164,6 +168,7 @@ class Engine {
     Profile* profile;
     int row;
     std::int64_t begin_ns = 0;
+    StreamTimes::Span* span = nullptr;  // where there are times_
   };
   std::vector<ActionMark> marks_;
   const Group* world_ = nullptr;  // null: one rank

@@ -149,6 +149,23 @@ void Engine::mark_actions(Profile* profile) {
   }
 }
 
+void Engine::begin_action(ActionMark& mark) {
+  if (times_) {
+    mark.span = &times_->begin(mark.row, *compute_);
+    return;
+  }
+  compute_->launch({[](void* m) { static_cast<ActionMark*>(m)->begin_ns = Profile::now_ns(); }, &mark});
+}
+
+void Engine::end_action(ActionMark& mark) {
+  if (mark.span != nullptr) return StreamTimes::end(*mark.span);
+  compute_->launch({[](void* m) {
+                      const auto* mine = static_cast<const ActionMark*>(m);
+                      mine->profile->record(mine->row, mine->begin_ns, Profile::now_ns());
+                    },
+                    &mark});
+}
+
 void Engine::run_action(std::size_t index, Variant variant) {
   Executor& train = executor("train");
   const Action& action = programs_.schedule->actions[static_cast<std::size_t>(programs_.stage)][index];
@@ -165,8 +182,7 @@ void Engine::run_action(std::size_t index, Variant variant) {
   const MessageKind kind = forward ? MessageKind::Output : MessageKind::Gradient;
   const bool talks = action.kind != ActionKind::WeightGrad;
   if (talks && in != kNoValue) links_->await(kind);
-  if (!marks_.empty())
-    compute_->launch({[](void* m) { static_cast<ActionMark*>(m)->begin_ns = Profile::now_ns(); }, &marks_[index]});
+  if (!marks_.empty()) begin_action(marks_[index]);
   if (talks && in != kNoValue) links_->take(kind, given(train, in, action.slot));
   // Each part of an output leaves when it is made.
   struct Leaving {
@@ -186,13 +202,7 @@ void Engine::run_action(std::size_t index, Variant variant) {
     };
   }
   train.run(forward ? Graph::Section::Forward : Graph::Section::Backward, variant, part);
-  if (!marks_.empty()) {
-    compute_->launch({[](void* m) {
-                        const auto* mark = static_cast<ActionMark*>(m);
-                        mark->profile->record(mark->row, mark->begin_ns, Profile::now_ns());
-                      },
-                      &marks_[index]});
-  }
+  if (!marks_.empty()) end_action(marks_[index]);
   // What leaves in parts is the action's until its end, too.
   if (talks && out != kNoValue) {
     const View from = taken(train, out, action.slot);

@@ -55,7 +55,7 @@ double KernelTimer::median_of_runs(NodeRunner& node) {
   if (first > kLong_s) return std::min(first, timed(node, 1));
   double spent = first;
   int in_a_row = 1;
-  if (!backend_->times_nodes) {
+  if (compute_->only_launches()) {
     const double again = timed(node, 1);
     spent += again;
     if (again < kLongOnDevice_s) in_a_row = kLaunchesInARow;

@@ -26,7 +26,7 @@ struct StageLinks::Letter {
   KernelArgs copy_args;
   Kernel copy = nullptr;
   std::atomic<bool> awaited = false;  // this rank can do nothing else
-  Profile* profile = nullptr;
+  Profile* profile = nullptr;         // null: nobody asks, or times_ does
   int row = -1;
 
   void carry() {
@@ -84,6 +84,7 @@ ProfileRow profile_row(const std::string& program, const StageMessage& m) {
 StageLinks::StageLinks(const Executor& buffers, const ExecutorContext& context, const Groups& groups,
                        const Programs& programs)
     : buffers_(&buffers),
+      times_(context.times),
       compute_(context.compute),
       copy_(context.kernels->find(op_id<CopyTo>, Phase::Forward, value_type(buffers))) {
   for (const MessageKind kind : {MessageKind::Output, MessageKind::Gradient}) {
@@ -141,7 +142,7 @@ void StageLinks::list(Channel& channel, const ExecutorContext& context, const st
     letter.copy = copy_;
     letter.copy_args.value = letter.copied.data();
     letter.copy_args.stream = compute_;
-    letter.profile = context.profile;
+    if (!channel.stream->only_launches()) letter.profile = context.profile;
     if (context.profile != nullptr) letter.row = context.profile->add_row(profile_row(program, m));
   }
 }
@@ -174,7 +175,10 @@ void StageLinks::begin(std::string_view program) {
 void StageLinks::launch(Channel& channel, Letter& letter) {
   letter.awaited = false;
   letter.buffer->last = &letter;
+  const bool on_clock = letter.row >= 0 && letter.profile == nullptr;
+  StreamTimes::Span* span = on_clock ? &times_->begin(letter.row, *channel.stream) : nullptr;
   channel.stream->launch({[](void* l) { static_cast<Letter*>(l)->carry(); }, &letter});
+  if (span != nullptr) StreamTimes::end(*span);
 }
 
 void StageLinks::receive_ahead(Channel& channel) {

@@ -53,6 +53,7 @@ class StageLinks {
   void copy(Letter& letter, const View& from, const View& to);
 
   const Executor* buffers_;
+  StreamTimes* times_;
   Stream* compute_;
   Kernel copy_;
   std::array<std::unique_ptr<Channel>, 2> in_, out_;  // by MessageKind; null: none of this kind

@@ -189,6 +189,8 @@ nlohmann::json step_json(const StepReport& report, const std::vector<RankRole>& 
 RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>& before, std::int64_t steps,
                          std::int64_t micro_batches) {
   RankTimes times;
+  double recompute_s = 0;
+  bool whole = false;
   const std::vector<Profile::Sum> now = profile.sums();
   for (std::size_t i = 0; i < now.size(); ++i) {
     const ProfileRow& row = profile.row(static_cast<int>(i));
@@ -202,9 +204,11 @@ RankTimes measured_times(const Profile& profile, const std::vector<Profile::Sum>
     if (row.track != "compute") continue;
     if (row.section == "forward") times.forward_s += each;
     if (row.section == "backward") times.backward_s += each;
-    if (row.again) times.recompute_s += each;
+    if (row.again) recompute_s += each;
     if (row.section == "update") times.update_s += seconds;
+    whole = whole || row.whole;
   }
+  if (!whole) times.recompute_s = recompute_s;
   return times;
 }
 

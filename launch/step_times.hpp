@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,10 +16,11 @@
 namespace plimsoll {
 
 // Of one rank, seconds. Kernels: of one micro-batch, with what is recomputed; of the update once a step. Collectives:
-// those on communication streams, all of a step, by mesh axis; where measured, with the waiting for other ranks.
+// those on communication streams, all of a step, by mesh axis; where measured, with the waiting for other ranks. Where
+// sections were timed as a whole (ProfileRow), theirs are with the waiting for other streams.
 struct RankTimes {
   double forward_s = 0, backward_s = 0, update_s = 0;
-  double recompute_s = 0;  // of backward_s
+  std::optional<double> recompute_s;  // of backward_s; nullopt: its nodes were not timed
   std::array<double, kMeshAxes.size()> collective_s{};
 };
 

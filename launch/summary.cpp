@@ -18,9 +18,10 @@ namespace {
 nlohmann::ordered_json times_json(const RankTimes& t) {
   nlohmann::ordered_json json{{"forward", t.forward_s * 1e3},
                               {"backward", t.backward_s * 1e3},
-                              {"recompute", t.recompute_s * 1e3},
+                              {"recompute", nullptr},
                               {"update", t.update_s * 1e3},
                               {"collectives", nlohmann::ordered_json::object()}};
+  if (t.recompute_s) json["recompute"] = *t.recompute_s * 1e3;
   for (std::size_t a = 0; a < kMeshAxes.size(); ++a) {
     if (t.collective_s[a] > 0) json["collectives"][std::string(kMeshAxes[a])] = t.collective_s[a] * 1e3;
   }
@@ -124,17 +125,18 @@ std::string run_report(const RunSummary& s) {
 std::string times_report(const RunSummary& summary) {
   std::string out = fmt::format("{}\n", summary.predicted.source);
   out += fmt::format("  {:<24}{:>14}{:>14}{:>10}\n", "ms", "predicted", "measured", "");
-  const auto row = [&](const std::string& name, double predicted_s, double measured_s) {
-    if (predicted_s == 0 && measured_s == 0) return;
-    out += fmt::format("  {:<24}{:>14.3f}{:>14.3f}", name, predicted_s * 1e3, measured_s * 1e3);
-    out += measured_s > 0 ? fmt::format("{:>+8.1f} %\n", 100 * (predicted_s / measured_s - 1)) : "\n";
+  const auto row = [&](const std::string& name, double predicted_s, std::optional<double> measured_s) {
+    if (predicted_s == 0 && measured_s.value_or(0) == 0) return;
+    out += fmt::format("  {:<24}{:>14.3f}{:>14}", name, predicted_s * 1e3,
+                       measured_s ? fmt::format("{:.3f}", *measured_s * 1e3) : "-");
+    out += measured_s > 0 ? fmt::format("{:>+8.1f} %\n", 100 * (predicted_s / *measured_s - 1)) : "\n";
   };
   row("step", summary.predicted.seconds, summary.measured_step_s);
   for (const RankSummary& r : summary.ranks) {
     const std::string rank = summary.ranks.size() > 1 ? fmt::format("rank {} ", r.rank) : "";
     row(rank + "forward", r.predicted.forward_s, r.measured.forward_s);
     row(rank + "backward", r.predicted.backward_s, r.measured.backward_s);
-    row(rank + "of it again", r.predicted.recompute_s, r.measured.recompute_s);
+    row(rank + "of it again", r.predicted.recompute_s.value_or(0), r.measured.recompute_s);
     row(rank + "update", r.predicted.update_s, r.measured.update_s);
     for (std::size_t a = 0; a < kMeshAxes.size(); ++a)
       row(fmt::format("{}{} collectives", rank, kMeshAxes[a]), r.predicted.collective_s[a], r.measured.collective_s[a]);

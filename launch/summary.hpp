@@ -20,9 +20,10 @@ struct RankSummary {
   int rank = 0;
   std::int64_t budget_bytes = 0, planned_bytes = 0;  // planned: of the arena
   std::int64_t arena_high_water_bytes = 0;           // measured from what was written
-  std::int64_t outside_arena_bytes = 0;              // peak of the process minus the arenas
-  std::int64_t peak_process_bytes = 0;               // of the device's memory where it has its own
-  std::int64_t allocations_after_first_step = 0;     // by ops, on their own thread
+  // Peak of the process minus the arenas; on a device with memory of its own, the most that was seen between steps.
+  std::int64_t outside_arena_bytes = 0;
+  std::int64_t peak_process_bytes = 0;            // of the device's memory where it has its own
+  std::int64_t allocations_after_first_step = 0;  // by ops, on their own thread
   // Sent by the training steps alone, by axis.
   std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};
   std::int64_t padding_bytes = 0;

@@ -93,7 +93,8 @@ std::unique_ptr<Reporter> make_reporter(const Run& run, std::int64_t first_step)
 }
 
 // `before`: the sums at the end of the first of `steps` steps where there are several, else at its beginning.
-RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std::int64_t steps) {
+RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std::int64_t steps,
+                         std::int64_t outside_peak) {
   RankSummary s;
   const MemoryPlan& plan = run.engine->programs().plan;
   s.rank = run.place.rank;
@@ -106,7 +107,7 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   if (const Arena* host = run.engine->host_arena()) s.host_high_water_bytes = host->high_water();
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes - plan.host_bytes;
   if (run.backend.device->outside_bytes()) {
-    s.outside_arena_bytes = bytes_outside_now(run.backend);
+    s.outside_arena_bytes = outside_peak;
     s.peak_process_bytes = s.outside_arena_bytes + plan.total_bytes;
   }
   s.allocations_after_first_step = AllocationCounter::count();
@@ -184,6 +185,8 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
     std::fflush(stdout);
   }
   if (run.traced()) run.profile->write_trace(trace_path(run), run.place.rank);  // fails now rather than at the end
+  if (run.traced() && run.backend.records && run.chief())
+    log_info("run.trace: every node is launched and timed by itself, without cuda.graphs; the step takes longer");
   TrainingState state = first_state(run);
   // Only now: a run directory of another run was refused as it was.
   if (run.chief()) {
@@ -206,6 +209,7 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
   if (run.chief()) reporter = make_reporter(run, state.step);
 
   std::int64_t skipped = 0, unsaved = 0;
+  OutsidePeak outside(run.backend);
   const std::vector<Profile::Sum> sums_before = run.profile->sums();  // of what was timed before step 0
   std::vector<Profile::Sum> sums_after_first;
   const std::int64_t first_step = state.step;
@@ -239,6 +243,9 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
       if (has_loss_scale(config.precision)) metrics.loss_scale = scale;
       reporter->step(metrics, seconds_since(begin));
     }
+    // Kernels are loaded in the first step and recorded in the second; what comes later is seen where a line is logged.
+    const bool logged = config.run.log_every > 0 && state.step % config.run.log_every == 0;
+    if (state.step <= first_step + 2 || logged) outside.look();
     if (state.step == first_step + 1) {
       sums_after_first = run.profile->sums();
       AllocationCounter::start();
@@ -252,7 +259,8 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
       save(run, state, reporter.get(), unsaved);
   }
   const std::int64_t steps = state.step - first_step;
-  const auto ranks = finish(run, reporter.get(), rank_summary(run, steps > 1 ? sums_after_first : sums_before, steps));
+  const auto ranks =
+      finish(run, reporter.get(), rank_summary(run, steps > 1 ? sums_after_first : sums_before, steps, outside.look()));
   run.close();
   step_now = -1;
   check_memory_held(ranks);

@@ -4,7 +4,8 @@ auto plans, what a run then takes in memory and time, and what the usual ways wo
 run; medians. Called by bench.sh --budget.
 
 Two overheads are measured. `again`: the seconds of the nodes that recompute over those of the rest of the same step, which is what the plan
-predicts, and which the noise of the machine leaves alone, since it falls on both. `step`: the step over that of the unbudgeted run beside it.
+predicts, and which the noise of the machine leaves alone, since it falls on both; on a GPU of one more run, with a trace, since nodes are timed
+in no other. `step`: the step over that of the unbudgeted run beside it.
 
 A budget of x % is what lives for the whole run, x % of the rest of the arena without recomputation, and what a process needs outside it."""
 import argparse
@@ -34,13 +35,13 @@ ON_GPU = Step("cuda", "bf16", 16, 1024, 0, ROOT / "build/cuda/bin/plimsoll")
 SPARE = 256 << 20  # of what a process needs outside the arena, beyond what the unbudgeted run needed: the room that auto leaves, or more
 
 
-def config_text(a, run, memory):
+def config_text(a, run, memory, trace="off"):
     # One size of the chunks of logits in all runs: how sums over the vocabulary are cut decides their bits.
     return (f"model: {a.model}\ndevice: {a.on.device}\nprecision: {a.on.precision}\n"
             f"data: {{train: {DATA}, validation: 0, sequence: {a.on.sequence}}}\n"
             f"train: {{steps: {a.steps}, global_batch: {a.on.batch}, micro_batch: {a.on.batch}}}\nmemory: {{logits: 16 MiB, {memory}}}\n"
             f"optimizer: {{lr: 3e-4, weight_decay: 0.1, clip: 1.0}}\nschedule: {{name: constant}}\n"
-            f"run: {{dir: {run}, threads: {a.threads}, seed: 1, eval_every: 0, save_every: 0, log_every: 1}}\n")
+            f"run: {{dir: {run}, threads: {a.threads}, seed: 1, eval_every: 0, save_every: 0, log_every: 1, trace: {trace}}}\n")
 
 
 def run(a, command, text, folder):
@@ -49,10 +50,10 @@ def run(a, command, text, folder):
     return start([a.on.program, *command[:1], config, *command[1:]], f"{' '.join(command)} of\n{text}", 1800)
 
 
-def train(a, memory):
+def train(a, memory, traced=False):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        run(a, ["train"], config_text(a, out, memory), folder)
+        run(a, ["train"], config_text(a, out, memory, Path(folder) / "trace.json" if traced else "off"), folder)
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         summary = json.loads((out / "summary.json").read_text())
         plan = json.loads((out / "plan.json").read_text())
@@ -64,27 +65,27 @@ def train(a, memory):
 
 
 def again_share(ms):
-    """Of a step of one micro-batch; None where nodes are not timed, as on a GPU."""
-    if ms["forward"] == 0:
+    """Of a step of one micro-batch; None where nodes are not timed, as on a GPU without a trace."""
+    if ms["recompute"] is None:
         return None
     return ms["recompute"] / (ms["forward"] + ms["backward"] - ms["recompute"] + ms["update"])
 
 
-def row_of(percent, budget, runs, reference):
+def row_of(percent, budget, runs, reference, traced):
     first = runs[0]
-    again = [r["again"] for r in runs if r["again"] is not None]
+    again = [r["again"] for r in runs + traced if r["again"] is not None]
     recompute, planner = first["recompute"], first["recompute"].get("planner", {})
     overheads = [r["step_ms"] / u["step_ms"] - 1 for r, u in zip(runs, reference)]
     return dict(percent=percent, budget_bytes=budget, planned_bytes=first["planned"], arena_bytes=max(r["arena"] for r in runs),
                 process_bytes=max(r["process"] for r in runs),
                 # Planned: the arena, and outside of it what the unbudgeted run needed.
                 peak_over_plan=max(r["process"] / (r["planned"] + r["reserve"] - SPARE) for r in runs) - 1, fits=all(r["process"] <= budget and r["arena"] == r["planned"] for r in runs),
-                predicted=recompute.get("predicted_share_of_step", 0.0), again=statistics.median(again) if again else None,
-                again_spread=max(again) - min(again) if again else None, step_overhead=statistics.median(overheads),
+                predicted=recompute.get("predicted_share_of_step", 0.0), again=statistics.median(again),
+                again_spread=max(again) - min(again), step_overhead=statistics.median(overheads),
                 step_spread=max(overheads) - min(overheads), step_ms=statistics.median(r["step_ms"] for r in runs),
                 predicted_step_ms=first["predicted_step_ms"], exact=planner.get("exact"),
                 first_layers=planner.get("first_layers_share_of_step"), uniform=planner.get("uniform_share_of_step"),
-                greedy=planner.get("greedy_share_of_step"), same_bits=all(r["losses"] == reference[0]["losses"] for r in runs))
+                greedy=planner.get("greedy_share_of_step"), same_bits=all(r["losses"] == reference[0]["losses"] for r in runs + traced))
 
 
 HEADER = (f"{'budget':>7}{'bytes':>11}{'planned':>11}{'arena':>11}{'peak':>11}{'- plan':>8}{'step ms':>9}{'predicted':>11}{'again':>8}{'spread':>8}{'step':>8}{'spread':>8}"
@@ -127,12 +128,11 @@ def main():
         for _ in range(a.rounds):
             reference.append(train(a, "recompute: none"))
             budgeted.append(train(a, f"recompute: auto, budget: {budget}, reserve: {outside}"))
-        rows.append(row := row_of(percent, budget, budgeted, reference))
+        traced = [train(a, f"recompute: auto, budget: {budget}, reserve: {outside}", traced=True)] if a.on is ON_GPU else []
+        rows.append(row := row_of(percent, budget, budgeted, reference, traced))
         print(text_of(row), flush=True)
     off = lambda key: max(100 * abs(row[key] - row["predicted"]) for row in rows)
     for key, what in (("again", "what recomputes"), ("step_overhead", "the step beside the unbudgeted one")):
-        if any(row[key] is None for row in rows):
-            continue
         print(f"measured within 2 points of the prediction, by {what}: {'yes' if off(key) <= 2 else 'NO'} (at most {off(key):.2f} points)")
     if a.on is ON_GPU:
         above = max(row["peak_over_plan"] for row in rows)

@@ -8,6 +8,14 @@
 namespace plimsoll {
 namespace {
 
+// Has the device come to where it was recorded last?
+bool is_reached(cudaEvent_t event) {
+  const cudaError_t code = cudaEventQuery(event);
+  if (code != cudaErrorNotReady) check_cuda(code, "cudaEventQuery");
+  if (code == cudaErrorNotReady) cudaGetLastError();  // the next launch would take it for its own
+  return code == cudaSuccess;
+}
+
 class CudaEvent final : public Event {
  public:
   explicit CudaEvent(int device) : hosted(make_cpu_event()), device_(device) {
@@ -21,9 +29,7 @@ class CudaEvent final : public Event {
   bool ready() const override {
     if (on_thread) return hosted->ready();
     use_device(device_);  // the watchdog's thread asks too: another device would get a context for it
-    const cudaError_t code = cudaEventQuery(native);
-    if (code != cudaErrorNotReady) check_cuda(code, "cudaEventQuery");
-    return code == cudaSuccess;
+    return is_reached(native);
   }
   void synchronize() const override {
     if (on_thread) return hosted->synchronize();
@@ -55,16 +61,23 @@ class CudaTimer final : public Timer {
 
   void start(Stream& stream) override { record(begin_, stream); }
   void stop(Stream& stream) override { record(end_, stream); }
+  bool done() const override { return is_reached(end_); }
   double seconds() override {
     check_cuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
-    float milliseconds = 0;
-    check_cuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
-    return 1e-3 * static_cast<double>(milliseconds);
+    return elapsed(begin_, end_);
+  }
+  double seconds_after(const Timer& other) const override {
+    return elapsed(static_cast<const CudaTimer&>(other).begin_, begin_);
   }
 
  private:
   static void record(cudaEvent_t event, Stream& stream) {
     check_cuda(cudaEventRecord(event, static_cast<cudaStream_t>(stream.native_handle())), "cudaEventRecord");
+  }
+  static double elapsed(cudaEvent_t from, cudaEvent_t to) {
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, from, to), "cudaEventElapsedTime");
+    return 1e-3 * static_cast<double>(milliseconds);
   }
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
@@ -80,7 +93,7 @@ class CudaRecording final : public Recording {
   explicit CudaRecording(cudaGraph_t graph) {
     const cudaError_t code = cudaGraphInstantiate(&executable, graph, 0);
     cudaGraphDestroy(graph);
-    check_cuda(code, "cudaGraphInstantiate (cuda.graphs: off does without)");
+    check_cuda(code, "cudaGraphInstantiate");
   }
   ~CudaRecording() override { cudaGraphExecDestroy(executable); }
   CudaRecording(const CudaRecording&) = delete;
@@ -156,17 +169,25 @@ class NativeStream final : public Stream {
   }
   void synchronize() override { check_cuda(cudaStreamSynchronize(handle_.get()), "cudaStreamSynchronize"); }
   void* native_handle() override { return handle_.get(); }
+  bool only_launches() const override { return true; }
 
   bool begin_capture() override {
     use_device(device_);
-    check_cuda(cudaStreamBeginCapture(handle_.get(), cudaStreamCaptureModeThreadLocal),
-               "cudaStreamBeginCapture (cuda.graphs: off does without)");
+    check_cuda(cudaStreamBeginCapture(handle_.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
     return true;
   }
   std::unique_ptr<Recording> end_capture() override {
     cudaGraph_t graph = nullptr;
-    check_cuda(cudaStreamEndCapture(handle_.get(), &graph), "cudaStreamEndCapture (cuda.graphs: off does without)");
+    check_cuda(cudaStreamEndCapture(handle_.get(), &graph), "cudaStreamEndCapture");
     return std::make_unique<CudaRecording>(graph);
+  }
+  void drop_capture() noexcept override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cudaGraph_t graph = nullptr;
+    if (cudaStreamIsCapturing(handle_.get(), &status) == cudaSuccess && status != cudaStreamCaptureStatusNone)
+      cudaStreamEndCapture(handle_.get(), &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    cudaGetLastError();  // the next launch would take it for its own
   }
   void replay(Recording& recording) override {
     use_device(device_);

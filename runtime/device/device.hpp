@@ -64,10 +64,15 @@ class Stream {
   // Blocks the host until all tasks are done. Rethrows the first exception a task threw.
   virtual void synchronize() = 0;
   virtual void* native_handle() { return nullptr; }  // cudaStream_t
+  // What a task asks for may be under way when the task returns: a Timer says how long it takes. Elsewhere it is done
+  // then, and the host's clock does.
+  virtual bool only_launches() const { return false; }
   // Tasks that are launched now are recorded and not done. False: a launch costs nothing here, there is no recording.
   // What is recorded neither waits for an event of before nor synchronizes.
   virtual bool begin_capture() { return false; }
   virtual std::unique_ptr<Recording> end_capture();
+  // After one of these two, or a task between them, threw: nothing is recorded any more, and nothing was done.
+  virtual void drop_capture() noexcept {}
   virtual void replay(Recording& recording);
   // What the calling thread asks of the stream between the two has a name in the timeline of a profiler, where one
   // listens; ranges nest. `name` outlives both calls.
@@ -88,14 +93,17 @@ class NamedRange {
 };
 
 // How long a stream takes for what it is given between start() and stop(), on its own clock: neither the host's waiting
-// nor what the stream did before counts. For streams that are not communication's.
+// nor what the stream did before counts. Not for streams of a GPU that are threads of the host.
 class Timer {
  public:
   virtual ~Timer() = default;
   virtual void start(Stream& stream) = 0;
   virtual void stop(Stream& stream) = 0;
+  virtual bool done() const = 0;  // the stream has come to stop()
   // Blocks the host until the stream has come to stop(). Rethrows what a task threw.
   virtual double seconds() = 0;
+  // From start() of another timer of the device, of any stream, to that of this one. Both are done.
+  virtual double seconds_after(const Timer& other) const = 0;
 };
 
 // True on a stream's own thread once that stream is being destroyed. A task that waits for others polls it and throws,

@@ -18,9 +18,13 @@ class HostTimer final : public Timer {
     stream.launch({read_clock, &end_});
     stream.record(*stopped_);
   }
+  bool done() const override { return stopped_->ready(); }
   double seconds() override {
     stopped_->synchronize();
     return std::chrono::duration<double>(end_ - begin_).count();
+  }
+  double seconds_after(const Timer& other) const override {
+    return std::chrono::duration<double>(begin_ - static_cast<const HostTimer&>(other).begin_).count();
   }
 
  private:

@@ -1,8 +1,8 @@
 #include "runtime/exec/executor.hpp"
 
 #include <algorithm>
-#include <set>
 
+#include "runtime/core/log.hpp"
 #include "runtime/exec/collectives.hpp"
 #include "runtime/exec/memory_watch.hpp"
 
@@ -102,8 +102,17 @@ void Executor::add_profile_rows(const std::string& program) {
     bytes[call.node] += call.bytes();
     axis[call.node] = call.axis;
   }
+  const bool whole = context_.compute->only_launches() && !context_.profile->traces();
+  for (std::size_t s = 0; s < kSectionNames.size() && whole; ++s) {
+    ProfileRow row;
+    row.program = program;
+    row.op = row.section = kSectionNames[s];
+    row.whole = true;
+    section_row_[s] = context_.profile->add_row(std::move(row));
+  }
   for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
     const Node& node = graph_.nodes[n];
+    if (whole && node.stream == StreamKind::Compute) continue;
     const OpInfo& op = op_info(node.op);
     ProfileRow row;
     row.program = program;
@@ -118,6 +127,7 @@ void Executor::add_profile_rows(const std::string& program) {
     row.axis = axis[n];
     row.bytes = op.copies ? node.specs[HostCopy::kX].bytes() : bytes[n];
     bound_[n].profile_row = context_.profile->add_row(std::move(row));
+    bound_[n].on_clock = bound_[n].stream->only_launches();
   }
 }
 
@@ -266,7 +276,7 @@ void Executor::run_bound(const Bound& bound, const Binding& binding, const Kerne
   const Executor& owner = *bound.owner;
   const NamedRange range(*bound.stream, bound.range.c_str());
   for (const auto& [data, bytes] : binding.poison_before) bound.stream->fill(data, kNaNByte, bytes);
-  if (bound.profile_row >= 0) {
+  if (bound.profile_row >= 0 && !bound.on_clock) {
     const std::int64_t begin = Profile::now_ns();
     owner.run_kernel(bound.kernel, args);
     owner.context_.profile->record(bound.profile_row, begin, Profile::now_ns());
@@ -297,11 +307,13 @@ const KernelArgs& Executor::launch_node(std::size_t n, Variant variant, const Ru
   const bool first = variant == Variant::First || variant == Variant::Only;
   Bound& b = bound_[n];
   Launch& launch = (first ? first_launch_ : later_launch_)[n][static_cast<std::size_t>(part.slot)];
+  StreamTimes::Span* span = b.on_clock ? &context_.times->begin(b.profile_row, *b.stream) : nullptr;
   b.stream->launch({[](void* l) {
                       const auto* work = static_cast<const Launch*>(l);
                       run_bound(*work->bound, *work->binding, *work->args);
                     },
                     &launch});
+  if (span != nullptr) StreamTimes::end(*span);
   return *launch.args;
 }
 
@@ -360,7 +372,7 @@ std::vector<std::vector<Event*>> Executor::needed_waits(const std::vector<std::s
 std::vector<Executor::Stretch> Executor::stretches_of(const std::vector<std::size_t>& nodes,
                                                       const RunPart& part) const {
   constexpr std::size_t kFewest = 3;  // fewer are launched as fast by themselves
-  const bool may_record = options_.record && context_.profile == nullptr;
+  const bool may_record = options_.record && (context_.profile == nullptr || !context_.profile->traces());
   const auto is_marked = [&](std::size_t n) {
     return std::find(part.marked.begin(), part.marked.end(), n) != part.marked.end();
   };
@@ -397,15 +409,31 @@ Executor::Recorded& Executor::recorded(Graph::Section section, Variant variant, 
   return of;
 }
 
+// Null: there is no recording, and nothing was done. What went wrong may be of launches rather than of recording them:
+// then it goes wrong again when they are done.
+std::unique_ptr<Recording> Executor::capture(const Stretch& of, const std::string& range, Variant variant,
+                                             const RunPart& part) {
+  Stream& compute = *context_.compute;
+  try {
+    if (!compute.begin_capture()) return nullptr;
+    for (const std::size_t n : of.nodes) launch_node(n, variant, part);
+    return compute.end_capture();
+  } catch (const Error& error) {
+    compute.drop_capture();
+    if (unrecorded_.insert(range).second) {
+      log_warn("{}: what begins with '{}' is launched node by node, since it could not be recorded: {}", range,
+               bound_[of.nodes.front()].range, error.what());
+    }
+    return nullptr;
+  }
+}
+
 // Events of the compute stream's own nodes are recorded for others, never for itself: what it waits for here was
 // recorded before this stretch.
-void Executor::run_recorded(Stretch& of, Variant variant, const RunPart& part) {
+void Executor::run_recorded(Stretch& of, const std::string& range, Variant variant, const RunPart& part) {
   Stream& compute = *context_.compute;
   for (const Event* event : of.before) compute.wait(*event);
-  if (!of.recording && compute.begin_capture()) {
-    for (const std::size_t n : of.nodes) launch_node(n, variant, part);
-    of.recording = compute.end_capture();
-  }
+  if (!of.recording) of.recording = capture(of, range, variant, part);
   if (of.recording) {
     compute.replay(*of.recording);
   } else {
@@ -419,12 +447,14 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
   values_->send(*context_.compute);
   Recorded& of = recorded(section, variant, part);
   const NamedRange range(*context_.compute, of.range.c_str());
+  const int row = section_row_[static_cast<std::size_t>(section)];
+  StreamTimes::Span* span = row >= 0 ? &context_.times->begin(row, *context_.compute) : nullptr;
   // A watch saw what was recorded the first time; beside other streams it sees every run.
   const bool replays = of.records && of.prepared && (watch_ == nullptr || of.stretches.size() == 1);
   if (watch_ != nullptr && !replays) watch_->begin_run();
   for (Stretch& stretch : of.stretches) {
     if (replays && stretch.records) {
-      run_recorded(stretch, variant, part);
+      run_recorded(stretch, of.range, variant, part);
     } else {
       for (const std::size_t n : stretch.nodes) {
         const KernelArgs& args = run_node(n, variant, part);
@@ -437,6 +467,7 @@ void Executor::run(Graph::Section section, Variant variant, const RunPart& part)
   }
   if (watch_ != nullptr) replays ? watch_->replayed() : watch_->end_run();
   of.prepared = true;
+  if (span != nullptr) StreamTimes::end(*span);
   if (part.join) join();
 }
 
@@ -445,6 +476,7 @@ void Executor::synchronize() {
   if (context_.communication != nullptr) context_.communication->synchronize();
   if (context_.tensor != nullptr) context_.tensor->synchronize();
   if (context_.copy != nullptr) context_.copy->synchronize();
+  if (context_.times != nullptr) context_.times->collect();
 }
 
 }  // namespace plimsoll

@@ -6,12 +6,14 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <vector>
 
 #include "runtime/exec/kernel_table.hpp"
 #include "runtime/exec/profile.hpp"
 #include "runtime/exec/step_values.hpp"
+#include "runtime/exec/stream_times.hpp"
 #include "runtime/plan/memory.hpp"
 
 namespace plimsoll {
@@ -28,7 +30,8 @@ struct ExecutorOptions {
   void (*after_node)() = nullptr;
   // What a run() launches on the compute stream is recorded when it comes a second time, and replayed from then on,
   // where the stream can record: all of it as one, or what lies between collectives and copies, and between what waits
-  // for other streams or is awaited by them. Kernels prepare what they need in the first. Not with a profile.
+  // for other streams or is awaited by them. Kernels prepare what they need in the first. Not for a trace. What cannot
+  // be recorded is launched node by node, with a warning for each section.
   bool record = false;
 };
 
@@ -40,11 +43,14 @@ struct ExecutorContext {
   std::byte* arena = nullptr;       // MemoryPlan::total_bytes long
   const KernelTable* kernels = nullptr;
   std::map<std::string, const Reducer*, std::less<>> groups;  // by mesh axis
-  Profile* profile = nullptr;                                 // may be null
-  Stream* tensor = nullptr;                                   // … when it has none of the axis "tensor"
-  Stream* copy = nullptr;                                     // may be null when nothing is offloaded, like …
-  std::byte* host_arena = nullptr;                            // … this: MemoryPlan::host_bytes long
-  StepValues* values = nullptr;  // of the arena, shared by its programs; null: the executor makes its own
+  // May be null. Nodes are timed one by one: all of them for a trace, or where tasks do not only launch; else those of
+  // streams beside compute, whose sections are timed as a whole.
+  Profile* profile = nullptr;
+  Stream* tensor = nullptr;         // … when it has none of the axis "tensor"
+  Stream* copy = nullptr;           // may be null when nothing is offloaded, like …
+  std::byte* host_arena = nullptr;  // … this: MemoryPlan::host_bytes long
+  StepValues* values = nullptr;     // of the arena, shared by its programs; null: the executor makes its own
+  StreamTimes* times = nullptr;     // of the profile; null where no stream only launches
 };
 
 // Which nodes of a section run, and for whom. Without a pipeline, all of them.
@@ -104,6 +110,7 @@ class Executor {
     std::vector<Event*> waits;
     Event* done = nullptr;  // recorded when a node of another stream waits for it
     int profile_row = -1;
+    bool on_clock = false;  // of the device: context_.times
     bool communicates = false;
     std::string range;  // its name for profilers: "linear forward attention.qkv of layer 3"
     Executor* owner = nullptr;
@@ -139,7 +146,8 @@ class Executor {
   std::vector<std::vector<Event*>> needed_waits(const std::vector<std::size_t>& nodes) const;
   std::vector<Stretch> stretches_of(const std::vector<std::size_t>& nodes, const RunPart& part) const;
   Recorded& recorded(Graph::Section section, Variant variant, const RunPart& part);
-  void run_recorded(Stretch& of, Variant variant, const RunPart& part);
+  std::unique_ptr<Recording> capture(const Stretch& of, const std::string& range, Variant variant, const RunPart& part);
+  void run_recorded(Stretch& of, const std::string& range, Variant variant, const RunPart& part);
   void run_kernel(Kernel kernel, const KernelArgs& args) const;
 
   const Graph& graph_;
@@ -153,6 +161,7 @@ class Executor {
   std::unique_ptr<StepValues> own_values_;
   StepValues* values_ = nullptr;
   std::vector<Bound> bound_;
+  std::array<int, 3> section_row_{-1, -1, -1};  // of the profile, where sections are timed as a whole
   std::deque<std::unique_ptr<Event>> events_;
   // By stream; null where it has nothing to do, or touches persistent memory only.
   std::array<Event*, kStreamKinds> section_end_{};
@@ -165,6 +174,7 @@ class Executor {
   };
   std::vector<std::vector<Launch>> first_launch_, later_launch_;  // [node][slot], task arguments, fixed addresses
   std::map<std::array<int, 5>, Recorded> recorded_;               // by section, variant, chunk, slot and half
+  std::set<std::string> unrecorded_;                              // sections of which something cannot be recorded
 };
 
 }  // namespace plimsoll

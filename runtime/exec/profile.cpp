@@ -69,7 +69,8 @@ std::string Profile::table() const {
 void Profile::write_trace(const std::string& path, int rank) const {
   std::ofstream file(path);
   const std::lock_guard lock(mutex_);
-  const std::int64_t start = spans_.empty() ? 0 : spans_.front().begin_ns;
+  std::int64_t start = spans_.empty() ? 0 : spans_.front().begin_ns;
+  for (const Span& s : spans_) start = std::min(start, s.begin_ns);
   file << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
   for (std::size_t i = 0; i < spans_.size(); ++i) {
     const Span& s = spans_[i];

@@ -13,6 +13,7 @@ namespace plimsoll {
 struct ProfileRow {
   std::string program, op, phase, label;
   std::string section;  // of the program: "forward", "backward", "update"; empty: no node
+  bool whole = false;   // all of the section on its stream, with what it waits for: its nodes are not timed
   int layer = -1;
   bool again = false;  // recomputation
   std::int64_t flops = 0;
@@ -32,6 +33,7 @@ class Profile {
   // One node of one program, one message or one action of a pipeline. Called before the run.
   int add_row(ProfileRow row);
   void record(int row, std::int64_t begin_ns, std::int64_t end_ns);
+  bool traces() const { return spans_.capacity() > 0; }  // keeps spans
   static std::int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
@@ -39,7 +41,7 @@ class Profile {
 
   // Nodes by op and phase, the most expensive first: calls, total ms, share, GFLOP/s.
   std::string table() const;
-  // What was recorded, in the order of the ends.
+  // In the order in which they were recorded: on one stream, that of the ends.
   struct Span {
     int row;
     std::int64_t begin_ns, end_ns;  // of now_ns()

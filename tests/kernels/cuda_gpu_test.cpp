@@ -147,7 +147,6 @@ TEST_F(CudaKernels, AreTimedAndSeenInMemory) {
   backend.device = std::move(device_);
   backend.kernels = kernels_;
   backend.threads = kDeviceThreads;
-  backend.times_nodes = false;
   warm_up(backend, family_defaults(ModelFamily::Gpt2), DType::bf16, 256);
   EXPECT_GE(backend.device->outside_bytes().value(), before);
   const double rate = product_flops_per_s(backend, DType::bf16);

@@ -80,6 +80,21 @@ TEST(Backend, FirstCallsBringWhatLibrariesKeep) {
   EXPECT_GT(outside_bytes(backend), 1700) << "with room for what comes later";
 }
 
+// Between steps there may be more than at the end.
+TEST(Backend, WhatIsOutsideTheArenaIsRememberedAtItsPeak) {
+  std::int64_t now = 1000;
+  Backend backend = test::make_separate_backend(false, [&] { return now; });
+  OutsidePeak peak(backend);
+  EXPECT_EQ(peak.look(), 1000);
+  now = 9000;
+  EXPECT_EQ(peak.look(), 9000);
+  now = 2000;
+  EXPECT_EQ(peak.look(), 9000);
+  backend.sharing_ranks = 2;
+  now = 20000;
+  EXPECT_EQ(peak.look(), 9000) << "what changes may be another rank's";
+}
+
 // Communicators keep memory of the device, some of it only when they are first used; a mesh in the place of another has
 // closed those of the other.
 TEST(Backend, GroupsOfADeviceAreMeasured) {

@@ -84,6 +84,46 @@ TEST_F(CudaTraining, ReplayedLaunchesChangeNoBit) {
   }
 }
 
+// Every node launched by itself, and timed on the device's clock; without a trace, sections are.
+TEST_F(CudaTraining, ATraceChangesNoBitAndNamesNodes) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    SCOPED_TRACE(precision);
+    const auto train = [&](const std::string& run, std::vector<std::string> settings) {
+      settings.insert(settings.end(), {fmt::format("precision={}", precision), "memory.recompute=[offload, full]"});
+      train_quietly(config(run, settings));
+      expect_as_planned(run);
+      return rank(run)["measured_ms"];
+    };
+    const std::string plain = fmt::format("{}_plain", precision), traced = fmt::format("{}_traced", precision);
+    const std::string file = (folder_ / (traced + ".json")).string();
+    const nlohmann::json whole = train(plain, {}), nodes = train(traced, {"run.trace=" + file});
+    expect_same_run(traced, plain);
+    const auto summary = nlohmann::json::parse(read_text(folder_ / plain / "summary.json"));
+    for (const char* part : {"forward", "backward", "update"}) {
+      EXPECT_GT(whole[part], 0) << part;
+      EXPECT_GT(nodes[part], 0) << part;
+    }
+    EXPECT_LT(4 * (whole["forward"].get<double>() + whole["backward"].get<double>()) + whole["update"].get<double>(),
+              2 * summary["measured_step_ms"].get<double>());
+    EXPECT_TRUE(whole["recompute"].is_null());
+    EXPECT_GT(nodes["recompute"], 0);
+    EXPECT_LT(nodes["recompute"], nodes["backward"]);
+    std::map<std::string, double> end_us;
+    std::map<std::string, int> ops;
+    const nlohmann::json trace = nlohmann::json::parse(read_text(file));
+    for (const nlohmann::json& event : trace["traceEvents"]) {
+      EXPECT_GE(event["ts"], 0);
+      EXPECT_GE(event["dur"], 0);
+      double& end = end_us[event["tid"].get<std::string>()];
+      EXPECT_GE(event["ts"].get<double>(), end - 2) << event["name"];
+      end = event["ts"].get<double>() + event["dur"].get<double>();
+      ++ops[event["args"]["op"].get<std::string>()];
+    }
+    for (const char* op : {"linear", "attention", "adamw", "to_host", "from_host"}) EXPECT_GT(ops[op], 0) << op;
+    EXPECT_TRUE(end_us.contains("compute") && end_us.contains("copy"));
+  }
+}
+
 // And they are replayed: of four micro-batches the forward; backward of the first, those between, the last; the update.
 TEST_F(CudaTraining, RecordsEachSectionOnce) {
   constexpr std::int64_t kSteps = 3, kSections = 5, kRuns = kSteps * (4 + 4 + 1);
@@ -97,7 +137,6 @@ TEST_F(CudaTraining, RecordsEachSectionOnce) {
       backend.device = std::make_unique<CountedDevice>(cuda_module().make_device({}), counts);
       backend.kernels = cuda_module().kernels({});
       backend.threads = kDeviceThreads;
-      backend.times_nodes = false;
       backend.records = records;
       RunResult run = train_rank({}, o, 0, {}, 4, kSteps, false, false, &backend);
       EXPECT_EQ(run.high_water, run.planned);

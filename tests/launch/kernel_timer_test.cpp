@@ -43,7 +43,6 @@ TEST(KernelTimer, EveryNodeOfAProgramIsMeasured) {
 // The same where the host only launches, and its memory is not the device's.
 TEST(KernelTimer, NodesOfADeviceAreMeasured) {
   Backend backend = make_separate_backend();
-  backend.times_nodes = false;
   KernelTimerOptions options;
   options.backend = &backend;
   KernelTimer timer(options);
@@ -216,7 +215,6 @@ TEST(RunCosts, ADeviceHasItsOwnTimes) {
   const Graph& graph = programs.graph("train");
   const Group alone("control", make_self_transport());
   Backend backend = make_separate_backend();
-  backend.times_nodes = false;
   const auto times = [&](const std::string& device) {
     Config config = tiny_config(folder, "run", {"plan.profile=" + file});
     if (!device.empty()) {

@@ -189,13 +189,15 @@ TEST(SeparateDevice, KernelsAreCalledBeforeTheFirstStep) {
   }
 }
 
-// No step waits for the device before its end: one synchronization of each stream, and the copies of its results.
+// No step waits for the device before its end: one synchronization of each stream, and the copies of its results. Nor
+// does one that is traced.
 TEST(SeparateDevice, HostWaitsAtTheEndOfAStepOnly) {
-  const auto waits_of = [](std::int64_t micro_batches) {
+  const auto waits_of = [](std::int64_t micro_batches, Profile* profile = nullptr) {
     ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
     Backend backend = make_separate_backend();
     EngineOptions options;
     options.backend = &backend;
+    options.profile = profile;
     Engine engine(build_programs(o), options);
     engine.initialise(1);
     const auto& device = dynamic_cast<const SeparateDevice&>(*backend.device);
@@ -206,6 +208,9 @@ TEST(SeparateDevice, HostWaitsAtTheEndOfAStepOnly) {
   };
   EXPECT_EQ(waits_of(1), waits_of(3));
   EXPECT_EQ(waits_of(3), std::pair(std::int64_t{2}, std::int64_t{2}));
+  Profile profile;
+  EXPECT_EQ(waits_of(3, &profile), waits_of(3));
+  EXPECT_GT(profile.spans().size(), 100U);
 }
 
 // One rank of four micro-batches: forward; backward of the first, those between, the last; update. Each is launched
@@ -222,6 +227,67 @@ TEST(SeparateDevice, ReplaysWhatItRecordedWithTheSameBits) {
   constexpr std::int64_t kSections = 5, kRuns = kSteps * (4 + 4 + 1);
   EXPECT_EQ(device.captures(), kSections);
   EXPECT_EQ(device.replays(), kRuns - kSections);
+}
+
+// What cannot be recorded was not done, and is launched node by node from then on; one warning for a section.
+TEST(SeparateDevice, LaunchesWhatCannotBeRecorded) {
+  const ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
+  const RunResult cpu = train_on({}, o, 4, kSteps);
+  const auto warnings_of = [](const std::string& said) {
+    std::map<std::string, int> warnings;
+    for (const char* section : {"forward", "backward", "update"}) {
+      const std::string text = fmt::format("train {}: what begins with", section);
+      for (std::size_t at = 0; (at = said.find(text, at)) != std::string::npos; ++at) ++warnings[section];
+    }
+    return warnings;
+  };
+  constexpr std::int64_t kSections = 5, kRuns = kSteps * (4 + 4 + 1), kAll = 1000;
+  for (const CaptureFault fault : {CaptureFault::Begin, CaptureFault::Task, CaptureFault::End}) {
+    for (const std::int64_t failing : {std::int64_t{1}, kAll}) {
+      SCOPED_TRACE(fmt::format("fault {}, {} times", static_cast<int>(fault), failing));
+      RecordingCounts counts;
+      counts.fault = fault;
+      counts.failing = failing;
+      Backend backend = make_separate_backend(true);
+      backend.device = std::make_unique<CountedDevice>(std::move(backend.device), counts);
+      testing::internal::CaptureStderr();
+      const RunResult run = train_rank({}, o, 0, {}, 4, kSteps, false, false, &backend);
+      const std::string said = testing::internal::GetCapturedStderr();
+      expect_same_bits(run, cpu);
+      EXPECT_EQ(run.high_water, run.planned);
+      EXPECT_NE(said.find("nothing is recorded today"), std::string::npos) << said;
+      if (failing == kAll) {
+        EXPECT_EQ(counts.captures + counts.replays, 0);
+        EXPECT_EQ(kAll - counts.failing, kSections) << "nothing is tried twice";
+        EXPECT_EQ(warnings_of(said), (std::map<std::string, int>{{"forward", 1}, {"backward", 1}, {"update", 1}}));
+      } else {  // the forward of the second micro-batch, which would have been replayed from then on
+        EXPECT_EQ(counts.captures, kSections - 1);
+        EXPECT_EQ(counts.replays, kRuns - kSections - (kSteps * 4 - 1));
+        EXPECT_EQ(warnings_of(said), (std::map<std::string, int>{{"forward", 1}}));
+      }
+    }
+  }
+}
+
+// What fails for another reason than that it is recorded fails again when it is launched, and ends the run.
+TEST(SeparateDevice, AFailedLaunchIsNoFailedRecording) {
+  const ProgramOptions o = four_layer_options(ModelFamily::Gpt2);
+  RecordingCounts counts;
+  Backend backend = make_separate_backend(true);
+  backend.device = std::make_unique<CountedDevice>(std::move(backend.device), counts);
+  EngineOptions options;
+  options.backend = &backend;
+  Engine engine(build_programs(o), options);
+  engine.initialise(1);
+  tiny_step(engine, o, 0, 0, 1, 1);
+  EXPECT_EQ(counts.captures, 0) << "each section ran once";
+  counts.broken = true;
+  try {
+    tiny_step(engine, o, 1, 0, 1, 1);
+    FAIL() << "a step without a device";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the device is gone"), std::string::npos) << error.what();
+  }
 }
 
 // Profilers see a name for each section that runs and for each node that is launched.

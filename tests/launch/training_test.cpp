@@ -148,6 +148,7 @@ TEST(Training, MetricsAndSummaryHaveTheFrozenKeys) {
     EXPECT_GT(rank["predicted_ms"][part], 0) << part;
     EXPECT_GT(rank["measured_ms"][part], 0) << part;
   }
+  EXPECT_EQ(rank["measured_ms"]["recompute"], 0) << "nodes of the CPU are timed one by one";
   // Two micro-batches and an update: kernels are what a step is made of.
   const auto& parts = rank["measured_ms"];
   const double kernels =

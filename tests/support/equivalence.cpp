@@ -88,7 +88,7 @@ std::vector<std::vector<double>> whole_tensors(Engine& engine, std::string_view 
 }  // namespace
 
 RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Groups& groups, std::int64_t rows,
-                     std::int64_t steps, bool counts, bool poison, Backend* backend) {
+                     std::int64_t steps, bool counts, bool poison, Backend* backend, Profile* profile) {
   o.mesh = layout.mesh;
   o.zero = layout.zero;
   o.sequence_parallel = layout.sequence;
@@ -106,6 +106,7 @@ RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Gro
   EngineOptions options;
   options.poison = poison;
   options.backend = backend;
+  options.profile = profile;
   options.overlap = layout.overlap;
   for (const auto& [axis, group] : groups) options.groups[axis] = &group;
   Engine engine(build_programs(o), options);

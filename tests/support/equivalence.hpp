@@ -53,7 +53,8 @@ struct RunResult {
 // What rank `rank` sees of `steps` steps of `rows` rows, o.micro_batch rows at a time on each replica. `counts`: this
 // rank counts the allocations of its process. `poison`: as ExecutorOptions has it. Collective.
 RunResult train_rank(const Layout& layout, ProgramOptions o, int rank, const Groups& groups, std::int64_t rows,
-                     std::int64_t steps, bool counts, bool poison = false, Backend* backend = nullptr);
+                     std::int64_t steps, bool counts, bool poison = false, Backend* backend = nullptr,
+                     Profile* profile = nullptr);
 // The same with a thread for each rank: what rank 0 sees, and the memory of all.
 // Each rank computes on what `backend` makes for it, and talks over its transports where it has some; without one, on
 // the CPU.

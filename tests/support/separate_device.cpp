@@ -170,6 +170,7 @@ class SeparateStream final : public Stream {
   }
 
   void* native_handle() override { return this; }
+  bool only_launches() const override { return late_; }
 
   bool begin_capture() override {
     if (!records_) return false;
@@ -180,6 +181,7 @@ class SeparateStream final : public Stream {
     ++shared_.captures;
     return std::move(recorded_);
   }
+  void drop_capture() noexcept override { recorded_.reset(); }
   void replay(Recording& recording) override {
     ++shared_.replays;
     for (const Task& task : static_cast<TaskList&>(recording).tasks) launch(task);

@@ -2,7 +2,8 @@
 // A device whose memory the host cannot reach, as a GPU's, made from CPU streams. Its memory may be read and written
 // only by tasks of its streams and by its copies; anywhere else the process dies of SIGSEGV. Tasks of the compute and
 // copy streams run as late as they can: while the host is inside a call of the device that may block. So what the host
-// changes too early, or reads before it has waited, shows in the results.
+// changes too early, or reads before it has waited, shows in the results. These streams say that they only launch, as a
+// GPU's do; those of communication are threads, as where messages go through the host.
 
 #include <functional>
 #include <map>
