@@ -11,6 +11,7 @@
 #include "launch/plan_file.hpp"
 #include "launch/plan_question.hpp"
 #include "launch/roles.hpp"
+#include "runtime/core/text.hpp"
 
 namespace plimsoll {
 
@@ -133,6 +134,21 @@ void Run::make_engine(Purpose purpose, const std::function<void()>& connect) {
   EngineOptions engine_options{threads, config.run.poison, {}, profile.get(), config.comm.overlap, &backend};
   for (const auto& [axis, group] : groups) engine_options.groups[axis] = &group;
   engine = std::make_unique<Engine>(std::move(programs), engine_options);
+  check_device_memory();
+}
+
+// The engine has called every kernel of a device with memory of its own, so most of what libraries keep of it is there:
+// a run that it makes too large does not begin.
+void Run::check_device_memory() const {
+  if (!backend.device->outside_bytes()) return;
+  const std::int64_t now = bytes_outside_now(backend);
+  const std::int64_t over = largest(now + engine->programs().plan.total_bytes - budgets.of(place.rank));
+  const std::int64_t most = largest(now);
+  require(
+      over <= 0, ErrorKind::OutOfMemory,
+      "once every kernel was called, {} of a GPU's memory are outside the arena, {} more than memory.budget leaves: "
+      "give a memory.reserve of at least that",
+      format_bytes(most), format_bytes(over));
 }
 
 // parallel.shares: auto. Measures replicas with the engine of even shares.

@@ -89,6 +89,7 @@ struct Run {
   RankBudgets measured_budgets() const;
   std::optional<Infeasible> infeasible_role(const std::vector<RankRole>& all) const;
   void make_engine(Purpose purpose, const std::function<void()>& connect);
+  void check_device_memory() const;
   void share();
   void predict();
   void predict_times();

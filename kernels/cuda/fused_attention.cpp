@@ -2,12 +2,14 @@
 
 #ifdef PLIMSOLL_HAVE_CUDNN
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/fused_graphs.hpp"
+#include "runtime/core/log.hpp"
 
 namespace plimsoll::cuda {
 namespace {
@@ -48,12 +50,25 @@ bool may_fuse(void* workspace, const FusedSlices& slices, const AttentionTensors
          aligned(t.keys.data) && aligned(t.values.data) && aligned(t.out.data);
 }
 
+// Earlier ones are wrong, or read beyond their operands, where lengths are no multiples of 128 (release notes).
+constexpr std::size_t kOldestVersion = 91501;
+
 // The plan for a shape, made once; its `plan` is null where there is none.
 const CudnnPlan& plan_for(std::map<FusedShape, CudnnPlan>& plans, const FusedShape& shape, std::int64_t workspace,
                           CudnnPlan (*make)(const FusedShape&, cudnnHandle_t, std::int64_t, cudnnBackendDescriptor_t)) {
   const auto at = plans.find(shape);
   if (at != plans.end()) return at->second;
-  return plans.emplace(shape, make(shape, library().handle.get(), workspace, nullptr)).first->second;
+  CudnnPlan plan;
+  if (cudnnGetVersion() >= kOldestVersion) plan = make(shape, library().handle.get(), workspace, nullptr);
+  if (plan.plan == nullptr) {
+    std::array<char, 512> reason{};
+    cudnnGetLastErrorString(reason.data(), reason.size());
+    log_warn(
+        "cuDNN {} has no attention for {} x {} heads of {}, {} tokens, in {} bytes: kernels without tensor cores "
+        "compute it. {}",
+        cudnnGetVersion(), shape.batch, shape.heads, shape.head_dim, shape.length, workspace, reason.data());
+  }
+  return plans.emplace(shape, std::move(plan)).first->second;
 }
 
 // Of a head of a sample.

@@ -113,6 +113,7 @@ CudnnPlan plan_fused_backward(const FusedShape& s, cudnnHandle_t handle, std::in
   const Tensor shifted = b.apply(CUDNN_POINTWISE_SUB, b.apply(CUDNN_POINTWISE_MUL, product, scale), lse);
   graph.pointwise(CUDNN_POINTWISE_EXP, b.mask(shifted, masked), nullptr, p);
   b.grouped_product(b.transpose(p), dout, dvalues);
+  // The gradient of queries is a product like any other: that, not a sum into a buffer, makes it the same in every run.
   // dS = scale · p · (dout · Vᵀ − row_sums), dK = dSᵀ · Q, dQ = dS · K
   const Tensor dp = b.score();
   graph.matmul(dout, values, dp);

@@ -51,6 +51,7 @@ FusedSlices fused_slices(const Attention::Attrs& a, const SlotSpecs& s, Phase ph
   const bool half = dtype_bytes(qkv.dtype) == 2;
   const bool takes = half && takes_head_dim(a.fused_heads, phase, a.layout.head_dim);
   if (!takes || s.has(Attention::kSegments) || a.dropout > 0) return {};
+  if (qkv.shape[1] < 2) return {};  // cuDNN has plans for one key, but says that backward of it is not supported
   if (phase == Phase::Forward) return {qkv.shape[0], a.layout.kv_heads, kFusedForwardBytes};
   return fused_backward_slices(qkv.shape[0], a.layout, qkv.shape[1]);
 }

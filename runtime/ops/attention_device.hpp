@@ -47,8 +47,8 @@ constexpr std::int64_t fused_backward_bytes(std::int64_t batch, std::int64_t hea
 // activations of models that are trained at such lengths.
 inline constexpr std::int64_t kMostFusedBytes = std::int64_t{2} << 30;
 // Of the smallest call, the query heads of one key head of one sample, where that needs more (Llama 3 405B split over
-// eight ranks: 2.2 GiB): our own kernels would take several times as long.
-inline constexpr std::int64_t kMostFusedHeadBytes = std::int64_t{8} << 30;
+// eight ranks: 2.2 GiB): our own kernels would take several times as long. Pairs have indices below 2^31 then.
+inline constexpr std::int64_t kMostFusedHeadBytes = std::int64_t{4} << 30;
 
 // The calls in which the library computes a node, one after the other with the same workspace: each has `samples`
 // samples and `kv_heads` key heads with their query heads, the last of a row of calls perhaps fewer; either these are
