@@ -296,11 +296,11 @@ TEST(DeviceTimes, ReportsSayWhatWasNotTimed) {
     return at == std::string::npos ? "" : text.substr(at, text.find('\n', at) - at);
   };
   const auto [unknown, null] = report(0.0005, std::nullopt);
-  EXPECT_EQ(line(unknown), fmt::format("{:<22}{:>14}{:>14}", "of it again", "0.500", "-"));
+  EXPECT_EQ(line(unknown), fmt::format("{:<24}{:>14}{:>14}", "of it again", "0.500", "-"));
   EXPECT_TRUE(null.is_null());
   EXPECT_NE(unknown.find("3.000"), std::string::npos) << unknown;
   const auto [known, number] = report(0.0005, 0.00025);
-  EXPECT_EQ(line(known), fmt::format("{:<22}{:>14}{:>14}{:>8} %", "of it again", "0.500", "0.250", "+100.0"));
+  EXPECT_EQ(line(known), fmt::format("{:<24}{:>14}{:>14}{:>8} %", "of it again", "0.500", "0.250", "+100.0"));
   EXPECT_EQ(number, 0.25);
   EXPECT_EQ(line(report(0, std::nullopt).first), "");
 }
