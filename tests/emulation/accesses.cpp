@@ -4,29 +4,36 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <map>
 
 #include "tests/emulation/grid.hpp"
+
+extern uint3 blockIdx;
 
 namespace emulated {
 namespace {
 
 enum class Access { Read, Write, Atomic };
 
-// Who was last here: a thread (kSeveral: more than one, kAtomic: whoever) in an interval between barriers; 0: nobody.
+// Who was last here, and when: a thread, several of one warp, more, or atomic operations. Time passes at barriers.
 class Stamp {
  public:
   Stamp() = default;
-  Stamp(std::uint64_t interval, unsigned who) : bits_(interval << kBits | who) {}
-  std::uint64_t interval() const { return bits_ >> kBits; }
+  Stamp(std::uint64_t time, unsigned who) : bits_(time << kBits | who) {}
+  std::uint64_t time() const { return bits_ >> kBits; }
   unsigned who() const { return static_cast<unsigned>(bits_ & ((1U << kBits) - 1)); }
 
  private:
   static constexpr unsigned kBits = 11;
   std::uint64_t bits_ = 0;
 };
-constexpr unsigned kSeveral = 1024, kAtomic = 1025, kHost = 1026;
+constexpr unsigned kThreads = 1024, kWarp = 32;
+constexpr unsigned kOfWarp = kThreads, kMany = kOfWarp + kThreads / kWarp, kAtomic = kMany + 1, kHost = kAtomic + 1;
+
+// kMany: of none.
+unsigned warp_of(unsigned who) { return who < kThreads ? who / kWarp : who < kMany ? who - kOfWarp : kMany; }
 
 struct Byte {
   Stamp write, read;
@@ -38,11 +45,12 @@ struct Region {
   bool of_block = false;
 };
 
-// Intervals are counted over all launches.
 struct State {
   std::map<std::uintptr_t, Region> regions;
   Region last;  // that was touched
-  std::uint64_t interval = 1, launch = 1, block = 1;
+  // Now, and when this launch and this block began, when its threads last met, and when those of each warp did.
+  std::uint64_t now = 1, launch = 1, block = 1, barrier = 1;
+  std::array<std::uint64_t, kThreads / kWarp> warps{};
   Region stacks, arguments, image;  // image: of this module
 };
 // The thread of the grid that this thread of the host runs. Launchers of other threads, which are compiled as device
@@ -87,13 +95,26 @@ const Region* region_of(std::uintptr_t at) {
   return &s.last;
 }
 
+// Whether barriers of this block order what was before and what `who` does now.
+bool is_ordered(const State& s, Stamp before, unsigned who) {
+  if (before.time() < s.barrier || before.who() == who) return true;
+  const unsigned warp = warp_of(who);
+  return warp < kMany && warp_of(before.who()) == warp && before.time() < s.warps[warp];
+}
+
 void check(const State& s, Stamp before, unsigned who, const Region& region, std::uintptr_t at, const char* what) {
-  if (before.interval() < s.launch || (before.who() == kAtomic && who == kAtomic)) return;
-  const bool here = before.interval() == s.interval && before.who() != who;
-  const bool elsewhere = !region.of_block && before.interval() < s.block;
-  if (here || elsewhere)
-    fail("%s of %#zx by thread %u races with another %s", what, static_cast<std::size_t>(at), who,
-         elsewhere ? "block" : "thread of its block");
+  if (before.time() < s.launch || (before.who() == kAtomic && who == kAtomic)) return;
+  const bool elsewhere = before.time() < s.block;
+  if (elsewhere ? !region.of_block : !is_ordered(s, before, who))
+    fail("%s of %#zx by thread %u of block (%u, %u, %u) races with %s", what, static_cast<std::size_t>(at), who,
+         blockIdx.x, blockIdx.y, blockIdx.z, elsewhere ? "another block" : "another thread of its block");
+}
+
+// Of a read beside one that was before.
+Stamp both(const State& s, Stamp before, unsigned who) {
+  if (before.time() < s.block || is_ordered(s, before, who)) return {s.now, who};
+  const bool one_warp = warp_of(before.who()) == warp_of(who) && warp_of(who) < kMany;
+  return {s.now, one_warp ? kOfWarp + warp_of(who) : kMany};
 }
 
 void note(const void* address, std::size_t bytes, Access access) {
@@ -108,16 +129,14 @@ void note(const void* address, std::size_t bytes, Access access) {
   }
   if (at + bytes > region->end) fail("an access of %zu bytes goes beyond the memory that it begins in", bytes);
   const unsigned who = access == Access::Atomic ? kAtomic : running;
-  const Stamp now(s.interval, who);
   for (std::size_t i = 0; i < bytes; ++i) {
     Byte& byte = region->bytes[at - region->begin + i];
     check(s, byte.write, who, *region, at + i, access == Access::Read ? "a read" : "a write");
     if (access == Access::Read) {
-      const bool shared = byte.read.interval() == s.interval && byte.read.who() != who;
-      byte.read = shared ? Stamp(s.interval, kSeveral) : now;
+      byte.read = both(s, byte.read, who);
     } else {
       check(s, byte.read, who, *region, at + i, "a write");
-      byte.write = now;
+      byte.write = {s.now, who};
     }
   }
 }
@@ -145,12 +164,17 @@ void watch_stacks(const void* begin, std::size_t bytes) {
 }
 void watch_launch(const void* arguments, std::size_t bytes) {
   State& s = state();
-  s.launch = ++s.interval;
+  s.launch = ++s.now;
   const auto at = reinterpret_cast<std::uintptr_t>(arguments);
   s.arguments = {at, at + bytes};
 }
-void watch_block() { state().block = ++state().interval; }
-void watch_barrier() { ++state().interval; }
+void watch_block() {
+  State& s = state();
+  s.block = s.barrier = ++s.now;
+  s.warps.fill(s.now);
+}
+void watch_barrier() { state().barrier = ++state().now; }
+void watch_warp(unsigned warp) { state().warps[warp] = ++state().now; }
 void watch_thread(unsigned rank) { running = rank; }
 void watch_host() { running = kHost; }
 void watch_atomic(const void* at, std::size_t bytes) { note(at, bytes, Access::Atomic); }

@@ -1,9 +1,9 @@
 #pragma once
 // Watches what the threads of a grid read and write. Device code is compiled with -fsanitize=thread, whose calls end
 // here. Ends the process where two threads touch the same byte, one of them writing, without a barrier of their block
-// between them (for two blocks there is none; shuffles order nothing; atomic operations do not hurt each other), where
-// an access is not aligned to its size, and where it is beyond an allocation of the device or a variable in shared
-// memory, or to memory of the host other than the arguments of the launch and constants of this module.
+// or warp between them (for two blocks there is none; shuffles order nothing; atomic operations do not hurt each
+// other), where an access is not aligned to its size, and where it is beyond an allocation of the device or a variable
+// in shared memory, or to memory of the host other than the arguments of the launch and constants of this module.
 
 #include <cstddef>
 
@@ -20,6 +20,8 @@ void forget(const void* begin);
 void watch_launch(const void* arguments, std::size_t bytes);
 void watch_block();
 void watch_barrier();
+// Those of a warp have, by __syncwarp().
+void watch_warp(unsigned warp);
 // The thread of the block that runs now; until the host does.
 void watch_thread(unsigned rank);
 void watch_host();

@@ -1,6 +1,7 @@
 #include "tests/emulation/device.hpp"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -24,8 +25,8 @@ using emulated::fail;
 using emulated::Work;
 
 constexpr std::size_t kTotalBytes = std::size_t{16} << 30, kContextBytes = std::size_t{400} << 20;
-constexpr std::size_t kMostFilled = std::size_t{1} << 30;  // of new memory
-constexpr std::uint64_t kOpsPerQuery = 16;                 // an event that is asked for gets there in the end
+constexpr std::size_t kOnesBytes = std::size_t{2} << 20;
+constexpr std::uint64_t kOpsPerQuery = 16;  // an event that is asked for gets there in the end
 
 // When an event happened.
 struct Moment {
@@ -207,6 +208,17 @@ void overlap_check(const std::byte* to, const std::byte* from, std::size_t bytes
   if (to < from + bytes && from < to + bytes && to != from) fail("a copy between ranges that overlap");
 }
 
+// A file of ones, of which new memory is a copy that costs nothing until it is written.
+int ones() {
+  static const int file = [] {
+    const int made = memfd_create("ones", 0);
+    const std::vector<char> bytes(kOnesBytes, '\xFF');
+    if (made < 0 || write(made, bytes.data(), kOnesBytes) != static_cast<ssize_t>(kOnesBytes)) fail("no file of ones");
+    return made;
+  }();
+  return file;
+}
+
 cudaError_t allocate(void** memory, std::size_t bytes, bool host) {
   Lock lock(device().mutex);
   use_context();
@@ -217,10 +229,12 @@ cudaError_t allocate(void** memory, std::size_t bytes, bool host) {
   void* mapped = mmap(nullptr, size + 2 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) return failed(cudaErrorMemoryAllocation);
   auto* begin = static_cast<std::byte*>(mapped) + 4096;
-  mprotect(begin, size, PROT_READ | PROT_WRITE);
-  if (!host) {
-    std::memset(begin, 0xFF, std::min(size, kMostFilled));
-    if (device().running == 0) mprotect(begin, size, PROT_NONE);
+  if (host) {
+    mprotect(begin, size, PROT_READ | PROT_WRITE);
+  } else {
+    const int access = device().running == 0 ? PROT_NONE : PROT_READ | PROT_WRITE;
+    for (std::size_t at = 0; at < size; at += kOnesBytes)
+      mmap(begin + at, std::min(kOnesBytes, size - at), access, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, ones(), 0);
     device().used += size;
   }
   emulated::watch(begin, size);
@@ -504,6 +518,14 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   if (s->invalid) return failed(cudaErrorStreamCaptureInvalidated);
   *graph = new CUgraph_st(*captured);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  Lock lock(device().mutex);
+  const auto s = stream_of(stream);
+  *status = !s->captured ? cudaStreamCaptureStatusNone
+            : s->invalid ? cudaStreamCaptureStatusInvalidated
+                         : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {

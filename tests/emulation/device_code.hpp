@@ -69,8 +69,15 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
   return emulated::exchanged(mask, value, emulated::lane() ^ static_cast<unsigned>(bits));
 }
+// Unlike shuffles, orders the memory that lanes share.
+inline void __syncwarp(unsigned mask = 0xFFFFFFFFU) { emulated::exchange(emulated::WarpCall::Barrier, mask, 0); }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   return emulated::exchange(emulated::WarpCall::Ballot, mask, predicate != 0 ? 1 : 0).ones();
+}
+
+template <class T>
+void __stwb(T* to, T value) {
+  *to = value;
 }
 
 // Only one thread runs.
@@ -87,6 +94,7 @@ inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline float __fadd_rn(float a, float b) { return emulated::rounded(emulated::rounded(a) + emulated::rounded(b)); }
 inline float __fmul_rn(float a, float b) { return emulated::rounded(a * b); }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __double2float_rn(double x) { return static_cast<float>(x); }
 inline float __double2float_rz(double x) {
   const auto near = static_cast<float>(x);

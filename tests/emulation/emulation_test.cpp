@@ -69,6 +69,9 @@ TEST(EmulatedGrid, RunsBlocksWithBarriers) {
   EXPECT_EQ(to.read(stream.get()).front(), 64 * 65 / 2);
   write_from_blocks(stream.get(), to.at(), false);
   EXPECT_EQ(to.read(stream.get()).front(), 0);
+  const Floats sums(2);
+  sum_warps(stream.get(), from.at(), sums.at(), true);
+  EXPECT_EQ(sums.read(stream.get()), (std::vector<float>{32 * 33 / 2, 64 * 65 / 2 - 32 * 33 / 2}));
 }
 
 // A copy runs what it waits for.
@@ -82,8 +85,9 @@ TEST(EmulatedGrid, RunsBlocksWithBarriers) {
 
 TEST(EmulatedGridDeathTest, FindsRaces) {
   const Stream stream;
-  const Floats from(rising(64)), to(1);
+  const Floats from(rising(64)), to(2);
   EXPECT_FAULT(sum_block(stream.get(), from.at(), to.at(), false), "races with another thread of its block");
+  EXPECT_FAULT(sum_warps(stream.get(), from.at(), to.at(), false), "races with another thread of its block");
   EXPECT_FAULT(write_from_blocks(stream.get(), to.at(), true), "races with another block");
 }
 

@@ -17,6 +17,18 @@ __global__ void sum_kernel(const float* from, float* to, bool barrier) {
   to[0] = sum;
 }
 
+__global__ void sum_warps_kernel(const float* from, float* to, bool barrier) {
+  __shared__ float numbers[kThreads];
+  const unsigned lane = threadIdx.x % 32, first = threadIdx.x - lane;
+  numbers[threadIdx.x] = from[threadIdx.x];
+  if (barrier) __syncwarp();
+  float sum = 0;
+  for (unsigned i = 0; i < 32; ++i) sum += numbers[first + i];
+  if (barrier) __syncwarp();
+  numbers[threadIdx.x] = 0;
+  if (lane == 0) to[threadIdx.x / 32] = sum;
+}
+
 __global__ void write_kernel(float* to, bool all) {
   if (all || blockIdx.x == 0) to[0] = static_cast<float>(blockIdx.x);
 }
@@ -50,6 +62,9 @@ __global__ void lane_kernel(unsigned live, int lane, float* to) {
 
 void sum_block(cudaStream_t stream, const float* from, float* to, bool barrier) {
   sum_kernel<<<1, kThreads, 0, stream>>>(from, to, barrier);
+}
+void sum_warps(cudaStream_t stream, const float* from, float* to, bool barrier) {
+  sum_warps_kernel<<<1, kThreads, 0, stream>>>(from, to, barrier);
 }
 void write_from_blocks(cudaStream_t stream, float* to, bool all) { write_kernel<<<2, 1, 0, stream>>>(to, all); }
 void meet(cudaStream_t stream, float* to, unsigned threads) { meet_kernel<<<1, kThreads, 0, stream>>>(to, threads); }

@@ -7,6 +7,8 @@ namespace emulated::test {
 
 // Sums 64 numbers; `barrier`: with the barrier that this needs.
 void sum_block(cudaStream_t stream, const float* from, float* to, bool barrier);
+// The same by lanes of each warp, of which the first sums the numbers of its warp into to[warp].
+void sum_warps(cudaStream_t stream, const float* from, float* to, bool barrier);
 // to[0] = the block's number, by all blocks or by the first.
 void write_from_blocks(cudaStream_t stream, float* to, bool all);
 // Threads below `threads`, of 64, meet at a barrier; the others wait for a shuffle of their warp.

@@ -289,7 +289,8 @@ bool Block::synchronize(bool predicate) {
 
 void Block::release_warp(Warp& warp) {
   if (warp.arrived == 0 || warp.arrived != (warp.mask & warp.live)) return;
-  const auto first = static_cast<unsigned>(&warp - warps_.data()) * kWarp;
+  const auto index = static_cast<unsigned>(&warp - warps_.data()), first = index * kWarp;
+  if (warp.call == WarpCall::Barrier) watch_warp(index);
   for (unsigned i = 0; i < kWarp; ++i) {
     if ((warp.arrived >> i & 1U) != 0) fibers_[first + i].state = State::Ready;
   }

@@ -34,7 +34,7 @@ void* dynamic_memory();
 bool synchronize(bool predicate);
 
 unsigned lane();
-enum class WarpCall { Shuffle, Ballot };
+enum class WarpCall { Shuffle, Ballot, Barrier };
 // What the lanes of a warp gave.
 struct WarpValues {
   unsigned lanes = 0;  // that took part
