@@ -52,6 +52,10 @@ class CudaKernels : public testing::Test {
   KernelTable kernels_;
 };
 
+// By tests/emulation, for which some tests are too long.
+bool is_emulated() { return cuda_module().devices().front().name == "Emulated GPU"; }
+constexpr const char* kTooLong = "hours on an emulated GPU";
+
 // Relative to the largest number of a tensor.
 double tolerance(DType dtype) { return dtype == DType::bf16 ? 2e-2 : dtype == DType::f16 ? 3e-3 : 1e-5; }
 
@@ -147,6 +151,7 @@ void compare(const KernelTable& kernels, Device& device, DType dtype) {
 
 // The device's own clock, and its memory outside of what was asked for: the first product brings the library's.
 TEST_F(CudaKernels, AreTimedAndSeenInMemory) {
+  if (is_emulated()) GTEST_SKIP() << kTooLong;
   const std::int64_t before = device_->outside_bytes().value();
   EXPECT_GT(before, 0) << "a context";
   Backend backend;
@@ -268,9 +273,11 @@ void compare_slices(const KernelTable& kernels, Device& device, const HeadLayout
 }
 
 TEST_F(CudaKernels, AttentionInSlicesOfTheBatchIsThatOfTheSlices) {
+  if (is_emulated()) GTEST_SKIP() << kTooLong;
   compare_slices(kernels_, *device_, {4, 2, 8}, 5, 8192);  // 3 and 2
 }
 TEST_F(CudaKernels, AttentionInSlicesOfTheHeadsIsThatOfTheSlices) {
+  if (is_emulated()) GTEST_SKIP() << kTooLong;
   compare_slices(kernels_, *device_, {6, 3, 8}, 2, 16384);  // a key head of a sample in each
 }
 
