@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <map>
+#include <string_view>
 
 #include "tests/emulation/grid.hpp"
 
@@ -175,7 +177,15 @@ void watch_block() {
 }
 void watch_barrier() { state().barrier = ++state().now; }
 void watch_warp(unsigned warp) { state().warps[warp] = ++state().now; }
-void watch_thread(unsigned rank) { running = rank; }
+void watch_thread(unsigned rank) {
+  static const bool watched = [] {
+    const char* name = std::getenv("EMULATED_CUDA_ACCESSES");
+    const std::string_view chosen = name == nullptr ? "watched" : name;
+    if (chosen != "watched" && chosen != "free") fail("EMULATED_CUDA_ACCESSES=%s", name);
+    return chosen == "watched";
+  }();
+  running = watched ? rank : kHost;
+}
 void watch_host() { running = kHost; }
 void watch_atomic(const void* at, std::size_t bytes) { note(at, bytes, Access::Atomic); }
 
