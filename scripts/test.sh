@@ -3,8 +3,8 @@
 #   scripts/test.sh [--slow] [preset] [-- ctest arguments]
 # --slow also runs the tests labelled slow. The preset is release, or ci where CI=true. The sanitizers run what they are for:
 # asan the unit tests; tsan those with several threads (comm, runtime_device, launch.Training), and it builds no others. ci-cuda
-# builds and runs what CUDA is needed for: the tests labelled gpu, which skip where there is none, and cuda. emulated runs those
-# labelled gpu, but for the long ones, on an emulated GPU; it needs the headers of the CUDA toolkit.
+# builds and runs what CUDA is needed for: the tests labelled gpu, which skip where there is none, and cuda. emulated runs the
+# kernels among those labelled gpu on an emulated GPU (tests/emulation); it needs the headers of the CUDA toolkit.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -29,8 +29,8 @@ case $preset in
     selection=(-L '^(gpu|cuda)$')
     ;;
   emulated)
-    targets=(gpu_tests)
-    selection=(-L emulated)
+    targets=(kernels_gpu_tests plimsoll_cuda emulation_tests)
+    selection=(-L '^emulated$')
     ;;
   asan)
     selection=(-L unit)

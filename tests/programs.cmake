@@ -240,7 +240,7 @@ endif()
 
 # On a GPU, or an emulated one. Each program ends with 69 where there is none.
 function(plimsoll_gpu_test name)
-  plimsoll_program_test(${name} ${ARGN} LABELS ${gpu_label} TIMEOUT 300 SERIAL)
+  plimsoll_program_test(${name} ${ARGN} LABELS ${gpu_label} TIMEOUT ${timeout} SERIAL)
   set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 69)
 endfunction()
 if(PLIMSOLL_CUDA OR PLIMSOLL_EMULATED_CUDA)

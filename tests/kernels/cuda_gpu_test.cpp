@@ -53,7 +53,7 @@ class CudaKernels : public testing::Test {
 };
 
 // By tests/emulation, for which some tests are too long.
-bool is_emulated() { return cuda_module().devices().front().name == "Emulated GPU"; }
+bool is_emulated() { return cuda_module().devices().front().name == "NVIDIA H200 (emulated)"; }
 constexpr const char* kTooLong = "hours on an emulated GPU";
 
 // Relative to the largest number of a tensor.
