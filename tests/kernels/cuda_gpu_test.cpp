@@ -24,6 +24,7 @@ TEST(CudaKernelTable, HasEveryOpThatIsNoCollective) {
   const KernelTable kernels = cuda_module().kernels({});
   for (const OpId copy : {op_id<ToHost>, op_id<FromHost>})
     EXPECT_NE(kernels.find(copy, Phase::Forward, DType::f8e4m3), nullptr) << "of what fp8 linears keep";
+  EXPECT_NE(kernels.find(op_id<Scale>, Phase::Forward, DType::f64), nullptr) << "of the loss of a pipeline";
   for (const OpInfo& op : all_ops()) {
     if (op.collective) continue;
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
