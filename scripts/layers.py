@@ -26,7 +26,7 @@ ARROWS = {
 HOMES = [
     (r"mpi(-ext)?\.h", [r"comm/mpi_[^/]*\.cpp", r"launch/bootstrap\.cpp", r"tests/support/.*"]),
     (r"nccl.*\.h", [r"comm/nccl_[^/]*\.cpp"]),
-    (r"(cublas.*|cudnn.*)\.h", [r"kernels/cuda/.*"]),
+    (r"(cublas.*|cudnn.*)\.h", [r"(kernels/cuda|tests/emulation)/.*"]),
     (r"yaml-cpp/.*", [r"launch/.*"]),
     (r"CLI/.*", [r"launch/.*"]),
 ]

@@ -3,7 +3,8 @@
 #   scripts/test.sh [--slow] [preset] [-- ctest arguments]
 # --slow also runs the tests labelled slow. The preset is release, or ci where CI=true. The sanitizers run what they are for:
 # asan the unit tests; tsan those with several threads (comm, runtime_device, launch.Training), and it builds no others. ci-cuda
-# builds and runs what CUDA is needed for: the tests labelled gpu, which skip where there is none, and cuda.
+# builds and runs what CUDA is needed for: the tests labelled gpu, which skip where there is none, and cuda. emulated runs the
+# kernels among those labelled gpu on an emulated GPU (tests/emulation); it needs the headers of the CUDA toolkit.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -14,7 +15,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --slow) selection=() ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) die "unknown option '$1' (usage: scripts/test.sh [--slow] [preset] [-- ctest arguments])" ;;
     *) preset=$1 ;;
   esac
@@ -26,6 +27,10 @@ case $preset in
   ci-cuda)
     targets=(gpu_tests)
     selection=(-L '^(gpu|cuda)$')
+    ;;
+  emulated)
+    targets=(kernels_gpu_tests plimsoll_cuda emulation_tests)
+    selection=(-L '^emulated$')
     ;;
   asan)
     selection=(-L unit)

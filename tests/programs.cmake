@@ -238,12 +238,12 @@ if(PLIMSOLL_CUDA)
     LABELS cuda TIMEOUT 120 SERIAL)
 endif()
 
-# On a GPU. Each program ends with 69 where there is none.
+# On a GPU, or an emulated one. Each program ends with 69 where there is none.
 function(plimsoll_gpu_test name)
-  plimsoll_program_test(${name} ${ARGN} LABELS gpu TIMEOUT 300 SERIAL)
+  plimsoll_program_test(${name} ${ARGN} LABELS ${gpu_label} TIMEOUT ${timeout} SERIAL)
   set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 69)
 endfunction()
-if(PLIMSOLL_CUDA)
+if(PLIMSOLL_CUDA OR PLIMSOLL_EMULATED_CUDA)
   # The reference models, in every precision and on ranks that share the GPU: NCCL where each has one of its own.
   set(golden_folders)
   foreach(json IN LISTS goldens)
@@ -273,6 +273,8 @@ if(PLIMSOLL_CUDA)
     plimsoll_gpu_test(golden.cuda.${ranks}_ranks${label}
       COMMAND ${shown} ${mpirun} ${ranks} $<TARGET_FILE:golden_check> --device=cuda ${options} ${folders})
   endforeach()
+endif()
+if(PLIMSOLL_CUDA)
   # A run within a budget, beside what the driver says that the process has of the device.
   plimsoll_gpu_test(cuda_run.budget
     COMMAND ${cuda_run} budget $<TARGET_FILE:plimsoll> ${CMAKE_CURRENT_BINARY_DIR}/cuda_run_budget)

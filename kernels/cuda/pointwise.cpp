@@ -58,6 +58,11 @@ void scale_forward(const KernelArgs& args) {
         static_cast<float>(args.attrs<Scale>().factor), false);
 }
 
+// The last stage of a pipeline copies its loss so, for the others.
+void scale_doubles(const KernelArgs& args) {
+  scale(stream_of(args), args.v<const double>(Scale::kX), args.v<double>(Scale::kY),
+        args.value[Scale::kY].spec.elements(), args.attrs<Scale>().factor);
+}
 template <class T>
 void scale_backward(const KernelArgs& args) {
   if (!args.grad[Scale::kX] || without_gradient<Scale>(args, Scale::kY)) return;
@@ -123,6 +128,7 @@ void add_cuda_pointwise_kernels(KernelTable& table) {
     table.add<Dropout>(Phase::Forward, type, dropout_forward<T>);
     table.add<Dropout>(Phase::InputGrad, type, dropout_backward<T>);
   });
+  table.add<Scale>(Phase::Forward, DType::f64, scale_doubles);
   for (const DType from : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     table.add<Cast>(Phase::Forward, from, cast_forward);
     table.add<Cast>(Phase::InputGrad, from, cast_backward);

@@ -152,6 +152,11 @@ void cast_from(cudaStream_t stream, const void* from, DType to_type, void* to, s
   }
 }
 
+__global__ void scale_doubles_kernel(const double* x, double* y, std::int64_t n, double factor) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < n) y[i] = factor * x[i];
+}
+
 template <class T>
 __global__ void dropout_kernel(DropoutRange range, const StepInputs* inputs, const T* x, T* y, bool aligned,
                                bool accumulate) {
@@ -211,6 +216,12 @@ template <class T>
 void scale(cudaStream_t stream, const T* x, T* y, std::int64_t n, float factor, bool accumulate) {
   if (x == y && factor == 1.0F) return;
   map(stream, n, x, static_cast<const T*>(nullptr), y, accumulate, Factor{factor});
+}
+
+void scale(cudaStream_t stream, const double* x, double* y, std::int64_t n, double factor) {
+  if (n == 0 || (x == y && factor == 1)) return;
+  scale_doubles_kernel<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(x, y, n, factor);
+  check_launch("scale");
 }
 
 void cast(cudaStream_t stream, DType from_type, const void* from, DType to_type, void* to, std::int64_t n,

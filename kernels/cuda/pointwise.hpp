@@ -31,6 +31,8 @@ void add(cudaStream_t stream, const T* a, const T* b, T* y, std::int64_t n);
 // y = factor · x
 template <class T>
 void scale(cudaStream_t stream, const T* x, T* y, std::int64_t n, float factor, bool accumulate);
+// The same of losses.
+void scale(cudaStream_t stream, const double* x, double* y, std::int64_t n, double factor);
 // to = from in another floating dtype, rounded once to nearest even.
 void cast(cudaStream_t stream, DType from_type, const void* from, DType to_type, void* to, std::int64_t n,
           bool accumulate);

@@ -24,6 +24,7 @@ TEST(CudaKernelTable, HasEveryOpThatIsNoCollective) {
   const KernelTable kernels = cuda_module().kernels({});
   for (const OpId copy : {op_id<ToHost>, op_id<FromHost>})
     EXPECT_NE(kernels.find(copy, Phase::Forward, DType::f8e4m3), nullptr) << "of what fp8 linears keep";
+  EXPECT_NE(kernels.find(op_id<Scale>, Phase::Forward, DType::f64), nullptr) << "of the loss of a pipeline";
   for (const OpInfo& op : all_ops()) {
     if (op.collective) continue;
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
@@ -52,6 +53,10 @@ class CudaKernels : public testing::Test {
   KernelTable kernels_;
 };
 
+// By tests/emulation, for which some tests are too long.
+bool is_emulated() { return cuda_module().devices().front().name == "NVIDIA H200 (emulated)"; }
+constexpr const char* kTooLong = "hours on an emulated GPU";
+
 // Relative to the largest number of a tensor.
 double tolerance(DType dtype) { return dtype == DType::bf16 ? 2e-2 : dtype == DType::f16 ? 3e-3 : 1e-5; }
 
@@ -65,9 +70,14 @@ void round_numbers(SlotNumbers& numbers, const OpCase& c, bool gradients) {
   }
 }
 
-void expect_close(const std::vector<double>& found, const std::vector<double>& expected, double tolerance) {
+// Gradients are differences of terms of order one, which may cancel: those of a LayerNorm of two elements are almost
+// zero.
+constexpr double kLeastValue = 1e-3, kLeastGradient = 2e-2;
+
+void expect_close(const std::vector<double>& found, const std::vector<double>& expected, double tolerance,
+                  double least = kLeastValue) {
   ASSERT_EQ(found.size(), expected.size());
-  double largest = 1e-3;
+  double largest = least;
   for (const double x : expected) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (found[i] == expected[i] || (std::isnan(found[i]) && std::isnan(expected[i]))) continue;
@@ -109,7 +119,8 @@ struct Comparison {
       const double most = std::max({tolerance(value), tolerance(compute), sums, rounding});
       expect_close(to_numbers(found.value[at], value), to_numbers(expected.value[at], exact_value), most);
       const TensorSpec grad = gradient_spec(mine.slot(s), mine.specs[s]);
-      expect_close(to_numbers(found.grad[at], grad.dtype), to_numbers(expected.grad[at], exact_value), most);
+      expect_close(to_numbers(found.grad[at], grad.dtype), to_numbers(expected.grad[at], exact_value), most,
+                   kLeastGradient);
     }
   }
 };
@@ -141,6 +152,7 @@ void compare(const KernelTable& kernels, Device& device, DType dtype) {
 
 // The device's own clock, and its memory outside of what was asked for: the first product brings the library's.
 TEST_F(CudaKernels, AreTimedAndSeenInMemory) {
+  if (is_emulated()) GTEST_SKIP() << kTooLong;
   const std::int64_t before = device_->outside_bytes().value();
   EXPECT_GT(before, 0) << "a context";
   Backend backend;
@@ -382,9 +394,11 @@ void compare_slices(const KernelTable& kernels, Device& device, const HeadLayout
 }
 
 TEST_F(CudaKernels, AttentionInSlicesOfTheBatchIsThatOfTheSlices) {
+  if (is_emulated()) GTEST_SKIP() << kTooLong;
   compare_slices(kernels_, *device_, {4, 2, 8}, 5, 8192);  // 3 and 2
 }
 TEST_F(CudaKernels, AttentionInSlicesOfTheHeadsIsThatOfTheSlices) {
+  if (is_emulated()) GTEST_SKIP() << kTooLong;
   compare_slices(kernels_, *device_, {6, 3, 8}, 2, 16384);  // a key head of a sample in each
 }
 
