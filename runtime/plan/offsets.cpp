@@ -4,9 +4,9 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/rng.hpp"
+#include "runtime/plan/offset_peaks.hpp"
 #include "runtime/plan/offset_problem.hpp"
 #include "runtime/plan/offset_search.hpp"
-#include "runtime/plan/offset_windows.hpp"
 
 namespace plimsoll {
 namespace {
@@ -16,7 +16,7 @@ using offsets::Placement;
 using offsets::Problem;
 
 constexpr std::int64_t kClimbShare = 16;  // one node in so many goes to hill climbing: the search gains more from it
-constexpr std::int64_t kWindowShare = 4;  // one node in so many goes to windows around the peak
+constexpr std::int64_t kPeakShare = 4;    // one node in so many goes to the buffers of peaks alone
 
 struct Best {
   Placement placement;
@@ -96,10 +96,10 @@ void search_down(const Problem& problem, std::int64_t target, std::int64_t max_n
   std::int64_t share = left - left / 3;
   while (share > 0 && best.placement.peak > target && low < best.placement.peak) {
     std::int64_t nodes = share;
-    std::int64_t for_windows = nodes / kWindowShare;
-    nodes -= for_windows;
-    auto placement = offsets::search_windows(problem, capacity, for_windows);
-    nodes += for_windows;
+    std::int64_t for_peaks = nodes / kPeakShare;
+    nodes -= for_peaks;
+    auto placement = offsets::search_peaks(problem, capacity, for_peaks);
+    nodes += for_peaks;
     const char* method = placement ? "search around the peak" : "search";
     if (!placement) placement = offsets::search(problem, capacity, nodes);
     left -= share - nodes;

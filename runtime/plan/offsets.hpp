@@ -9,7 +9,7 @@
 //   1. a portfolio: five orders (lifetime, size, area, log2 lifetime then size, conflict degree; largest first) × first
 //      fit and best fit;
 //   2. hill climbing on the best order (a buffer that causes the peak moves forward in the order);
-//   3. depth-first search around the peak alone, the other buffers around what it finds (see offset_windows.hpp);
+//   3. depth-first search over the buffers of peaks alone, the others around what it finds (see offset_peaks.hpp);
 //   4. depth-first search over canonical placements of all buffers (see offset_search.hpp).
 // Three and four also halve the range above a target that they do not reach. Two to four stop after a number of visited
 // nodes, never after a time: the answer is a function of its arguments.
