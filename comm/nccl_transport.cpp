@@ -30,7 +30,7 @@ NcclOp nccl_op(ReduceOp op) { return op == ReduceOp::Sum ? NcclOp::Sum : NcclOp:
 std::size_t size_of(std::int64_t count) { return static_cast<std::size_t>(count); }
 
 // Of the device, that messages of a direction may take: what is received ahead waits on them while others compute.
-constexpr int kBlocksOfADirection = 4;
+constexpr int kBlocksOfADirection = 4, kAsManyBlocksAsItLikes = 0;
 
 class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives {
  public:
@@ -42,11 +42,11 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
         watch_(std::move(watch)),
         device_(device) {
     require_own_devices();
-    if (options_.directions.empty()) whole_ = connect(fmt::format("axis {}", options_.axis), 0, rank(), size());
+    whole_ = connect(fmt::format("axis {}", options_.axis), 0, rank(), size(), kAsManyBlocksAsItLikes);
     for (const auto& [from, to] : options_.directions) {
       const bool mine = rank() == from || rank() == to;
       pairs_.push_back(connect(fmt::format("axis {}, messages from {} to {}", options_.axis, from, to), from,
-                               mine ? (rank() == from ? 0 : 1) : -1, 2));
+                               mine ? (rank() == from ? 0 : 1) : -1, 2, kBlocksOfADirection));
     }
     started_ = true;
     if (watch_) watch_->watchdog->poll_with(*watch_, [this] { return poll(); });
@@ -86,7 +86,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
     const std::int64_t n = x.spec.elements();
     if (n == 0) return true;
     const ElementRange mine = range_of_rank(n, rank(), size());
-    return issue(whole_line(), "all_reduce", x, -1, at, n - mine.count + (size() - 1) * mine.count, [&](void* stream) {
+    return issue(*whole_, "all_reduce", x, -1, at, n - mine.count + (size() - 1) * mine.count, [&](void* stream) {
       whole_->comm.settle(api_->all_reduce(x.data, x.data, size_of(n), nccl_type(x.spec.dtype), nccl_op(op),
                                            whole_->comm.get(), stream),
                           "ncclAllReduce");
@@ -99,7 +99,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
       const std::int64_t mine = range_of_rank(range.count, rank(), size()).count;
       sent += range.count - mine + (size() - 1) * mine;
     }
-    return issue(whole_line(), "all_reduce", x, -1, at, sent, [&](void* stream) {
+    return issue(*whole_, "all_reduce", x, -1, at, sent, [&](void* stream) {
       whole_->comm.group([&](const auto& add) {
         for (const ElementRange& range : ranges) {
           void* place = element_at(x, range.first);
@@ -115,7 +115,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   bool reduce_scatter(View in, View out, ReduceOp op, const RankCuts& cuts, const CallSite& at) override {
     const std::int64_t n = in.spec.elements();
     if (n == 0) return true;
-    return issue(whole_line(), "reduce_scatter", in, -1, at, n - out.spec.elements(), [&](void* stream) {
+    return issue(*whole_, "reduce_scatter", in, -1, at, n - out.spec.elements(), [&](void* stream) {
       if (even(n, cuts)) return whole_->comm.settle(scatter_even(in, out.data, op, stream), "ncclReduceScatter");
       whole_->comm.group([&](const auto& add) { scatter_parts(in, out, op, cuts, stream, add); });
     });
@@ -124,7 +124,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   bool reduce_scatter(View in, View out, ReduceOp op, std::span<const JoinedPart> parts, const CallSite& at) override {
     std::int64_t mine = 0;
     for (const JoinedPart& part : parts) mine += range_of_rank(part.elements, rank(), size(), part.cuts).count;
-    return issue(whole_line(), "reduce_scatter", in, -1, at, in.spec.elements() - mine, [&](void* stream) {
+    return issue(*whole_, "reduce_scatter", in, -1, at, in.spec.elements() - mine, [&](void* stream) {
       whole_->comm.group([&](const auto& add) {
         for_each_scattered(in, out, parts, rank(), size(), [&](View tensor, View own, const RankCuts& cuts) {
           if (tensor.spec.elements() > 0 && even(tensor.spec.elements(), cuts)) {
@@ -140,7 +140,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   bool all_gather(View in, View out, const RankCuts& cuts, const CallSite& at) override {
     const std::int64_t n = out.spec.elements();
     if (n == 0) return true;
-    return issue(whole_line(), "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
+    return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
       if (even(n, cuts)) {
         whole_->comm.settle(gather_even(in.data, out, stream), "ncclAllGather");
       } else {
@@ -151,7 +151,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
 
   bool all_gather(View in, View out, std::span<const JoinedPart> parts, const CallSite& at) override {
     if (out.spec.elements() == 0) return true;
-    return issue(whole_line(), "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
+    return issue(*whole_, "all_gather", out, -1, at, (size() - 1) * in.spec.elements(), [&](void* stream) {
       whole_->comm.group([&](const auto& add) {
         for_each_gathered(in, out, parts, rank(), size(), [&](View mine, View tensor, const RankCuts& cuts) {
           if (tensor.spec.elements() > 0 && even(tensor.spec.elements(), cuts)) {
@@ -195,17 +195,11 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   };
   template <class Visit>
   void for_each_line(const Visit& visit) {
-    if (whole_) visit(*whole_);
+    visit(*whole_);
     for (const auto& pair : pairs_) {
       if (pair) visit(*pair);
     }
   }
-  Line& whole_line() const {
-    require(whole_ != nullptr, ErrorKind::Internal, "axis {} has a communicator for each direction only",
-            options_.axis);
-    return *whole_;
-  }
-
   // Where messages between two ranks go, and who these are there.
   struct Channel {
     Line* line;
@@ -213,7 +207,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   };
   Channel channel(int from, int to) const {
     const auto found = std::find(options_.directions.begin(), options_.directions.end(), std::pair{from, to});
-    if (found == options_.directions.end()) return {&whole_line(), from, to};
+    if (found == options_.directions.end()) return {whole_.get(), from, to};
     return {pairs_[static_cast<std::size_t>(found - options_.directions.begin())].get(), 0, 1};
   }
 
@@ -234,7 +228,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   }
 
   // A communicator whose id comes from `root` of the group; `as`: this rank in it, -1: not in it.
-  std::unique_ptr<Line> connect(const std::string& name, int root, int as, int ranks) {
+  std::unique_ptr<Line> connect(const std::string& name, int root, int as, int ranks, int most_blocks) {
     NcclId id{};
     int result = kNcclSuccess;
     if (rank() == root) result = api_->get_unique_id(id);
@@ -243,8 +237,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
             size(), api_->error_text(result, nullptr));
     if (as < 0) return nullptr;
     return std::make_unique<Line>(
-        *api_, name, id, as, ranks, [this] { return deadline(); }, device_,
-        options_.directions.empty() ? 0 : kBlocksOfADirection);
+        *api_, name, id, as, ranks, [this] { return deadline(); }, device_, most_blocks);
   }
   double deadline() const { return started_ && watch_ ? watch_->watchdog->deadline() : options_.start_s; }
 
@@ -326,8 +319,8 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   std::shared_ptr<WatchedGroup> watch_;
   Device& device_;
   bool started_ = false;
-  std::mutex mutex_;                          // of what follows
-  std::unique_ptr<Line> whole_;               // null: there are directions
+  std::mutex mutex_;  // of what follows
+  std::unique_ptr<Line> whole_;
   std::vector<std::unique_ptr<Line>> pairs_;  // by direction; null: this rank is at neither end
 };
 

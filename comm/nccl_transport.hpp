@@ -24,8 +24,7 @@ struct NcclOptions {
   // Of this rank: a text that is the same for ranks that share a device, as host and PCI bus id.
   std::string device;
   // Of messages between two, from rank to rank of the group, the same list on all ranks: each has a communicator of its
-  // own, so that what is received ahead holds up nothing that is sent, and there is no other. Without any, all calls
-  // share one, in their order.
+  // own, so that what is received ahead holds up nothing that is sent. Others share one, in the order of their calls.
   std::vector<std::pair<int, int>> directions = {};
   double start_s = 300;  // for all ranks to come
 };

@@ -52,8 +52,8 @@ TEST(DeviceTransport, IsNcclWhereThatWorksOnEveryRank) {
             (Texts{"libnccl.so.2 cannot be loaded", "libnccl.so.2 cannot be loaded"}));
 }
 
-// A communicator for an axis; in a pipeline, one for each neighbour that messages go to or come from, which take few
-// blocks of the device. The arena is registered in all of them, and they are closed.
+// A communicator for an axis; in a pipeline, one more for each neighbour that messages go to or come from, which take
+// few blocks of the device. The arena is registered in all of them, and they are closed.
 TEST(DeviceTransport, MakesCommunicatorsForAxes) {
   const auto world = std::make_shared<FakeNcclWorld>();
   const auto faults = test::on_ranks_over(2, [&](const std::shared_ptr<Transport>& below) -> std::string {
@@ -67,7 +67,7 @@ TEST(DeviceTransport, MakesCommunicatorsForAxes) {
     const auto data = transports.over("data", below, nullptr);
     const auto back = transports.over("pipeline_back", below, nullptr);
     Arena arena(device, 4096);
-    EXPECT_EQ(transports.register_memory(arena), 3);
+    EXPECT_EQ(transports.register_memory(arena), 4);
     transports.close();
     std::vector<std::string> made, closed;
     for (const std::string& call : api->log) {
@@ -76,7 +76,7 @@ TEST(DeviceTransport, MakesCommunicatorsForAxes) {
     }
     const int me = below->rank();
     EXPECT_EQ(made,
-              (std::vector<std::string>{fmt::format("axis data {}/2", me),
+              (std::vector<std::string>{fmt::format("axis data {}/2", me), fmt::format("axis pipeline_back {}/2", me),
                                         fmt::format("axis pipeline_back, messages from 1 to 0 {}/2, 4 blocks", 1 - me),
                                         fmt::format("axis pipeline_back, messages from 0 to 1 {}/2, 4 blocks", me)}));
     EXPECT_EQ(closed.size(), made.size());
