@@ -30,7 +30,7 @@ NcclOp nccl_op(ReduceOp op) { return op == ReduceOp::Sum ? NcclOp::Sum : NcclOp:
 std::size_t size_of(std::int64_t count) { return static_cast<std::size_t>(count); }
 
 // Of the device, that messages of a direction may take: what is received ahead waits on them while others compute.
-constexpr int kBlocksOfADirection = 4, kAsManyBlocksAsItLikes = 0;
+constexpr int kBlocksOfADirection = 4;
 
 class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives {
  public:
@@ -42,7 +42,7 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
         watch_(std::move(watch)),
         device_(device) {
     require_own_devices();
-    whole_ = connect(fmt::format("axis {}", options_.axis), 0, rank(), size(), kAsManyBlocksAsItLikes);
+    whole_ = connect(fmt::format("axis {}", options_.axis), 0, rank(), size());
     for (const auto& [from, to] : options_.directions) {
       const bool mine = rank() == from || rank() == to;
       pairs_.push_back(connect(fmt::format("axis {}, messages from {} to {}", options_.axis, from, to), from,
@@ -227,8 +227,9 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
     }
   }
 
-  // A communicator whose id comes from `root` of the group; `as`: this rank in it, -1: not in it.
-  std::unique_ptr<Line> connect(const std::string& name, int root, int as, int ranks, int most_blocks) {
+  // A communicator whose id comes from `root` of the group; `as`: this rank in it, -1: not in it. `most_blocks`: as
+  // NcclCommunicator has it.
+  std::unique_ptr<Line> connect(const std::string& name, int root, int as, int ranks, int most_blocks = 0) {
     NcclId id{};
     int result = kNcclSuccess;
     if (rank() == root) result = api_->get_unique_id(id);

@@ -30,31 +30,13 @@ class ClockedDevice final : public ForwardingDevice {
   std::unique_ptr<Timer> make_timer() override { return std::make_unique<ClockTimer>(make_event()); }
 
  private:
-  class ClockedStream final : public Stream {
+  class ClockedStream final : public ForwardingStream {
    public:
-    explicit ClockedStream(std::unique_ptr<Stream> inner) : inner_(std::move(inner)) {}
+    using ForwardingStream::ForwardingStream;
     void launch(Task task) override {
-      inner_->launch(task);
-      inner_->launch({[](void* now) { *static_cast<std::int64_t*>(now) += kMillisecond; }, &now_ns_});
+      ForwardingStream::launch(task);
+      ForwardingStream::launch({[](void* now) { *static_cast<std::int64_t*>(now) += kMillisecond; }, &now_ns_});
     }
-    void copy(const Transfer& transfer) override { inner_->copy(transfer); }
-    void fill(void* device, std::uint8_t byte, std::int64_t bytes) override { inner_->fill(device, byte, bytes); }
-    void copy_blocks(void* to, std::int64_t to_stride, const void* from, std::int64_t from_stride, std::int64_t bytes,
-                     std::int64_t count) override {
-      inner_->copy_blocks(to, to_stride, from, from_stride, bytes, count);
-    }
-    void catch_up() override { inner_->catch_up(); }
-    void record(Event& event) override { inner_->record(event); }
-    void wait(const Event& event) override { inner_->wait(event); }
-    void synchronize() override { inner_->synchronize(); }
-    void* native_handle() override { return inner_->native_handle(); }
-    bool only_launches() const override { return inner_->only_launches(); }
-    bool begin_capture() override { return inner_->begin_capture(); }
-    std::unique_ptr<Recording> end_capture() override { return inner_->end_capture(); }
-    void drop_capture() noexcept override { inner_->drop_capture(); }
-    void replay(Recording& recording) override { inner_->replay(recording); }
-    void begin_range(const char* name) override { inner_->begin_range(name); }
-    void end_range() override { inner_->end_range(); }
 
     struct Reading {
       const std::int64_t* clock = nullptr;
@@ -62,16 +44,15 @@ class ClockedDevice final : public ForwardingDevice {
     };
     void read(Reading& to) {
       to.clock = &now_ns_;
-      inner_->launch({[](void* r) {
-                        auto* reading = static_cast<Reading*>(r);
-                        reading->ns = *reading->clock;
-                      },
-                      &to});
+      ForwardingStream::launch({[](void* r) {
+                                  auto* reading = static_cast<Reading*>(r);
+                                  reading->ns = *reading->clock;
+                                },
+                                &to});
     }
 
    private:
     std::int64_t now_ns_ = 0;  // of tasks alone
-    std::unique_ptr<Stream> inner_;
   };
 
   class ClockTimer final : public Timer {

@@ -30,48 +30,35 @@ class CountedDevice final : public ForwardingDevice {
   }
 
  private:
-  class CountedStream final : public Stream {
+  class CountedStream final : public ForwardingStream {
    public:
-    CountedStream(std::unique_ptr<Stream> inner, RecordingCounts& counts) : inner_(std::move(inner)), counts_(counts) {}
+    CountedStream(std::unique_ptr<Stream> inner, RecordingCounts& counts)
+        : ForwardingStream(std::move(inner)), counts_(counts) {}
     void launch(Task task) override {
       if (counts_.broken) fail(ErrorKind::Device, "the device is gone");
       if (capturing_ && ++tasks_ == 3) fail_at(CaptureFault::Task);
-      inner_->launch(task);
+      ForwardingStream::launch(task);
     }
-    void copy(const Transfer& transfer) override { inner_->copy(transfer); }
-    void fill(void* device, std::uint8_t byte, std::int64_t bytes) override { inner_->fill(device, byte, bytes); }
-    void copy_blocks(void* to, std::int64_t to_stride, const void* from, std::int64_t from_stride, std::int64_t bytes,
-                     std::int64_t count) override {
-      inner_->copy_blocks(to, to_stride, from, from_stride, bytes, count);
-    }
-    void catch_up() override { inner_->catch_up(); }
-    void record(Event& event) override { inner_->record(event); }
-    void wait(const Event& event) override { inner_->wait(event); }
-    void synchronize() override { inner_->synchronize(); }
-    void* native_handle() override { return inner_->native_handle(); }
-    bool only_launches() const override { return inner_->only_launches(); }
     bool begin_capture() override {
       fail_at(CaptureFault::Begin);
       tasks_ = 0;
-      return capturing_ = inner_->begin_capture();
+      return capturing_ = ForwardingStream::begin_capture();
     }
     std::unique_ptr<Recording> end_capture() override {
       capturing_ = false;
-      auto recording = inner_->end_capture();
+      auto recording = ForwardingStream::end_capture();
       fail_at(CaptureFault::End);
       ++counts_.captures;
       return recording;
     }
     void drop_capture() noexcept override {
       capturing_ = false;
-      inner_->drop_capture();
+      ForwardingStream::drop_capture();
     }
     void replay(Recording& recording) override {
       ++counts_.replays;
-      inner_->replay(recording);
+      ForwardingStream::replay(recording);
     }
-    void begin_range(const char* name) override { inner_->begin_range(name); }
-    void end_range() override { inner_->end_range(); }
 
    private:
     void fail_at(CaptureFault fault) {
@@ -80,7 +67,6 @@ class CountedDevice final : public ForwardingDevice {
       fail(ErrorKind::Device, "nothing is recorded today");
     }
 
-    std::unique_ptr<Stream> inner_;
     RecordingCounts& counts_;
     bool capturing_ = false;
     int tasks_ = 0;
