@@ -1,9 +1,11 @@
 #pragma once
-#include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "comm/watchdog.hpp"
 #include "runtime/device/device.hpp"
@@ -11,46 +13,46 @@
 namespace plimsoll {
 
 // The calls that a device has in its queue, for the watchdog: each lies between two events, so that poll() sees when
-// the device comes to it and when it is done. What takes long counts only in between. Under a lock of the owner.
+// the device comes to it and when it is done. What takes long counts only in between. Under a lock of the owner, who
+// polls again and again.
 class DeviceCalls {
  public:
-  explicit DeviceCalls(Device& device) {
-    for (Entry& e : ring_) e.begin = device.make_event(), e.end = device.make_event();
-  }
-  // When too many are in flight, this one is not watched.
+  explicit DeviceCalls(Device& device) : device_(device) {}
   void begin(Stream& stream, std::string_view op, const char* label, std::int64_t bytes, int peer) {
-    open_ = last_ - first_ < kMost;
-    if (!open_) return;
-    Entry& e = ring_[last_ % kMost];
+    if (done_.empty()) done_.push_back({device_.make_event(), device_.make_event()});
+    Entry& e = done_.back();
     e.op = op, e.label = label, e.bytes = bytes, e.peer = peer;
     stream.record(*e.begin);
   }
+  // After begin(), unless asking for the call failed.
   void end(Stream& stream) {
-    if (open_) stream.record(*ring_[last_++ % kMost].end);
-    open_ = false;
+    stream.record(*done_.back().end);
+    in_flight_.push_back(std::move(done_.back()));
+    done_.pop_back();
   }
   void poll(WatchedGroup* watch) {
-    for (; first_ < last_; ++first_) {
-      const Entry& e = ring_[first_ % kMost];
+    while (!in_flight_.empty()) {
+      Entry& e = in_flight_.front();
       if (!e.begin->ready()) return;
       if (!running_) running_.emplace(watch, e.op, e.label, e.bytes, e.peer);
       if (!e.end->ready()) return;
       running_.reset();
+      done_.push_back(std::move(e));
+      in_flight_.pop_front();
     }
   }
 
  private:
   struct Entry {
     std::unique_ptr<Event> begin, end;
-    std::string_view op;
+    std::string_view op = {};
     const char* label = "";
     std::int64_t bytes = 0;
     int peer = -1;
   };
-  static constexpr std::size_t kMost = 64;
-  std::array<Entry, kMost> ring_;
-  std::size_t first_ = 0, last_ = 0;
-  bool open_ = false;
+  Device& device_;
+  std::deque<Entry> in_flight_;  // as many as the host is ahead of the device
+  std::vector<Entry> done_;      // whose events are used again
   std::optional<Watchdog::Call> running_;
 };
 

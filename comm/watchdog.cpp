@@ -134,12 +134,13 @@ Watchdog::Call::Call(WatchedGroup* group, std::string_view op, const char* label
   const std::lock_guard lock(w.mutex_);
   const auto [deadline, patience] = w.deadlines();
   const std::int64_t sequence = peer < 0 ? ++group->calls : op == "send" ? ++group->sent : ++group->received;
-  for (slot_ = 0; slot_ < kSlots && w.slots_[slot_].group != nullptr;) ++slot_;
-  if (slot_ < kSlots) w.slots_[slot_] = {group, op, label, sequence, bytes, peer, w.now_, deadline, patience, awaited};
+  while (slot_ < w.slots_.size() && w.slots_[slot_].group != nullptr) ++slot_;
+  if (slot_ == w.slots_.size()) w.slots_.emplace_back();
+  w.slots_[slot_] = {group, op, label, sequence, bytes, peer, w.now_, deadline, patience, awaited};
 }
 
 Watchdog::Call::~Call() {
-  if (slot_ == kSlots) return;
+  if (group_ == nullptr) return;
   const std::lock_guard lock(group_->watchdog->mutex_);
   group_->watchdog->slots_[slot_].group = nullptr;
 }

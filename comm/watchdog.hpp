@@ -42,7 +42,6 @@ class Watchdog {
   // Times the deadline, outside of steps, for ranks that are alive: they load and save at their pace. One that does not
   // answer by the deadline, and within kLeastAnswerSeconds, is not waited for any longer.
   static constexpr double kOutsideSteps = 10, kLeastAnswerSeconds = 2;
-  static constexpr std::size_t kSlots = 32;  // calls in flight; more are not watched
 
   // `channel` may be null: then nothing is known of the others.
   Watchdog(int rank, int ranks, std::unique_ptr<StallChannel> channel);
@@ -91,7 +90,7 @@ class Watchdog {
 
    private:
     WatchedGroup* group_;
-    std::size_t slot_ = kSlots;
+    std::size_t slot_ = 0;
   };
 
  private:
@@ -132,7 +131,7 @@ class Watchdog {
   std::array<double, 32> steps_{};
   std::size_t step_count_ = 0;
   double median_ = 0;
-  std::array<Slot, kSlots> slots_;
+  std::vector<Slot> slots_;  // as many as calls were ever in flight
   std::vector<std::shared_ptr<WatchedGroup>> groups_;
   // Of the watchdog's thread alone: the question that is open, and who has answered it.
   struct Inquiry {

@@ -363,6 +363,20 @@ TEST(NcclTransport, TheWatchdogKnowsWhatTheDeviceWaitsFor) {
       << watched.text;
 }
 
+// However far the host is ahead.
+TEST(NcclTransport, TheWatchdogKnowsEveryCallInTheQueue) {
+  Watched watched;
+  watched.watchdog.set_deadline(0.4);
+  Alone alone(options(0), watched.group);
+  const Watchdog::InStep step(watched.watchdog);
+  alone.device.reached = 0;
+  watched.start();
+  for (int call = 0; call < 300; ++call) alone.all_reduce();
+  alone.device.reached = 2 * 199 + 1;  // within call 200
+  ASSERT_TRUE(watched.reports_within(10s));
+  EXPECT_TRUE(watched.text.starts_with("all_reduce 'sum' over axis data, call 200, ")) << watched.text;
+}
+
 TEST(NcclLibrary, OpensOrSaysWhyNot) {
   try {
     EXPECT_TRUE(std::isdigit(static_cast<unsigned char>(open_nccl()->version().front())) != 0);

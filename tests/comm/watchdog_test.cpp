@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <deque>
+#include <future>
 
 #include "tests/support/local_ranks.hpp"
 
@@ -286,6 +287,23 @@ TEST(Watchdog, DeadlinesFollowTheSteps) {
   EXPECT_EQ(watchdog.deadline(), 30) << "a short step";
   watchdog.set_deadline(3);
   EXPECT_EQ(watchdog.deadline(), 3);
+}
+
+// Also the one that waits behind many that go on beside other work.
+TEST(Watchdog, KnowsAnyNumberOfCalls) {
+  Watchdog watchdog(0, 1, nullptr);
+  watchdog.set_deadline(0.3);
+  const auto group = watchdog.watch("data", {0});
+  std::promise<std::string> stalled;
+  const Watchdog::InStep step(watchdog);
+  const std::atomic<bool> awaited = false;
+  std::deque<Watchdog::Call> calls;
+  for (int i = 0; i < 200; ++i) calls.emplace_back(group.get(), "receive", "ahead", 4, 0, &awaited);
+  const Watchdog::Call waits(group.get(), "all_reduce", "last", 8);
+  watchdog.start([&](const Stall& stall) { stalled.set_value(stall.text); });
+  auto text = stalled.get_future();
+  ASSERT_EQ(text.wait_for(10s), std::future_status::ready);
+  EXPECT_TRUE(text.get().starts_with("all_reduce 'last' over axis data, call 1, 8 bytes: not complete"));
 }
 
 }  // namespace
