@@ -96,6 +96,7 @@ class OutsidePeak {
  public:
   explicit OutsidePeak(const Backend& backend) : backend_(backend) {}
   std::int64_t look() { return bytes_ = std::max(bytes_, bytes_outside_now(backend_)); }
+  std::int64_t bytes() const { return bytes_; }
 
  private:
   const Backend& backend_;

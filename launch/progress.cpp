@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdio>
 
-#include "launch/process.hpp"
 #include "launch/screen.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
@@ -89,7 +88,7 @@ TrainProgress::TrainProgress(std::int64_t steps, std::int64_t first_step, std::i
       terminal_(find_screen().terminal),
       begin_(Clock::now()) {}
 
-void TrainProgress::update(const StepMetrics& m, std::int64_t budget_bytes) {
+void TrainProgress::update(const StepMetrics& m, std::int64_t memory_bytes, std::int64_t budget_bytes) {
   const auto now = Clock::now();
   const bool line = !terminal_ && log_every_ > 0 && (m.step % log_every_ == 0 || m.step == steps_);
   const bool redraw = terminal_ && (now - drawn_ >= kRedraw || m.step == steps_);
@@ -97,7 +96,7 @@ void TrainProgress::update(const StepMetrics& m, std::int64_t budget_bytes) {
   const double spent = std::chrono::duration<double>(now - begin_).count();
   const StepView view{m, steps_,
                       spent / static_cast<double>(m.step - first_step_) * static_cast<double>(steps_ - m.step),
-                      current_rss_bytes(), budget_bytes};
+                      memory_bytes, budget_bytes};
   if (redraw) {
     drawn_ = now;
     bar_ = bar_line(view, find_screen().columns);

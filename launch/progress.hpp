@@ -11,7 +11,7 @@ namespace plimsoll {
 // "1:05", "2:00:07".
 std::string duration_text(double seconds);
 
-// A step for people. Memory is what the process has resident, of the budget.
+// A step for people. Memory is what this rank holds, of the budget.
 struct StepView {
   StepMetrics metrics;
   std::int64_t steps = 0;
@@ -25,10 +25,11 @@ std::string bar_line(const StepView& view, int columns);
 class TrainProgress {
  public:
   TrainProgress(std::int64_t steps, std::int64_t first_step, std::int64_t log_every);
-  void update(const StepMetrics& metrics, std::int64_t budget_bytes);  // after every step
-  void message(const std::string& text);                               // a line of its own
-  void warn(const std::string& text);                                  // a log line of its own
-  void finish();                                                       // leaves the last state on the screen
+  // After every step.
+  void update(const StepMetrics& metrics, std::int64_t memory_bytes, std::int64_t budget_bytes);
+  void message(const std::string& text);  // a line of its own
+  void warn(const std::string& text);     // a log line of its own
+  void finish();                          // leaves the last state on the screen
 
  private:
   std::int64_t steps_, first_step_, log_every_;

@@ -22,7 +22,7 @@ Reporter::Reporter(const Config& config, std::int64_t first_step, double flops_p
   summary_.predicted = std::move(predicted);
 }
 
-void Reporter::step(StepMetrics m, double seconds) {
+void Reporter::step(StepMetrics m, double seconds, std::int64_t memory_bytes) {
   m.step_ms = seconds * 1e3;
   m.tokens_per_s = tokens_per_step_ / seconds;
   m.model_gflops = flops_per_step_ / seconds * 1e-9;
@@ -41,7 +41,7 @@ void Reporter::step(StepMetrics m, double seconds) {
     board_.scalar("train/mfu", m.step, m.mfu);
     if (m.loss_scale) board_.scalar("train/loss_scale", m.step, *m.loss_scale);
   }
-  progress_.update(m, budget_bytes_);
+  progress_.update(m, memory_bytes, budget_bytes_);
   summary_.last = m;
   if (++summary_.steps > 1 && times_.size() < kMostTimes) times_.push_back(seconds);
   summary_.step_seconds += seconds;

@@ -18,7 +18,8 @@ class Reporter {
 
   // After a step: `m` has step, tokens, loss, lr and grad_norm; the rates are filled in from `seconds`. A step that is
   // faster than the matrix products that were measured raises the peak rate, so that MFU stays at most 1.
-  void step(StepMetrics m, double seconds);
+  // `memory_bytes`: held, of what the budget is for.
+  void step(StepMetrics m, double seconds, std::int64_t memory_bytes);
   void skipped_step(std::int64_t step, std::int64_t in_a_row);
   void validation(std::int64_t step, double loss);
   void warn(const std::string& text) { progress_.warn(text); }

@@ -250,9 +250,10 @@ std::vector<std::string> memory_faults(std::span<const RankSummary> ranks) {
   for (const RankSummary& r : ranks) {
     if (r.over_budget_bytes() > 0) {
       faults.push_back(
-          fmt::format("rank {}: over budget: the peak is {} above memory.budget, with {} outside the arena: give a "
+          fmt::format("rank {}: over budget: the peak is {} above memory.budget, with {} outside the arena{}: give a "
                       "memory.reserve of at least that",
-                      r.rank, format_bytes(r.over_budget_bytes()), format_bytes(r.outside_arena_bytes)));
+                      r.rank, format_bytes(r.over_budget_bytes()), format_bytes(r.outside_arena_bytes),
+                      r.device_memory ? ", what other processes took of the GPU meanwhile among it" : ""));
     }
     if (r.as_planned()) continue;
     std::vector<std::string> parts;

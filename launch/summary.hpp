@@ -23,6 +23,7 @@ struct RankSummary {
   // Peak of the process minus the arenas; on a device with memory of its own, the most that was seen between steps.
   std::int64_t outside_arena_bytes = 0;
   std::int64_t peak_process_bytes = 0;            // of the device's memory where it has its own
+  bool device_memory = false;                     // it has; then what others take of it meanwhile is counted as ours
   std::int64_t allocations_after_first_step = 0;  // by ops, on their own thread
   // Sent by the training steps alone, by axis.
   std::array<std::int64_t, kMeshAxes.size()> collective_bytes{};

@@ -107,6 +107,7 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   if (const Arena* host = run.engine->host_arena()) s.host_high_water_bytes = host->high_water();
   s.outside_arena_bytes = s.peak_process_bytes - plan.total_bytes - plan.host_bytes;
   if (run.backend.device->outside_bytes()) {
+    s.device_memory = true;
     s.outside_arena_bytes = outside_peak;
     s.peak_process_bytes = s.outside_arena_bytes + plan.total_bytes;
   }
@@ -118,6 +119,12 @@ RankSummary rank_summary(Run& run, const std::vector<Profile::Sum>& before, std:
   s.predicted = run.predicted_here;
   s.measured = measured_times(*run.profile, before, std::max<std::int64_t>(1, steps - 1), run.micro_batches());
   return s;
+}
+
+// Of what the budget is for: now, or on a device the most that was seen.
+std::int64_t memory_held(const Run& run, const OutsidePeak& outside) {
+  if (!run.backend.device->outside_bytes()) return current_rss_bytes();
+  return run.engine->programs().plan.total_bytes + outside.bytes();
 }
 
 // Saves, and counts how often that failed in a row: a run goes on without a checkpoint, but not without its last one,
@@ -218,6 +225,7 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
     const auto begin = Clock::now();
     const double lr = learning_rate(config.schedule, config.optimizer.lr, state.step, config.train.steps);
     const StepResult result = train_step(run, loader, state);
+    const double seconds = seconds_since(begin);
     skipped = result.applied ? 0 : skipped + 1;
     if (reporter && skipped > 0) reporter->skipped_step(state.step + 1, skipped);
     // A scale that is too large says nothing about the run, until it cannot fall any more.
@@ -233,6 +241,9 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
     state.tokens += static_cast<std::int64_t>(targets_per_step(run));
     ++state.step;
     state.next_sample = state.step * config.train.global_batch;
+    // Kernels are loaded in the first step and recorded in the second; what comes later is seen where a line is logged.
+    const bool logged = config.run.log_every > 0 && state.step % config.run.log_every == 0;
+    if (state.step <= first_step + 2 || logged) outside.look();
     if (reporter) {
       StepMetrics metrics;
       metrics.step = state.step;
@@ -241,11 +252,8 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
       metrics.lr = lr;
       metrics.grad_norm = result.grad_norm;
       if (has_loss_scale(config.precision)) metrics.loss_scale = scale;
-      reporter->step(metrics, seconds_since(begin));
+      reporter->step(metrics, seconds, memory_held(run, outside));
     }
-    // Kernels are loaded in the first step and recorded in the second; what comes later is seen where a line is logged.
-    const bool logged = config.run.log_every > 0 && state.step % config.run.log_every == 0;
-    if (state.step <= first_step + 2 || logged) outside.look();
     if (state.step == first_step + 1) {
       sums_after_first = run.profile->sums();
       AllocationCounter::start();

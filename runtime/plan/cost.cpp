@@ -14,6 +14,11 @@ namespace {
 
 bool is_attention(const Node& node) { return node.op == op_id<Attention> || node.op == op_id<CachedAttention>; }
 
+// Others take as long as their memory does, also in a precision that a device has no products in: sums in fp64.
+bool makes_products(const Node& node) {
+  return is_attention(node) || node.op == op_id<Linear> || node.op == op_id<LinearFp8>;
+}
+
 // Before a linear in fp8 multiplies: operands are read in the dtype of x, or as the bytes that they are, and written as
 // bytes.
 double fp8_operands_s(const Node& node, const DeviceDescription& device) {
@@ -88,9 +93,11 @@ double DescribedCosts::node_seconds(const Graph& graph, const Node& node) const 
   if (op.copies) return device.host.latency_s + static_cast<double>(node.specs[0].bytes()) / device.host.bytes_per_s;
   const auto [flops, dtype] = products_of(node, kernels_);
   const double rate = (is_attention(node) ? device.attention : device.matmul).of(dtype);
-  require(rate > 0, ErrorKind::Config, "the description of '{}' has no rate for {}", device.name, dtype_name(dtype));
+  require(rate > 0 || !makes_products(node), ErrorKind::Config, "the description of '{}' has no rate for {}",
+          device.name, dtype_name(dtype));
+  const double by_products = rate > 0 ? flops / rate : 0;
   const double by_memory = static_cast<double>(traffic_bytes(graph, node)) / device.memory_bytes_per_s;
-  return std::max(flops / rate, by_memory) + device.kernel_overhead_s +
+  return std::max(by_products, by_memory) + device.kernel_overhead_s +
          (node.op == op_id<LinearFp8> ? fp8_operands_s(node, device) : 0);
 }
 

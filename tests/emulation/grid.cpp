@@ -135,9 +135,9 @@ class Block {
   std::array<Warp, kMostThreads / kWarp> warps_;
   const Launch* launch_ = nullptr;
   Fiber* running_ = nullptr;
-  void* scheduler_ = nullptr;  // its stack
-  const void* scheduler_stack_ = nullptr;
-  std::size_t scheduler_bytes_ = 0;
+  void* scheduler_ = nullptr;                               // its stack
+  [[maybe_unused]] const void* scheduler_stack_ = nullptr;  // as ASan knows it
+  [[maybe_unused]] std::size_t scheduler_bytes_ = 0;
   unsigned live_ = 0, at_barrier_ = 0;
   bool any_ = false, last_any_ = false;
   std::size_t dynamic_bytes_ = 0, static_bytes_ = 0;

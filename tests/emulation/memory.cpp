@@ -27,7 +27,7 @@ const Allocation* allocation_of(const void* memory, std::size_t bytes) {
 }
 
 cudaError_t enqueue_copy(cudaStream_t stream, std::byte* to, const std::byte* from, std::size_t extent_to,
-                         std::size_t extent_from, std::function<void(std::byte*, const std::byte*)> copy) {
+                         std::size_t extent_from, const std::function<void(std::byte*, const std::byte*)>& copy) {
   Lock lock(device().mutex);
   const std::shared_ptr<CUstream_st> s = stream_of(stream);
   const bool from_pageable = allocation_of(from, extent_from) == nullptr;
@@ -76,8 +76,11 @@ cudaError_t allocate(void** memory, std::size_t bytes, bool host) {
     mprotect(begin, size, PROT_READ | PROT_WRITE);
   } else {
     const int access = device().running == 0 ? PROT_NONE : PROT_READ | PROT_WRITE;
-    for (std::size_t at = 0; at < size; at += kOnesBytes)
-      mmap(begin + at, std::min(kOnesBytes, size - at), access, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, ones(), 0);
+    for (std::size_t at = 0; at < size; at += kOnesBytes) {
+      const std::size_t part = std::min(kOnesBytes, size - at);
+      if (mmap(begin + at, part, access, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, ones(), 0) == MAP_FAILED)
+        fail("memory of the device is not mapped");
+    }
     device().used += size;
   }
   watch(begin, size);

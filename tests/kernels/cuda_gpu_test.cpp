@@ -285,8 +285,9 @@ TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const Activation activation : {Activation::GeluTanh, Activation::GeluErf}) {
       for (const bool bias : {false, true}) {
-        for (const auto& [rows, in, out] : {std::array<std::int64_t, 3>{1, 64, 256}, {130, 72, 200}, {7, 5, 9}}) {
+        for (const auto& sizes : {std::array<std::int64_t, 3>{1, 64, 256}, {130, 72, 200}, {7, 5, 9}}) {
           const auto case_of = [&](DType of) {
+            const auto [rows, in, out] = sizes;
             OpCase c{&op_info("linear"), Attrs(std::in_place_type<Linear::Attrs>, true, activation, false), {}, 0};
             c.specs.set(Linear::kX, {{rows, in}, of});
             c.specs.set(Linear::kWeight, {{in, out}, of});

@@ -170,6 +170,9 @@ TEST(MemoryReport, SaysWhoWasOverBudget) {
   EXPECT_NE(faults.front().find("rank 1: over budget: the peak is 500 B above memory.budget"), std::string::npos)
       << faults.front();
   expect_end(summary.ranks, ErrorKind::OutOfMemory, "done and saved, but rank 1: over budget: the peak is 500 B above");
+  expect_end(summary.ranks, ErrorKind::OutOfMemory, "1.46 KiB outside the arena: give a memory.reserve");
+  summary.ranks[1].device_memory = true;
+  expect_end(summary.ranks, ErrorKind::OutOfMemory, "1.46 KiB outside the arena, what other processes took of the GPU");
   expect_end(std::vector<RankSummary>(9, summary.ranks[1]), ErrorKind::OutOfMemory, "; and 5 more rank(s)");
   EXPECT_NE(memory_report(summary).find(fmt::format("  {:<24}{:>16}{:>16}\n", "OVER BUDGET by", 0, 500)),
             std::string::npos)

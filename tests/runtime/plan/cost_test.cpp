@@ -238,6 +238,25 @@ TEST(Cost, APrecisionWithoutARateIsRefused) {
   ClusterDescription c = simple_cluster();
   c.device.matmul.fp32 = 0;
   EXPECT_THROW(seconds_of("linear", Phase::Forward, c), Error);
+  EXPECT_THROW(seconds_of("linear", Phase::WeightGrad, c), Error);
+}
+
+// A GPU has no products in fp64 here, and adds the loss up in it.
+TEST(Cost, SumsNeedNoRateOfTheirPrecision) {
+  ClusterDescription c = simple_cluster();
+  Graph graph;
+  Node node;
+  node.op = op_id<Scale>;
+  node.attrs = Attrs(std::in_place_index<op_id<Scale>>, Scale::Attrs{0.5});
+  for (const int slot : {int{Scale::kX}, int{Scale::kY}}) {
+    Value pair;
+    pair.spec = {{2}, DType::f64};
+    node.specs.set(slot, pair.spec);
+    node.value[static_cast<std::size_t>(slot)] = graph.add_value(pair);
+  }
+  c.device.matmul.fp64 = 0;
+  const double seconds = DescribedCosts(c).node_seconds(graph, node);
+  EXPECT_DOUBLE_EQ(seconds, 2 * 16 / 1e12 + 1e-6);
 }
 
 TEST(Cost, NodesOfOneStreamFollowEachOther) {
