@@ -160,6 +160,8 @@ Graph train_graph(const ProgramOptions& o, Programs& p, const Planning& planning
   place_gradients(graph, layout, data, scratch);
   if (p.schedule && data.zero >= 2)
     sum_tied_shards(graph, o.model, pipeline_parallel(o), layout, data.shard_rank, scratch);
+  // One launch on a GPU, where no unit's gather waits behind it. On a CPU equal units are measured once.
+  update.by_unit = o.threads != kDeviceThreads || data.zero == 1 || data.zero == 2;
   add_update(graph, layout, update);
   gather_updated(graph, layout, data);
   const std::array axes{NormAxis{"data", data.ranks}, NormAxis{"tensor", o.mesh.tensor}};

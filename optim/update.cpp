@@ -51,33 +51,39 @@ ValueId add_norm(Graph& graph, const FlatLayout& layout, const UpdateOptions& op
   return norm;
 }
 
-void add_step(Graph& graph, const Unit& unit, const OptimizerConfig& o, std::int64_t decays, ValueId gradients,
-              ValueId parameters, ValueId rounded, ValueId norm, const std::vector<ValueId>& moments) {
+// What one optimizer step updates: a unit, or all of them.
+struct Updated {
+  std::string label;  // of what it is
+  int layer = -1;
+  std::int64_t elements = 0;  // of this rank's shard
+  std::vector<ElementRange> decays;
+  std::vector<RoundSegment> segments;  // where its elements belong in the tensors of the model, for stochastic rounding
+};
+
+void add_step(Graph& graph, const Updated& updated, const OptimizerConfig& o, ValueId gradients, ValueId parameters,
+              ValueId rounded, ValueId norm, const std::vector<ValueId>& moments) {
   if (o.name == OptimizerName::AdamW) {
-    add_node<AdamW>(graph, {o.betas[0], o.betas[1], o.eps, o.weight_decay, o.clip, decays},
+    add_node<AdamW>(graph, {o.betas[0], o.betas[1], o.eps, o.weight_decay, o.clip, updated.decays},
                     {{AdamW::kGradients, gradients},
                      {AdamW::kNorm, norm},
                      {AdamW::kParameters, parameters},
                      {AdamW::kFirst, moments[0]},
                      {AdamW::kSecond, moments[1]},
                      {AdamW::kRounded, rounded}},
-                    "adamw." + unit.name, unit.layer);
+                    "adamw" + updated.label, updated.layer);
   } else {
-    add_node<Sgd>(graph, {o.momentum, o.weight_decay, o.clip, false, decays},
+    add_node<Sgd>(graph, {o.momentum, o.weight_decay, o.clip, false, updated.decays},
                   {{Sgd::kGradients, gradients},
                    {Sgd::kNorm, norm},
                    {Sgd::kParameters, parameters},
                    {Sgd::kMomentum, moments.empty() ? kNoValue : moments[0]},
                    {Sgd::kRounded, rounded}},
-                  "sgd." + unit.name, unit.layer);
+                  "sgd" + updated.label, updated.layer);
   }
   graph.nodes.back().phase = Phase::Update;
 }
 
-// Where the elements of unit `u` that this rank updates belong in the tensors of the model; offsets in its part of the
-// unit.
-RoundWeights::Attrs round_segments(const Graph& graph, const FlatLayout& layout, std::size_t u, int shard_rank) {
-  RoundWeights::Attrs attrs;
+void add_segments(const Graph& graph, const FlatLayout& layout, std::size_t u, int shard_rank, Updated& updated) {
   const Unit& unit = layout.units[u];
   const std::int64_t begin = unit.offset + shard_range(layout, unit, shard_rank).first;
   for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
@@ -92,14 +98,29 @@ RoundWeights::Attrs round_segments(const Graph& graph, const FlatLayout& layout,
       s.stream = rounding_stream(part.name);
       const std::int64_t flat = layout.offset[p] + part.at_row * s.columns;
       for_each_shard_range(layout, shard_rank, flat, part.rows * s.columns, [&](const ShardRange& range) {
-        s.offset = range.flat_first - begin;
+        s.offset = updated.elements + range.flat_first - begin;
         s.elements = range.count;
         s.first = range.flat_first - layout.offset[p];
-        attrs.segments.push_back(s);
+        updated.segments.push_back(s);
       });
     }
   }
-  return attrs;
+}
+
+// The next unit of what is updated together.
+void add_unit(const Graph& graph, const FlatLayout& layout, std::size_t u, int shard_rank, bool stochastic,
+              Updated& updated) {
+  const Unit& unit = layout.units[u];
+  const ElementRange mine = shard_range(layout, unit, shard_rank);
+  const std::int64_t decays = std::clamp<std::int64_t>(unit.decay_elements - mine.first, 0, mine.count);
+  std::vector<ElementRange>& all = updated.decays;
+  if (decays > 0 && !all.empty() && all.back().first + all.back().count == updated.elements) {
+    all.back().count += decays;
+  } else if (decays > 0) {
+    all.push_back({updated.elements, decays});
+  }
+  if (stochastic) add_segments(graph, layout, u, shard_rank, updated);
+  updated.elements += mine.count;
 }
 
 }  // namespace
@@ -135,22 +156,27 @@ void add_update(Graph& graph, const FlatLayout& layout, const UpdateOptions& opt
   };
   if (rounds) add_buffer(kMasterWeights);
   for (const Moment& m : names) add_buffer(m.value);
+  Updated updated;
   for (std::size_t u = 0; u < layout.units.size(); ++u) {
-    const Unit& unit = layout.units[u];
-    const auto part = [&](std::string_view buffer) { return unit_part(graph, layout, buffer, u, options.shard_rank); };
+    add_unit(graph, layout, u, options.shard_rank, stochastic, updated);
+    if (!options.by_unit && u + 1 < layout.units.size()) continue;
+    if (options.by_unit) updated.label = "." + layout.units[u].name, updated.layer = layout.units[u].layer;
+    const auto part = [&](std::string_view buffer) {
+      return options.by_unit ? unit_part(graph, layout, buffer, u, options.shard_rank) : graph.find(buffer);
+    };
     std::vector<ValueId> moments;
     for (const Moment& m : names) moments.push_back(part(m.value));
-    const ElementRange mine = shard_range(layout, unit, options.shard_rank);
-    const std::int64_t decays = std::clamp<std::int64_t>(unit.decay_elements - mine.first, 0, mine.count);
     const ValueId parameters = part("parameters");
     const ValueId weights = rounds ? part(kMasterWeights) : parameters;
-    add_step(graph, unit, options.optimizer, decays, part("gradients"), weights,
+    add_step(graph, updated, options.optimizer, part("gradients"), weights,
              rounds && !stochastic ? parameters : kNoValue, norm, moments);
-    if (!stochastic) continue;
-    add_node<RoundWeights>(graph, round_segments(graph, layout, u, options.shard_rank),
-                           {{RoundWeights::kWeights, weights}, {RoundWeights::kRounded, parameters}},
-                           "round_weights." + unit.name, unit.layer);
-    graph.nodes.back().phase = Phase::Update;
+    if (stochastic) {
+      add_node<RoundWeights>(graph, {std::move(updated.segments)},
+                             {{RoundWeights::kWeights, weights}, {RoundWeights::kRounded, parameters}},
+                             "round_weights" + updated.label, updated.layer);
+      graph.nodes.back().phase = Phase::Update;
+    }
+    updated = {};
   }
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// The update section of a training graph: global norm, then one optimizer step for each unit of the flat buffers.
+// The update section of a training graph: global norm, then optimizer steps on the flat buffers.
 
 #include "optim/config.hpp"
 #include "runtime/model/flat_layout.hpp"
@@ -19,6 +19,7 @@ struct UpdateOptions {
   std::vector<int> places;  // of the graph's parameters among the `tensors` of the model; empty: the graph has them all
   std::int64_t tensors = 0;
   std::int64_t scratch_bytes = 0;  // what the transport's reduction needs
+  bool by_unit = true;             // a step for each unit of the layout; else one for all
 };
 
 // The f32 copy of parameters that kernels read in bf16 or f16: what the update changes, and checkpoints hold.

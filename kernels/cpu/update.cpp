@@ -1,8 +1,10 @@
 #include "runtime/ops/update.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/cpu/random.hpp"
@@ -67,14 +69,18 @@ double gradient_factor(const KernelArgs& args, int norm_slot, double clip) {
   return unscale * std::min(1.0, clip / (args.v<double>(norm_slot)[0] + 1e-6));
 }
 
-// Calls body(begin, end, decays) for ranges that lie on one side of the end of the decayed elements. Bounds do not
-// depend on threads.
+// Calls body(begin, end, decays) for ranges whose elements all decay or all do not. Bounds do not depend on threads.
 template <class F>
-void update_ranges(int threads, std::int64_t n, std::int64_t decay_elements, F&& body) {
+void update_ranges(int threads, std::int64_t n, std::span<const ElementRange> decays, F&& body) {
   parallel_elements(threads, n, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t middle = std::clamp(decay_elements, begin, end);
-    if (begin < middle) body(begin, middle, true);
-    if (middle < end) body(middle, end, false);
+    const auto ends_by = [](const ElementRange& r, std::int64_t at) { return r.first + r.count <= at; };
+    for (auto r = std::lower_bound(decays.begin(), decays.end(), begin, ends_by); begin < end; ++r) {
+      const std::int64_t first = r == decays.end() ? end : std::clamp(r->first, begin, end);
+      const std::int64_t last = r == decays.end() ? end : std::clamp(r->first + r->count, begin, end);
+      if (begin < first) body(begin, first, false);
+      if (first < last) body(first, last, true);
+      begin = last;
+    }
   });
 }
 
@@ -106,7 +112,7 @@ void adamw(const KernelArgs& args) {
   T *parameters = args.v<T>(AdamW::kParameters), *first = args.v<T>(AdamW::kFirst), *second = args.v<T>(AdamW::kSecond);
   const std::int64_t n = args.value[AdamW::kParameters].spec.elements();
   const View& rounded = args.value[AdamW::kRounded];
-  update_ranges(args.threads, n, a.decay_elements, [=](std::int64_t begin, std::int64_t end, bool decays) {
+  update_ranges(args.threads, n, a.decays, [=](std::int64_t begin, std::int64_t end, bool decays) {
     const T keep = decays ? shrink : T(1);
 #pragma omp simd
     for (std::int64_t i = begin; i < end; ++i) {
@@ -133,7 +139,7 @@ void sgd(const KernelArgs& args) {
   T *parameters = args.v<T>(Sgd::kParameters), *buffer = args.v<T>(Sgd::kMomentum);
   const std::int64_t n = args.value[Sgd::kParameters].spec.elements();
   const View& rounded = args.value[Sgd::kRounded];
-  update_ranges(args.threads, n, a.decay_elements, [=](std::int64_t begin, std::int64_t end, bool decays) {
+  update_ranges(args.threads, n, a.decays, [=](std::int64_t begin, std::int64_t end, bool decays) {
     const T pull = decays ? decay : T(0);
     if (buffer == nullptr) {
 #pragma omp simd

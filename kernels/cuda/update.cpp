@@ -59,23 +59,44 @@ UpdateBuffers buffers_of(const KernelArgs& args) {
   b.parameters = args.v<float>(Op::kParameters);
   b.rounded = args.value[Op::kRounded].data;
   b.rounded_type = args.value[Op::kRounded].spec.dtype;
-  b.elements = args.value[Op::kParameters].spec.elements();
-  b.decay_elements = args.attrs<Op>().decay_elements;
   b.inputs = args.inputs;
   b.outputs = args.outputs;
   return b;
 }
 
+// launch(buffers, decays) for all elements: one launch, unless there are more ranges than it takes.
+template <class Op, class Launch>
+void launch_update(const KernelArgs& args, const Launch& launch) {
+  constexpr std::int64_t kVector = 4;
+  const auto& decays = args.attrs<Op>().decays;
+  const std::int64_t elements = args.value[Op::kParameters].spec.elements();
+  UpdateBuffers b = buffers_of<Op>(args);
+  for (std::size_t at = 0; b.begin < elements; b.begin = b.end) {
+    while (at < decays.size() && decays[at].first + decays[at].count <= b.begin) ++at;
+    DecayList list;
+    std::size_t next = at;
+    for (; next < decays.size() && list.count < kDecaysPerLaunch; ++next) {
+      list.first[list.count] = decays[next].first;
+      list.end[list.count++] = decays[next].first + decays[next].count;
+    }
+    b.end = next == decays.size() ? elements : decays[next].first / kVector * kVector;
+    launch(b, list);
+  }
+}
+
 void adamw_update(const KernelArgs& args) {
   const auto& a = args.attrs<AdamW>();
-  adamw(stream_of(args), buffers_of<AdamW>(args), {a.beta1, a.beta2, a.eps, a.weight_decay, a.clip},
-        args.v<float>(AdamW::kFirst), args.v<float>(AdamW::kSecond));
+  launch_update<AdamW>(args, [&](const UpdateBuffers& b, const DecayList& decays) {
+    adamw(stream_of(args), b, decays, {a.beta1, a.beta2, a.eps, a.weight_decay, a.clip}, args.v<float>(AdamW::kFirst),
+          args.v<float>(AdamW::kSecond));
+  });
 }
 
 void sgd_update(const KernelArgs& args) {
   const auto& a = args.attrs<Sgd>();
-  sgd(stream_of(args), buffers_of<Sgd>(args), {a.momentum, a.weight_decay, a.clip, a.nesterov},
-      args.v<float>(Sgd::kMomentum));
+  launch_update<Sgd>(args, [&](const UpdateBuffers& b, const DecayList& decays) {
+    sgd(stream_of(args), b, decays, {a.momentum, a.weight_decay, a.clip, a.nesterov}, args.v<float>(Sgd::kMomentum));
+  });
 }
 
 void round_weights_update(const KernelArgs& args) {

@@ -111,9 +111,28 @@ __device__ void store_narrow(T* to, std::int64_t at, std::int64_t n, const Pack<
 __device__ void store_rounded(const UpdateBuffers& b, std::int64_t at, const Pack<float>& pack) {
   if (b.rounded == nullptr) return;
   if (b.rounded_type == DType::bf16)
-    store_narrow(static_cast<bf16*>(b.rounded), at, b.elements, pack);
+    store_narrow(static_cast<bf16*>(b.rounded), at, b.end, pack);
   else
-    store_narrow(static_cast<f16*>(b.rounded), at, b.elements, pack);
+    store_narrow(static_cast<f16*>(b.rounded), at, b.end, pack);
+}
+
+// The first range that ends behind the elements before a block's.
+__device__ int first_decay(const DecayList& decays, std::int64_t begin) {
+  int low = 0, high = decays.count;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (decays.end[middle] <= begin)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// `range`: first_decay() of elements before, of which none comes back; moves on with `at`.
+__device__ bool decays_at(const DecayList& decays, int& range, std::int64_t at) {
+  while (range < decays.count && decays.end[range] <= at) ++range;
+  return range < decays.count && decays.first[range] <= at;
 }
 
 // Scalars are computed in double, by one thread of a block, and rounded once.
@@ -132,19 +151,26 @@ __device__ AdamWScalars scalars_of(const UpdateBuffers& b, const AdamWRule& rule
           static_cast<float>(rule.eps)};
 }
 
-__global__ void adamw_kernel(UpdateBuffers b, AdamWRule rule, float* first, float* second, bool aligned) {
+__global__ void adamw_kernel(UpdateBuffers b, const __grid_constant__ DecayList decays, AdamWRule rule, float* first,
+                             float* second, bool aligned) {
   if (b.outputs->found_inf != 0) return;
   __shared__ AdamWScalars shared;
-  if (threadIdx.x == 0) shared = scalars_of(b, rule);
+  __shared__ int first_range;
+  const std::int64_t from = b.begin + std::int64_t{blockIdx.x} * kThreads * kVector;
+  if (threadIdx.x == 0) {
+    shared = scalars_of(b, rule);
+    first_range = first_decay(decays, from);
+  }
   __syncthreads();
   const AdamWScalars s = shared;
-  const std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector, n = b.elements;
+  int range = first_range;
+  const std::int64_t at = from + std::int64_t{threadIdx.x} * kVector, n = b.end;
   if (at >= n) return;
   const Pack<float> gradient = load(b.gradients, at, n, aligned);
   Pack<float> p = load(b.parameters, at, n, aligned), m = load(first, at, n, aligned), v = load(second, at, n, aligned);
 #pragma unroll
   for (int j = 0; j < kVector; ++j) {
-    const float g = gradient.at[j] * s.factor, keep = at + j < b.decay_elements ? s.shrink : 1.0F;
+    const float g = gradient.at[j] * s.factor, keep = decays_at(decays, range, at + j) ? s.shrink : 1.0F;
     m.at[j] = m.at[j] + s.take1 * (g - m.at[j]);
     v.at[j] = v.at[j] * s.keep2 + s.take2 * g * g;
     p.at[j] = p.at[j] * keep - s.step * (m.at[j] / (sqrtf(v.at[j]) / s.root + s.eps));
@@ -155,20 +181,27 @@ __global__ void adamw_kernel(UpdateBuffers b, AdamWRule rule, float* first, floa
   store_rounded(b, at, p);
 }
 
-__global__ void sgd_kernel(UpdateBuffers b, SgdRule rule, float* momentum, bool aligned) {
+__global__ void sgd_kernel(UpdateBuffers b, const __grid_constant__ DecayList decays, SgdRule rule, float* momentum,
+                           bool aligned) {
   if (b.outputs->found_inf != 0) return;
   __shared__ float shared_factor;
-  if (threadIdx.x == 0) shared_factor = static_cast<float>(gradient_factor(b, rule.clip));
+  __shared__ int first_range;
+  const std::int64_t from = b.begin + std::int64_t{blockIdx.x} * kThreads * kVector;
+  if (threadIdx.x == 0) {
+    shared_factor = static_cast<float>(gradient_factor(b, rule.clip));
+    first_range = first_decay(decays, from);
+  }
   __syncthreads();
+  int range = first_range;
   const float factor = shared_factor, keep = static_cast<float>(rule.momentum), lr = b.inputs->learning_rate;
-  const std::int64_t at = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector, n = b.elements;
+  const std::int64_t at = from + std::int64_t{threadIdx.x} * kVector, n = b.end;
   if (at >= n) return;
   const Pack<float> gradient = load(b.gradients, at, n, aligned);
   Pack<float> p = load(b.parameters, at, n, aligned), m{};
   if (momentum != nullptr) m = load(momentum, at, n, aligned);
 #pragma unroll
   for (int j = 0; j < kVector; ++j) {
-    const float pull = at + j < b.decay_elements ? static_cast<float>(rule.weight_decay) : 0.0F;
+    const float pull = decays_at(decays, range, at + j) ? static_cast<float>(rule.weight_decay) : 0.0F;
     const float g = gradient.at[j] * factor + pull * p.at[j];
     m.at[j] = momentum != nullptr ? keep * m.at[j] + g : g;
     p.at[j] -= lr * (momentum != nullptr && rule.nesterov ? g + keep * m.at[j] : m.at[j]);
@@ -212,6 +245,7 @@ __global__ void round_weights_kernel(const __grid_constant__ RoundList list, con
   }
 }
 static_assert(kRoundedPerBlock == kThreads * kPack<bf16> && sizeof(RoundList) < 4000);
+static_assert(sizeof(DecayList) + sizeof(UpdateBuffers) + sizeof(AdamWRule) < 4000);
 
 }  // namespace
 
@@ -237,17 +271,16 @@ void global_norm(cudaStream_t stream, const double* sums, std::int64_t n, const 
   check_launch("global_norm");
 }
 
-void adamw(cudaStream_t stream, const UpdateBuffers& b, const AdamWRule& rule, float* first, float* second) {
-  if (b.elements == 0) return;
-  adamw_kernel<<<blocks_for(b.elements, kThreads * kVector), kThreads, 0, stream>>>(
-      b, rule, first, second, wide<float>(0, {b.gradients, b.parameters, first, second}));
+void adamw(cudaStream_t stream, const UpdateBuffers& b, const DecayList& decays, const AdamWRule& rule, float* first,
+           float* second) {
+  adamw_kernel<<<blocks_for(b.end - b.begin, kThreads * kVector), kThreads, 0, stream>>>(
+      b, decays, rule, first, second, wide<float>(0, {b.gradients, b.parameters, first, second}));
   check_launch("adamw");
 }
 
-void sgd(cudaStream_t stream, const UpdateBuffers& b, const SgdRule& rule, float* momentum) {
-  if (b.elements == 0) return;
-  sgd_kernel<<<blocks_for(b.elements, kThreads * kVector), kThreads, 0, stream>>>(
-      b, rule, momentum, wide<float>(0, {b.gradients, b.parameters, momentum}));
+void sgd(cudaStream_t stream, const UpdateBuffers& b, const DecayList& decays, const SgdRule& rule, float* momentum) {
+  sgd_kernel<<<blocks_for(b.end - b.begin, kThreads * kVector), kThreads, 0, stream>>>(
+      b, decays, rule, momentum, wide<float>(0, {b.gradients, b.parameters, momentum}));
   check_launch("sgd");
 }
 

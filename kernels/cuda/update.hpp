@@ -38,19 +38,27 @@ struct UpdateBuffers {
   float* parameters = nullptr;
   void* rounded = nullptr;  // may be null
   DType rounded_type = DType::bf16;
-  std::int64_t elements = 0, decay_elements = 0;  // the first ones decay
+  std::int64_t begin = 0, end = 0;  // elements of this launch; it begins at a multiple of 4
   const StepInputs* inputs = nullptr;
   const StepOutputs* outputs = nullptr;  // nothing happens where found_inf is set
+};
+// Ranges that decay, in order; what a launch has of them.
+inline constexpr int kDecaysPerLaunch = 192;
+struct DecayList {
+  int count = 0;
+  std::int64_t first[kDecaysPerLaunch] = {}, end[kDecaysPerLaunch] = {};
 };
 struct AdamWRule {
   double beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, clip = 0;
 };
-void adamw(cudaStream_t stream, const UpdateBuffers& buffers, const AdamWRule& rule, float* first, float* second);
+void adamw(cudaStream_t stream, const UpdateBuffers& buffers, const DecayList& decays, const AdamWRule& rule,
+           float* first, float* second);
 struct SgdRule {
   double momentum = 0, weight_decay = 0, clip = 0;
   bool nesterov = false;
 };
-void sgd(cudaStream_t stream, const UpdateBuffers& buffers, const SgdRule& rule, float* momentum);  // may be null
+void sgd(cudaStream_t stream, const UpdateBuffers& buffers, const DecayList& decays, const SgdRule& rule,
+         float* momentum);  // may be null
 
 // rounded = weights, stochastically, of segments that are not empty; nothing happens where found_inf is set.
 inline constexpr int kRoundedPerLaunch = 32;

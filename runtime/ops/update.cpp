@@ -8,7 +8,7 @@ std::int64_t in_update(Phase phase, std::int64_t flops) { return phase == Phase:
 // The buffers of an optimizer step: flat, of one length and one dtype but the rounded parameters, and the norm beside
 // them.
 template <class Op>
-void require_flat(const SlotSpecs& s, std::int64_t decay_elements) {
+void require_flat(const SlotSpecs& s, std::span<const ElementRange> decays) {
   const TensorSpec& gradients = s[Op::kGradients];
   require(gradients.shape.rank() == 1 && is_floating(gradients.dtype), ErrorKind::Internal, "{}: gradients is {}",
           Op::name, to_string(gradients));
@@ -27,8 +27,22 @@ void require_flat(const SlotSpecs& s, std::int64_t decay_elements) {
   }
   require(s[Op::kNorm] == TensorSpec{{1}, DType::f64}, ErrorKind::Internal, "{}: norm is {}", Op::name,
           to_string(s[Op::kNorm]));
-  require(decay_elements >= 0 && decay_elements <= gradients.elements(), ErrorKind::Internal,
-          "{}: {} of {} elements are to decay", Op::name, decay_elements, gradients.elements());
+  std::int64_t end = -1;  // of the range before
+  for (const ElementRange& range : decays) {
+    require(range.first > end && range.count > 0 && range.first + range.count <= gradients.elements(),
+            ErrorKind::Internal, "{}: elements {} to {} of {} are to decay, behind {}", Op::name, range.first,
+            range.first + range.count, gradients.elements(), end);
+    end = range.first + range.count;
+  }
+}
+
+// Ranges of all sizes, more than one launch of a GPU takes.
+std::vector<ElementRange> scattered(std::int64_t elements) {
+  std::vector<ElementRange> ranges;
+  for (std::int64_t first = 1, count = 1; first + count <= elements;
+       first += count + 1 + count % 3, count = (count * 5 + 1) % 157)
+    if (count > 0) ranges.push_back({first, count});
+  return ranges;
 }
 
 // The first sample again with parameters that are rounded to bf16 and to f16; its `buffers` are f32 then.
@@ -87,7 +101,7 @@ std::vector<Sample<GlobalNorm::Attrs>> GlobalNorm::samples() {
   return {make_sample(Attrs{}, {{kSums, {5}}}), make_sample(Attrs{}, {{kSums, {1}}})};
 }
 
-void AdamW::infer(const Attrs& a, SlotSpecs& s) { require_flat<AdamW>(s, a.decay_elements); }
+void AdamW::infer(const Attrs& a, SlotSpecs& s) { require_flat<AdamW>(s, a.decays); }
 std::int64_t AdamW::flops(const Attrs&, const SlotSpecs& s, Phase phase) {
   return in_update(phase, 14 * s[kGradients].elements());
 }
@@ -97,16 +111,17 @@ std::vector<Sample<AdamW::Attrs>> AdamW::samples() {
         a, {{kGradients, {n}}, {kNorm, {1}, DType::f64}, {kParameters, {n}}, {kFirst, {n}}, {kSecond, {n}}});
   };
   std::vector<Sample<Attrs>> all{
-      sample({0.9, 0.95, 1e-8, 0.1, 1.0, 33}, 101),
-      sample({0.9, 0.999, 1e-8, 0.0, 0.0, 0}, 7),
-      sample({0.8, 0.99, 1e-6, 0.2, 0.5, 20011}, 20011),
+      sample({0.9, 0.95, 1e-8, 0.1, 1.0, {{0, 33}}}, 101),
+      sample({0.9, 0.999, 1e-8, 0.0, 0.0}, 7),
+      sample({0.8, 0.99, 1e-6, 0.2, 0.5, {{0, 20011}}}, 20011),
+      sample({0.9, 0.95, 1e-8, 0.5, 1.0, scattered(20011)}, 20011),
   };
   add_rounding_samples(all, {kGradients, kParameters, kFirst, kSecond}, kRounded);
   return all;
 }
 
 void Sgd::infer(const Attrs& a, SlotSpecs& s) {
-  require_flat<Sgd>(s, a.decay_elements);
+  require_flat<Sgd>(s, a.decays);
   require(s.has(kMomentum) || a.momentum == 0, ErrorKind::Internal, "sgd: a momentum of {} needs its buffer",
           a.momentum);
 }
@@ -118,11 +133,12 @@ std::vector<Sample<Sgd::Attrs>> Sgd::samples() {
     return make_sample(a, {{kGradients, {n}}, {kNorm, {1}, DType::f64}, {kParameters, {n}}, {kMomentum, {n}}});
   };
   std::vector<Sample<Attrs>> all{
-      sample({0.9, 0.1, 1.0, false, 33}, 101),
-      sample({0.0, 0.0, 0.0, false, 0}, 7),
-      make_sample(Attrs{0.0, 0.1, 0.5, false, 33},
+      sample({0.9, 0.1, 1.0, false, {{0, 33}}}, 101),
+      sample({0.0, 0.0, 0.0, false}, 7),
+      make_sample(Attrs{0.0, 0.1, 0.5, false, {{0, 33}}},
                   {{kGradients, {101}}, {kNorm, {1}, DType::f64}, {kParameters, {101}}}),
-      sample({0.8, 0.2, 0.5, true, 10000}, 20011),
+      sample({0.8, 0.2, 0.5, true, {{0, 10000}}}, 20011),
+      sample({0.8, 0.5, 0.5, true, scattered(20011)}, 20011),
   };
   add_rounding_samples(all, {kGradients, kParameters, kMomentum}, kRounded);
   return all;

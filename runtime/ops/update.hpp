@@ -3,6 +3,7 @@
 
 #include "runtime/ops/op.hpp"
 #include "runtime/ops/round_segment.hpp"
+#include "runtime/tensor/rank_cuts.hpp"
 
 namespace plimsoll {
 
@@ -48,13 +49,13 @@ struct GlobalNorm : OpDefaults {
 
 // One AdamW step on flat buffers (Loshchilov & Hutter 2019, as PyTorch: p -= lr · weight_decay · p, then the Adam
 // step): g = gradient / loss_scale · min(1, clip / (norm + 1e-6)); nothing happens when step_outputs.found_inf is set.
-// The first decay_elements elements decay, the rest do not. clip = 0: no clipping. Learning rate and bias corrections
-// come from step_inputs. Where kernels read parameters in bf16 or f16, `parameters` are the f32 master copy and
-// `rounded` what they become, to nearest even; it is written only where they are.
+// Elements of `decays` decay, ranges in order that do not touch; the rest do not. clip = 0: no clipping. Learning rate
+// and bias corrections come from step_inputs. Where kernels read parameters in bf16 or f16, `parameters` are the f32
+// master copy and `rounded` what they become, to nearest even; it is written only where they are.
 struct AdamW : OpDefaults {
   struct Attrs {
     double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, clip = 0;
-    std::int64_t decay_elements = 0;
+    std::vector<ElementRange> decays = {};
   };
   static constexpr std::string_view name = "adamw";
   static constexpr bool update_only = true;
@@ -70,12 +71,12 @@ struct AdamW : OpDefaults {
 };
 
 // SGD with momentum as PyTorch: g += weight_decay · p; m = momentum · m + g (m starts at 0); p -= lr · m, or with
-// Nesterov p -= lr · (g + momentum · m). Clipping, scale, found_inf, decay_elements and `rounded` as in AdamW.
+// Nesterov p -= lr · (g + momentum · m). Clipping, scale, found_inf, `decays` and `rounded` as in AdamW.
 struct Sgd : OpDefaults {
   struct Attrs {
     double momentum = 0.9, weight_decay = 0, clip = 0;
     bool nesterov = false;
-    std::int64_t decay_elements = 0;
+    std::vector<ElementRange> decays = {};
   };
   static constexpr std::string_view name = "sgd";
   static constexpr bool update_only = true;
