@@ -238,10 +238,10 @@ if(PLIMSOLL_CUDA)
     LABELS cuda TIMEOUT 120 SERIAL)
 endif()
 
-# On a GPU, or an emulated one. Each program ends with 69 where there is none.
+# On a GPU, or an emulated one. Each program ends with 77 where there is none, before it begins; 69, of a device that fails, fails.
 function(plimsoll_gpu_test name)
   plimsoll_program_test(${name} ${ARGN} LABELS ${gpu_label} TIMEOUT ${timeout} SERIAL)
-  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 69)
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
 endfunction()
 if(PLIMSOLL_CUDA OR PLIMSOLL_EMULATED_CUDA)
   # The reference models, in every precision and on ranks that share the GPU: NCCL where each has one of its own.
