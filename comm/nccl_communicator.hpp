@@ -18,7 +18,7 @@ class NcclCommunicator {
   // others of the group: Error(Device) when they do not come. `most_blocks`: of the device, that a call may take; 0: as
   // many as NCCL thinks fit.
   NcclCommunicator(NcclApi& api, std::string name, const NcclId& id, int rank, int ranks,
-                   std::function<double()> deadline, int most_blocks);
+                   std::function<double()> deadline, int most_blocks = 0);
   // Aborts what close() has not closed: destructors never wait for others.
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_runs import DATA, PROGRAM, PYTHON, SHARED, start, write_results
+from bench_runs import DATA, PROGRAM, PYTHON, shared_tool, start, write_results
 
 SEQUENCE = 256
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -73,8 +73,8 @@ def ours(model, layout, precision, steps):
 
 def peer(model, layout, precision, steps):
     """PyTorch, tuned, in bf16 under autocast; None where it is not installed or has no such layout or precision."""
-    script = SHARED / "tools/torch_bench.sh"
-    if layout.peer is None or precision not in PEER_PRECISIONS or not script.exists():
+    script = shared_tool("torch_bench.sh")
+    if layout.peer is None or precision not in PEER_PRECISIONS or script is None:
         return None
     if subprocess.run([PYTHON, "-c", "import torch"], capture_output=True).returncode != 0:
         return None

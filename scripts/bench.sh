@@ -8,41 +8,49 @@
 #   scripts/bench.sh --plans [--verify] [--out FILE]   configs/large on the clusters that they are for; trains nothing
 #   scripts/bench.sh --shares [--rounds N] [--steps N] [--micro-batches N] [--rivals N] [--out FILE]   even and uneven shares with one slow rank
 #   scripts/bench.sh --gpu [--rounds N] [--steps N] [--models gpt2-124m,gpt2-1558m,llama-3.2-1b] [--sequences 1024,2048,4096] [--no-peer] [--out FILE]   bf16 on one GPU
-# PYTHON names a python3 with torch; PLIMSOLL_SHARED the folder whose tools/torch_bench.sh and tools/torch_gpu.py run it (default ../shared).
+# PYTHON names a python3 with torch; tools/torch_bench.sh and tools/torch_gpu.py run it, of PLIMSOLL_SHARED, ../shared or shared.
 #   scripts/bench.sh --pipeline [--rounds N] [--steps N] [--micro-batches N] [--layers N] [--hidden N]
 # Two stages, a core each, under every schedule: the step that was measured and the one that the simulator predicts.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# Which benchmark, wherever among the options it is named; --gpu is one, and an option of another.
+what=
+gpu=false
+options=()
+for argument in "$@"; do
+  case $argument in
+    --pipeline | --plans | --overlap | --budget | --layouts | --sizer | --shares)
+      [ -z "$what" ] || die "--$what and $argument are two benchmarks"
+      what=${argument#--}
+      ;;
+    --gpu) gpu=true ;;
+    *) options+=("$argument") ;;
+  esac
+done
+preset=release
+if $gpu; then
+  case $what in
+    '') what=gpu ;;
+    budget) options+=(--gpu) ;;
+    *) die "--$what has no --gpu" ;;
+  esac
+  need_gpu
+  preset=cuda
+fi
+
 "$root/scripts/setup.sh"
-if [ "${1:-}" = --pipeline ]; then
-  shift
+if [ "$what" = pipeline ]; then
   "$root/scripts/build.sh" release pipeline_bench
   use_fast_blas
   use_local_mpi
-  exec mpirun -n 2 --bind-to core "$root/build/release/bin/pipeline_bench" "$@"
+  exec mpirun -n 2 --bind-to core "$root/build/release/bin/pipeline_bench" "${options[@]}"
 fi
-preset=release
-case " $* " in
-  *" --gpu "*)
-    need_gpu
-    preset=cuda
-    ;;
-esac
 "$root/scripts/build.sh" "$preset" plimsoll
 cd "$root"
-if [ "${1:-}" = --plans ]; then
-  shift
-  exec python3 scripts/bench_plans.py "$@"
-fi
+if [ "$what" = plans ]; then exec python3 scripts/bench_plans.py "${options[@]}"; fi
 use_fast_blas
 use_local_mpi
 king_james data/kjv.txt
 [ -s data/kjv.idx ] || "build/$preset/bin/plimsoll" data prepare data/kjv.txt --out data/kjv
-case ${1:-} in
-  --overlap | --budget | --layouts | --sizer | --shares | --gpu)
-    what=${1#--}
-    shift
-    exec python3 "scripts/bench_$what.py" "$@"
-    ;;
-esac
-exec python3 scripts/bench.py "$@"
+exec python3 "scripts/bench${what:+_$what}.py" "${options[@]}"

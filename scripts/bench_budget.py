@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_runs import DATA, PROGRAM, ROOT, start, write_results
+from bench_runs import DATA, PROGRAM, ROOT, keeps_going, start, write_partial, write_results
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,29 @@ def text_of(row):
             f"{'equal' if row['same_bits'] else 'DIFFER':>7}")
 
 
+def measure(a, percent, budget, outside):
+    """The row of a budget, beside unbudgeted runs."""
+    memory = f"recompute: auto, budget: {budget}, reserve: {outside}"
+    reference, budgeted = [], []
+    for _ in range(a.rounds):
+        reference.append(train(a, "recompute: none"))
+        budgeted.append(train(a, memory))
+    traced = [train(a, memory, traced=True)] if a.on is ON_GPU else []
+    return row_of(percent, budget, budgeted, reference, traced)
+
+
+def print_verdicts(a, rows, failed):
+    measured = [row for row in rows if "failed" not in row]
+    if not measured:
+        return
+    off = lambda key: max(100 * abs(row[key] - row["predicted"]) for row in measured)
+    for key, what in (("again", "what recomputes"), ("step_overhead", "the step beside the unbudgeted one")):
+        print(f"measured within 2 points of the prediction, by {what}: {'yes' if off(key) <= 2 and not failed else 'NO'} (at most {off(key):.2f} points)")
+    if a.on is ON_GPU:
+        above = max(row["peak_over_plan"] for row in measured)
+        print(f"the peak of the device's memory is at most 1 % above the plan: {'yes' if above <= 0.01 and not failed else 'NO'} (at most {100 * above:.2f} %)")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
@@ -121,24 +144,22 @@ def main():
           f"{step_region / 2**20:.1f} MiB in a step without recomputation, {outside / 2**20:.1f} MiB outside the arena; load {os.getloadavg()}")
     print("overheads in percent of the unbudgeted step, of whose runs every one stands beside a budgeted run")
     print(HEADER, flush=True)
-    rows = []
+    rows, failed = [], {}
     for percent in (int(p) for p in a.percent.split(",")):
         budget = persistent + step_region * percent // 100 + outside
-        reference, budgeted = [], []
-        for _ in range(a.rounds):
-            reference.append(train(a, "recompute: none"))
-            budgeted.append(train(a, f"recompute: auto, budget: {budget}, reserve: {outside}"))
-        traced = [train(a, f"recompute: auto, budget: {budget}, reserve: {outside}", traced=True)] if a.on is ON_GPU else []
-        rows.append(row := row_of(percent, budget, budgeted, reference, traced))
-        print(text_of(row), flush=True)
-    off = lambda key: max(100 * abs(row[key] - row["predicted"]) for row in rows)
-    for key, what in (("again", "what recomputes"), ("step_overhead", "the step beside the unbudgeted one")):
-        print(f"measured within 2 points of the prediction, by {what}: {'yes' if off(key) <= 2 else 'NO'} (at most {off(key):.2f} points)")
-    if a.on is ON_GPU:
-        above = max(row["peak_over_plan"] for row in rows)
-        print(f"the peak of the device's memory is at most 1 % above the plan: {'yes' if above <= 0.01 else 'NO'} (at most {100 * above:.2f} %)")
+        name, row = f"{percent} %", dict(percent=percent, budget_bytes=budget)
+        with keeps_going(failed, name):
+            row = measure(a, percent, budget, outside)
+            print(text_of(row), flush=True)
+        if name in failed:
+            row["failed"] = failed[name]
+        rows.append(row)
+        write_partial(a.out, rows)
+    print_verdicts(a, rows, failed)
     cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     write_results(a.out, cpu=cpu, device=a.on.device, threads=a.threads, rounds=a.rounds, rows=rows)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

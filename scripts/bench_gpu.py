@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Training speed on one GPU in bf16, beside PyTorch (torch.compile, fused attention: tools/torch_gpu.py of PLIMSOLL_SHARED), interleaved in
+"""Training speed on one GPU in bf16, beside PyTorch (torch.compile, fused attention: tools/torch_gpu.py of the shared folder), interleaved in
 rounds; medians. Prints a table and writes JSON. Called by bench.sh --gpu.
 
 MFU of both is of the same peak: the rate of the data sheet that our run names."""
@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_runs import DATA, PYTHON, ROOT, SHARED, start, write_results
+from bench_runs import DATA, PYTHON, ROOT, SHARED, keeps_going, shared_tool, start, write_partial, write_results
 
 MODELS = {
     "gpt2-124m": "{preset: gpt2-124m, vocabulary: 50304, dropout: 0, positions: %d}",
@@ -37,6 +37,10 @@ CELLS = (Cell("gpt2-124m", 16, 1024), Cell("gpt2-124m", 8, 2048), Cell("gpt2-124
          Cell("gpt2-1558m", 16, 1024, "32 GiB"))
 
 
+def program_of(a):
+    return ROOT / f"build/{a.preset}/bin/plimsoll"
+
+
 def ours(a, cell):
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -48,7 +52,7 @@ def ours(a, cell):
             f"memory: {{budget: {cell.budget}, recompute: {'none' if cell.budget == 'auto' else 'auto'}}}\n"
             f"optimizer: {{lr: 1e-4, weight_decay: 0.1, clip: 1.0}}\nschedule: {{name: constant}}\n"
             f"run: {{dir: {run}, eval_every: 0, save_every: 0, log_every: 1}}\n")
-        start([ROOT / f"build/{a.preset}/bin/plimsoll", "train", config], f"{cell}")
+        start([program_of(a), "train", config], f"{cell}")
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][a.warm_up:]
         summary = json.loads((run / "summary.json").read_text())
         rank = summary["ranks"][0]
@@ -58,10 +62,17 @@ def ours(a, cell):
                     step_ms=summary["measured_step_ms"], predicted_step_ms=summary["predicted_step_ms"])
 
 
-def peer(a, cell, peak_gflops):
+def find_peer(a):
+    """What runs PyTorch, or None; and what the results say of it."""
+    if a.no_peer:
+        return None, "not asked for"
+    script = shared_tool("torch_gpu.py")
+    return script, str(script or f"not found: looked for tools/torch_gpu.py in {', '.join(map(str, SHARED))}")
+
+
+def peer(a, script, cell, peak_gflops):
     """PyTorch as its users run it; None where it is not there, and where it runs out of memory, which is said."""
-    script = SHARED / "tools/torch_gpu.py"
-    if a.no_peer or cell.budget != "auto" or not script.exists():
+    if script is None or cell.budget != "auto":
         return None
     command = [PYTHON, str(script), cell.model, "--B", str(cell.batch), "--T", str(cell.sequence), "--steps", str(a.steps), "--device", a.device,
                "--peak-tflops", str(peak_gflops / 1000)]
@@ -73,7 +84,10 @@ def peer(a, cell, peak_gflops):
     if done.returncode != 0:
         print(f"PyTorch, {cell}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
         return None
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        result = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        raise SystemExit(f"PyTorch, {cell}: no results in its last line:\n{done.stdout[-2000:]}{done.stderr[-3000:]}") from None
     return dict(tokens_per_s=result["tokens_s"], mfu=result["mfu"], peak_bytes=int((result["peak_gib"] or 0) * 2**30))
 
 
@@ -116,29 +130,27 @@ def main():
     cells = [c for c in known if c.model in a.models.split(",") and c.sequence in sequences]
     if not cells:
         parser.error(f"--models {a.models} --sequences {a.sequences}: there are {', '.join(MODELS)} with 1024, 2048, 4096")
+    script, peer_text = find_peer(a)
+    print(f"PyTorch: {peer_text}", flush=True)
+    info = start([program_of(a), "info"], "plimsoll info").splitlines()
     runs, peers, failed = {c: [] for c in cells}, {c: [] for c in cells}, {}
     rows = []
     for _ in range(a.rounds):
         for cell in cells:
-            try:
+            with keeps_going(failed, str(cell)):
                 runs[cell].append(ours(a, cell))
-            except SystemExit as failure:  # the others are worth their time
-                failed[cell] = str(failure)
-                continue
-            if other := peer(a, cell, runs[cell][-1]["peak_gflops"]):
-                peers[cell].append(other)
-            # After every cell: what was measured stays when the time is up.
+                if other := peer(a, script, cell, runs[cell][-1]["peak_gflops"]):
+                    peers[cell].append(other)
             rows = [row_of(c, runs[c], peers[c]) for c in cells if runs[c]]
-            Path(a.out + ".partial").write_text(json.dumps(rows, indent=1) + "\n")
+            write_partial(a.out, rows)
     print(HEADER)
     for row in rows:
         print(text_of(row))
     gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True).stdout.strip() \
         if a.device == "cuda" else "none"
-    write_results(a.out, gpu=gpu, rounds=a.rounds, rows=rows, failed={str(cell): text for cell, text in failed.items()})
-    Path(a.out + ".partial").unlink(missing_ok=True)
+    write_results(a.out, gpu=gpu, info=info, peer=peer_text, rounds=a.rounds, rows=rows, failed=failed)
     if failed:
-        raise SystemExit("\n".join(failed.values()))
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,27 @@
 import json
 import os
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build/release/bin/plimsoll"
 DATA = ROOT / "data/kjv"
-SHARED = Path(os.environ.get("PLIMSOLL_SHARED", ROOT.parent / "shared"))
+SHARED = [Path(folder) for folder in (os.environ.get("PLIMSOLL_SHARED"), ROOT.parent / "shared", ROOT / "shared") if folder]
 PYTHON = os.environ.get("PYTHON", "python3")
 
 
+def shared_tool(name):
+    """Of the shared folder's tools; None where it is in none of SHARED."""
+    return next((folder / "tools" / name for folder in SHARED if (folder / "tools" / name).exists()), None)
+
+
 def start(command, what, timeout=900):
-    """Its standard output; ends the benchmark where it fails."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout)
+    """Its standard output; ends the benchmark, or what keeps_going() covers of it, where it fails."""
+    try:
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{what}: not done after {timeout} s") from None
     if done.returncode != 0:
         raise SystemExit(f"{what} failed ({done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
     return done.stdout
@@ -32,7 +41,23 @@ def only_those(table, only, parser):
     return found
 
 
+@contextmanager
+def keeps_going(failed, what):
+    """A failure inside is said and put into `failed`, by what it was of: the other rows are worth their time."""
+    try:
+        yield
+    except (Exception, SystemExit) as failure:
+        failed[what] = str(failure) if isinstance(failure, SystemExit) else repr(failure)
+        print(f"{what}: FAILED: {failed[what]}", flush=True)
+
+
+def write_partial(path, rows):
+    """After every row: what was measured stays when the time is up. Gone when write_results() has written all of them."""
+    Path(f"{path}.partial").write_text(json.dumps(rows, indent=1) + "\n")
+
+
 def write_results(path, **results):
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     Path(path).write_text(json.dumps(dict(commit=commit, load=os.getloadavg(), **results), indent=1) + "\n")
+    Path(f"{path}.partial").unlink(missing_ok=True)
     print(f"load {os.getloadavg()}, results in {path}")

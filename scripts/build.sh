@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Configures and builds one preset; the binary is build/<preset>/bin/plimsoll.
-#   scripts/build.sh [dev|release|asan|tsan|cuda|ci|ci-cuda] [target…]      default: release, all targets
+#   scripts/build.sh [dev|release|asan|tsan|cuda|ci|ci-cuda|emulated] [target…]      default: release, all targets
 # JOBS limits the parallel compilers (default: all cores, at most one per 1.5 GiB of free memory).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

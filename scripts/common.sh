@@ -19,9 +19,10 @@ if [ -n "${PLIMSOLL_CARRIED:-}" ]; then
   PLIMSOLL_CARRIED=$(realpath -- "$PLIMSOLL_CARRIED")
   [ -d "$PLIMSOLL_CARRIED/usr/include" ] || die "PLIMSOLL_CARRIED=$PLIMSOLL_CARRIED holds no usr/include: scripts/carry.py writes such a folder"
   carried=$PLIMSOLL_CARRIED/usr
-  export PLIMSOLL_CARRIED PATH=$carried/bin:$PATH CMAKE_PREFIX_PATH=$carried
-  export C_INCLUDE_PATH=$carried/include CPLUS_INCLUDE_PATH=$carried/include
-  export LIBRARY_PATH=$carried/lib/x86_64-linux-gnu:${LIBRARY_PATH:-} LD_LIBRARY_PATH=$carried/lib/x86_64-linux-gnu:${LD_LIBRARY_PATH:-}
+  export PLIMSOLL_CARRIED PATH=$carried/bin:$PATH CMAKE_PREFIX_PATH=$carried${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
+  export C_INCLUDE_PATH=$carried/include${C_INCLUDE_PATH:+:$C_INCLUDE_PATH} CPLUS_INCLUDE_PATH=$carried/include${CPLUS_INCLUDE_PATH:+:$CPLUS_INCLUDE_PATH}
+  export LIBRARY_PATH=$carried/lib/x86_64-linux-gnu${LIBRARY_PATH:+:$LIBRARY_PATH}
+  export LD_LIBRARY_PATH=$carried/lib/x86_64-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   export OPAL_PREFIX=$carried PMIX_MCA_mca_base_component_path=$carried/lib/x86_64-linux-gnu/pmix2/lib/pmix
 fi
 
@@ -43,7 +44,9 @@ king_james() {
 need_gpu() {
   gpus=$(visible_gpus)
   [ "$gpus" = 0 ] || return 0
-  printf '%s: no GPU is visible here (nvidia-smi lists none)\n' "$(basename "$0")" >&2
+  local why="nvidia-smi lists none"
+  [ "$(listed_gpus | grep -c '^GPU ')" = 0 ] || why="CUDA_VISIBLE_DEVICES is '$CUDA_VISIBLE_DEVICES'"
+  printf '%s: no GPU is visible here (%s)\n' "$(basename "$0")" "$why" >&2
   exit 69
 }
 
@@ -53,14 +56,24 @@ use_local_mpi() {
   export OMPI_MCA_mpi_yield_when_idle=1
 }
 
-# How many GPUs a program started here sees.
+listed_gpus() { nvidia-smi --list-gpus 2>/dev/null || true; }
+
+# How many GPUs a program started here sees: of CUDA_VISIBLE_DEVICES, as CUDA reads it, those before the first that there is not.
 visible_gpus() {
-  local listed
-  listed=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || true
-  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-    local visible
-    visible=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^[:space:]]') || true
-    if [ "$visible" -lt "${listed:-0}" ]; then listed=$visible; fi
+  local listed count=0 entry entries
+  listed=$(listed_gpus)
+  if [ -z "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    grep -c '^GPU ' <<<"$listed" || true
+    return
   fi
-  printf '%s\n' "${listed:-0}"
+  IFS=', ' read -r -a entries <<<"$CUDA_VISIBLE_DEVICES"
+  for entry in "${entries[@]}"; do
+    case $entry in
+      GPU-* | MIG-*) grep -qF "(UUID: $entry" <<<"$listed" || break ;;  # the start of a UUID is enough
+      '' | *[!0-9]*) break ;;
+      *) grep -q "^GPU $entry: " <<<"$listed" || break ;;
+    esac
+    count=$((count + 1))
+  done
+  printf '%s\n' "$count"
 }

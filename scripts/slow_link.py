@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench_runs import shared_tool
+
 # mpirun's remote shell: enters the namespace of the host whose address it is given. Hosts have names of their own, since ranks on
 # hosts of one name would talk through shared memory.
 AGENT = """#!/bin/sh
@@ -38,8 +40,8 @@ def unavailable():
 
 def delay_tool():
     """The source of the program that delays packets, which the kernels here cannot; None where it is not there."""
-    source = Path(os.environ.get("PLIMSOLL_SHARED", Path(__file__).resolve().parent.parent.parent / "shared")) / "tools/tapdelay.cpp"
-    return source if source.exists() and os.path.exists("/dev/net/tun") and shutil.which("c++") else None
+    source = shared_tool("tapdelay.cpp")
+    return source if source and os.path.exists("/dev/net/tun") and shutil.which("c++") else None
 
 
 class SlowLink:

@@ -43,9 +43,10 @@ foreach(config IN LISTS configs large_configs)
   file(STRINGS ${config} named_ranks REGEX "plan .* --ranks [0-9]+ --cluster" LIMIT_COUNT 1)
   set(ranks 4)
   set(settings --set device=cuda)
+  file(STRINGS ${config} for_gpus REGEX "^device: cuda" LIMIT_COUNT 1)
   if(named_ranks)
     string(REGEX REPLACE ".* --ranks ([0-9]+) .*" "\\1" ranks "${named_ranks}")
-  else()  # budgets of the others are for CPUs
+  elseif(NOT for_gpus)  # budgets of the others are for CPUs
     list(APPEND settings --set "memory.budget=16 GiB")
   endif()
   plimsoll_program_test(plan.${name}.h200
@@ -230,6 +231,12 @@ plimsoll_program_test(smoke_gpu_without_gpu
     ${PROJECT_SOURCE_DIR}/scripts/smoke.sh
   LABELS unit TIMEOUT 60)
 
+# The scripts for GPUs and long benchmarks, among fakes: how many GPUs are visible, what was skipped, what a failure leaves.
+plimsoll_program_test(scripts_run
+  COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/scripts_run.py ${PROJECT_SOURCE_DIR}/scripts
+    ${CMAKE_CURRENT_BINARY_DIR}/scripts_run
+  LABELS unit TIMEOUT 120)
+
 # A build with CUDA where no GPU is visible: it trains on the CPU, and says why not on a GPU.
 set(cuda_run Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/cuda_run.py)
 if(PLIMSOLL_CUDA)
@@ -238,10 +245,10 @@ if(PLIMSOLL_CUDA)
     LABELS cuda TIMEOUT 120 SERIAL)
 endif()
 
-# On a GPU, or an emulated one. Each program ends with 69 where there is none.
+# On a GPU, or an emulated one. Each program ends with 77 where there is none, before it begins; 69, of a device that fails, fails.
 function(plimsoll_gpu_test name)
   plimsoll_program_test(${name} ${ARGN} LABELS ${gpu_label} TIMEOUT ${timeout} SERIAL)
-  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 69)
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
 endfunction()
 if(PLIMSOLL_CUDA OR PLIMSOLL_EMULATED_CUDA)
   # The reference models, in every precision and on ranks that share the GPU: NCCL where each has one of its own.
@@ -267,8 +274,8 @@ if(PLIMSOLL_CUDA OR PLIMSOLL_EMULATED_CUDA)
       list(FILTER folders INCLUDE REGEX llama_linear_rope)
     endif()
     set(shown)
-    if(ranks EQUAL 4)  # where there are several GPUs, four ranks share one all the same
-      set(shown ${CMAKE_COMMAND} -E env CUDA_VISIBLE_DEVICES=0)
+    if(ranks EQUAL 4)  # where there are several GPUs, four ranks share the first all the same
+      set(shown bash -c [[all=${CUDA_VISIBLE_DEVICES-0} && CUDA_VISIBLE_DEVICES=${all%%,*} exec "$0" "$@"]])
     endif()
     plimsoll_gpu_test(golden.cuda.${ranks}_ranks${label}
       COMMAND ${shown} ${mpirun} ${ranks} $<TARGET_FILE:golden_check> --device=cuda ${options} ${folders})

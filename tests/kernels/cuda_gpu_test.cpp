@@ -12,6 +12,7 @@
 #include "launch/device_rates.hpp"
 #include "runtime/ops/attention_device.hpp"
 #include "tests/kernels/cuda_cases.hpp"
+#include "tests/support/missing_gpu.hpp"
 
 namespace plimsoll {
 namespace {
@@ -42,12 +43,9 @@ TEST(CudaKernelTable, HasEveryOpThatIsNoCollective) {
 class CudaKernels : public testing::Test {
  protected:
   void SetUp() override {
-    try {
-      device_ = cuda_module().make_device({});
-      kernels_ = cuda_module().kernels({});
-    } catch (const Error& e) {
-      GTEST_SKIP() << e.what();
-    }
+    if (const auto missing = missing_gpu()) GTEST_SKIP() << *missing;
+    device_ = cuda_module().make_device({});
+    kernels_ = cuda_module().kernels({});
   }
   std::unique_ptr<Device> device_;
   KernelTable kernels_;

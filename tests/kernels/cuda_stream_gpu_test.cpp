@@ -5,6 +5,7 @@
 #include "kernels/cuda_module.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/device/arena.hpp"
+#include "tests/support/missing_gpu.hpp"
 
 namespace plimsoll {
 namespace {
@@ -14,11 +15,8 @@ constexpr std::int64_t kBytes = std::int64_t{256} << 20;
 class CudaStreams : public testing::Test {
  protected:
   void SetUp() override {
-    try {
-      device_ = cuda_module().make_device({});
-    } catch (const Error& e) {
-      GTEST_SKIP() << e.what();
-    }
+    if (const auto missing = test::missing_gpu()) GTEST_SKIP() << *missing;
+    device_ = cuda_module().make_device({});
     arena_ = std::make_unique<Arena>(*device_, kBytes);
     stream_ = device_->make_stream(StreamKind::Compute);
     fill_ = {stream_.get(), arena_->base(), 0};

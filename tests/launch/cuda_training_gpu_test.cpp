@@ -8,6 +8,7 @@
 #include "tests/launch/quiet_run.hpp"
 #include "tests/support/counted_device.hpp"
 #include "tests/support/equivalence.hpp"
+#include "tests/support/missing_gpu.hpp"
 
 namespace plimsoll {
 namespace {
@@ -17,11 +18,7 @@ using namespace test;
 class CudaTraining : public testing::Test {
  protected:
   void SetUp() override {
-    try {
-      cuda_module().devices();
-    } catch (const Error& e) {
-      GTEST_SKIP() << e.what();
-    }
+    if (const auto missing = missing_gpu()) GTEST_SKIP() << *missing;
     write_tiny_data(folder_);
   }
 

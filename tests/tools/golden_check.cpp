@@ -24,6 +24,7 @@
 #include "optim/loss_scale.hpp"
 #include "parallel/tensor.hpp"
 #include "runtime/tensor/convert.hpp"
+#include "tests/support/missing_gpu.hpp"
 #include "tests/tools/golden_folder.hpp"
 
 namespace plimsoll {
@@ -345,9 +346,17 @@ int check_folder(const std::filesystem::path& folder, const MpiSession& mpi, con
   return report.failures() == 0 ? 0 : 1;
 }
 
-// The worst of all folders. What is there but is no such folder is skipped; nothing to check at all is an error.
+constexpr int kNoGpu = 77;  // no code of an error
+
+// The worst of all folders, or kNoGpu before any. What is there but is no such folder is skipped; nothing to check at
+// all is an error.
 int check_all(std::span<const std::string> paths, const Spread& spread, const MpiSession& mpi) {
   const Group control = mpi.world("control");
+  const auto missing = spread.device == DeviceKind::Cuda ? test::missing_gpu() : std::nullopt;
+  if (control.max(missing ? 1 : 0) != 0) {
+    if (missing && mpi.rank() == 0) std::printf("skipped: %s\n", missing->c_str());
+    return kNoGpu;
+  }
   Config config;
   config.device = spread.device;
   config.precision = spread.precision.dtype;
@@ -417,7 +426,8 @@ constexpr const char* kUsage =
     "multiples of 16, up to ten times that. With --device=cuda ranks may share a GPU.\n"
     "What is no folder with a golden.json is skipped. Exit code: 0 all within tolerance, 1 a quantity is missed, 65 a\n"
     "malformed folder, 66 a missing one or nothing to check, 78 a key that is not supported; the largest of all "
-    "folders.\n";
+    "folders.\n"
+    "77 with --device=cuda where there is no GPU, with PLIMSOLL_GPU_REQUIRED that of the error.\n";
 
 }  // namespace
 }  // namespace plimsoll
