@@ -25,7 +25,7 @@ struct CudaDeviceInfo {
 // major * 1000 + minor * 10, as CUDA counts; 0: not there.
 struct CudaVersions {
   int built_for = 0, runtime = 0, driver = 0;
-  std::int64_t cublas = 0, cudnn = 0;  // as these libraries count
+  std::int64_t cublas = 0, cudnn = 0;  // as these libraries count (library_version_text())
 };
 
 struct CudaDeviceOptions {
