@@ -230,15 +230,23 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   // A communicator whose id comes from `root` of the group; `as`: this rank in it, -1: not in it. `most_blocks`: as
   // NcclCommunicator has it.
   std::unique_ptr<Line> connect(const std::string& name, int root, int as, int ranks, int most_blocks = 0) {
-    NcclId id{};
-    int result = kNcclSuccess;
-    if (rank() == root) result = api_->get_unique_id(id);
-    Group(options_.axis, control_).broadcast({id.data(), {{std::ssize(id)}, DType::u8}}, root);
-    require(result == kNcclSuccess, ErrorKind::Device, "ncclGetUniqueId over {}, rank {} of {}: {}", name, rank(),
-            size(), api_->error_text(result, nullptr));
+    // The fault goes to all: without an id, the others would wait for the root until their deadline.
+    struct {
+      NcclId id{};
+      int result = kNcclSuccess;
+      std::array<char, 512> fault{};
+    } made;
+    if (rank() == root) {
+      made.result = api_->get_unique_id(made.id);
+      const std::string fault = made.result == kNcclSuccess ? "" : api_->error_text(made.result, nullptr);
+      std::copy_n(fault.begin(), std::min(fault.size(), made.fault.size() - 1), made.fault.begin());
+    }
+    Group(options_.axis, control_).broadcast({&made, {{sizeof(made)}, DType::u8}}, root);
+    require(made.result == kNcclSuccess, ErrorKind::Device, "ncclGetUniqueId over {}, rank {} of {}: {}", name, root,
+            size(), made.fault.data());
     if (as < 0) return nullptr;
     return std::make_unique<Line>(
-        *api_, name, id, as, ranks, [this] { return deadline(); }, device_, most_blocks);
+        *api_, name, made.id, as, ranks, [this] { return deadline(); }, device_, most_blocks);
   }
   double deadline() const { return started_ && watch_ ? watch_->watchdog->deadline() : options_.start_s; }
 

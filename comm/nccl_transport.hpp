@@ -45,7 +45,7 @@ class NcclTransport : public Transport {
 
 // Collective over `control`, which outlives nothing. `device` outlives the transport, and so does the watchdog of
 // `watch` (may be null: then nobody polls). Error(Device) when ranks share a device, which NCCL does not allow, or do
-// not come.
+// not come, and on all of them where one cannot make an id.
 std::shared_ptr<NcclTransport> make_nccl_transport(std::shared_ptr<NcclApi> api, std::shared_ptr<Transport> control,
                                                    Device& device, const NcclOptions& options,
                                                    std::shared_ptr<WatchedGroup> watch = nullptr);

@@ -1,5 +1,6 @@
 #pragma once
-// Why `device: cuda` cannot work on a machine, in words. Without CUDA's headers, so that tests reach it in every build.
+// Why `device: cuda` cannot work on a machine, and versions, in words. Without CUDA's headers, so that tests reach it
+// in every build.
 
 #include <string>
 
@@ -10,6 +11,10 @@ namespace plimsoll {
 inline constexpr int kCudaInsufficientDriver = 35, kCudaNoDevice = 100;  // cudaError_t
 
 inline std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+// Of cuBLAS and cuDNN, as they count: 91501 is 9.15.1.
+inline std::string library_version_text(std::int64_t version) {
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
 
 // Of what cudaGetDeviceCount said: its code, the text for it and the number; empty: there are devices. `driver` and
 // `built_for`: versions as CUDA counts them, driver 0: none is installed. `visible`: CUDA_VISIBLE_DEVICES, or null.

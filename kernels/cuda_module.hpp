@@ -25,7 +25,7 @@ struct CudaDeviceInfo {
 // major * 1000 + minor * 10, as CUDA counts; 0: not there.
 struct CudaVersions {
   int built_for = 0, runtime = 0, driver = 0;
-  std::int64_t cublas = 0, cudnn = 0;  // as these libraries count
+  std::int64_t cublas = 0, cudnn = 0;  // as these libraries count (library_version_text())
 };
 
 struct CudaDeviceOptions {
@@ -48,7 +48,8 @@ struct CudaModule {
   KernelTable (*kernels)(const CudaDeviceOptions& options) = nullptr;
 };
 
-// Changes with what the module and the program hand each other: a module of another build is refused.
+// Of the sizes of what the module and the program hand each other: a module that has others is refused. Other changes
+// it does not see; the module is built and installed with its program.
 constexpr std::size_t cuda_interface() {
   std::size_t all = 1;
   for (const std::size_t size :

@@ -13,7 +13,7 @@ KeyTable<CudaConfig> cuda_keys() {
                   "forward, backward and update of a micro-batch are recorded once and launched as one; where they "
                   "communicate or copy, what lies between. What cannot be recorded is launched node by node, with a "
                   "warning; so is everything while run.trace is given"),
-              key("tf32", &C::tf32, "fp32 matrix products round their operands to TF32"),
+              key("tf32", &C::tf32, "with precision: fp32, matrix products round their operands to TF32"),
           }};
 }
 

@@ -9,6 +9,7 @@
 #include "comm/mpi_transport.hpp"
 #include "kernels/cpu/gemm_rate.hpp"
 #include "kernels/cpu/register.hpp"
+#include "kernels/cuda_errors.hpp"
 #include "kernels/cuda_module.hpp"
 #include "launch/device_rates.hpp"
 #include "launch/node_runner.hpp"
@@ -30,13 +31,14 @@ constexpr std::array<std::int64_t, 2> kFirstMessages{std::int64_t{1} << 10, std:
 // Tokens of the first product and the first attention, at most.
 constexpr std::int64_t kFirstTokens = 4096;
 
-RankGpu rank_gpu(const CudaDeviceInfo& info) {
+RankGpu rank_gpu(const CudaDeviceInfo& info, const CudaVersions& versions) {
   RankGpu gpu;
   gpu.host = stream_id(host_name());
   std::memcpy(gpu.bus_id.data(), info.pci_bus_id.data(), std::min(info.pci_bus_id.size(), gpu.bus_id.size() - 1));
   std::memcpy(gpu.name.data(), info.name.data(), std::min(info.name.size(), gpu.name.size() - 1));
   gpu.memory_bytes = info.memory_bytes;
   gpu.compute_capability = 10 * info.major + info.minor;
+  gpu.cudnn = versions.cudnn;
   return gpu;
 }
 
@@ -68,7 +70,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   const CudaDeviceInfo& info = devices[static_cast<std::size_t>(options.index)];
   const auto fp8_fault = fp8_gpu_fault(info.name, info.major, info.minor);
   if (fp8_fault && config.fp8 != Fp8Use::Off) fail(ErrorKind::Config, "{}: {}", key_place(config, "fp8"), *fp8_fault);
-  const RankGpu mine = rank_gpu(info);
+  const RankGpu mine = rank_gpu(info, module.versions());
   std::vector<RankGpu> all(static_cast<std::size_t>(place.ranks));
   control.gather_values(&mine, sizeof(mine), all.data());
   const auto shared = shared_gpu(all);
@@ -87,6 +89,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   backend.sharing_ranks =
       static_cast<int>(std::count_if(all.begin(), all.end(), [&](const RankGpu& g) { return same_gpu(g, mine); }));
   backend.fused_heads = common_fused_heads(all);
+  backend.unfused = unfused_reason(all);
   // The free memory of a device is that of all who use it: what this rank keeps is seen while nobody else changes it.
   take_turns(control, all, [&] {
     backend.device = module.make_device(options);
@@ -126,12 +129,24 @@ Backend make_backend(Config& config, const Place& place, const Group& control, i
 }
 
 FusedHeads common_fused_heads(std::span<const RankGpu> all) {
-  FusedHeads common = fused_heads(all.front().compute_capability);
+  FusedHeads common = fused_heads(all.front().compute_capability, all.front().cudnn);
   for (const RankGpu& gpu : all) {
-    const FusedHeads of_gpu = fused_heads(gpu.compute_capability);
+    const FusedHeads of_gpu = fused_heads(gpu.compute_capability, gpu.cudnn);
     common = {std::min(common.forward, of_gpu.forward), std::min(common.backward, of_gpu.backward)};
   }
   return common;
+}
+
+std::string unfused_reason(std::span<const RankGpu> all) {
+  const auto without = std::find_if(all.begin(), all.end(), [](const RankGpu& g) { return g.cudnn < kOldestCudnn; });
+  if (without == all.end()) return "";
+  const std::string least = library_version_text(kOldestCudnn);
+  return fmt::format(
+      "the CUDA module of rank {} has {}: kernels without tensor cores compute attention, and all ranks "
+      "plan for that; {} cuDNN {} or later",
+      without - all.begin(),
+      without->cudnn == 0 ? "no cuDNN" : fmt::format("cuDNN {}", library_version_text(without->cudnn)),
+      without->cudnn == 0 ? "build it where CMake finds" : "install", least);
 }
 
 FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend) {

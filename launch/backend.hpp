@@ -26,6 +26,7 @@ struct RankGpu {
   std::array<char, 96> name{};  // the driver's
   std::int64_t memory_bytes = 0;
   int compute_capability = 0;  // as in GpuDataSheet
+  std::int64_t cudnn = 0;      // of the rank's module, as CudaVersions has it
 };
 
 struct Backend {
@@ -42,6 +43,7 @@ struct Backend {
   bool records = false;    // programs are recorded and replayed (ExecutorOptions)
   bool fp8 = true;         // it multiplies fp8: fp8_gpu_fault()
   FusedHeads fused_heads;  // of the GPUs of all ranks
+  std::string unfused;     // unfused_reason()
   int threads = 1;         // of kernels, as declarations count them: kDeviceThreads for those of a GPU
   // Behind the device that it is for; null: groups are those of the host.
   std::unique_ptr<DeviceTransports> transports;
@@ -68,8 +70,10 @@ void take_turns(const Group& control, std::span<const RankGpu> all, const std::f
 // first call). Those that were made before are closed. Collective over all ranks.
 Groups connect_groups(Backend& backend, const Mesh& mesh, int rank, const GroupMaker& make);
 
-// Widest heads that the library computes on each of them.
+// Widest heads that the library computes on each of them; none where a rank has no library, or an old one.
 FusedHeads common_fused_heads(std::span<const RankGpu> all);
+// Which rank has none, and what to do about it; empty: all have one.
+std::string unfused_reason(std::span<const RankGpu> all);
 // What all ranks plan for, so that they plan alike: the GPU of rank 0, with common_fused_heads(); where one of `all`
 // has no data sheet, what the slowest of them reaches, measured now. Collective over `control`.
 FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend);

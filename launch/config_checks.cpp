@@ -245,6 +245,8 @@ std::string idle_text(const Config& config, std::int64_t replicas) {
     text +=
         line("with device: cpu",
              {{cuda.share, "cuda.share"}, {cuda.graphs == CudaGraphs::Off, "cuda.graphs"}, {cuda.tf32, "cuda.tf32"}});
+  else if (config.precision != DType::f32)
+    text += line("without precision: fp32", {{cuda.tf32, "cuda.tf32"}});
   return text;
 }
 

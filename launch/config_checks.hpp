@@ -14,8 +14,8 @@ std::vector<ConfigIssue> contradictions(const Config& config);
 std::vector<ConfigIssue> rank_contradictions(const Config& config, int ranks);
 // Explicit values that this build cannot honour. One table; a line goes when its feature arrives.
 std::vector<ConfigIssue> unsupported_values(const Config& config);
-// Lines on what was given and has no effect on so many replicas or on the device, for the report of a plan; empty: all
-// has. No error, since a configuration is for any number of ranks and for both devices.
+// Lines on what was given and has no effect on so many replicas, on the device or in the precision, for the report of a
+// plan; empty: all has. No error, since a configuration is for any number of ranks and for both devices.
 std::string idle_text(const Config& config, std::int64_t replicas);
 // Replaces each `auto` that this build decides without looking at ranks or memory; `parallel: auto` is not among them
 // (launch/layout_choice.hpp).

@@ -76,7 +76,8 @@ double product_flops_per_s(Backend& backend, DType dtype) {
 }
 
 double attention_flops_per_s(Backend& backend, DType dtype) {
-  const Attention::Attrs attrs{{12, 12, 64}, 0.125, 0, 1};
+  Attention::Attrs attrs{{12, 12, 64}, 0.125, 0, 1};
+  attrs.fused_heads = backend.fused_heads;
   const auto samples = [&](std::int64_t size) {
     SlotSpecs specs;
     specs.set(Attention::kQkv, {{size, 512, attrs.layout.packed_width()}, dtype});

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "comm/nccl_api.hpp"
 #include "kernels/cpu/gemm.hpp"
 #include "kernels/cpu/libraries.hpp"
 #include "kernels/cuda_errors.hpp"
@@ -29,21 +30,42 @@ std::vector<std::string> libraries() {
   return names;
 }
 
-// What the build and the machine have; where `device: cuda` cannot work, why.
-std::string cuda_text() {
-  if (!cuda_is_built()) return "not built";
+std::string nccl_text() {
+  if (!nccl_is_built()) return "NCCL none";
+  try {
+    return fmt::format("NCCL {}", open_nccl()->version());
+  } catch (const Error& error) {
+    return fmt::format("NCCL not to be used here: {}", error.what());
+  }
+}
+
+// What the build and the machine have; where `device: cuda` cannot work, why. The libraries also there, as far as the
+// module can be opened; none of a build without CUDA.
+struct CudaInfo {
+  std::string text = "not built";
+  std::vector<std::string> libraries;
+};
+CudaInfo cuda_info() {
+  CudaInfo info;
+  if (!cuda_is_built()) return info;
   try {
     const CudaModule& module = cuda_module();
-    const CudaVersions versions = module.versions();
-    std::string text = fmt::format("built for CUDA {}", cuda_version_text(versions.built_for));
+    const CudaVersions v = module.versions();
+    info.libraries = {fmt::format("CUDA runtime {}", cuda_version_text(v.runtime)),
+                      fmt::format("CUDA driver {}", v.driver > 0 ? cuda_version_text(v.driver) : "none"),
+                      fmt::format("cuBLAS {}", library_version_text(v.cublas)),
+                      fmt::format("cuDNN {}", v.cudnn > 0 ? library_version_text(v.cudnn) : "none")};
     const std::vector<CudaDeviceInfo> devices = module.devices();
-    text += fmt::format(", driver for {}", cuda_version_text(versions.driver));
+    info.text =
+        fmt::format("built for CUDA {}, driver for {}", cuda_version_text(v.built_for), cuda_version_text(v.driver));
     for (const CudaDeviceInfo& d : devices)
-      text += fmt::format("; {}, {}, compute capability {}.{}", d.name, format_bytes(d.memory_bytes), d.major, d.minor);
-    return text;
+      info.text +=
+          fmt::format("; {}, {}, compute capability {}.{}", d.name, format_bytes(d.memory_bytes), d.major, d.minor);
   } catch (const Error& error) {
-    return fmt::format("built, but not to be used here: {}", error.what());
+    info.text = fmt::format("built, but not to be used here: {}", error.what());
   }
+  info.libraries.push_back(nccl_text());
+  return info;
 }
 
 }  // namespace
@@ -51,14 +73,15 @@ std::string cuda_text() {
 std::string info_text(const std::string& mpi_version, bool json) {
   const auto device = make_cpu_device(1);
   const DeviceMemory memory = device->memory();
-  const nlohmann::ordered_json info{
+  const CudaInfo cuda = cuda_info();
+  nlohmann::ordered_json info{
       {"version", PLIMSOLL_VERSION},
       {"commit", built_commit()},
       {"build", PLIMSOLL_BUILD_TYPE},
       {"compiler", fmt::format("g++ {}", __VERSION__)},
       {"precisions", nlohmann::json::array({"fp32", "bf16", "fp16", "fp64"})},
       {"devices", cuda_is_built() ? nlohmann::json::array({"cpu", "cuda"}) : nlohmann::json::array({"cpu"})},
-      {"cuda", cuda_text()},
+      {"cuda", cuda.text},
       {"cpu", cpu_model()},
       {"cores", usable_cores()},
       {"avx512", cpu_has_avx512()},
@@ -66,8 +89,9 @@ std::string info_text(const std::string& mpi_version, bool json) {
       {"memory_free_bytes", memory.free_bytes},
       {"matrix_products", gemm_description()},
       {"mpi", mpi_version},
-      {"libraries", libraries()},
-      {"environment", environment_changes()}};
+      {"libraries", libraries()}};
+  if (!cuda.libraries.empty()) info["cuda_libraries"] = cuda.libraries;
+  info["environment"] = environment_changes();
   if (json) return info.dump(2) + "\n";
   std::string out;
   for (const auto& [key, value] : info.items()) {

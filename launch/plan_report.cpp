@@ -10,6 +10,7 @@
 #include "launch/shard_choice.hpp"
 #include "launch/state_choice.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/ops/attention_device.hpp"
 
 namespace plimsoll {
 namespace {
@@ -425,7 +426,7 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"outside_source", context.outside_source},
                       {"outside_allowance_bytes", allowance_of(context)}};
   // Nothing of other plans depends on it.
-  if (o.threads == kDeviceThreads && o.model.head_dim > FusedHeads{}.forward)
+  if (o.threads == kDeviceThreads && dtype_bytes(o.dtype) == 2 && names_fused_heads(o.fused_heads, o.model.head_dim))
     json["fused_heads"] = {{"forward", o.fused_heads.forward}, {"backward", o.fused_heads.backward}};
   if (!o.shares.empty()) json["shares"] = o.shares;
   if (!o.state_shares.empty()) json["state_shares"] = o.state_shares;

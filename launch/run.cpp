@@ -11,6 +11,7 @@
 #include "launch/plan_file.hpp"
 #include "launch/plan_question.hpp"
 #include "launch/roles.hpp"
+#include "runtime/core/log.hpp"
 #include "runtime/core/text.hpp"
 
 namespace plimsoll {
@@ -37,6 +38,7 @@ Run::Run(Config given, const MpiSession& session, Purpose purpose, const std::fi
   if (purpose == Purpose::Train) clear_exit_reasons(config.run.dir, place.rank, place.ranks);
   threads = choose_threads(config, place);
   backend = make_backend(config, place, control, threads);
+  if (chief() && dtype_bytes(config.precision) == 2 && !backend.unfused.empty()) log_warn("{}", backend.unfused);
   if (purpose == Purpose::Train) peak_gflops = control.sum(peak_flops(backend, config, threads, place) * 1e-9);
   // A device's groups are made before the plan: what they keep of its memory is measured, and so are messages. A mesh
   // that is not known yet is one of replicas, and made again.

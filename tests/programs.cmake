@@ -225,6 +225,15 @@ plimsoll_program_test(cuda_needs_nvcc
   LABELS unit TIMEOUT 120)
 set_tests_properties(cuda_needs_nvcc PROPERTIES PASS_REGULAR_EXPRESSION "PLIMSOLL_CUDA=ON needs nvcc")
 
+# Without a library the CUDA backend is built, and what that costs is said.
+if(PLIMSOLL_CUDA)
+  plimsoll_program_test(cuda_without_libraries
+    COMMAND ${CMAKE_COMMAND} --fresh -S ${PROJECT_SOURCE_DIR} -B ${CMAKE_CURRENT_BINARY_DIR}/cuda_without_libraries -G Ninja
+      -DPLIMSOLL_CUDA=ON -DCMAKE_CUDA_COMPILER=${CMAKE_CUDA_COMPILER} -DNCCL_INCLUDE= -DCUDNN_INCLUDE=
+    LABELS cuda TIMEOUT 120)
+  set_tests_properties(cuda_without_libraries PROPERTIES PASS_REGULAR_EXPRESSION "NCCL .*not[ \n]+found.*cuDNN .*not[ \n]+found")
+endif()
+
 # Where no GPU is visible, what needs one says so.
 plimsoll_program_test(smoke_gpu_without_gpu
   COMMAND ${CMAKE_COMMAND} -E env CUDA_VISIBLE_DEVICES= bash -c "\"$0\" --gpu && exit 1 || test $? = 69"

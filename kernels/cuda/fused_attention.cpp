@@ -50,16 +50,13 @@ bool may_fuse(void* workspace, const FusedSlices& slices, const AttentionTensors
          aligned(t.keys.data) && aligned(t.values.data) && aligned(t.out.data);
 }
 
-// Earlier ones are wrong, or read beyond their operands, where lengths are no multiples of 128 (release notes).
-constexpr std::size_t kOldestVersion = 91501;
-
 // The plan for a shape, made once; its `plan` is null where there is none.
 const CudnnPlan& plan_for(std::map<FusedShape, CudnnPlan>& plans, const FusedShape& shape, std::int64_t workspace,
                           CudnnPlan (*make)(const FusedShape&, cudnnHandle_t, std::int64_t, cudnnBackendDescriptor_t)) {
   const auto at = plans.find(shape);
   if (at != plans.end()) return at->second;
   CudnnPlan plan;
-  if (cudnnGetVersion() >= kOldestVersion) plan = make(shape, library().handle.get(), workspace, nullptr);
+  if (cudnnGetVersion() >= std::size_t{kOldestCudnn}) plan = make(shape, library().handle.get(), workspace, nullptr);
   if (plan.plan == nullptr) {
     std::array<char, 512> reason{};
     cudnnGetLastErrorString(reason.data(), reason.size());

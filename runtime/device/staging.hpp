@@ -1,6 +1,7 @@
 #pragma once
-// What the host gives a device for a step goes through pinned host memory, in the order of a stream: the host neither
-// touches the device's memory nor waits for it, and what it gives may change as soon as send() returns.
+// What the host gives a device for a step goes through pinned host memory, in the order of a stream: the host does not
+// touch the device's memory, waits for it only where all blocks are on their way, and what it gives may change as soon
+// as send() returns.
 
 #include <cstdint>
 #include <memory>

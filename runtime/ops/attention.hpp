@@ -12,8 +12,8 @@ struct HeadLayout {
   std::int64_t output_width() const { return std::int64_t{heads} * head_dim; }
 };
 
-// Widest heads that the library of a GPU computes, by phase; wider ones are left to our own kernels
-// (runtime/ops/attention_device.hpp).
+// Widest heads that the library of a GPU computes, by phase (0: none); wider ones are left to our own
+// kernels (runtime/ops/attention_device.hpp).
 struct FusedHeads {
   int forward = 128, backward = 128;
   bool operator==(const FusedHeads&) const = default;

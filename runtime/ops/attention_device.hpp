@@ -12,11 +12,22 @@ namespace plimsoll {
 // Widest head of a GPU's kernels.
 inline constexpr std::int64_t kMostDeviceHeadDim = 256;
 
+// The oldest cuDNN that computes attention here, as it counts: earlier ones are wrong, or read beyond their operands,
+// where lengths are no multiples of 128 (release notes).
+inline constexpr std::int64_t kOldestCudnn = 91501;
+
 // What cuDNN supports on a GPU of this compute capability (ten times it; 0: nobody knows), in bf16 and f16 (NVIDIA's
 // documentation of cuDNN's attention, "Support Matrix"; its library 9.19 has reproducible plans of just these).
-constexpr FusedHeads fused_heads(int compute_capability) {
+// `cudnn`: its version, 0: there is none; of a GPU that is described, one that is new enough.
+constexpr FusedHeads fused_heads(int compute_capability, std::int64_t cudnn = kOldestCudnn) {
+  if (cudnn < kOldestCudnn) return {0, 0};
   const int generation = compute_capability / 10;
   return {generation >= 8 ? 256 : 128, generation == 9 ? 256 : 128};
+}
+
+// Whether heads of this size are not the library's on every GPU: then plans and times say what computes them.
+constexpr bool names_fused_heads(const FusedHeads& fused, std::int64_t head_dim) {
+  return head_dim > std::min(FusedHeads{}.forward, fused.forward);
 }
 
 constexpr bool takes_head_dim(const FusedHeads& fused, Phase phase, std::int64_t head_dim) {

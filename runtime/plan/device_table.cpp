@@ -39,6 +39,7 @@ ClusterDescription nodes_of(const DeviceDescription& device, double link_bytes_p
 const GpuDataSheet* find_gpu(std::string_view driver_name) {
   constexpr std::string_view kMaker = "NVIDIA ";
   if (driver_name.starts_with(kMaker)) driver_name.remove_prefix(kMaker.size());
+  if (driver_name.find(" MIG ") != std::string_view::npos) return nullptr;  // a part of a board
   for (const GpuDataSheet& gpu : kGpus) {
     if (!driver_name.starts_with(gpu.name)) continue;
     const std::string_view rest = driver_name.substr(gpu.name.size());

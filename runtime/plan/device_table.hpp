@@ -19,7 +19,8 @@ struct GpuDataSheet {
   double link_bytes_per_s = 0;  // each way, to the others of a node: NVLink of SXM boards, else PCIe
 };
 
-// The row that fits best; null: an unknown device. "NVIDIA H100 PCIe" is not "H100".
+// The row that fits best; null: an unknown device. "NVIDIA H100 PCIe" is not "H100", and a
+// MIG instance ("NVIDIA A100-SXM4-40GB MIG 1g.5gb") is none of them.
 const GpuDataSheet* find_gpu(std::string_view driver_name);
 // FLOP/s of matrix products in `dtype`; 0 where it has none.
 double peak_rate(const GpuDataSheet& gpu, DType dtype, bool tf32);

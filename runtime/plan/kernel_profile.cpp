@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/core/error.hpp"
+#include "runtime/ops/attention_device.hpp"
 
 namespace plimsoll {
 namespace {
@@ -27,7 +28,7 @@ std::string attributes_text(const Attrs& attrs) {
         if constexpr (requires { a.layout.head_dim; })
           text += fmt::format(" heads {}/{} of {}", a.layout.heads, a.layout.kv_heads, a.layout.head_dim);
         if constexpr (requires { a.fused_heads; })
-          if (a.layout.head_dim > FusedHeads{}.forward)
+          if (names_fused_heads(a.fused_heads, a.layout.head_dim))
             text += fmt::format(" fused {}/{}", a.fused_heads.forward, a.fused_heads.backward);
         if constexpr (requires { a.dropout; }) text += a.dropout > 0 ? " dropout" : "";
         if constexpr (requires { a.chunk_rows; }) text += fmt::format(" rows {}", a.chunk_rows);

@@ -10,6 +10,10 @@ if(NCCL_INCLUDE AND CUDART_INCLUDE)
   set(nccl_found ON)
 endif()
 option(PLIMSOLL_NCCL "Build the NCCL transport" ${nccl_found})
+if(PLIMSOLL_CUDA AND NOT nccl_found AND NOT PLIMSOLL_NCCL)
+  message(WARNING "NCCL (nccl.h and cuda_runtime_api.h) was not found: the ranks of runs with device: cuda will exchange tensors "
+    "through host memory. Install it, or give -DNCCL_INCLUDE=… and -DCUDART_INCLUDE=….")
+endif()
 if(PLIMSOLL_NCCL AND NOT nccl_found)
   message(FATAL_ERROR "PLIMSOLL_NCCL=ON needs nccl.h and cuda_runtime_api.h: give -DNCCL_INCLUDE=… and -DCUDART_INCLUDE=…, or "
     "build without it (-DPLIMSOLL_NCCL=OFF).")

@@ -178,6 +178,29 @@ TEST(NcclTransport, AnIdThatIsNotMadeIsTold) {
   EXPECT_EQ(text, "ncclGetUniqueId over axis data, rank 0 of 1: error 2");
 }
 
+// By every rank, whoever was to make it, and none begins to connect.
+TEST(NcclTransport, AnIdThatAnotherRankDoesNotMakeIsTold) {
+  const std::string of_all = "axis data, rank 0", of_a_direction = "axis data, messages from 1 to 2, rank 1";
+  for (const int root : {0, 1}) {
+    std::atomic<int> told = 0;
+    const auto faults = test::on_ranks_over(3, [&](const std::shared_ptr<Transport>& control) -> std::string {
+      const auto api = std::make_shared<FakeNccl>();
+      if (control->rank() == root)
+        api->answer = [](const std::string& call) { return call == "ncclGetUniqueId" ? 2 : 0; };
+      QueueDevice device;
+      const NcclOptions o = options(control->rank(), {{1, 2}});
+      const std::string text = error_of([&] { make_nccl_transport(api, control, device, o); }).second;
+      ++told;
+      const auto end = std::chrono::steady_clock::now() + 5s;
+      while (told < 3 && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(1ms);
+      if (told < 3) abort_local(*control);  // somebody waits
+      return text;
+    });
+    for (const std::string& fault : faults)
+      EXPECT_EQ(fault, fmt::format("ncclGetUniqueId over {} of 3: error 2", root == 0 ? of_all : of_a_direction));
+  }
+}
+
 // The first failure aborts, and is what every later call says, without asking NCCL again.
 TEST(NcclTransport, AFailureAbortsOnce) {
   Alone alone;

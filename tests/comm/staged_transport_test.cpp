@@ -6,6 +6,7 @@
 
 #include "tests/comm/collectives_suite.hpp"
 #include "tests/support/far_device.hpp"
+#include "tests/support/forwarding_device.hpp"
 #include "tests/support/local_ranks.hpp"
 
 namespace plimsoll {
@@ -45,6 +46,43 @@ INSTANTIATE_TEST_SUITE_P(Ranks, StagedTransportSuite,
                            return fmt::format("ranks{}_pieces{}", c.param.ranks, c.param.piece_bytes);
                          });
 
+// The CPU, with the bytes that it was asked to copy.
+class CopyingDevice final : public test::ForwardingDevice {
+ public:
+  CopyingDevice() : ForwardingDevice(make_cpu_device(1)) {}
+  std::atomic<std::int64_t> copied_bytes = 0;
+  void copy_to_device(void* device, const void* host, std::int64_t bytes) override {
+    copied_bytes += bytes;
+    ForwardingDevice::copy_to_device(device, host, bytes);
+  }
+  void copy_to_host(void* host, const void* device, std::int64_t bytes) override {
+    copied_bytes += bytes;
+    ForwardingDevice::copy_to_host(host, device, bytes);
+  }
+};
+
+// What calls on 1000 floats and this rank's 500 have copied: a sum, one in parts, a gather, one in place, a message.
+std::string copied_bytes(const std::shared_ptr<Transport>& below, bool direct) {
+  CopyingDevice device;
+  const Group group("data", make_staged_transport(below, device, {direct, 1024}));
+  const auto stream = device.make_stream(StreamKind::Communication);
+  std::vector<float> memory(1000), part(500);
+  std::vector<std::byte> scratch(static_cast<std::size_t>(reduce_scratch_bytes(2)));
+  const View whole{memory.data(), {{1000}, DType::f32}}, mine{part.data(), {{500}, DType::f32}};
+  std::vector<std::int64_t> copied;
+  const auto count = [&](const std::function<void(const CallSite&)>& call) {
+    const std::int64_t before = device.copied_bytes;
+    run_on(*stream, call);
+    copied.push_back(device.copied_bytes - before);
+  };
+  count([&](const CallSite& at) { group.all_reduce(whole, ReduceOp::Sum, scratch.data(), at); });
+  count([&](const CallSite& at) { group.reduce_scatter(whole, mine, ReduceOp::Sum, scratch.data(), at); });
+  count([&](const CallSite& at) { group.all_gather(mine, whole, at); });
+  count([&](const CallSite& at) { group.all_gather({&memory[500U * group.rank()], mine.spec}, whole, at); });
+  count([&](const CallSite& at) { group.rank() == 0 ? group.send(whole, 1, at) : group.receive(whole, 0, at); });
+  return fmt::format("{}", fmt::join(copied, " "));
+}
+
 // Where the transport below reaches the device's memory, what is only moved is not copied; sums are still made on the
 // host. The "device" is the CPU: its memory is within everybody's reach.
 TEST(StagedTransport, MovesDirectlyWhereItCan) {
@@ -56,6 +94,12 @@ TEST(StagedTransport, MovesDirectlyWhereItCan) {
       return c.check(SuiteGroup(group, *device));
     });
     for (std::size_t r = 0; r < faults.size(); ++r) EXPECT_EQ(faults[r], "") << c.name << ", rank " << r;
+  }
+  for (const bool direct : {false, true}) {
+    const auto copied =
+        test::on_ranks_over(2, [&](const std::shared_ptr<Transport>& below) { return copied_bytes(below, direct); });
+    for (const std::string& bytes : copied)
+      EXPECT_EQ(bytes, direct ? "8000 6000 4000 0 0" : "8000 6000 6000 4000 4000");
   }
 }
 

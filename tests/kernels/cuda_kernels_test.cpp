@@ -125,6 +125,11 @@ TEST(CudaKernelTable, WhatOurOwnAttentionDoesNeedsNoWorkspace) {
   EXPECT_GT(planned({{32, 8, 128}, 0.125}, DType::bf16, 8192), 0);
   EXPECT_EQ(planned({{32, 8, 128}, 0.125}, DType::bf16, 32768), 0) << "more than a library's kernel may take";
   EXPECT_EQ(planned({{32, 8, 128}, 0.125}, DType::bf16, 8190), 0) << "slices of it would not be aligned";
+  for (const std::int64_t cudnn : {std::int64_t{0}, kOldestCudnn - 1, kOldestCudnn}) {
+    Attention::Attrs attrs{{4, 4, 64}, 0.125};
+    attrs.fused_heads = fused_heads(90, cudnn);
+    EXPECT_EQ(planned(attrs, DType::f16, 256) > 0, cudnn == kOldestCudnn) << cudnn;
+  }
 }
 
 // Backward of a node, by layout, batch and length, and the slices that it is computed in.

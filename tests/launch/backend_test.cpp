@@ -169,13 +169,15 @@ TEST(Backend, UnknownGpusAreMeasured) {
 
 // What one rank's GPU has no fused kernels for, no rank plans to have them for.
 TEST(Backend, RanksPlanForTheKernelsThatAllTheirGpusHave) {
-  const auto found = [](std::initializer_list<int> capabilities) {
+  const auto found = [](std::initializer_list<int> capabilities, std::int64_t cudnn_of_last = kOldestCudnn) {
     std::vector<RankGpu> gpus;
     for (const int capability : capabilities) {
       gpus.push_back(gpu(1, static_cast<char>('a' + gpus.size())));
       std::strcpy(gpus.back().name.data(), "NVIDIA H200");
       gpus.back().compute_capability = capability;
+      gpus.back().cudnn = kOldestCudnn;
     }
+    gpus.back().cudnn = cudnn_of_last;
     const Group control("control", make_self_transport());
     Backend backend;
     return find_gpus(gpus, control, backend).fused_heads;
@@ -185,6 +187,23 @@ TEST(Backend, RanksPlanForTheKernelsThatAllTheirGpusHave) {
   EXPECT_EQ(found({80, 90}), (FusedHeads{256, 128}));
   EXPECT_EQ(found({90, 120, 90}), fused_heads(120)) << "a higher capability is not a wider head";
   EXPECT_EQ(found({75, 90}), FusedHeads{});
+  EXPECT_EQ(found({90, 90}, 92000), (FusedHeads{256, 256}));
+  for (const std::int64_t cudnn : {std::int64_t{0}, kOldestCudnn - 1})
+    EXPECT_EQ(found({90, 90}, cudnn), (FusedHeads{0, 0})) << cudnn;
+}
+
+TEST(Backend, SaysWhoHasNoFusedAttentionAndWhatToDo) {
+  std::array gpus{gpu(1, 'a'), gpu(1, 'b')};
+  gpus[0].cudnn = gpus[1].cudnn = kOldestCudnn;
+  EXPECT_EQ(unfused_reason(gpus), "");
+  gpus[1].cudnn = 91002;
+  EXPECT_EQ(unfused_reason(gpus),
+            "the CUDA module of rank 1 has cuDNN 9.10.2: kernels without tensor cores compute attention, and all ranks "
+            "plan for that; install cuDNN 9.15.1 or later");
+  gpus[0].cudnn = 0;
+  EXPECT_EQ(unfused_reason(gpus),
+            "the CUDA module of rank 0 has no cuDNN: kernels without tensor cores compute attention, and all ranks "
+            "plan for that; build it where CMake finds cuDNN 9.15.1 or later");
 }
 
 TEST(Backend, SaysWhyThereIsNoGpu) {

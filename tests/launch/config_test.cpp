@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "launch/config_checks.hpp"
 #include "runtime/core/config_node.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/model/presets.hpp"
@@ -413,6 +414,18 @@ TEST(Config, FilesAreNamedInErrors) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::MissingInput);
   }
+}
+
+TEST(Config, Tf32ThatNothingRoundsToIsSaid) {
+  const auto idle = [](const std::string& precision, const std::string& device) {
+    Config config = parse_config(kData + "cuda: {tf32: true}\nprecision: " + precision, "f");
+    config.device = device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu;  // which not every build has
+    return idle_text(config, 2);
+  };
+  EXPECT_EQ(idle("fp32", "cuda"), "");
+  EXPECT_EQ(idle("bf16", "cuda"), "no effect without precision: fp32: cuda.tf32\n");
+  EXPECT_EQ(idle("fp16", "cuda"), "no effect without precision: fp32: cuda.tf32\n");
+  EXPECT_EQ(idle("bf16", "cpu"), "no effect with device: cpu: cuda.tf32\n") << "once";
 }
 
 TEST(Config, ModelsComeFromFolders) {

@@ -297,6 +297,19 @@ TEST_F(PlanFile, WideHeadsArePlannedForTheGpuThatTheRunFinds) {
   EXPECT_FALSE(narrow.contains("fused_heads"));
   EXPECT_EQ(narrow, plan(wide(a100, 2)));
   EXPECT_FALSE(plan(config({"model.hidden=192", "model.heads=1"})).contains("fused_heads")) << "on a CPU";
+  // A run without the library plans no workspace for it, and a plan that has some is not its own.
+  FoundGpu without = h200;
+  without.fused_heads = fused_heads(90, 0);
+  const json unfused = plan(wide(without, 2));
+  EXPECT_EQ(unfused["fused_heads"], (json{{"forward", 0}, {"backward", 0}}));
+  EXPECT_LT(unfused["arena_bytes"], narrow["arena_bytes"]);
+  EXPECT_EQ(error_of([&] { check_followed(unfused, write(narrow)); }).first, ErrorKind::Config);
+  EXPECT_EQ(error_of([&, made = write(unfused)] { check_followed(narrow, made); }).second,
+            file.string() +
+                ": was made for another run: /fused_heads is {\"backward\":0,\"forward\":0} there, and here missing");
+  Config floats = wide(without, 2);
+  floats.precision = DType::f32;  // which is our own kernels' anyway
+  EXPECT_FALSE(plan(floats).contains("fused_heads"));
 }
 
 // The layout planner's pieces are those of the programs.

@@ -63,6 +63,11 @@ def without_gpu(plimsoll, folder, launcher):
     info = run(plimsoll, "info")
     if UNUSABLE not in info:
         sys.exit(f"info: {info}")
+    # The libraries say their versions without a driver; what a build has not is none.
+    libraries = re.search(r'cuda_libraries +\["CUDA runtime \d+\.\d", ?"CUDA driver [^"]+", ?"cuBLAS \d+\.\d+\.\d+", ?"cuDNN [^"]+", ?"NCCL [^"]+"\]', info)
+    if not libraries:
+        sys.exit(f"info: {info}")
+    print(libraries.group(0))
     print(done.stderr.strip().splitlines()[-1])
 
 

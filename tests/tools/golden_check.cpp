@@ -275,6 +275,7 @@ Prepared prepare_folder(const std::filesystem::path& folder, const MpiSession& m
   ProgramOptions options;
   options.model = p.golden.model;
   options.dtype = spread.precision.dtype;
+  options.fused_heads = backend.fused_heads;
   options.fp8 = spread.precision.fp8;
   options.sequence = p.golden.sequence;
   options.mesh = mesh_of(spread, p.golden.model, mpi.size());

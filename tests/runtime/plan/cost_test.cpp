@@ -126,6 +126,7 @@ TEST(Cost, AttentionThatIsNotFusedIsPricedInFloats) {
         Case{"wide heads", DType::bf16, false, false, 136},
         Case{"wide heads of an A100", DType::bf16, true, false, 136, 128, 0, {256, 128}},
         Case{"wide heads of an H100", DType::bf16, true, true, 136, 128, 0, {256, 256}},
+        Case{"no library", DType::bf16, false, false, 16, 128, 0, {0, 0}},
         Case{"dropout", DType::f16, false, false, 16, 128, 0.1}, Case{"in slices", DType::bf16, true, true, 16, 16384},
         Case{"too much for a slice", DType::bf16, true, false, 16, 65536}}) {
     SCOPED_TRACE(k.what);

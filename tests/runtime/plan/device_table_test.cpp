@@ -26,6 +26,8 @@ TEST(DeviceTable, FindsTheDeviceByTheNameOfItsDriver) {
       {"NVIDIA GeForce RTX 5090", "GeForce RTX 5090", 120},
       {"NVIDIA GeForce RTX 4090 Laptop GPU", ""},
       {"NVIDIA GeForce RTX 5090 D", ""},
+      {"NVIDIA A100-SXM4-40GB MIG 1g.5gb", ""},
+      {"NVIDIA H100 80GB HBM3 MIG 3g.40gb", ""},
       {"NVIDIA A1000", ""},
       {"NVIDIA A100X", ""},
       {"NVIDIA L40", ""},

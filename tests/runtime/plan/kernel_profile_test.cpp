@@ -70,6 +70,8 @@ TEST(KernelKey, WideHeadsAreTimedByWhatComputesThem) {
       const std::string before = kernel_key(node);
       attrs.fused_heads = {256, 128};
       EXPECT_EQ(kernel_key(node) == before, head_dim == 128);
+      attrs.fused_heads = {0, 0};
+      EXPECT_NE(kernel_key(node), before) << "no library";
     }
   }
 }
