@@ -20,7 +20,8 @@ std::shared_ptr<Transport> make_mpi_transport(bool native = false);
 // Over these ranks of MPI_COMM_WORLD, in this order; collective over them alone.
 std::shared_ptr<Transport> make_mpi_transport(std::span<const int> ranks, bool native = false);
 
-// Whether the MPI library says that it reads and writes the memory of CUDA devices.
+// Whether the MPI library says that it reads and writes the memory of CUDA devices. Open MPI 4 says what it was built
+// with, even where that is turned off when it runs.
 bool mpi_reaches_cuda();
 
 // Between the watchdogs of all ranks. Collective.

@@ -5,14 +5,14 @@
 
 namespace plimsoll {
 
-enum class CudaGraphs { Auto, Off };
-constexpr std::array<EnumName, 2> enum_names(CudaGraphs) {
-  return {named(CudaGraphs::Auto, "auto"), named(CudaGraphs::Off, "off")};
+enum class CudaUse { Auto, Off };
+constexpr std::array<EnumName, 2> enum_names(CudaUse) {
+  return {named(CudaUse::Auto, "auto"), named(CudaUse::Off, "off")};
 }
 
 struct CudaConfig {
   bool share = false;
-  CudaGraphs graphs = CudaGraphs::Auto;
+  CudaUse graphs = CudaUse::Auto, aware_mpi = CudaUse::Auto;
   bool tf32 = false;
   bool operator==(const CudaConfig&) const = default;
 };

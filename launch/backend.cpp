@@ -23,9 +23,6 @@
 namespace plimsoll {
 namespace {
 
-// The code of kernels comes to a GPU when it is first called, and libraries choose by shape: room for those that the
-// first calls did not bring, and for recorded launches.
-constexpr std::int64_t kRoomOnGpu = std::int64_t{256} << 20;
 // Messages that each group of a library carries first: it connects differently for small ones and large ones.
 constexpr std::array<std::int64_t, 2> kFirstMessages{std::int64_t{1} << 10, std::int64_t{16} << 20};
 // Tokens of the first product and the first attention, at most.
@@ -98,9 +95,10 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   });
   if (place.ranks > 1)
     backend.transports = std::make_unique<DeviceTransports>(
-        std::move(choice), *backend.device, fmt::format("{} {}", host_name(), info.pci_bus_id), mpi_reaches_cuda());
+        std::move(choice), *backend.device, fmt::format("{} {}", host_name(), info.pci_bus_id),
+        config.cuda.aware_mpi == CudaUse::Auto && mpi_reaches_cuda());
   backend.fp8 = !fp8_fault;
-  backend.records = config.cuda.graphs == CudaGraphs::Auto;
+  backend.records = config.cuda.graphs == CudaUse::Auto;
   config.gpu = find_gpus(all, control, backend);
   return backend;
 }
@@ -281,12 +279,11 @@ std::int64_t free_bytes(const Backend& backend) {
 
 std::int64_t outside_bytes(const Backend& backend) {
   if (!backend.device->outside_bytes()) return outside_arena_bytes();
-  return backend.kept_bytes + backend.group_bytes + kRoomOnGpu;
+  return backend.kept_bytes + backend.group_bytes + kGpuAllowanceBytes;
 }
 
 std::int64_t least_outside_bytes(const Backend& backend) {
-  const std::int64_t room = backend.device->outside_bytes() ? kRoomOnGpu : kLibraryAllowanceBytes;
-  return outside_bytes(backend) - room / 4;
+  return outside_bytes(backend) - allowance_bytes(backend.device->outside_bytes().has_value()) / 4;
 }
 
 std::int64_t bytes_outside_now(const Backend& backend) {

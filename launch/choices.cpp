@@ -44,9 +44,8 @@ Choices run_choices(const Config& config, const ProgramOptions& options, const R
           {"memory.recompute", options.recompute.empty() ? "none" : recompute_line(options.recompute)},
           {"memory.logits", format_bytes(options.logits_bytes)},
           {"memory.reserve",
-           cuda ? fmt::format("{} of the device: measured, and room for libraries", format_bytes(outside))
-                : fmt::format("{} measured and {} allowed for libraries",
-                              format_bytes(outside - kLibraryAllowanceBytes), format_bytes(kLibraryAllowanceBytes))},
+           fmt::format("{} measured{} and {} allowed for libraries", format_bytes(outside - allowance_bytes(cuda)),
+                       cuda ? " on the device" : "", format_bytes(allowance_bytes(cuda)))},
           {"plan.profile", "in the cache of the user"},
           {"memory.host_budget", format_bytes(host_budget)},
           {"comm.transport", alone  ? "self"

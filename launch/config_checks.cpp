@@ -242,9 +242,10 @@ std::string idle_text(const Config& config, std::int64_t replicas) {
                   {comm.prefetch.value_or(0) > 0, "comm.prefetch"},
                   {comm.gather.value_or(0) > 0, "comm.gather"}});
   if (config.device == DeviceKind::Cpu)
-    text +=
-        line("with device: cpu",
-             {{cuda.share, "cuda.share"}, {cuda.graphs == CudaGraphs::Off, "cuda.graphs"}, {cuda.tf32, "cuda.tf32"}});
+    text += line("with device: cpu", {{cuda.share, "cuda.share"},
+                                      {cuda.graphs == CudaUse::Off, "cuda.graphs"},
+                                      {cuda.aware_mpi == CudaUse::Off, "cuda.aware_mpi"},
+                                      {cuda.tf32, "cuda.tf32"}});
   else if (config.precision != DType::f32)
     text += line("without precision: fp32", {{cuda.tf32, "cuda.tf32"}});
   return text;

@@ -261,9 +261,9 @@ nlohmann::json buckets_json(const GradientBuckets& buckets) {
 }
 
 // Of what lies outside of the arena, what no process was found to have.
-std::int64_t allowance_of(const PlanContext& context) {
+std::int64_t allowance_of(const PlanContext& context, const ProgramOptions& options) {
   const bool measured = context.outside_source == "measured" || context.outside_source == "last run";
-  return measured ? std::min(context.outside_bytes, kLibraryAllowanceBytes) : 0;
+  return measured ? std::min(context.outside_bytes, allowance_bytes(options.threads == kDeviceThreads)) : 0;
 }
 
 // Bytes by class, a column for each role, a few at a time.
@@ -289,7 +289,7 @@ std::string memory_text(std::span<const RankRole> roles, const PlanContext& cont
   row("padding", [](const MemoryPlan& plan) { return plan.padding_bytes; });
   row("arena", [](const MemoryPlan& plan) { return plan.total_bytes; });
   const std::int64_t outside = context.outside_bytes;
-  const std::int64_t allowance = allowance_of(context);
+  const std::int64_t allowance = allowance_of(context, roles.front().options);
   if (outside > 0)
     row(fmt::format("outside ({})", context.outside_source), [&](const MemoryPlan&) { return outside - allowance; });
   if (allowance > 0) row("allowed to libraries", [&](const MemoryPlan&) { return allowance; });
@@ -424,7 +424,7 @@ nlohmann::json plan_json(const std::vector<RankRole>& roles, const PlanContext& 
                       {"logits_bytes", o.logits_bytes},
                       {"outside_arena_bytes", context.outside_bytes},
                       {"outside_source", context.outside_source},
-                      {"outside_allowance_bytes", allowance_of(context)}};
+                      {"outside_allowance_bytes", allowance_of(context, o)}};
   // Nothing of other plans depends on it.
   if (o.threads == kDeviceThreads && dtype_bytes(o.dtype) == 2 && names_fused_heads(o.fused_heads, o.model.head_dim))
     json["fused_heads"] = {{"forward", o.fused_heads.forward}, {"backward", o.fused_heads.backward}};

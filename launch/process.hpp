@@ -23,8 +23,11 @@ int threads_of(double cores);
 // Are these ranks of a host more than its cores? The launcher's cores are those that it had to divide: it may have
 // bound this process to `own_cores` of them.
 bool more_ranks_than_cores(int local_ranks, int own_cores, int launcher_cores);
-// Room for what libraries allocate later; not measured.
+// Room for what libraries allocate later; not measured. The code of kernels comes to a GPU when it is first called, and
+// libraries choose by shape: there it is for those that the first calls did not bring, and for recorded launches.
 inline constexpr std::int64_t kLibraryAllowanceBytes = std::int64_t{64} << 20;
+inline constexpr std::int64_t kGpuAllowanceBytes = std::int64_t{256} << 20;
+constexpr std::int64_t allowance_bytes(bool on_gpu) { return on_gpu ? kGpuAllowanceBytes : kLibraryAllowanceBytes; }
 std::int64_t current_rss_bytes();
 // Of this program; getrusage() would count what its parent had before it executed this one.
 std::int64_t peak_rss_bytes();

@@ -18,7 +18,7 @@ Reporter::Reporter(const Config& config, std::int64_t first_step, double flops_p
       progress_(config.train.steps, first_step, config.run.log_every),
       begin_(std::chrono::steady_clock::now()) {
   summary_.peak_gflops = peak_gflops;
-  summary_.peak_of_data_sheet = config.device == DeviceKind::Cuda;
+  summary_.peak_of_data_sheet = config.device == DeviceKind::Cuda && !config.gpu.measured;
   summary_.predicted = std::move(predicted);
 }
 

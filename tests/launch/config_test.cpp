@@ -111,6 +111,7 @@ TEST(Config, KeyNamesAreFrozen) {
                           "schedule.warmup",
                           "cuda.share",
                           "cuda.graphs",
+                          "cuda.aware_mpi",
                           "cuda.tf32",
                           "schedule.min_lr",
                           "parallel.data",

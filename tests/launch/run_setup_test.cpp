@@ -113,6 +113,11 @@ TEST(RunSetup, ReportsSayWhatIsMeasuredAndWhatIsAllowed) {
   EXPECT_TRUE(shows("outside (measured)", "1,000"));
   EXPECT_TRUE(shows("allowed to libraries", "67,108,864"));
   EXPECT_EQ(plan_json(roles, context)["outside_allowance_bytes"], kLibraryAllowanceBytes);
+  ProgramOptions on_gpu = o;
+  on_gpu.threads = kDeviceThreads;
+  context.outside_bytes = kGpuAllowanceBytes + 1000;
+  EXPECT_EQ(plan_json(rank_roles(on_gpu), context)["outside_allowance_bytes"], kGpuAllowanceBytes);
+  context.outside_bytes = kLibraryAllowanceBytes + 1000;
   context.outside_source = "memory.reserve";
   EXPECT_TRUE(shows("outside (memory.reserve)", "67,109,864"));
   EXPECT_FALSE(shows("allowed to libraries", ""));
