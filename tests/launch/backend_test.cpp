@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -23,10 +23,11 @@
 namespace plimsoll {
 namespace {
 
-RankGpu gpu(std::uint64_t host, char address) {
+RankGpu gpu(std::uint64_t host, char address, std::string_view name = "NVIDIA H200") {
   RankGpu g;
   g.host = host;
   g.bus_id[0] = address;
+  std::copy(name.begin(), name.end(), g.name.begin());
   return g;
 }
 
@@ -144,9 +145,7 @@ TEST(Backend, GroupsOfADeviceAreMeasured) {
 // A GPU without a data sheet is measured, for all ranks.
 TEST(Backend, UnknownGpusAreMeasured) {
   const auto find = [](const char* other) {
-    std::array gpus{gpu(1, 'a'), gpu(1, 'b')};
-    std::strcpy(gpus[0].name.data(), "NVIDIA H200");
-    std::strcpy(gpus[1].name.data(), other);
+    std::array gpus{gpu(1, 'a'), gpu(1, 'b', other)};
     gpus[0].memory_bytes = 7;
     std::array<FoundGpu, 2> found;
     const auto faults = test::on_ranks(2, [&](const Group& control) -> std::string {
@@ -173,7 +172,6 @@ TEST(Backend, RanksPlanForTheKernelsThatAllTheirGpusHave) {
     std::vector<RankGpu> gpus;
     for (const int capability : capabilities) {
       gpus.push_back(gpu(1, static_cast<char>('a' + gpus.size())));
-      std::strcpy(gpus.back().name.data(), "NVIDIA H200");
       gpus.back().compute_capability = capability;
       gpus.back().cudnn = kOldestCudnn;
     }
