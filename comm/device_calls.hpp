@@ -1,11 +1,9 @@
 #pragma once
 #include <cstdint>
-#include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <utility>
-#include <vector>
 
 #include "comm/watchdog.hpp"
 #include "runtime/device/device.hpp"
@@ -20,15 +18,14 @@ class DeviceCalls {
   explicit DeviceCalls(Device& device) : device_(device) {}
   void begin(Stream& stream, std::string_view op, const char* label, std::int64_t bytes, int peer) {
     if (done_.empty()) done_.push_back({device_.make_event(), device_.make_event()});
-    Entry& e = done_.back();
+    Entry& e = done_.front();
     e.op = op, e.label = label, e.bytes = bytes, e.peer = peer;
     stream.record(*e.begin);
   }
   // After begin(), unless asking for the call failed.
   void end(Stream& stream) {
-    stream.record(*done_.back().end);
-    in_flight_.push_back(std::move(done_.back()));
-    done_.pop_back();
+    stream.record(*done_.front().end);
+    in_flight_.splice(in_flight_.end(), done_, done_.begin());
   }
   void poll(WatchedGroup* watch) {
     while (!in_flight_.empty()) {
@@ -37,8 +34,7 @@ class DeviceCalls {
       if (!running_) running_.emplace(watch, e.op, e.label, e.bytes, e.peer);
       if (!e.end->ready()) return;
       running_.reset();
-      done_.push_back(std::move(e));
-      in_flight_.pop_front();
+      done_.splice(done_.begin(), in_flight_, in_flight_.begin());
     }
   }
 
@@ -51,8 +47,8 @@ class DeviceCalls {
     int peer = -1;
   };
   Device& device_;
-  std::deque<Entry> in_flight_;  // as many as the host is ahead of the device
-  std::vector<Entry> done_;      // whose events are used again
+  // As many as the host is ahead of the device; those that are done are used again.
+  std::list<Entry> in_flight_, done_;
   std::optional<Watchdog::Call> running_;
 };
 

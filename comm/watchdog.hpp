@@ -131,7 +131,8 @@ class Watchdog {
   std::array<double, 32> steps_{};
   std::size_t step_count_ = 0;
   double median_ = 0;
-  std::vector<Slot> slots_;  // as many as calls were ever in flight
+  // Of calls in flight: so many cost no allocation, and more are made when they are needed.
+  std::vector<Slot> slots_ = std::vector<Slot>(64);
   std::vector<std::shared_ptr<WatchedGroup>> groups_;
   // Of the watchdog's thread alone: the question that is open, and who has answered it.
   struct Inquiry {

@@ -101,7 +101,13 @@ def in_save(run, pid):
 
 def has_the_data(run, pid):
     """The tokens are there, and no step was."""
-    files = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink()]
+    def opened(link):
+        try:
+            return os.readlink(link)
+        except FileNotFoundError:  # closed since it was listed
+            return ""
+
+    files = [opened(f) for f in Path(f"/proc/{pid}/fd").iterdir()]
     return any(f.startswith(str(folder / "tokens")) for f in files) and not metrics_of(run)
 
 
