@@ -369,35 +369,38 @@ TEST(NcclTransport, TheWatchdogFindsWhatFailsOnTheDevice) {
   EXPECT_EQ(alone.api->log.back(), "ncclCommAbort axis data");
 }
 
+// In a step with a short deadline, a device that has come to nothing yet.
+struct WatchedQueue {
+  Watched watched;
+  Alone alone{options(0), watched.group};
+  Watchdog::InStep step{watched.watchdog};
+  WatchedQueue() {
+    watched.watchdog.set_deadline(0.4);
+    alone.device.reached = 0;
+    watched.start();
+  }
+};
+
 // A call counts from the time when the device comes to it.
 TEST(NcclTransport, TheWatchdogKnowsWhatTheDeviceWaitsFor) {
-  Watched watched;
-  watched.watchdog.set_deadline(0.4);
-  Alone alone(options(0), watched.group);
-  const Watchdog::InStep step(watched.watchdog);
-  alone.device.reached = 0;
-  watched.start();
-  alone.all_reduce("reduce.bucket0");  // its events are places 1 and 2
-  alone.all_reduce("reduce.bucket1");  // 3 and 4
-  EXPECT_FALSE(watched.reports_within(900ms)) << "the device computes";
-  alone.device.reached = 3;
-  ASSERT_TRUE(watched.reports_within(10s));
-  EXPECT_TRUE(watched.text.starts_with("all_reduce 'reduce.bucket1' over axis data, call 2, 256 bytes: not complete"))
-      << watched.text;
+  WatchedQueue queue;
+  queue.alone.all_reduce("reduce.bucket0");  // its events are places 1 and 2
+  queue.alone.all_reduce("reduce.bucket1");  // 3 and 4
+  EXPECT_FALSE(queue.watched.reports_within(900ms)) << "the device computes";
+  queue.alone.device.reached = 3;
+  ASSERT_TRUE(queue.watched.reports_within(10s));
+  EXPECT_TRUE(
+      queue.watched.text.starts_with("all_reduce 'reduce.bucket1' over axis data, call 2, 256 bytes: not complete"))
+      << queue.watched.text;
 }
 
 // However far the host is ahead.
 TEST(NcclTransport, TheWatchdogKnowsEveryCallInTheQueue) {
-  Watched watched;
-  watched.watchdog.set_deadline(0.4);
-  Alone alone(options(0), watched.group);
-  const Watchdog::InStep step(watched.watchdog);
-  alone.device.reached = 0;
-  watched.start();
-  for (int call = 0; call < 300; ++call) alone.all_reduce();
-  alone.device.reached = 2 * 199 + 1;  // within call 200
-  ASSERT_TRUE(watched.reports_within(10s));
-  EXPECT_TRUE(watched.text.starts_with("all_reduce 'sum' over axis data, call 200, ")) << watched.text;
+  WatchedQueue queue;
+  for (int call = 0; call < 300; ++call) queue.alone.all_reduce();
+  queue.alone.device.reached = 2 * 199 + 1;  // within call 200
+  ASSERT_TRUE(queue.watched.reports_within(10s));
+  EXPECT_TRUE(queue.watched.text.starts_with("all_reduce 'sum' over axis data, call 200, ")) << queue.watched.text;
 }
 
 TEST(NcclLibrary, OpensOrSaysWhyNot) {
