@@ -51,6 +51,12 @@ void check_schedule(const Config& config, Issues& issues) {
     issues.push_back({"optimizer.momentum", "only with optimizer.name: sgd", {"optimizer.name"}});
   }
   const OptimizerConfig defaults;
+  const LossScaleConfig& scale = config.optimizer.loss_scale;
+  for (const auto& [differs, name] :
+       {std::pair{scale.initial != defaults.loss_scale.initial, "optimizer.loss_scale.initial"},
+        std::pair{scale.window != defaults.loss_scale.window, "optimizer.loss_scale.window"}}) {
+    if (differs && config.precision != DType::f16) issues.push_back({name, "only with precision: fp16", {"precision"}});
+  }
   for (const auto& [differs, name] : {std::pair{config.optimizer.betas != defaults.betas, "optimizer.betas"},
                                       std::pair{config.optimizer.eps != defaults.eps, "optimizer.eps"}}) {
     if (differs && config.optimizer.name != OptimizerName::AdamW)

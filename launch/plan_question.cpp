@@ -26,7 +26,8 @@ constexpr std::pair<std::string_view, std::string_view> kUnsaid{"fp8", "off"};
 
 bool is_asked(const std::string& key) {
   if (key == "run.threads") return true;
-  if (key.starts_with("run.") || key.starts_with("schedule.")) return false;
+  for (const char* section : {"run.", "schedule.", "optimizer.loss_scale."})
+    if (key.starts_with(section)) return false;
   return std::find(kNoPart.begin(), kNoPart.end(), key) == kNoPart.end();
 }
 

@@ -175,7 +175,7 @@ TrainingState first_state(Run& run) {
   }
   TrainingState state;
   state.seed = run.config.run.seed;
-  state.loss_scale = first_loss_scale(run.config.precision).scale;
+  state.loss_scale = first_loss_scale(run.config.precision, run.config.optimizer.loss_scale).scale;
   return state;
 }
 
@@ -233,7 +233,8 @@ void train(Config given, const MpiSession& mpi, const std::filesystem::path& pla
             "step {}: the gradients were not finite for {} steps in a row", state.step, skipped);
     const double scale = state.loss_scale;
     if (has_loss_scale(config.precision)) {
-      const LossScale next = after_step({state.loss_scale, state.loss_scale_streak}, result.applied);
+      const LossScale next =
+          after_step({state.loss_scale, state.loss_scale_streak}, result.applied, config.optimizer.loss_scale);
       state.loss_scale = next.scale;
       state.loss_scale_streak = next.streak;
     }

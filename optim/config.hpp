@@ -20,6 +20,13 @@ constexpr std::array<EnumName, 2> enum_names(WeightRounding) {
   return {named(WeightRounding::Nearest, "nearest"), named(WeightRounding::Stochastic, "stochastic")};
 }
 
+// Of fp16, see optim/loss_scale.hpp.
+struct LossScaleConfig {
+  double initial = 65536;
+  std::int64_t window = 2000;  // applied steps in a row until it doubles
+  bool operator==(const LossScaleConfig&) const = default;
+};
+
 struct OptimizerConfig {
   OptimizerName name = OptimizerName::AdamW;
   double lr = 1e-3;                        // peak; the schedule multiplies it
@@ -29,6 +36,7 @@ struct OptimizerConfig {
   double momentum = 0.0;                   // sgd
   double clip = 1.0;                       // global gradient norm; 0: off
   WeightRounding rounding = WeightRounding::Nearest;
+  LossScaleConfig loss_scale;
   bool operator==(const OptimizerConfig&) const = default;
 };
 

@@ -4,6 +4,19 @@
 #include "optim/config.hpp"
 
 namespace plimsoll {
+namespace {
+
+KeyTable<LossScaleConfig> loss_scale_keys() {
+  using C = LossScaleConfig;
+  return {
+      .keys = {
+          key("initial", &C::initial, between(1, 0x1p24), "1", "precision: fp16: the loss scale of the first step"),
+          key("window", &C::window, at_least(1), "steps",
+              "precision: fp16: applied steps in a row until the loss scale doubles; a step that overflows halves it"),
+      }};
+}
+
+}  // namespace
 
 KeyTable<OptimizerConfig> optimizer_keys() {
   using C = OptimizerConfig;
@@ -20,6 +33,7 @@ KeyTable<OptimizerConfig> optimizer_keys() {
           key("rounding", &C::rounding,
               "with precision: bf16, how an update rounds the fp32 master weights to what kernels read; stochastic: "
               "up or down by chance, right in the mean, the same on every layout"),
+          section("loss_scale", &C::loss_scale, loss_scale_keys()),
       }};
 }
 

@@ -6,11 +6,13 @@ namespace plimsoll {
 
 bool has_loss_scale(DType dtype) { return dtype == DType::f16; }
 
-LossScale first_loss_scale(DType dtype) { return {has_loss_scale(dtype) ? LossScale::kFirst : 1.0, 0}; }
+LossScale first_loss_scale(DType dtype, const LossScaleConfig& config) {
+  return {has_loss_scale(dtype) ? config.initial : 1.0, 0};
+}
 
-LossScale after_step(LossScale scale, bool applied) {
+LossScale after_step(LossScale scale, bool applied, const LossScaleConfig& config) {
   if (!applied) return {std::max(LossScale::kLeast, scale.scale / 2), 0};
-  if (scale.streak + 1 < LossScale::kGrowAfter) return {scale.scale, scale.streak + 1};
+  if (scale.streak + 1 < config.window) return {scale.scale, scale.streak + 1};
   return {scale.scale * 2, 0};
 }
 

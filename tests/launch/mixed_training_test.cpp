@@ -176,7 +176,8 @@ TEST(MixedTraining, Fp16HalvesItsScaleWhereItSkips) {
   const std::string out = train_quietly(tiny_config(folder, "run", overrides("fp16")));
   const std::string said = testing::internal::GetCapturedStderr() + out;
   EXPECT_NE(said.find("step 1: the gradients are not finite"), std::string::npos) << said;
-  double expected = LossScale::kFirst;
+  const double first = LossScaleConfig{}.initial;
+  double expected = first;
   std::int64_t skipped = 0;
   const auto lines = metric_lines(folder / "run");
   std::vector<double> scales;
@@ -188,12 +189,24 @@ TEST(MixedTraining, Fp16HalvesItsScaleWhereItSkips) {
     if (scale < expected) expected /= 2;
     EXPECT_EQ(scale, expected);
   }
-  EXPECT_EQ(scales[1], LossScale::kFirst / 2);
+  EXPECT_EQ(scales[1], first / 2);
   const TrainingState state = load_checkpoint(folder / "run/checkpoints/step_00000006").state;
   EXPECT_EQ(state.loss_scale, scales.back());
   EXPECT_EQ(state.applied_updates + skipped, 6);
   EXPECT_EQ(state.loss_scale_streak, 6 - skipped);
   EXPECT_GT(state.applied_updates, 0);
+}
+
+TEST(MixedTraining, Fp16TakesTheLossScaleOfItsConfiguration) {
+  const TempFolder folder;
+  write_tiny_data(folder);
+  std::vector<std::string> settings = overrides("fp16");
+  for (const char* key : {"initial=8", "window=2"}) settings.push_back(fmt::format("optimizer.loss_scale.{}", key));
+  train_quietly(tiny_config(folder, "run", settings));
+  std::vector<double> scales;
+  for (const auto& line : metric_lines(folder / "run"))
+    if (line.contains("loss_scale")) scales.push_back(line["loss_scale"]);
+  EXPECT_EQ(scales, (std::vector<double>{8, 8, 16, 16, 32, 32}));
 }
 
 // Export rounds to the precision of the run, and a run that starts from there has those parameters.

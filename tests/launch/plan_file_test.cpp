@@ -230,12 +230,12 @@ TEST_F(PlanFile, AQuestionHasEveryKeyButThoseThatNoPlanFollowsFrom) {
   for (const auto& [key, text] : config_keys().write(config()).values()) {
     if (!asked.contains(key)) without.push_back(key);
   }
-  EXPECT_EQ(
-      join(without, " "),
-      "model.preset model.from model.init_std model.scale_residual_init data.train data.dtype train.steps "
-      "train.eval_batches optimizer.lr optimizer.betas optimizer.eps optimizer.weight_decay schedule.name "
-      "schedule.warmup schedule.min_lr schedule.decay_steps plan.profile comm.transport comm.deadline fp8 run.dir "
-      "run.seed run.log_every run.eval_every run.save_every run.keep run.trace run.poison");
+  EXPECT_EQ(join(without, " "),
+            "model.preset model.from model.init_std model.scale_residual_init data.train data.dtype train.steps "
+            "train.eval_batches optimizer.lr optimizer.betas optimizer.eps optimizer.weight_decay "
+            "optimizer.loss_scale.initial optimizer.loss_scale.window schedule.name schedule.warmup schedule.min_lr "
+            "schedule.decay_steps plan.profile comm.transport comm.deadline fp8 run.dir "
+            "run.seed run.log_every run.eval_every run.save_every run.keep run.trace run.poison");
 }
 
 // Where it is off, a plan is one of before there was such a key; it is asked all the same.
