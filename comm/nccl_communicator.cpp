@@ -68,6 +68,11 @@ bool NcclCommunicator::register_memory(void* memory, std::int64_t bytes) {
   return registered_ != nullptr;
 }
 
+void NcclCommunicator::deregister_memory() {
+  if (comm_ == nullptr || registered_ == nullptr) return;
+  settle(api_.comm_deregister(comm_, std::exchange(registered_, nullptr)), "ncclCommDeregister");
+}
+
 std::optional<std::string> NcclCommunicator::fault() {
   if (comm_ == nullptr) return std::nullopt;
   int state = kNcclSuccess;
@@ -89,7 +94,7 @@ void NcclCommunicator::abort() noexcept {
 
 void NcclCommunicator::close() {
   if (comm_ == nullptr) return;
-  if (registered_ != nullptr) settle(api_.comm_deregister(comm_, registered_), "ncclCommDeregister");
+  deregister_memory();
   // Finalizing marks the communicator as in progress until all ranks are quiet: its state counts, also where the call
   // says success.
   const int finalized = api_.comm_finalize(comm_);

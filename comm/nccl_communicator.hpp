@@ -44,8 +44,11 @@ class NcclCommunicator {
     settle(ended, "ncclGroupEnd");
   }
 
-  // Registered memory moves without copies. False: NCCL refuses it, and copies.
+  // Registered memory moves without copies where NCCL can use it: over networks, and over NVLink memory of cudaMalloc
+  // not from 2.24 on, whatever it answers (its NCCL_LEGACY_CUDA_REGISTER). False: NCCL refuses it, and copies. The
+  // ranks of a communicator all have it registered, or none of them.
   bool register_memory(void* memory, std::int64_t bytes);
+  void deregister_memory();  // if it is
   // An error that NCCL has found since, once: the communicator is then aborted.
   std::optional<std::string> fault();
   // Error(PeerLost) with the text of what aborted it.

@@ -65,11 +65,15 @@ class NcclTransportOfGroup final : public NcclTransport, public WholeCollectives
   WholeCollectives* whole(const CallSite& at) override { return at.stream != nullptr ? this : nullptr; }
   bool returns_early() const override { return true; }
 
-  int register_memory(void* memory, std::int64_t bytes) override {
+  bool register_memory(void* memory, std::int64_t bytes) override {
     const std::lock_guard lock(mutex_);
-    int registered = 0;
-    for_each_line([&](Line& line) { registered += line.comm.register_memory(memory, bytes) ? 1 : 0; });
+    bool registered = true;
+    for_each_line([&](Line& line) { registered = line.comm.register_memory(memory, bytes) && registered; });
     return registered;
+  }
+  void deregister_memory() override {
+    const std::lock_guard lock(mutex_);
+    for_each_line([](Line& line) { line.comm.deregister_memory(); });
   }
 
   void close() override {

@@ -35,8 +35,9 @@ std::vector<std::pair<int, int>> neighbour_directions(int ranks, Towards towards
 
 class NcclTransport : public Transport {
  public:
-  // In how many of the communicators NCCL could register it. Once.
-  virtual int register_memory(void* memory, std::int64_t bytes) = 0;
+  // Whether NCCL took it in all communicators. Once; where it did not on one of the ranks, all deregister it.
+  virtual bool register_memory(void* memory, std::int64_t bytes) = 0;
+  virtual void deregister_memory() = 0;
   // Closes the communicators; collective. All work on the device is done. Without it the destructor aborts them.
   virtual void close() = 0;
   // Ends what the device waits for, and the communicators. After close(): nothing.

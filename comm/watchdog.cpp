@@ -164,9 +164,14 @@ RankState Watchdog::state() const {
   const std::lock_guard lock(mutex_);
   RankState state;
   state.rank = rank_;
-  for (std::size_t i = 0; i < std::min(groups_.size(), RankState::kGroups); ++i) {
-    put(state.begun[i].axis, groups_[i]->axis);
-    state.begun[i].count = groups_[i]->calls;
+  // Of groups of one name the last: those before it were of a mesh that is gone.
+  std::size_t told = 0;
+  for (auto group = groups_.rbegin(); group != groups_.rend() && told < RankState::kGroups; ++group) {
+    const auto end = state.begun.begin() + static_cast<std::ptrdiff_t>(told);
+    const auto is_same = [&](const RankState::Calls& c) { return text_of(c.axis) == (*group)->axis; };
+    if (std::any_of(state.begun.begin(), end, is_same)) continue;
+    put(state.begun[told].axis, (*group)->axis);
+    state.begun[told++].count = (*group)->calls;
   }
   const Slot* s = oldest();
   if (s == nullptr) return state;

@@ -67,7 +67,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   const CudaDeviceInfo& info = devices[static_cast<std::size_t>(options.index)];
   const auto fp8_fault = fp8_gpu_fault(info.name, info.major, info.minor);
   if (fp8_fault && config.fp8 != Fp8Use::Off) fail(ErrorKind::Config, "{}: {}", key_place(config, "fp8"), *fp8_fault);
-  const RankGpu mine = rank_gpu(info, module.versions());
+  RankGpu mine = rank_gpu(info, module.versions());
   std::vector<RankGpu> all(static_cast<std::size_t>(place.ranks));
   control.gather_values(&mine, sizeof(mine), all.data());
   const auto shared = shared_gpu(all);
@@ -86,13 +86,17 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   backend.sharing_ranks =
       static_cast<int>(std::count_if(all.begin(), all.end(), [&](const RankGpu& g) { return same_gpu(g, mine); }));
   backend.fused_heads = common_fused_heads(all);
-  backend.unfused = unfused_reason(all);
   // The free memory of a device is that of all who use it: what this rank keeps is seen while nobody else changes it.
   take_turns(control, all, [&] {
     backend.device = module.make_device(options);
     warm_up(backend, config.model, config.precision, config.data.sequence);
     backend.kept_bytes = backend.device->outside_bytes().value_or(0);
   });
+  // What the library is made for, this installation of it may not do: its kernels are compiled now, by NVRTC.
+  mine.attends = module.attention_refusal().empty();
+  control.gather_values(&mine, sizeof(mine), all.data());
+  backend.fused_heads = common_fused_heads(all);
+  backend.unfused = unfused_reason(all);
   if (place.ranks > 1)
     backend.transports = std::make_unique<DeviceTransports>(
         std::move(choice), *backend.device, fmt::format("{} {}", host_name(), info.pci_bus_id),
@@ -129,22 +133,29 @@ Backend make_backend(Config& config, const Place& place, const Group& control, i
 FusedHeads common_fused_heads(std::span<const RankGpu> all) {
   FusedHeads common = fused_heads(all.front().compute_capability, all.front().cudnn);
   for (const RankGpu& gpu : all) {
-    const FusedHeads of_gpu = fused_heads(gpu.compute_capability, gpu.cudnn);
+    const FusedHeads of_gpu = gpu.attends ? fused_heads(gpu.compute_capability, gpu.cudnn) : FusedHeads{0, 0};
     common = {std::min(common.forward, of_gpu.forward), std::min(common.backward, of_gpu.backward)};
   }
   return common;
 }
 
 std::string unfused_reason(std::span<const RankGpu> all) {
-  const auto without = std::find_if(all.begin(), all.end(), [](const RankGpu& g) { return g.cudnn < kOldestCudnn; });
+  const auto without =
+      std::find_if(all.begin(), all.end(), [](const RankGpu& g) { return g.cudnn < kOldestCudnn || !g.attends; });
   if (without == all.end()) return "";
-  const std::string least = library_version_text(kOldestCudnn);
+  const std::string has = fmt::format("cuDNN {}", library_version_text(without->cudnn));
+  const std::string least = fmt::format("cuDNN {} or later", library_version_text(kOldestCudnn));
+  const auto [what, remedy] = without->cudnn == 0
+                                  ? std::pair{std::string("no cuDNN"), "build it where CMake finds " + least}
+                              : without->cudnn < kOldestCudnn
+                                  ? std::pair{has, "install " + least}
+                                  : std::pair{has + ", which has no plan for it",
+                                              std::string("that rank's warning says why; cuDNN compiles its kernels "
+                                                          "with NVRTC (libnvrtc, libnvrtc-builtins) of CUDA")};
   return fmt::format(
-      "the CUDA module of rank {} has {}: kernels without tensor cores compute attention, and all ranks "
-      "plan for that; {} cuDNN {} or later",
-      without - all.begin(),
-      without->cudnn == 0 ? "no cuDNN" : fmt::format("cuDNN {}", library_version_text(without->cudnn)),
-      without->cudnn == 0 ? "build it where CMake finds" : "install", least);
+      "the CUDA module of rank {} has {}: kernels without tensor cores compute attention, and all ranks plan for that; "
+      "{}",
+      without - all.begin(), what, remedy);
 }
 
 FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend) {

@@ -27,6 +27,7 @@ struct RankGpu {
   std::int64_t memory_bytes = 0;
   int compute_capability = 0;  // as in GpuDataSheet
   std::int64_t cudnn = 0;      // of the rank's module, as CudaVersions has it
+  bool attends = true;         // that had a plan for whatever attention was wanted of it so far
 };
 
 struct Backend {
@@ -70,9 +71,10 @@ void take_turns(const Group& control, std::span<const RankGpu> all, const std::f
 // first call). Those that were made before are closed. Collective over all ranks.
 Groups connect_groups(Backend& backend, const Mesh& mesh, int rank, const GroupMaker& make);
 
-// Widest heads that the library computes on each of them; none where a rank has no library, or an old one.
+// Widest heads that the library computes on each of them; none where a rank has no library, or an old one, or one that
+// refused.
 FusedHeads common_fused_heads(std::span<const RankGpu> all);
-// Which rank has none, and what to do about it; empty: all have one.
+// Which rank has none that computes attention, and what to do about it; empty: all have one.
 std::string unfused_reason(std::span<const RankGpu> all);
 // What all ranks plan for, so that they plan alike: the GPU of rank 0, with common_fused_heads(); where one of `all`
 // has no data sheet, what the slowest of them reaches, measured now. Collective over `control`.

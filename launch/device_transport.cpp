@@ -50,10 +50,13 @@ std::shared_ptr<Transport> DeviceTransports::over(const std::string& axis, std::
   return nccl_.emplace_back(make_nccl_transport(choice_.nccl, std::move(below), device_, options, std::move(watch)));
 }
 
-int DeviceTransports::register_memory(const Arena& arena) {
-  int registered = 0;
-  for (const auto& transport : nccl_) registered += transport->register_memory(arena.base(), arena.bytes());
-  return registered;
+bool DeviceTransports::register_memory(const Arena& arena, const Group& control) {
+  bool registered = uses_nccl();
+  for (const auto& transport : nccl_)
+    registered = transport->register_memory(arena.base(), arena.bytes()) && registered;
+  if (control.max(registered ? 0 : 1) == 0) return true;
+  for (const auto& transport : nccl_) transport->deregister_memory();
+  return false;
 }
 
 void DeviceTransports::close() {

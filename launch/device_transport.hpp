@@ -36,8 +36,9 @@ class DeviceTransports {
   // Over a transport of host memory. Collective over its ranks.
   std::shared_ptr<Transport> over(const std::string& axis, std::shared_ptr<Transport> below,
                                   std::shared_ptr<WatchedGroup> watch);
-  // What is sent lies there: once, until close(). In how many communicators NCCL could register it.
-  int register_memory(const Arena& arena);
+  // What is sent lies there: once, until close(). Whether NCCL has it registered, on all ranks or on none. Collective
+  // over `control`.
+  bool register_memory(const Arena& arena, const Group& control);
   // Collective, when all work on the device is done.
   void close();
   // Ends what the device waits for of other ranks, so that its memory can be given back. After close(): nothing.

@@ -8,10 +8,6 @@ namespace {
 // Elements that are made at a time; floating ones repeat after 1024.
 constexpr std::int64_t kPiece = std::int64_t{1} << 18;
 
-// A rank of a group that nobody else is in: what the others would add is counted as a collective.
-class Alone : public Reducer {
-  void all_reduce(View, ReduceOp, std::byte*, const CallSite&) const override {}
-};
 constexpr std::uint64_t kScatter = 2654435761;
 
 // A variance, a norm or a log-sum-exp may have such a value.
@@ -111,7 +107,7 @@ std::int64_t NodeRunner::bytes(const Node& node, int threads) {
 
 NodeRunner::NodeRunner(Device& device, Stream& stream, const Kernel kernel, const Node& node, int threads)
     : stream_(stream), kernel_(kernel), buffer_(device, bytes(node, threads)) {
-  static const Alone alone;
+  static const Alone alone;  // what the others would add is counted as a collective
   const OpInfo& op = op_info(node.op);
   const std::int64_t ids = id_count(op, node.specs);
   for (std::size_t s = 0; s < op.slots.size(); ++s) {

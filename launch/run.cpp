@@ -67,7 +67,9 @@ Run::Run(Config given, const MpiSession& session, Purpose purpose, const std::fi
   make_engine(purpose, [&] { connect(options.mesh); });
   const bool shareable = options.mesh.data > 1 && options.micro_batches > 1;
   if (purpose == Purpose::Train && config.parallel.auto_shares && options.shares.empty() && shareable) share();
-  if (backend.transports) backend.transports->register_memory(engine->arena());
+  if (backend.transports && !backend.transports->register_memory(engine->arena(), control) &&
+      backend.transports->uses_nccl() && chief())
+    log_info("NCCL does not register the arena: it copies what it sends");
 }
 
 // Makes the groups of a mesh, in the place of those of another. Collective.
@@ -146,11 +148,10 @@ void Run::check_device_memory() const {
   const std::int64_t now = bytes_outside_now(backend);
   const std::int64_t over = largest(now + engine->programs().plan.total_bytes - budgets.of(place.rank));
   const std::int64_t most = largest(now);
-  require(
-      over <= 0, ErrorKind::OutOfMemory,
-      "once every kernel was called, {} of a GPU's memory are outside the arena, {} more than memory.budget leaves: "
-      "give a memory.reserve of at least that",
-      format_bytes(most), format_bytes(over));
+  require(over <= 0, ErrorKind::OutOfMemory,
+          "once every kernel was called, {} of a GPU's memory are outside the arena, what other processes took of it "
+          "meanwhile among it: {} more than memory.budget leaves; give a memory.reserve of at least the first",
+          format_bytes(most), format_bytes(over));
 }
 
 // parallel.shares: auto. Measures replicas with the engine of even shares.

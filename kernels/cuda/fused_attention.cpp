@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/fused_graphs.hpp"
+#include "kernels/cuda_errors.hpp"
 #include "runtime/core/log.hpp"
 
 namespace plimsoll::cuda {
@@ -28,6 +29,7 @@ struct Library {
   std::unique_ptr<cudnnContext, DestroyHandle> handle;
   std::map<FusedShape, CudnnPlan> forward, backward;
 };
+thread_local std::string refusal;  // attention_refusal()
 Library& library() {
   thread_local Library one;
   return one;
@@ -60,10 +62,11 @@ const CudnnPlan& plan_for(std::map<FusedShape, CudnnPlan>& plans, const FusedSha
   if (plan.plan == nullptr) {
     std::array<char, 512> reason{};
     cudnnGetLastErrorString(reason.data(), reason.size());
-    log_warn(
-        "cuDNN {} has no attention for {} x {} heads of {}, {} tokens, in {} bytes: kernels without tensor cores "
-        "compute it. {}",
-        cudnnGetVersion(), shape.batch, shape.heads, shape.head_dim, shape.length, workspace, reason.data());
+    std::string said = fmt::format("cuDNN {} has no attention for {} x {} heads of {}, {} tokens, in {} bytes: {}",
+                                   library_version_text(static_cast<std::int64_t>(cudnnGetVersion())), shape.batch,
+                                   shape.heads, shape.head_dim, shape.length, workspace, reason.data());
+    log_warn("kernels without tensor cores compute attention. {}", said);
+    if (refusal.empty()) refusal = std::move(said);
   }
   return plans.emplace(shape, std::move(plan)).first->second;
 }
@@ -75,6 +78,8 @@ void* address(const HeadTensor<T>& tensor, std::int64_t sample, std::int64_t hea
 }
 
 }  // namespace
+
+std::string attention_refusal() { return refusal; }
 
 template <class T>
 bool try_attend(cudaStream_t stream, void* workspace, const FusedSlices& slices, const AttentionShape& s,
@@ -141,6 +146,8 @@ bool try_attend_gradient(cudaStream_t stream, void* workspace, const FusedSlices
 #else
 
 namespace plimsoll::cuda {
+
+std::string attention_refusal() { return {}; }
 
 template <class T>
 bool try_attend(cudaStream_t, void*, const FusedSlices&, const AttentionShape&, const AttentionTensors<T>&) {

@@ -1,6 +1,8 @@
 #pragma once
 // Attention by cuDNN's fused kernels: bf16 and f16, causal, without dropout and segments.
 
+#include <string>
+
 #include "kernels/cuda/attention.hpp"
 #include "runtime/ops/attention_device.hpp"
 
@@ -15,5 +17,8 @@ bool try_attend(cudaStream_t stream, void* workspace, const FusedSlices& slices,
 template <class T>
 bool try_attend_gradient(cudaStream_t stream, void* workspace, const FusedSlices& slices, const AttentionShape& shape,
                          const AttentionTensors<T>& tensors, const AttentionGradients<T>& gradients);
+
+// CudaModule::attention_refusal.
+std::string attention_refusal();
 
 }  // namespace plimsoll::cuda

@@ -1,6 +1,7 @@
 #include "runtime/exec/executor.hpp"
 
 #include <algorithm>
+#include <deque>
 
 #include "runtime/core/log.hpp"
 #include "runtime/exec/collectives.hpp"
@@ -303,16 +304,20 @@ std::vector<std::size_t> Executor::nodes_of(Graph::Section section, Variant vari
   return nodes;
 }
 
+Task Executor::task_of(Launch& launch) {
+  return {[](void* l) {
+            const auto* work = static_cast<const Launch*>(l);
+            run_bound(*work->bound, *work->binding, *work->args);
+          },
+          &launch};
+}
+
 const KernelArgs& Executor::launch_node(std::size_t n, Variant variant, const RunPart& part) {
   const bool first = variant == Variant::First || variant == Variant::Only;
   Bound& b = bound_[n];
   Launch& launch = (first ? first_launch_ : later_launch_)[n][static_cast<std::size_t>(part.slot)];
   StreamTimes::Span* span = b.on_clock ? &context_.times->begin(b.profile_row, *b.stream) : nullptr;
-  b.stream->launch({[](void* l) {
-                      const auto* work = static_cast<const Launch*>(l);
-                      run_bound(*work->bound, *work->binding, *work->args);
-                    },
-                    &launch});
+  b.stream->launch(task_of(launch));
   if (span != nullptr) StreamTimes::end(*span);
   return *launch.args;
 }
@@ -329,12 +334,21 @@ const KernelArgs& Executor::run_node(std::size_t n, Variant variant, const RunPa
 }
 
 void Executor::prepare() {
+  static const Alone alone;
+  std::deque<std::pair<KernelArgs, Launch>> apart;  // what tasks point at until the stream is idle
   values_->send(*context_.compute);
   for (std::size_t n = 0; n < bound_.size(); ++n) {
-    const Bound& b = bound_[n];
-    if (b.stream != context_.compute || b.communicates) continue;
-    launch_node(n, Variant::First, {});
-    if (b.slots.front().first.accumulate != b.slots.front().later.accumulate) launch_node(n, Variant::Middle, {});
+    Bound& b = bound_[n];
+    if (b.stream != context_.compute || op_info(graph_.nodes[n].op).collective) continue;
+    const Binding& binding = b.slots.front();
+    const bool both = binding.first.accumulate != binding.later.accumulate;
+    for (const KernelArgs* args : {&binding.first, both ? &binding.later : nullptr}) {
+      if (args == nullptr) continue;
+      auto& [own, launch] = apart.emplace_back(*args, Launch{&b, &binding, nullptr});
+      if (own.group != nullptr) own.group = &alone;
+      launch.args = &own;
+      b.stream->launch(task_of(launch));
+    }
   }
   context_.compute->synchronize();
 }

@@ -77,9 +77,10 @@ class Executor {
 
   // Launches the nodes of a section on their streams. Backward nodes run in the variants their node names.
   void run(Graph::Section section, Variant variant = Variant::Only, const RunPart& part = {});
-  // Launches the kernel of every node that neither communicates nor copies to or from the host once, and once more
-  // where it may also add to what was there, in any state of the memory, and leaves results that mean nothing: so that
-  // what the device loads or chooses with a first call is there before others wait for it.
+  // Launches the kernel of every node but collectives and copies to or from the host once, and once more where it may
+  // also add to what was there, in any state of the memory, and leaves results that mean nothing: so that what the
+  // device loads or chooses with a first call is there before others wait for it. Kernels that ask their group get no
+  // answer: they are called alone.
   void prepare();
   // Makes the streams wait for each other: what runs next may use the memory of what ran before.
   void join();
@@ -115,6 +116,11 @@ class Executor {
     std::string range;  // its name for profilers: "linear forward attention.qkv of layer 3"
     Executor* owner = nullptr;
   };
+  struct Launch {
+    const Bound* bound;
+    const Binding* binding;
+    const KernelArgs* args;
+  };
   void bind(std::size_t n, const ProgramLayout& layout, std::byte* arena);
   void bind_slot(const Node& node, int slot, const KernelArgs& common, Binding& binding) const;
   void connect_streams(const MemoryPlan& plan, const ProgramLayout& layout);
@@ -140,6 +146,7 @@ class Executor {
   };
   // The nodes of a run, in order.
   std::vector<std::size_t> nodes_of(Graph::Section section, Variant variant, const RunPart& part) const;
+  static Task task_of(Launch& launch);
   const KernelArgs& launch_node(std::size_t n, Variant variant, const RunPart& part);
   // With its waits, and what waits for it.
   const KernelArgs& run_node(std::size_t n, Variant variant, const RunPart& part);
@@ -167,11 +174,6 @@ class Executor {
   std::array<Event*, kStreamKinds> section_end_{};
   Event* turn_ = nullptr;  // null: the streams overlap
   MemoryWatch* watch_ = nullptr;
-  struct Launch {
-    const Bound* bound;
-    const Binding* binding;
-    const KernelArgs* args;
-  };
   std::vector<std::vector<Launch>> first_launch_, later_launch_;  // [node][slot], task arguments, fixed addresses
   std::map<std::array<int, 5>, Recorded> recorded_;               // by section, variant, chunk, slot and half
   std::set<std::string> unrecorded_;                              // sections of which something cannot be recorded

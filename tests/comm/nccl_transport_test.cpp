@@ -238,7 +238,7 @@ TEST(NcclTransport, AFailureInAGroupEndsTheGroup) {
 
 TEST(NcclTransport, RegistersAndCloses) {
   Alone alone;
-  EXPECT_EQ(alone.transport->register_memory(alone.memory.data(), 256), 1);
+  EXPECT_TRUE(alone.transport->register_memory(alone.memory.data(), 256));
   alone.api->log.clear();
   alone.transport->close();
   alone.transport.reset();
@@ -295,7 +295,7 @@ TEST(NcclTransport, FailuresOfClosingAreTold) {
 TEST(NcclTransport, MemoryThatIsNotRegisteredIsUsedAllTheSame) {
   Alone alone;
   alone.api->answer = [](const std::string& call) { return call.starts_with("ncclCommRegister") ? 1 : 0; };
-  EXPECT_EQ(alone.transport->register_memory(alone.memory.data(), 256), 0);
+  EXPECT_FALSE(alone.transport->register_memory(alone.memory.data(), 256));
   alone.all_reduce();
   alone.api->log.clear();
   alone.transport->close();

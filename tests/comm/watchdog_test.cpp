@@ -134,6 +134,25 @@ TEST(Watchdog, NamesTheRankThatNeverCalls) {
   EXPECT_TRUE(world.members[1]->stall.told_by_another);
 }
 
+// As in a run that chooses its mesh: groups of the old one are in the watchdog still.
+TEST(Watchdog, GroupsThatWereMadeAgainHaveTheirOwnCounts) {
+  World world(3);
+  for (const auto& member : world.members) {
+    const auto earlier = member->watchdog->watch("data", {0, 1, 2});
+    for (int other = 0; other < 20; ++other) member->watchdog->watch(fmt::format("axis {}", other), {0, 1, 2});
+    const Watchdog::Call call(earlier.get(), "all_reduce", "earlier", 8);
+  }
+  world.run([&](int rank, const Group& group) {
+    for (int call = 0; call < 4; ++call) reduce(group, "before");
+    while (rank == 2 && !world.members[2]->reported) std::this_thread::sleep_for(10ms);
+    if (rank != 2) reduce(group, "second");
+  });
+  for (const int r : {0, 1}) {
+    EXPECT_NE(world.text(r).find("rank 2 has not arrived, rank 2 is in no collective"), std::string::npos)
+        << world.text(r);
+  }
+}
+
 TEST(Watchdog, ARankThatIsStoppedDoesNotAnswer) {
   World world(3);
   world.run(

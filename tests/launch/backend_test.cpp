@@ -202,6 +202,16 @@ TEST(Backend, SaysWhoHasNoFusedAttentionAndWhatToDo) {
   EXPECT_EQ(unfused_reason(gpus),
             "the CUDA module of rank 0 has no cuDNN: kernels without tensor cores compute attention, and all ranks "
             "plan for that; build it where CMake finds cuDNN 9.15.1 or later");
+  gpus[0].cudnn = gpus[1].cudnn = kOldestCudnn;
+  gpus[0].compute_capability = gpus[1].compute_capability = 90;
+  EXPECT_EQ(common_fused_heads(gpus), fused_heads(90));
+  gpus[1].attends = false;
+  EXPECT_EQ(common_fused_heads(gpus), (FusedHeads{0, 0}));
+  EXPECT_EQ(
+      unfused_reason(gpus),
+      "the CUDA module of rank 1 has cuDNN 9.15.1, which has no plan for it: kernels without tensor cores compute "
+      "attention, and all ranks plan for that; that rank's warning says why; cuDNN compiles its kernels with NVRTC "
+      "(libnvrtc, libnvrtc-builtins) of CUDA");
 }
 
 TEST(Backend, SaysWhyThereIsNoGpu) {

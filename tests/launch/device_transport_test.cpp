@@ -67,19 +67,52 @@ TEST(DeviceTransport, MakesCommunicatorsForAxes) {
     const auto data = transports.over("data", below, nullptr);
     const auto back = transports.over("pipeline_back", below, nullptr);
     Arena arena(device, 4096);
-    EXPECT_EQ(transports.register_memory(arena), 4);
+    EXPECT_TRUE(transports.register_memory(arena, Group("control", below)));
     transports.close();
     std::vector<std::string> made, closed;
+    int registered = 0, deregistered = 0;
     for (const std::string& call : api->log) {
       if (call.starts_with("ncclCommInitRankConfig")) made.push_back(call.substr(23));
       if (call.starts_with("ncclCommDestroy")) closed.push_back(call);
+      registered += call.starts_with("ncclCommRegister") ? 1 : 0;
+      deregistered += call.starts_with("ncclCommDeregister") ? 1 : 0;
     }
+    EXPECT_EQ(registered, 4);
+    EXPECT_EQ(deregistered, 4);
     const int me = below->rank();
     EXPECT_EQ(made,
               (std::vector<std::string>{fmt::format("axis data {}/2", me), fmt::format("axis pipeline_back {}/2", me),
                                         fmt::format("axis pipeline_back, messages from 1 to 0 {}/2, 4 blocks", 1 - me),
                                         fmt::format("axis pipeline_back, messages from 0 to 1 {}/2, 4 blocks", me)}));
     EXPECT_EQ(closed.size(), made.size());
+    return "";
+  });
+  for (const std::string& fault : faults) EXPECT_EQ(fault, "");
+}
+
+// NCCL wants memory registered on all ranks of a communicator or on none.
+TEST(DeviceTransport, MemoryThatOneRankCannotRegisterIsRegisteredOnNone) {
+  const auto world = std::make_shared<FakeNcclWorld>();
+  const auto faults = test::on_ranks_over(2, [&](const std::shared_ptr<Transport>& below) -> std::string {
+    QueueDevice device;
+    DeviceTransportChoice choice;
+    choice.name = TransportName::Nccl;
+    const auto api = std::make_shared<FakeNccl>(world);
+    if (below->rank() == 1) {
+      api->answer = [](const std::string& call) { return call.starts_with("ncclCommRegister axis shard") ? 1 : 0; };
+    }
+    choice.nccl = api;
+    DeviceTransports transports(std::move(choice), device, fmt::format("GPU {}", below->rank()), false);
+    const auto data = transports.over("data", below, nullptr), shard = transports.over("shard", below, nullptr);
+    Arena arena(device, 4096);
+    EXPECT_FALSE(transports.register_memory(arena, Group("control", below)));
+    std::vector<std::string> deregistered;
+    for (const std::string& call : api->log) {
+      if (call.starts_with("ncclCommDeregister")) deregistered.push_back(call.substr(19));
+    }
+    const std::vector<std::string> both{"axis data", "axis shard"}, first{"axis data"};
+    EXPECT_EQ(deregistered, below->rank() == 0 ? both : first);
+    transports.close();
     return "";
   });
   for (const std::string& fault : faults) EXPECT_EQ(fault, "");

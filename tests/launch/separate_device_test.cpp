@@ -180,12 +180,23 @@ TEST(SeparateDevice, KernelsAreCalledBeforeTheFirstStep) {
     expect_same_bits(run, cpu);
     EXPECT_EQ(run.high_water, run.planned);
   }
-  // Beside collectives and stages, which wait for nobody there.
+  // Beside collectives and stages, which wait for nobody there; a kernel that asks its group is called alone.
+  static std::atomic<int> alone;
+  const auto loss_that_tells = [](const KernelArgs& args) {
+    if (dynamic_cast<const Alone*>(args.group) != nullptr) ++alone;
+    cpu_kernels().find(op_id<CrossEntropy>, Phase::InputGrad, DType::f32)(args);
+  };
   for (const Layout& layout : {Layout{.mesh = {.data = 2, .shards = 2}, .zero = 3}, Layout{.mesh = {.tensor = 2}},
                                Layout{.mesh = {.pipeline = 2}}}) {
     SCOPED_TRACE(name_of(layout));
-    const auto made = [] { return make_separate_backend(true, [] { return 1000; }); };
+    const auto made = [&] {
+      Backend backend = make_separate_backend(true, [] { return 1000; });
+      backend.kernels.add<CrossEntropy>(Phase::InputGrad, DType::f32, loss_that_tells);
+      return backend;
+    };
+    alone = 0;
     expect_same_bits(train_on(layout, o, kRows, kSteps, false, made), train_on(layout, o, kRows, kSteps));
+    EXPECT_EQ(alone, layout.mesh.tensor > 1 ? 2 : 0);  // on each rank
   }
 }
 
