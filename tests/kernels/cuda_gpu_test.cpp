@@ -12,6 +12,7 @@
 #include "launch/device_rates.hpp"
 #include "runtime/ops/attention_device.hpp"
 #include "tests/kernels/cuda_cases.hpp"
+#include "tests/support/environment.hpp"
 #include "tests/support/missing_gpu.hpp"
 
 namespace plimsoll {
@@ -129,22 +130,26 @@ std::optional<std::string> no_fp8() {
   return fp8_gpu_fault(info.name, info.major, info.minor);
 }
 
+void compare(const KernelTable& kernels, Device& device, const OpInfo& op, DType dtype) {
+  const std::vector<OpCase> cases = device_cases(op, dtype), exact = op_cases(op, DType::f64);
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    SCOPED_TRACE(cases[i].text());
+    const Comparison comparison{kernels, device, cases[i], exact[i]};
+    comparison.run({});
+    if (!op.differentiable()) continue;
+    OpRun accumulate, in_place;
+    accumulate.accumulate = true;
+    in_place.in_place = true;
+    comparison.run(accumulate);
+    comparison.run(in_place);
+  }
+}
+
 void compare(const KernelTable& kernels, Device& device, DType dtype) {
   for (const OpInfo& op : all_ops()) {
     if (op.collective || (op.update_only && dtype != DType::f32)) continue;
     if (op.id == op_id<LinearFp8> && no_fp8()) continue;  // LinearsInFp8AgreeWithTheCpu says so
-    const std::vector<OpCase> cases = device_cases(op, dtype), exact = op_cases(op, DType::f64);
-    for (std::size_t i = 0; i < cases.size(); ++i) {
-      SCOPED_TRACE(cases[i].text());
-      const Comparison comparison{kernels, device, cases[i], exact[i]};
-      comparison.run({});
-      if (!op.differentiable()) continue;
-      OpRun accumulate, in_place;
-      accumulate.accumulate = true;
-      in_place.in_place = true;
-      comparison.run(accumulate);
-      comparison.run(in_place);
-    }
+    compare(kernels, device, op, dtype);
   }
 }
 
@@ -278,8 +283,8 @@ TEST_F(CudaKernels, EmbeddingsOfManyTokensAgreeWithTheCpu) {
   }
 }
 
-// In evaluation: GELU in the product, where the library has it.
-TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) {
+// As in evaluation: GELU in the product, where the library has it.
+void compare_linears_that_keep_nothing(const KernelTable& kernels, Device& device) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const Activation activation : {Activation::GeluTanh, Activation::GeluErf}) {
       for (const bool bias : {false, true}) {
@@ -297,11 +302,26 @@ TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) {
           SCOPED_TRACE(mine.text());
           OpRun forward;
           forward.backward = false;
-          Comparison{kernels_, *device_, mine, exact}.run(forward);
+          Comparison{kernels, device, mine, exact}.run(forward);
         }
       }
     }
   }
+}
+
+TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) { compare_linears_that_keep_nothing(kernels_, *device_); }
+
+// cuda.epilogues: off. The emulated library ends the process where a product asks for one.
+TEST_F(CudaKernels, LinearsWithoutEpiloguesAgreeWithTheCpu) {
+  const EnvironmentVariable unasked("EMULATED_CUBLASLT", "unasked");
+  CudaDeviceOptions options;
+  options.epilogues = false;
+  const KernelTable kernels = cuda_module().kernels(options);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    compare(kernels, *device_, op_info("linear"), dtype);
+    if (!no_fp8()) compare(kernels, *device_, op_info("linear_fp8"), dtype);
+  }
+  compare_linears_that_keep_nothing(kernels, *device_);
 }
 
 // What a plan says the library computes, it does: our own kernels, which would follow, leave other bits.
