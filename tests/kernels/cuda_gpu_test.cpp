@@ -324,6 +324,46 @@ TEST_F(CudaKernels, LinearsWithoutEpiloguesAgreeWithTheCpu) {
   compare_linears_that_keep_nothing(kernels, *device_);
 }
 
+// The outputs of an update beside those of the CPU, in the same bits.
+void expect_same_update(const KernelTable& kernels, Device& device, const OpCase& c, int slot) {
+  const OpInputs in = random_inputs(c, 7);
+  OpRun how;
+  how.phase = Phase::Update;
+  how.backward = false;
+  const OpResult expected = run_op(cpu_kernels(), c, in, how);
+  how.device = &device;
+  how.threads = kDeviceThreads;
+  const auto at = static_cast<std::size_t>(slot);
+  ASSERT_FALSE(expected.value[at].empty());
+  EXPECT_EQ(run_op(kernels, c, in, how).value[at], expected.value[at]);
+}
+
+// Those of a tensor are added in the order of the list, whichever of them go with one launch. A square of a float is
+// exact in fp64, so that segments of one element leave no choice but that order.
+TEST_F(CudaKernels, SegmentsOfANormThatTakeTwoLaunchesAreAddedInOrder) {
+  SquareSums::Attrs attrs;
+  attrs.tensors = 7;
+  constexpr int kSegments = 1100;
+  for (int i = 0; i < kSegments; ++i)
+    attrs.segments.push_back({i, i % 100 == 3 ? 0 : 1, i % 3 == 0 ? 4 : i * 5 % 7});  // some are empty
+  OpCase c{&op_info("square_sums"), Attrs(std::in_place_type<SquareSums::Attrs>, attrs), {}, 0};
+  c.specs.set(SquareSums::kGradients, {{kSegments}, DType::f32});
+  c.op->infer(c.attrs, c.specs);
+  expect_same_update(kernels_, *device_, c, SquareSums::kSums);
+}
+
+TEST_F(CudaKernels, WeightsOfManyTensorsAreRoundedInTwoLaunches) {
+  RoundWeights::Attrs attrs;
+  constexpr int kTensors = 300, kColumns = 3;
+  for (int i = 0; i < kTensors; ++i)
+    attrs.segments.push_back({std::int64_t{i} * kColumns, kColumns, 0, kColumns, 0, 0, 1, kColumns, 0, 0, 1, kColumns,
+                              rounding_stream(fmt::format("tensor {}", i))});
+  OpCase c{&op_info("round_weights"), Attrs(std::in_place_type<RoundWeights::Attrs>, attrs), {}, 0};
+  c.specs.set(RoundWeights::kWeights, {{std::int64_t{kTensors} * kColumns}, DType::f32});
+  c.op->infer(c.attrs, c.specs);
+  expect_same_update(kernels_, *device_, c, RoundWeights::kRounded);
+}
+
 // What a plan says the library computes, it does: our own kernels, which would follow, leave other bits.
 TEST_F(CudaKernels, TheLibraryTakesTheHeadsThatPlansGiveIt) {
   if (cuda_module().versions().cudnn < kOldestCudnn) GTEST_SKIP() << "no cuDNN, or an old one";
