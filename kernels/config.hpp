@@ -12,7 +12,7 @@ constexpr std::array<EnumName, 2> enum_names(CudaUse) {
 
 struct CudaConfig {
   bool share = false;
-  CudaUse graphs = CudaUse::Auto, aware_mpi = CudaUse::Auto;
+  CudaUse graphs = CudaUse::Auto, aware_mpi = CudaUse::Auto, epilogues = CudaUse::Auto;
   bool tf32 = false;
   bool operator==(const CudaConfig&) const = default;
 };

@@ -29,8 +29,9 @@ struct CudaVersions {
 };
 
 struct CudaDeviceOptions {
-  int index = 0;      // of those that are visible
-  bool tf32 = false;  // products of f32 may round their operands to TF32
+  int index = 0;          // of those that are visible
+  bool tf32 = false;      // products of f32 may round their operands to TF32
+  bool epilogues = true;  // biases, their gradients and GELU may ride in products
   // Communication streams run their tasks on a thread, after what they wait for has reached the device's memory: for
   // transports whose messages go through the host. Otherwise tasks launch work on native_handle().
   bool host_communication = false;

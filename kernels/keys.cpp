@@ -17,6 +17,10 @@ KeyTable<CudaConfig> cuda_keys() {
           key("aware_mpi", &C::aware_mpi,
               "where messages are staged, an MPI library that was built for CUDA gets the memory of the device; off: "
               "always memory of the host, for a library that says so and does not do it"),
+          key("epilogues", &C::epilogues,
+              "biases, their gradients and GELU ride in products where the library has that; off: they are kernels of "
+              "their own, for GPUs whose library makes such products with slower kernels. Both are deterministic, and "
+              "their bits differ"),
           key("tf32", &C::tf32, "with precision: fp32, matrix products round their operands to TF32"),
       }};
 }

@@ -40,10 +40,11 @@ RankGpu rank_gpu(const CudaDeviceInfo& info, const CudaVersions& versions) {
 }
 
 // What the times of its kernels depend on.
-std::string kernels_name(const CudaDeviceInfo& info, const CudaModule& module, bool tf32) {
+std::string kernels_name(const CudaDeviceInfo& info, const CudaModule& module, const CudaDeviceOptions& options) {
   const CudaVersions versions = module.versions();
-  return fmt::format("{}{}, module {:016x}, cuBLAS {}, cuDNN {}", info.name, tf32 ? " with TF32" : "",
-                     hash_of_file(cuda_module_file().string()), versions.cublas, versions.cudnn);
+  return fmt::format("{}{}{}, module {:016x}, cuBLAS {}, cuDNN {}", info.name, options.tf32 ? " with TF32" : "",
+                     options.epilogues ? "" : " without epilogues", hash_of_file(cuda_module_file().string()),
+                     versions.cublas, versions.cudnn);
 }
 
 PrecisionRates peak_of(const std::string& gpu, bool tf32) {
@@ -64,6 +65,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   CudaDeviceOptions options;
   options.index = place.local_rank % static_cast<int>(devices.size());
   options.tf32 = config.cuda.tf32;
+  options.epilogues = config.cuda.epilogues == CudaUse::Auto;
   const CudaDeviceInfo& info = devices[static_cast<std::size_t>(options.index)];
   const auto fp8_fault = fp8_gpu_fault(info.name, info.major, info.minor);
   if (fp8_fault && config.fp8 != Fp8Use::Off) fail(ErrorKind::Config, "{}: {}", key_place(config, "fp8"), *fp8_fault);
@@ -79,7 +81,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   options.host_communication = choice.name == TransportName::Staged;
   Backend backend;
   backend.name = info.name;
-  backend.kernels_name = kernels_name(info, module, options.tf32);
+  backend.kernels_name = kernels_name(info, module, options);
   backend.peak = peak_of(info.name, options.tf32);
   backend.threads = kDeviceThreads;
   backend.kernels = module.kernels(options);

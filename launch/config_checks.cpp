@@ -251,6 +251,7 @@ std::string idle_text(const Config& config, std::int64_t replicas) {
     text += line("with device: cpu", {{cuda.share, "cuda.share"},
                                       {cuda.graphs == CudaUse::Off, "cuda.graphs"},
                                       {cuda.aware_mpi == CudaUse::Off, "cuda.aware_mpi"},
+                                      {cuda.epilogues == CudaUse::Off, "cuda.epilogues"},
                                       {cuda.tf32, "cuda.tf32"}});
   else if (config.precision != DType::f32)
     text += line("without precision: fp32", {{cuda.tf32, "cuda.tf32"}});

@@ -9,7 +9,7 @@ import os
 import statistics
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench_runs import DATA, PYTHON, ROOT, SHARED, keeps_going, shared_tool, start, write_partial, write_results
@@ -28,10 +28,12 @@ class Cell:
     batch: int
     sequence: int
     budget: str = "auto"
+    epilogues: str = "auto"  # cuda.epilogues
 
 
-# Tokens per step stay 16,384. The last: what a budget makes possible, which needs 48.8 GiB in llm.c.
-CELLS = (Cell("gpt2-124m", 16, 1024), Cell("gpt2-124m", 8, 2048), Cell("gpt2-124m", 4, 4096),
+# Tokens per step stay 16,384. The second: whether products without epilogues are faster here. The last: what a budget makes possible, which
+# needs 48.8 GiB in llm.c.
+CELLS = (Cell("gpt2-124m", 16, 1024), Cell("gpt2-124m", 16, 1024, epilogues="off"), Cell("gpt2-124m", 8, 2048), Cell("gpt2-124m", 4, 4096),
          Cell("gpt2-1558m", 16, 1024), Cell("gpt2-1558m", 8, 2048), Cell("gpt2-1558m", 4, 4096),
          Cell("llama-3.2-1b", 16, 1024), Cell("llama-3.2-1b", 8, 2048), Cell("llama-3.2-1b", 4, 4096),
          Cell("gpt2-1558m", 16, 1024, "32 GiB"))
@@ -46,7 +48,7 @@ def ours(a, cell):
         run = Path(folder) / "run"
         config = Path(folder) / "bench.yaml"
         config.write_text(
-            f"model: {MODELS[cell.model] % cell.sequence}\nprecision: bf16\ndevice: {a.device}\n"
+            f"model: {MODELS[cell.model] % cell.sequence}\nprecision: bf16\ndevice: {a.device}\ncuda: {{epilogues: {cell.epilogues}}}\n"
             f"data: {{train: {DATA}, validation: 0, sequence: {cell.sequence}}}\n"
             f"train: {{steps: {a.steps}, global_batch: {cell.batch}, micro_batch: {cell.batch}}}\n"
             f"memory: {{budget: {cell.budget}, recompute: {'none' if cell.budget == 'auto' else 'auto'}}}\n"
@@ -71,8 +73,9 @@ def find_peer(a):
 
 
 def peer(a, script, cell, peak_gflops):
-    """PyTorch as its users run it; None where it is not there, and where it runs out of memory, which is said."""
-    if script is None or cell.budget != "auto":
+    """PyTorch as its users run it; None where it is not there, beside rows that it has no setting for, and where it runs out of memory, which is
+    said."""
+    if script is None or cell.budget != "auto" or cell.epilogues != "auto":
         return None
     command = [PYTHON, str(script), cell.model, "--B", str(cell.batch), "--T", str(cell.sequence), "--steps", str(a.steps), "--device", a.device,
                "--peak-tflops", str(peak_gflops / 1000)]
@@ -93,14 +96,25 @@ def peer(a, script, cell, peak_gflops):
 
 def row_of(cell, runs, peers):
     mid = lambda of, key: statistics.median(run[key] for run in of)
-    row = dict(model=cell.model, batch=cell.batch, sequence=cell.sequence, budget=cell.budget, **{key: mid(runs, key) for key in runs[0]})
+    row = dict(model=cell.model, batch=cell.batch, sequence=cell.sequence, budget=cell.budget, epilogues=cell.epilogues,
+               **{key: mid(runs, key) for key in runs[0]})
     if peers:
         row |= {f"peer_{key}": mid(peers, key) for key in peers[0]}
         row["ratio"] = row["tokens_per_s"] / row["peer_tokens_per_s"]
     return row
 
 
-HEADER = (f"{'model':13}{'B':>4}{'T':>6}{'budget':>9}{'tokens/s':>11}{'MFU':>7}{'plan':>11}{'outside':>11}{'step':>10}{'predicted':>11}"
+def rows_of(cells, runs, peers):
+    """Those of which there is a run; the one without epilogues also says what part of the tokens/s with them it has, `ratio_to_auto`."""
+    rows = {c: row_of(c, runs[c], peers[c]) for c in cells if runs[c]}
+    for cell, row in rows.items():
+        with_them = rows.get(replace(cell, epilogues="auto"))
+        if cell.epilogues == "off" and with_them:
+            row["ratio_to_auto"] = row["tokens_per_s"] / with_them["tokens_per_s"]
+    return list(rows.values())
+
+
+HEADER = (f"{'model':13}{'B':>4}{'T':>6}{'budget':>9}{'epilogues':>11}{'tokens/s':>11}{'MFU':>7}{'plan':>11}{'outside':>11}{'step':>10}{'predicted':>11}"
           f"{'PyTorch':>11}{'MFU':>7}{'memory':>11}{'ratio':>7}")
 
 
@@ -109,7 +123,7 @@ def text_of(row):
     beside = f"{'-':>11}{'-':>7}{'-':>11}{'-':>7}"
     if "ratio" in row:
         beside = f"{row['peer_tokens_per_s']:>11.0f}{row['peer_mfu']:>7.1%}{gib(row['peer_peak_bytes']):>11}{row['ratio']:>7.2f}"
-    return (f"{row['model']:13}{row['batch']:>4}{row['sequence']:>6}{row['budget']:>9}{row['tokens_per_s']:>11.0f}{row['mfu']:>7.1%}"
+    return (f"{row['model']:13}{row['batch']:>4}{row['sequence']:>6}{row['budget']:>9}{row['epilogues']:>11}{row['tokens_per_s']:>11.0f}{row['mfu']:>7.1%}"
             f"{gib(row['planned_bytes']):>11}{gib(row['outside_bytes']):>11}{row['step_ms']:>7.1f} ms{row['predicted_step_ms']:>8.1f} ms{beside}")
 
 
@@ -126,7 +140,7 @@ def main():
     parser.add_argument("--out", default="bench-gpu.json")
     a = parser.parse_args()
     sequences = [int(s) for s in a.sequences.split(",")]
-    known = [*CELLS, *(Cell("tiny-gpt2", 2, s) for s in sequences)]
+    known = [*CELLS, *(Cell("tiny-gpt2", 2, s) for s in sequences), Cell("tiny-gpt2", 2, 1024, epilogues="off")]
     cells = [c for c in known if c.model in a.models.split(",") and c.sequence in sequences]
     if not cells:
         parser.error(f"--models {a.models} --sequences {a.sequences}: there are {', '.join(MODELS)} with 1024, 2048, 4096")
@@ -141,11 +155,13 @@ def main():
                 runs[cell].append(ours(a, cell))
                 if other := peer(a, script, cell, runs[cell][-1]["peak_gflops"]):
                     peers[cell].append(other)
-            rows = [row_of(c, runs[c], peers[c]) for c in cells if runs[c]]
+            rows = rows_of(cells, runs, peers)
             write_partial(a.out, rows)
     print(HEADER)
     for row in rows:
         print(text_of(row))
+        if "ratio_to_auto" in row:
+            print(f"cuda.epilogues: off has {row['ratio_to_auto']:.3f} of the tokens/s of auto")
     gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True).stdout.strip() \
         if a.device == "cuda" else "none"
     write_results(a.out, gpu=gpu, info=info, peer=peer_text, rounds=a.rounds, rows=rows, failed=failed)

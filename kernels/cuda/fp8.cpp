@@ -66,7 +66,7 @@ Product product_of(std::int64_t m, std::int64_t n, std::int64_t k, const Side& a
   return p;
 }
 
-template <class T>
+template <class T, bool epilogues>
 void linear_forward(const KernelArgs& args) {
   const auto& a = args.attrs<LinearFp8>();
   const View &x8 = args.value[LinearFp8::kX8], &weight = args.value[LinearFp8::kWeight], &y = args.value[LinearFp8::kY];
@@ -76,7 +76,7 @@ void linear_forward(const KernelArgs& args) {
                          {operands.second, Fp8Role::Weight}, operands, y, false);
   T* bias = args.v<T>(LinearFp8::kBias);
   // Beside fp8 operands the library takes a bias of 16 bits.
-  p.epilogue = bias != nullptr && sizeof(T) == 2 ? Epilogue::Bias : Epilogue::None;
+  p.epilogue = epilogues && bias != nullptr && sizeof(T) == 2 ? Epilogue::Bias : Epilogue::None;
   p.vector = bias;
   if (p.epilogue == Epilogue::Bias && try_multiply(stream_of(args), operands.library, p)) return;
   p.epilogue = Epilogue::None;
@@ -126,10 +126,10 @@ void update_scales(const KernelArgs& args) {
 
 }  // namespace
 
-void add_cuda_fp8_kernels(KernelTable& table) {
+void add_cuda_fp8_kernels(KernelTable& table, bool epilogues) {
   for_each_type([&]<class T>(T) {
     table.add<QuantizeFp8>(Phase::Forward, dtype_of<T>(), quantize_input<T>);
-    table.add<LinearFp8>(Phase::Forward, dtype_of<T>(), linear_forward<T>);
+    table.add<LinearFp8>(Phase::Forward, dtype_of<T>(), epilogues ? linear_forward<T, true> : linear_forward<T, false>);
     table.add<LinearFp8>(Phase::InputGrad, dtype_of<T>(), linear_input_grad<T>);
     table.add<LinearFp8>(Phase::WeightGrad, dtype_of<T>(), linear_weight_grad<T>);
   });

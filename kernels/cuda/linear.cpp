@@ -16,7 +16,7 @@ ProductWorkspace workspace_of(const KernelArgs& args) {
 
 // y = act(pre), pre = x · W + b. Where pre is kept, the activation is a kernel of its own: `again` makes it from pre,
 // with the same bits. The library's GELU is good for 16 bits only: how it approximates tanh is not said.
-template <class T, bool tf32>
+template <class T, bool tf32, bool epilogues>
 void linear_forward(const KernelArgs& args) {
   const auto& a = args.attrs<Linear>();
   const TensorSpec &x = args.value[Linear::kX].spec, &y = args.value[Linear::kY].spec;
@@ -34,12 +34,12 @@ void linear_forward(const KernelArgs& args) {
   const ProductWorkspace workspace = workspace_of(args);
   T* bias = args.v<T>(Linear::kBias);
   p.vector = bias;
-  if (sizeof(T) == 2 && a.activation == Activation::GeluTanh && !a.keeps_pre) {
+  if (epilogues && sizeof(T) == 2 && a.activation == Activation::GeluTanh && !a.keeps_pre) {
     p.epilogue = bias != nullptr ? Epilogue::GeluBias : Epilogue::Gelu;
     if (try_multiply(stream_of(args), workspace, p)) return;
   }
   p.epilogue = Epilogue::Bias;
-  if (bias == nullptr || !try_multiply(stream_of(args), workspace, p)) {
+  if (!epilogues || bias == nullptr || !try_multiply(stream_of(args), workspace, p)) {
     p.epilogue = Epilogue::None;
     multiply(stream_of(args), workspace, p);
     if (bias != nullptr) add_rows<T>(stream_of(args), pre, bias, false, args.inputs, 0, pre, p.m, p.m, p.n);
@@ -87,7 +87,7 @@ float* take_sums(ProductWorkspace& workspace, std::int64_t count) {
 }
 
 // dW [out, in] = dyᵀ · x, or [in, out] = xᵀ · dy, in float; the gradient of the bias is the sum over the rows of dy.
-template <class T, bool tf32>
+template <class T, bool tf32, bool epilogues>
 void linear_weight_grad(const KernelArgs& args) {
   const auto& a = args.attrs<Linear>();
   const int from = a.activation == Activation::None ? Linear::kY : Linear::kPre;
@@ -108,7 +108,7 @@ void linear_weight_grad(const KernelArgs& args) {
     p.ldc = a.weight_in_out ? out : in;
     p.accumulate = args.accumulates(Linear::kWeight);
     p.tf32 = tf32;
-    if (!summed) {
+    if (epilogues && !summed) {
       p.epilogue = a.weight_in_out ? Epilogue::SumB : Epilogue::SumA;
       const bool adds = args.accumulates(Linear::kBias);
       ProductWorkspace workspace = workspace_of(args);
@@ -124,18 +124,19 @@ void linear_weight_grad(const KernelArgs& args) {
   if (!summed) column_sums(stream_of(args), gradient.as<const T>(), rows, out, bias, args.accumulates(Linear::kBias));
 }
 
-template <class T, bool tf32>
+template <class T, bool tf32, bool epilogues>
 void add_for_type(KernelTable& table) {
-  table.add<Linear>(Phase::Forward, dtype_of<T>(), linear_forward<T, tf32>);
+  table.add<Linear>(Phase::Forward, dtype_of<T>(), linear_forward<T, tf32, epilogues>);
   table.add<Linear>(Phase::InputGrad, dtype_of<T>(), linear_input_grad<T, tf32>);
-  table.add<Linear>(Phase::WeightGrad, dtype_of<T>(), linear_weight_grad<T, tf32>);
+  table.add<Linear>(Phase::WeightGrad, dtype_of<T>(), linear_weight_grad<T, tf32, epilogues>);
 }
 
 }  // namespace
 
-void add_cuda_linear_kernels(KernelTable& table, bool tf32) {
-  for_each_product_type(tf32,
-                        [&]<class T, bool kTf32>(T, std::bool_constant<kTf32>) { add_for_type<T, kTf32>(table); });
+void add_cuda_linear_kernels(KernelTable& table, bool tf32, bool epilogues) {
+  for_each_product_type(tf32, [&]<class T, bool kTf32>(T, std::bool_constant<kTf32>) {
+    epilogues ? add_for_type<T, kTf32, true>(table) : add_for_type<T, kTf32, false>(table);
+  });
 }
 
 }  // namespace plimsoll

@@ -7,9 +7,9 @@
 
 namespace plimsoll {
 
-// tf32: products of f32 may round their operands to TF32.
-void add_cuda_linear_kernels(KernelTable& table, bool tf32);
-void add_cuda_fp8_kernels(KernelTable& table);
+// tf32, epilogues: of CudaDeviceOptions.
+void add_cuda_linear_kernels(KernelTable& table, bool tf32, bool epilogues);
+void add_cuda_fp8_kernels(KernelTable& table, bool epilogues);
 void add_cuda_attention_kernels(KernelTable& table);  // attention, cached_attention
 void add_cuda_rope_kernels(KernelTable& table);
 void add_cuda_norm_kernels(KernelTable& table);       // layer_norm … head_norm

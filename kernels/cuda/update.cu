@@ -59,16 +59,17 @@ __global__ void segment_sums_kernel(const __grid_constant__ SegmentList s, int b
   if (threadIdx.x == 0) mine[0] = sum;
 }
 
-// A thread per segment; the first segment of a tensor adds all of them.
+// A thread per segment; the first segment of a tensor adds all of them, in their order. Threads of a warp look at the
+// same segment at the same time, which is how arguments are read fast.
 __global__ void add_segments_kernel(const __grid_constant__ SegmentList s, const double* partials, double* sums) {
-  const int mine = static_cast<int>(threadIdx.x);
+  const int mine = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   if (mine >= s.count) return;
-  const std::int64_t tensor = s.tensor[mine];
+  const int tensor = s.tensor[mine];
   for (int i = 0; i < mine; ++i) {
     if (s.tensor[i] == tensor) return;
   }
   double sum = sums[tensor];
-  for (int i = mine; i < s.count; ++i) {
+  for (int i = 0; i < s.count; ++i) {  // none of those before `mine`
     if (s.tensor[i] == tensor) sum += partials[s.first_block[i]];
   }
   sums[tensor] = sum;
@@ -244,8 +245,13 @@ __global__ void round_weights_kernel(const __grid_constant__ RoundList list, con
     if (here[j]) to[at + j] = result.at[j];
   }
 }
-static_assert(kRoundedPerBlock == kThreads * kPack<bf16> && sizeof(RoundList) < 4000);
-static_assert(sizeof(DecayList) + sizeof(UpdateBuffers) + sizeof(AdamWRule) < 4000);
+static_assert(kRoundedPerBlock == kThreads * kPack<bf16>);
+
+// With room for the arguments beside the largest.
+constexpr std::size_t kOtherArgumentBytes = 128;
+static_assert(sizeof(SegmentList) + kOtherArgumentBytes <= kArgumentBytes);
+static_assert(sizeof(RoundList) + kOtherArgumentBytes <= kArgumentBytes);
+static_assert(sizeof(DecayList) + sizeof(UpdateBuffers) + sizeof(AdamWRule) + kOtherArgumentBytes <= kArgumentBytes);
 
 }  // namespace
 
@@ -261,7 +267,7 @@ void add_segments(cudaStream_t stream, const SegmentList& segments, int block_el
   segment_sums_kernel<<<static_cast<unsigned>(segments.count), kThreads, 0, stream>>>(segments, block_elements,
                                                                                       partials);
   check_launch("square_sums of segments");
-  add_segments_kernel<<<1, kSegmentsPerLaunch, 0, stream>>>(segments, partials, sums);
+  add_segments_kernel<<<blocks_for(segments.count, kThreads), kThreads, 0, stream>>>(segments, partials, sums);
   check_launch("square_sums of tensors");
 }
 

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "runtime/ops/round_segment.hpp"
@@ -12,13 +13,17 @@
 
 namespace plimsoll::cuda {
 
-// Segments of SquareSums that one launch takes; a kernel's arguments have a limit of 4 KB.
-inline constexpr int kSegmentsPerLaunch = 96;
+// What a kernel's arguments hold in all, from compute capability 7.0 and CUDA 12.1 on. A list that is one of them is a
+// __grid_constant__: threads read it where the launch put it.
+inline constexpr std::size_t kArgumentBytes = 32764;
+
+// Segments of SquareSums that one launch takes: those of 85 layers of GPT-2, which has 12 in each.
+inline constexpr int kSegmentsPerLaunch = 1024;
 struct SegmentList {
   int count = 0;
+  int tensor[kSegmentsPerLaunch] = {};
   std::int64_t offset[kSegmentsPerLaunch] = {}, elements[kSegmentsPerLaunch] = {};
   std::int64_t first_block[kSegmentsPerLaunch] = {};  // among the partial sums; those of a segment lie together
-  std::int64_t tensor[kSegmentsPerLaunch] = {};
 };
 
 // partials[block] = Σ g² of block_elements elements of a segment, in double; `blocks` of all segments of the list,
@@ -42,7 +47,7 @@ struct UpdateBuffers {
   const StepInputs* inputs = nullptr;
   const StepOutputs* outputs = nullptr;  // nothing happens where found_inf is set
 };
-// Ranges that decay, in order; what a launch has of them.
+// Ranges that decay, in order; what a launch has of them. A unit of the flat layout, as a layer, has one.
 inline constexpr int kDecaysPerLaunch = 192;
 struct DecayList {
   int count = 0;
@@ -61,7 +66,7 @@ void sgd(cudaStream_t stream, const UpdateBuffers& buffers, const DecayList& dec
          float* momentum);  // may be null
 
 // rounded = weights, stochastically, of segments that are not empty; nothing happens where found_inf is set.
-inline constexpr int kRoundedPerLaunch = 32;
+inline constexpr int kRoundedPerLaunch = 288;
 inline constexpr int kRoundedPerBlock = 2048;  // elements
 struct RoundList {
   int count = 0;

@@ -1,6 +1,7 @@
 // cuBLASLt as its documentation describes it: column-major, with sums in float. What it asks of its callers (sizes of
 // attributes, leading dimensions, alignments that were promised, one choice for one problem) is checked, and its
-// workspace is filled with ones. EMULATED_CUBLASLT=plain has no epilogues, so that callers show what they do without.
+// workspace is filled with ones. EMULATED_CUBLASLT=plain has no epilogues, so that callers show what they do without;
+// with =unasked a product that has one ends the process.
 
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -23,6 +24,12 @@
 namespace {
 
 using emulated::fail;
+
+// EMULATED_CUBLASLT, which a test may change.
+std::string_view wanted() {
+  const char* given = std::getenv("EMULATED_CUBLASLT");
+  return given == nullptr ? "" : given;
+}
 
 constexpr std::size_t kLibraryBytes = std::size_t{96} << 20;  // of the device, from the first product on
 constexpr std::size_t kMostWorkspace = std::size_t{4} << 20;  // that a choice asks for
@@ -121,6 +128,11 @@ struct Problem {
     return bias_type() == (d.type == CUDA_R_16F ? CUDA_R_16F : CUDA_R_16BF);
   }
 
+  void check_asked() const {
+    if (wanted() == "unasked" && operation.epilogue() != CUBLASLT_EPILOGUE_DEFAULT)
+      fail("cuBLASLt: a product asks for epilogue %d", operation.epilogue());
+  }
+
   // The tables of cublasLtMatmul().
   bool is_supported() const {
     const bool fast = operation.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
@@ -140,8 +152,7 @@ struct Problem {
         if (operation.pointer<void>(which) != nullptr) return false;
       }
     }
-    static const char* const wanted = std::getenv("EMULATED_CUBLASLT");
-    const bool plain = wanted != nullptr && std::string_view(wanted) == "plain";
+    const bool plain = wanted() == "plain";
     switch (operation.epilogue()) {
       case CUBLASLT_EPILOGUE_DEFAULT: return true;
       case CUBLASLT_EPILOGUE_GELU: return !plain;
@@ -357,12 +368,13 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t m
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t operation,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t preference, int wanted,
+                                              cublasLtMatmulPreference_t preference, int count,
                                               cublasLtMatmulHeuristicResult_t* results, int* found) {
   const Problem problem{mine<Description>(operation), mine<MatrixLayout>(a), mine<MatrixLayout>(b),
                         mine<MatrixLayout>(c), mine<MatrixLayout>(d)};
   *found = 0;
-  if (wanted < 1 || !problem.is_valid()) return CUBLAS_STATUS_INVALID_VALUE;
+  problem.check_asked();
+  if (count < 1 || !problem.is_valid()) return CUBLAS_STATUS_INVALID_VALUE;
   const auto& p = mine<Attributes>(preference);
   const auto alignment = [&](cublasLtMatmulPreferenceAttributes_t which) { return p.get<std::uint32_t>(which, 256); };
   const Choice choice{
@@ -395,6 +407,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
   const auto& description = mine<Description>(operation);
   const Problem problem{description, mine<MatrixLayout>(a_layout), mine<MatrixLayout>(b_layout),
                         mine<MatrixLayout>(c_layout), mine<MatrixLayout>(d_layout)};
+  problem.check_asked();
   Choice choice;
   std::memcpy(&choice, algorithm, sizeof choice);
   if (choice.problem != problem.hash() || workspace_bytes < choice.workspace ||

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 #include <vector>
 
@@ -234,6 +235,16 @@ TEST_F(CublasLt, SumsOverTheInnerDimension) {
   ASSERT_TRUE(choose());
   ASSERT_EQ(multiply(), CUBLAS_STATUS_SUCCESS);
   EXPECT_EQ(vector_.read(stream_.get()), (std::vector<float>{1 + 2 + 3 + 4, 5 + 6 + 7 + 8, 3 + 6 + 9 + 12}));
+}
+
+TEST_F(CublasLt, SeesWhoAsksForAnEpilogue) {
+  setenv("EMULATED_CUBLASLT", "unasked", 1);
+  EXPECT_TRUE(choose());
+  EXPECT_EQ(multiply(), CUBLAS_STATUS_SUCCESS);
+  set(CUBLASLT_EPILOGUE_BIAS);
+  EXPECT_DEATH(choose(), "a product asks for epilogue");
+  EXPECT_DEATH(multiply(), "a product asks for epilogue");
+  unsetenv("EMULATED_CUBLASLT");
 }
 
 TEST_F(CublasLt, RefusesWhatWasNotChosen) {

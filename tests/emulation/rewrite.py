@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Device code as C++ that a host compiler takes.
-    rewrite.py FROM TO     launches, and variables in shared memory, become calls of device_code.hpp
+    rewrite.py FROM TO     launches, and variables in shared memory, become calls of device_code.hpp; arguments that all threads share, references
 
 What it knows is what kernels/cuda writes: `kernel<arguments><<<grid, block, shared, stream>>>(…)` and `__shared__` declarations of plain
-types. Anything else in shared memory or with a `<<<` is an error."""
+types. Anything else in shared memory, with a `<<<` or a `__grid_constant__` is an error."""
 
 import re
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 LAUNCH = re.compile(r"(\w+(?:<[^<>;{}]*>)?)\s*<<<(.*?)>>>\s*\(", re.S)
 DYNAMIC = re.compile(r"\bextern\s+__shared__\s+(?P<type>[\w:]+)\s+(?P<name>\w+)\[\];")
 STATIC = re.compile(r"\b__shared__\s+(?:__align__\((?P<align>[^()]*)\)\s+)?(?P<type>[\w:]+(?:<[^<>;]*>)?)\s+(?P<names>[^;=]+);")
+GRID_CONSTANT = re.compile(r"\bconst\s+__grid_constant__\s+(?P<type>[\w:]+)\s+(?P<name>\w+)")
 
 
 def split(text):
@@ -60,10 +61,11 @@ def static_variables(match):
 
 def rewritten(text):
     text = re.sub(r"//[^\n]*", "", text)  # comments may have brackets of their own
+    text = GRID_CONSTANT.sub(r"const \g<type>& \g<name>", text)
     text = DYNAMIC.sub(r"auto* \g<name> = static_cast<\g<type>*>(emulated::dynamic_memory());", text)
     text = STATIC.sub(static_variables, text)
     text = launches(text)
-    for left in ("<<<", "__shared__"):
+    for left in ("<<<", "__shared__", "__grid_constant__"):
         if left in text:
             sys.exit(f"not understood: {text[text.index(left) - 60 : text.index(left) + 60]}")
     return text

@@ -12,6 +12,7 @@
 #include "launch/device_rates.hpp"
 #include "runtime/ops/attention_device.hpp"
 #include "tests/kernels/cuda_cases.hpp"
+#include "tests/support/environment.hpp"
 #include "tests/support/missing_gpu.hpp"
 
 namespace plimsoll {
@@ -129,22 +130,26 @@ std::optional<std::string> no_fp8() {
   return fp8_gpu_fault(info.name, info.major, info.minor);
 }
 
+void compare(const KernelTable& kernels, Device& device, const OpInfo& op, DType dtype) {
+  const std::vector<OpCase> cases = device_cases(op, dtype), exact = op_cases(op, DType::f64);
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    SCOPED_TRACE(cases[i].text());
+    const Comparison comparison{kernels, device, cases[i], exact[i]};
+    comparison.run({});
+    if (!op.differentiable()) continue;
+    OpRun accumulate, in_place;
+    accumulate.accumulate = true;
+    in_place.in_place = true;
+    comparison.run(accumulate);
+    comparison.run(in_place);
+  }
+}
+
 void compare(const KernelTable& kernels, Device& device, DType dtype) {
   for (const OpInfo& op : all_ops()) {
     if (op.collective || (op.update_only && dtype != DType::f32)) continue;
     if (op.id == op_id<LinearFp8> && no_fp8()) continue;  // LinearsInFp8AgreeWithTheCpu says so
-    const std::vector<OpCase> cases = device_cases(op, dtype), exact = op_cases(op, DType::f64);
-    for (std::size_t i = 0; i < cases.size(); ++i) {
-      SCOPED_TRACE(cases[i].text());
-      const Comparison comparison{kernels, device, cases[i], exact[i]};
-      comparison.run({});
-      if (!op.differentiable()) continue;
-      OpRun accumulate, in_place;
-      accumulate.accumulate = true;
-      in_place.in_place = true;
-      comparison.run(accumulate);
-      comparison.run(in_place);
-    }
+    compare(kernels, device, op, dtype);
   }
 }
 
@@ -278,8 +283,8 @@ TEST_F(CudaKernels, EmbeddingsOfManyTokensAgreeWithTheCpu) {
   }
 }
 
-// In evaluation: GELU in the product, where the library has it.
-TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) {
+// As in evaluation: GELU in the product, where the library has it.
+void compare_linears_that_keep_nothing(const KernelTable& kernels, Device& device) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const Activation activation : {Activation::GeluTanh, Activation::GeluErf}) {
       for (const bool bias : {false, true}) {
@@ -297,11 +302,66 @@ TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) {
           SCOPED_TRACE(mine.text());
           OpRun forward;
           forward.backward = false;
-          Comparison{kernels_, *device_, mine, exact}.run(forward);
+          Comparison{kernels, device, mine, exact}.run(forward);
         }
       }
     }
   }
+}
+
+TEST_F(CudaKernels, LinearsThatKeepNothingAgreeWithTheCpu) { compare_linears_that_keep_nothing(kernels_, *device_); }
+
+// cuda.epilogues: off. The emulated library ends the process where a product asks for one.
+TEST_F(CudaKernels, LinearsWithoutEpiloguesAgreeWithTheCpu) {
+  const EnvironmentVariable unasked("EMULATED_CUBLASLT", "unasked");
+  CudaDeviceOptions options;
+  options.epilogues = false;
+  const KernelTable kernels = cuda_module().kernels(options);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    compare(kernels, *device_, op_info("linear"), dtype);
+    if (!no_fp8()) compare(kernels, *device_, op_info("linear_fp8"), dtype);
+  }
+  compare_linears_that_keep_nothing(kernels, *device_);
+}
+
+// The outputs of an update beside those of the CPU, in the same bits.
+void expect_same_update(const KernelTable& kernels, Device& device, const OpCase& c, int slot) {
+  const OpInputs in = random_inputs(c, 7);
+  OpRun how;
+  how.phase = Phase::Update;
+  how.backward = false;
+  const OpResult expected = run_op(cpu_kernels(), c, in, how);
+  how.device = &device;
+  how.threads = kDeviceThreads;
+  const auto at = static_cast<std::size_t>(slot);
+  ASSERT_FALSE(expected.value[at].empty());
+  EXPECT_EQ(run_op(kernels, c, in, how).value[at], expected.value[at]);
+}
+
+// Those of a tensor are added in the order of the list, whichever of them go with one launch. A square of a float is
+// exact in fp64, so that segments of one element leave no choice but that order.
+TEST_F(CudaKernels, SegmentsOfANormThatTakeTwoLaunchesAreAddedInOrder) {
+  SquareSums::Attrs attrs;
+  attrs.tensors = 7;
+  constexpr int kSegments = 1100;
+  for (int i = 0; i < kSegments; ++i)
+    attrs.segments.push_back({i, i % 100 == 3 ? 0 : 1, i % 3 == 0 ? 4 : i * 5 % 7});  // some are empty
+  OpCase c{&op_info("square_sums"), Attrs(std::in_place_type<SquareSums::Attrs>, attrs), {}, 0};
+  c.specs.set(SquareSums::kGradients, {{kSegments}, DType::f32});
+  c.op->infer(c.attrs, c.specs);
+  expect_same_update(kernels_, *device_, c, SquareSums::kSums);
+}
+
+TEST_F(CudaKernels, WeightsOfManyTensorsAreRoundedInTwoLaunches) {
+  RoundWeights::Attrs attrs;
+  constexpr int kTensors = 300, kColumns = 3;
+  for (int i = 0; i < kTensors; ++i)
+    attrs.segments.push_back({std::int64_t{i} * kColumns, kColumns, 0, kColumns, 0, 0, 1, kColumns, 0, 0, 1, kColumns,
+                              rounding_stream(fmt::format("tensor {}", i))});
+  OpCase c{&op_info("round_weights"), Attrs(std::in_place_type<RoundWeights::Attrs>, attrs), {}, 0};
+  c.specs.set(RoundWeights::kWeights, {{std::int64_t{kTensors} * kColumns}, DType::f32});
+  c.op->infer(c.attrs, c.specs);
+  expect_same_update(kernels_, *device_, c, RoundWeights::kRounded);
 }
 
 // What a plan says the library computes, it does: our own kernels, which would follow, leave other bits.

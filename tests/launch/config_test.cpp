@@ -112,6 +112,7 @@ TEST(Config, KeyNamesAreFrozen) {
                           "cuda.share",
                           "cuda.graphs",
                           "cuda.aware_mpi",
+                          "cuda.epilogues",
                           "cuda.tf32",
                           "schedule.min_lr",
                           "parallel.data",

@@ -4,10 +4,14 @@
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
+#include "comm/group.hpp"
 #include "kernels/cuda_module.hpp"
+#include "launch/backend.hpp"
+#include "launch/run_setup.hpp"
 #include "runtime/ops/attention_device.hpp"
 #include "tests/launch/quiet_run.hpp"
 #include "tests/support/counted_device.hpp"
+#include "tests/support/environment.hpp"
 #include "tests/support/equivalence.hpp"
 #include "tests/support/missing_gpu.hpp"
 
@@ -80,6 +84,20 @@ TEST_F(CudaTraining, ReplayedLaunchesChangeNoBit) {
     expect_as_planned(fmt::format("auto{}", k));
     expect_as_planned(fmt::format("off{}", k));
   }
+}
+
+// Nor do those of its evaluations; and times of its kernels are kept apart from those of runs with epilogues.
+TEST_F(CudaTraining, WithoutEpiloguesNoProductOfARunAsksForOne) {
+  const auto kernels_name = [](Config config) {
+    const Group control("control", make_self_transport());
+    return make_backend(config, {}, control, 1).kernels_name;
+  };
+  const std::string name = kernels_name(config("none", {"precision=bf16"}));
+  const EnvironmentVariable unasked("EMULATED_CUBLASLT", "unasked");
+  const Config off = config("off", {"precision=bf16", "cuda.epilogues=off"});
+  EXPECT_NE(kernels_name(off), name);
+  train_quietly(off);
+  expect_as_planned("off");
 }
 
 // Without cuDNN, or with an old one, attention in half precision is slower than it could be: said once, and planned so.

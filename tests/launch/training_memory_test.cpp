@@ -199,9 +199,11 @@ TEST(Training, AReserveThatIsTooSmallIsRefusedAtStart) {
 TEST(Training, WhatHasNoEffectOnOneRankOrOnTheCpuIsSaid) {
   const TempFolder folder;
   write_tiny_data(folder);
-  const std::string said = train_quietly(tiny_config(
-      folder, "run", {"comm.bucket=1MiB", "cuda.tf32=true", "cuda.graphs=off", "cuda.aware_mpi=off", "train.steps=2"}));
-  EXPECT_NE(said.find("no effect with device: cpu: cuda.graphs, cuda.aware_mpi, cuda.tf32\n"), std::string::npos)
+  const std::string said = train_quietly(tiny_config(folder, "run",
+                                                     {"comm.bucket=1MiB", "cuda.tf32=true", "cuda.graphs=off",
+                                                      "cuda.aware_mpi=off", "cuda.epilogues=off", "train.steps=2"}));
+  EXPECT_NE(said.find("no effect with device: cpu: cuda.graphs, cuda.aware_mpi, cuda.epilogues, cuda.tf32\n"),
+            std::string::npos)
       << said;
   EXPECT_NE(said.find("no effect with one replica, which sums no gradients and gathers no parameters: comm.bucket\n"),
             std::string::npos)

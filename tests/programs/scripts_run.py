@@ -154,6 +154,13 @@ def check_gpu_bench():
     expect(alone["info"] == ["cuda  built for CUDA 13.0", "NCCL  2.28"], alone)
     expect("ratio" not in alone["rows"][0], alone)
 
+    # Without epilogues, where they are to be compared; that it fails costs nothing else.
+    for failing, ratios in (("(?!)", [None, 1]), ("epilogues: off", [None])):
+        code, said = call(*bench, "--sequences", "1024", "--out", FOLDER / "gpu.json", FAILING=failing)
+        found = json.loads((FOLDER / "gpu.json").read_text())
+        expect([row.get("ratio_to_auto") for row in found["rows"]] == ratios and ("off has 1.000 of" in said) == (code == 0), code, said, found)
+        expect(code == len(found["failed"]) == 2 - len(ratios), code, said, found)
+
     for shared, environment in ((REPOSITORY / "shared", {}), (REPOSITORY.parent / "shared", {}), (FOLDER / "named", dict(PLIMSOLL_SHARED=str(FOLDER / "named")))):
         (shared / "tools").mkdir(parents=True)
         (shared / "tools/torch_gpu.py").write_text(PEER)
