@@ -17,7 +17,8 @@ inline constexpr std::int64_t kMostDeviceHeadDim = 256;
 inline constexpr std::int64_t kOldestCudnn = 91501;
 
 // What cuDNN supports on a GPU of this compute capability (ten times it; 0: nobody knows), in bf16 and f16 (NVIDIA's
-// documentation of cuDNN's attention, "Support Matrix"; its library 9.19 has reproducible plans of just these).
+// documentation of cuDNN's attention, "Support Matrix"; its library 9.19 has reproducible plans of these, and none of
+// others but for forward of heads wider than 256).
 // `cudnn`: its version, 0: there is none; of a GPU that is described, one that is new enough.
 constexpr FusedHeads fused_heads(int compute_capability, std::int64_t cudnn = kOldestCudnn) {
   if (cudnn < kOldestCudnn) return {0, 0};
