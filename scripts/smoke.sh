@@ -2,7 +2,7 @@
 # The smoke run: set-up, build, then a real training run on real text under mpirun, and a sample of what was learned.
 #   scripts/smoke.sh [--gpu] [--data FILE] [--ranks N] [--set key=value]…
 # Text: the King James Bible of Debian's bible-kjv, or FILE. Every run gets a new directory, runs/smoke-<time>.
-# --gpu trains on the GPUs of this machine, a rank on each (needs nvcc); without a GPU it ends with 69.
+# --gpu trains on the GPUs of this machine, a rank on each of at most eight (needs nvcc); without a GPU it ends with 69.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -28,7 +28,7 @@ if $gpu; then
   need_gpu
   preset=cuda
   config=configs/smoke_gpu.yaml
-  ranks=${ranks:-$gpus}
+  ranks=${ranks:-$((gpus < 8 ? gpus : 8))}  # its batch and its layers divide among 1 to 8, and not among 9 or 11
 fi
 ranks=${ranks:-4}
 
