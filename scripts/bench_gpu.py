@@ -86,9 +86,10 @@ def has_peer(cell):
 
 
 def peer(a, script, cell, peak_gflops):
-    """PyTorch as its users run it."""
-    said = start([PYTHON, script, cell.model, "--B", cell.batch, "--T", cell.sequence, "--steps", a.steps, "--device", a.device,
-                  "--peak-tflops", peak_gflops / 1000], "PyTorch", LIMIT_S)
+    """PyTorch as its users run it; with a cache of its own, since one that a compiler was cut off in fails every later run."""
+    with tempfile.TemporaryDirectory() as cache:
+        said = start(["env", f"TORCHINDUCTOR_CACHE_DIR={cache}", PYTHON, script, cell.model, "--B", cell.batch, "--T", cell.sequence,
+                      "--steps", a.steps, "--device", a.device, "--peak-tflops", peak_gflops / 1000], "PyTorch", LIMIT_S)
     try:
         result = json.loads(said.strip().splitlines()[-1])
     except (ValueError, IndexError):

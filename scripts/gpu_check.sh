@@ -45,6 +45,8 @@ IFS=. read -r major minor patch <<<"${cudnn:-0.0.0}"
 if [ "$any_cudnn" = false ] && [ $((major * 10000 + minor * 100 + patch)) -lt "${oldest:?kOldestCudnn was not found}" ]; then
   die "cuDNN ${cudnn:-none}, and runs use $oldest or later: scripts/README.md says how to name where it is; --any-cudnn goes on"
 fi
+unbuilt=$(ctest --test-dir build/cuda -N | sed -n 's/^.*: \(.*gpu_tests\)_NOT_BUILT$/\1/p')
+[ -z "$unbuilt" ] || die "not built: ${unbuilt//$'\n'/, }"
 export PLIMSOLL_GPU_REQUIRED=1  # from here on a GPU that is gone is a failure
 
 failed=()

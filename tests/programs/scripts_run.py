@@ -19,12 +19,12 @@ GPUS = ("GPU 0: NVIDIA H200 (UUID: GPU-aaaa-1)\n  MIG 1g.18gb Device 0: (UUID: M
 
 # Five tests, run one by one; DIES names one at which it ends before it writes anything. RAN has a line for each that was started.
 CTEST = r"""
-if [ "$PLIMSOLL_GPU_REQUIRED" != 1 ]; then echo "a GPU that is gone would be a skip"; exit 1; fi
 while [ $# -gt 0 ]; do case $1 in -N) list=1 ;; -R) name=$(tr -d '^$\\' <<<"$2") ;; --output-junit) out=$2 ;; esac; shift; done
 if [ "${list:-}" ]; then
-  printf '  Test %4s: %s\n' '#1' s.a '#2' s.b '#3' s.c '#4' s.d '#1000' sanitizer.e
+  printf '  Test %4s: %s\n' '#1' s.a '#2' s.b '#3' s.c '#4' s.d '#1000' sanitizer.e ${UNBUILT:+'#1001' kernels_gpu_tests_NOT_BUILT}
   exit
 fi
+if [ "$PLIMSOLL_GPU_REQUIRED" != 1 ]; then echo "a GPU that is gone would be a skip"; exit 1; fi
 echo "$name" >>"$RAN"
 if [ "$name" = "${DIES:-}" ]; then echo "ctest: terminated"; exit 1; fi
 case $name in
@@ -79,8 +79,11 @@ sequence = sys.argv[sys.argv.index("--T") + 1]
 if "RAN" in os.environ:
     with open(os.environ["RAN"], "a") as ran:
         print("peer", sequence, file=ran)
+if os.listdir(os.environ["TORCHINDUCTOR_CACHE_DIR"]):
+    sys.exit("what an earlier run has left is used")
+open(os.environ["TORCHINDUCTOR_CACHE_DIR"] + "/half", "w")
 if sequence == os.environ.get("PEER_CUT"):
-    os.kill(os.getppid(), 9)
+    os.kill(os.getppid(), 9)  # env is replaced by this: the parent is the benchmark
 if sequence == os.environ.get("PEER_FULL"):
     sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\\nSet TORCHDYNAMO_VERBOSE=1")
 print("no results" if sequence == "64" else json.dumps(dict(tokens_s=4, mfu=0.4, peak_gib=1)))
@@ -159,6 +162,8 @@ def check_gpu_tests():
     os.utime(REPOSITORY / "build/cuda/bin/plimsoll")
     expect(call("scripts/gpu_check.sh", "tests", **ran)[0] == 0 and lines_of(FOLDER / "ran") == ["s.a", "s.b", "s.c", "s.d"], "another build")
 
+    code, said = call("scripts/gpu_check.sh", "tests", UNBUILT="1", **ran)
+    expect(code == 1 and "not built: kernels_gpu_tests" in said and not lines_of(FOLDER / "ran"), code, said)
     for cudnn in ("none", "9.15.0"):
         code, said = call("scripts/gpu_check.sh", "tests", CUDNN=cudnn, **ran)
         expect(code == 1 and "runs use 91501 or later" in said and "NCCL 2.28" in said and not lines_of(FOLDER / "ran"), cudnn, code, said)
