@@ -8,6 +8,7 @@
 #   scripts/bench.sh --plans [--verify] [--out FILE]   configs/large on the clusters that they are for; trains nothing
 #   scripts/bench.sh --shares [--rounds N] [--steps N] [--micro-batches N] [--rivals N] [--out FILE]   even and uneven shares with one slow rank
 #   scripts/bench.sh --gpu [--rounds N] [--steps N] [--models gpt2-124m,gpt2-1558m,llama-3.2-1b] [--sequences 1024,2048,4096] [--no-peer] [--out FILE]   bf16 on one GPU
+# --gpu and --budget, called again, go on with the --out of a call that was cut off. NO_BUILD=1 takes what was built.
 # PYTHON names a python3 with torch; tools/torch_bench.sh and tools/torch_gpu.py run it, of PLIMSOLL_SHARED, ../shared or shared.
 #   scripts/bench.sh --pipeline [--rounds N] [--steps N] [--micro-batches N] [--layers N] [--hidden N]
 # Two stages, a core each, under every schedule: the step that was measured and the one that the simulator predicts.

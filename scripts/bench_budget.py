@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """GPT-2 124M under budgets of its activation peak, on the CPU at 256 tokens, or with --gpu on a GPU at 1024 in bf16: what memory.recompute:
 auto plans, what a run then takes in memory and time, and what the usual ways would cost. Every budget is interleaved with the unbudgeted
-run; medians. Called by bench.sh --budget.
+run; medians. Called again, it measures the budgets that the results lack. Called by bench.sh --budget.
 
 Two overheads are measured. `again`: the seconds of the nodes that recompute over those of the rest of the same step, which is what the plan
 predicts, and which the noise of the machine leaves alone, since it falls on both; on a GPU of one more run, with a trace, since nodes are timed
@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_runs import DATA, PROGRAM, ROOT, keeps_going, start, write_partial, write_results
+from bench_runs import DATA, PROGRAM, ROOT, identity, keeps_going, results_of, save_results, start, write_results
 
 
 @dataclass(frozen=True)
@@ -139,25 +139,33 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         plan = json.loads(run(a, ["plan", "--json", "--out", "none"], config_text(a, Path(folder) / "run", "recompute: none"), folder))
     persistent, step_region = plan["persistent_bytes"], plan["planned_bytes"] - plan["persistent_bytes"]
-    outside = train(a, "recompute: none")["outside"] + SPARE  # also measures the kernels, and warms up
+    settings = dict(device=a.on.device, threads=a.threads, rounds=a.rounds, steps=a.steps, model=a.model, **identity(a.on.program))
+    before = results_of(a.out, **settings)
+    # Also measures the kernels, and warms up.
+    outside = before.get("outside_bytes") or train(a, "recompute: none")["outside"] + SPARE
     print(f"a step of {a.on.batch} x {a.on.sequence} tokens in {a.on.precision} on {a.on.device}, {a.threads} thread(s); {persistent / 2**20:.1f} MiB live for the whole run, "
           f"{step_region / 2**20:.1f} MiB in a step without recomputation, {outside / 2**20:.1f} MiB outside the arena; load {os.getloadavg()}")
     print("overheads in percent of the unbudgeted step, of whose runs every one stands beside a budgeted run")
     print(HEADER, flush=True)
-    rows, failed = [], {}
-    for percent in (int(p) for p in a.percent.split(",")):
-        budget = persistent + step_region * percent // 100 + outside
-        name, row = f"{percent} %", dict(percent=percent, budget_bytes=budget)
-        with keeps_going(failed, name):
-            row = measure(a, percent, budget, outside)
-            print(text_of(row), flush=True)
-        if name in failed:
-            row["failed"] = failed[name]
-        rows.append(row)
-        write_partial(a.out, rows)
-    print_verdicts(a, rows, failed)
+    rows, failed = {row["percent"]: row for row in before.get("rows", [])}, {}
     cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
-    write_results(a.out, cpu=cpu, device=a.on.device, threads=a.threads, rounds=a.rounds, rows=rows)
+    results = lambda: dict(cpu=cpu, **settings, outside_bytes=outside, rows=[rows[percent] for percent in sorted(rows, reverse=True)])
+    percents = [int(p) for p in a.percent.split(",")]
+    for percent in sorted(percents, key=lambda p: "failed" in rows.get(p, {})):  # what failed before comes last
+        budget = persistent + step_region * percent // 100 + outside
+        name = f"{percent} %"
+        if "failed" in rows.get(percent, dict(failed=None)):
+            row = dict(percent=percent, budget_bytes=budget)
+            with keeps_going(failed, name):
+                row = measure(a, percent, budget, outside)
+            if name in failed:
+                row["failed"] = failed[name]
+            rows[percent] = row
+            save_results(a.out, **results())
+        if name not in failed:
+            print(text_of(rows[percent]), flush=True)
+    print_verdicts(a, rows.values(), failed)
+    write_results(a.out, **results())
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

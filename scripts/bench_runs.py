@@ -1,4 +1,5 @@
 """What the benchmarks that start training runs share."""
+import hashlib
 import json
 import os
 import subprocess
@@ -51,13 +52,35 @@ def keeps_going(failed, what):
         print(f"{what}: FAILED: {failed[what]}", flush=True)
 
 
-def write_partial(path, rows):
-    """After every row: what was measured stays when the time is up. Gone when write_results() has written all of them."""
-    Path(f"{path}.partial").write_text(json.dumps(rows, indent=1) + "\n")
+def identity(program):
+    """Of what is measured: what the program says of its build, its libraries and the machine, and its and the CUDA module's bytes."""
+    files = [file for file in (program, program.parent / "libplimsoll_cuda.so") if file.exists()]
+    return dict(info=[line for line in start([program, "info"], "plimsoll info").splitlines() if not line.startswith("memory_free_bytes")],
+                build=hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16])
+
+
+def results_of(path, **settings):
+    """What `path` has from a call that was cut off, or failed in a part, of the same settings; {} where it has none. Others are moved away."""
+    path = Path(path)
+    if not path.exists():
+        return {}
+    results = json.loads(path.read_text())
+    if all(results.get(key) == value for key, value in settings.items()):
+        print(f"going on with {path}; without that file all is measured anew")
+        return results
+    path.replace(f"{path}.old")
+    print(f"{path} is of another build or other settings: now {path}.old")
+    return {}
+
+
+def save_results(path, **results):
+    """After every measurement, so that it stays when the time is up; the file is whole at any moment."""
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(dict(commit=commit, load=os.getloadavg(), **results), indent=1) + "\n")
+    part.replace(path)
 
 
 def write_results(path, **results):
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    Path(path).write_text(json.dumps(dict(commit=commit, load=os.getloadavg(), **results), indent=1) + "\n")
-    Path(f"{path}.partial").unlink(missing_ok=True)
+    save_results(path, **results)
     print(f"load {os.getloadavg()}, results in {path}")

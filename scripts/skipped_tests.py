@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""skipped_tests.py RESULTS: the tests that were skipped, one a line with the reason, of what ctest --output-junit wrote."""
+"""skipped_tests.py RESULTS…: the tests that were skipped, one a line with the reason, of what ctest --output-junit wrote."""
 import re
 import sys
 import xml.etree.ElementTree as xml
@@ -12,6 +12,7 @@ def reason(output):
     return next(filter(None, said.groups())) if said else lines[-1] if lines else "no reason given"
 
 
-for test in xml.parse(sys.argv[1]).iter("testcase"):
-    if test.find("skipped") is not None:
-        print(f"{test.get('name')}: {reason(test.findtext('system-out') or '')}")
+for results in sys.argv[1:]:
+    for test in xml.parse(results).iter("testcase"):
+        if test.find("skipped") is not None:
+            print(f"{test.get('name')}: {reason(test.findtext('system-out') or '')}")

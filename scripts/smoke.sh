@@ -29,6 +29,8 @@ if $gpu; then
   preset=cuda
   config=configs/smoke_gpu.yaml
   ranks=${ranks:-$gpus}
+  # Its batch of 64 divides among 9 or 11 of them in no layout.
+  [ $((64 % ranks)) -eq 0 ] || overrides=(--set "train.global_batch=$((8 * ranks))" "${overrides[@]}")
 fi
 ranks=${ranks:-4}
 

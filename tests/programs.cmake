@@ -244,7 +244,7 @@ plimsoll_program_test(smoke_gpu_without_gpu
 plimsoll_program_test(scripts_run
   COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/scripts_run.py ${PROJECT_SOURCE_DIR}/scripts
     ${CMAKE_CURRENT_BINARY_DIR}/scripts_run
-  LABELS unit TIMEOUT 120)
+  LABELS unit TIMEOUT 300)
 
 # A build with CUDA where no GPU is visible: it trains on the CPU, and says why not on a GPU.
 set(cuda_run Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/programs/cuda_run.py)
