@@ -47,8 +47,8 @@ struct CudaModule {
   std::vector<CudaDeviceInfo> (*devices)() = nullptr;
   std::unique_ptr<Device> (*make_device)(const CudaDeviceOptions& options) = nullptr;
   KernelTable (*kernels)(const CudaDeviceOptions& options) = nullptr;
-  // Why cuDNN had no plan for attention that this thread wanted of it, the first time; empty: it always had one.
-  std::string (*attention_refusal)() = nullptr;
+  // Whether cuDNN had no plan for attention that this thread wanted of it, which was said.
+  bool (*attention_refused)() = nullptr;
 };
 
 // Of the sizes of what the module and the program hand each other: a module that has others is refused. Other changes

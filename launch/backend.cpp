@@ -23,8 +23,10 @@
 namespace plimsoll {
 namespace {
 
-// Messages that each group of a library carries first: it connects differently for small ones and large ones.
-constexpr std::array<std::int64_t, 2> kFirstMessages{std::int64_t{1} << 10, std::int64_t{16} << 20};
+// Messages that each group of a library carries first: NCCL chooses how by their size, and connects each way when it
+// first takes it.
+constexpr std::array<std::int64_t, 4> kFirstMessages{std::int64_t{1} << 10, std::int64_t{1} << 20,
+                                                     std::int64_t{16} << 20, std::int64_t{128} << 20};
 // Tokens of the first product and the first attention, at most.
 constexpr std::int64_t kFirstTokens = 4096;
 
@@ -87,7 +89,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
   backend.kernels = module.kernels(options);
   backend.sharing_ranks =
       static_cast<int>(std::count_if(all.begin(), all.end(), [&](const RankGpu& g) { return same_gpu(g, mine); }));
-  backend.fused_heads = common_fused_heads(all);
+  backend.fused_heads = common_fused_heads(all);  // for the first calls
   // The free memory of a device is that of all who use it: what this rank keeps is seen while nobody else changes it.
   take_turns(control, all, [&] {
     backend.device = module.make_device(options);
@@ -95,7 +97,7 @@ Backend make_cuda_backend(Config& config, const Place& place, const Group& contr
     backend.kept_bytes = backend.device->outside_bytes().value_or(0);
   });
   // What the library is made for, this installation of it may not do: its kernels are compiled now, by NVRTC.
-  mine.attends = module.attention_refusal().empty();
+  mine.attends = !module.attention_refused();
   control.gather_values(&mine, sizeof(mine), all.data());
   backend.fused_heads = common_fused_heads(all);
   backend.unfused = unfused_reason(all);
@@ -147,17 +149,18 @@ std::string unfused_reason(std::span<const RankGpu> all) {
   if (without == all.end()) return "";
   const std::string has = fmt::format("cuDNN {}", library_version_text(without->cudnn));
   const std::string least = fmt::format("cuDNN {} or later", library_version_text(kOldestCudnn));
-  const auto [what, remedy] = without->cudnn == 0
-                                  ? std::pair{std::string("no cuDNN"), "build it where CMake finds " + least}
-                              : without->cudnn < kOldestCudnn
-                                  ? std::pair{has, "install " + least}
-                                  : std::pair{has + ", which has no plan for it",
-                                              std::string("that rank's warning says why; cuDNN compiles its kernels "
-                                                          "with NVRTC (libnvrtc, libnvrtc-builtins) of CUDA")};
+  std::pair what_and_remedy{has + ", which has no plan for it",
+                            std::string("that rank's warning says why; where NVRTC (libnvrtc, libnvrtc-builtins) of "
+                                        "CUDA is missing, install it")};
+  if (without->cudnn == 0) {
+    what_and_remedy = {"no cuDNN", "build it where CMake finds " + least};
+  } else if (without->cudnn < kOldestCudnn) {
+    what_and_remedy = {has, "install " + least};
+  }
   return fmt::format(
       "the CUDA module of rank {} has {}: kernels without tensor cores compute attention, and all ranks plan for that; "
       "{}",
-      without - all.begin(), what, remedy);
+      without - all.begin(), what_and_remedy.first, what_and_remedy.second);
 }
 
 FoundGpu find_gpus(std::span<const RankGpu> all, const Group& control, Backend& backend) {

@@ -82,9 +82,6 @@ std::vector<std::pair<std::string, std::string>> wanted_environment() {
   // Streams share the queues of a GPU, eight of them by default: what one waits for must not stand behind that wait.
   if (cuda_is_built() && environment("CUDA_DEVICE_MAX_CONNECTIONS").empty())
     wanted.emplace_back("CUDA_DEVICE_MAX_CONNECTIONS", "32");
-  // What NCCL's connections take is measured before the plan, so it makes them at its start, not with the first call of
-  // each kind.
-  if (cuda_is_built() && environment("NCCL_RUNTIME_CONNECT").empty()) wanted.emplace_back("NCCL_RUNTIME_CONNECT", "0");
   if (environment("OMPI_MCA_btl_tcp_links").empty()) wanted.emplace_back("OMPI_MCA_btl_tcp_links", "2");
   return wanted;
 }

@@ -47,7 +47,7 @@ bool cpu_has_avx512();
 // - OMPI_MCA_mpi_yield_when_idle: 1 when the ranks of this host are more than its cores;
 // - OMPI_MCA_btl_tcp_links: 2 connections between hosts over TCP, unless a number is given. On one, the answer that a
 //   message waits for stands behind what goes the other way: what two ranks exchange goes one way after the other;
-// - CUDA_DEVICE_MAX_CONNECTIONS: 32, and NCCL_RUNTIME_CONNECT: 0, in a build with CUDA, unless they are set.
+// - CUDA_DEVICE_MAX_CONNECTIONS: 32 in a build with CUDA, unless it is set.
 // Also makes malloc keep large blocks instead of returning them to the system.
 void ensure_environment(char** argv);
 // What ensure_environment() changed, "NAME=value" each.

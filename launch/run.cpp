@@ -69,7 +69,7 @@ Run::Run(Config given, const MpiSession& session, Purpose purpose, const std::fi
   if (purpose == Purpose::Train && config.parallel.auto_shares && options.shares.empty() && shareable) share();
   if (backend.transports && !backend.transports->register_memory(engine->arena(), control) &&
       backend.transports->uses_nccl() && chief())
-    log_info("NCCL does not register the arena: it copies what it sends");
+    log_info("NCCL does not register the arena: it copies whatever it sends");
 }
 
 // Makes the groups of a mesh, in the place of those of another. Collective.

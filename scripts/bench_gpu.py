@@ -101,7 +101,7 @@ def peer(a, script, cell, peak_gflops):
 
 def out_of_memory(reason):
     """A result of PyTorch, and no failure of the benchmark."""
-    return re.search("CUDA (error: )?out of memory", reason) is not None
+    return re.search(r"CUDA\W+(error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED", reason) is not None
 
 
 def row_of(cell, runs, peers, peer_failed):
@@ -237,7 +237,8 @@ def main():
                 save()
             if cell in rows():
                 print(text_of(rows()[cell]), flush=True)
-    bad = [*failed, *(f"PyTorch, {cell}" for cell, reason in peer_failed.items() if not out_of_memory(reason))]
+    bad = [str(cell) for cell in cells if str(cell) in failed]
+    bad += [f"PyTorch, {cell}" for cell in cells if cell in peer_failed and not out_of_memory(peer_failed[cell])]
     if script is None and not a.no_peer:
         bad.append(f"PyTorch, {peer_text}")
     print_verdicts(rows().values())

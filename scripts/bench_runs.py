@@ -2,7 +2,9 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +13,9 @@ PROGRAM = ROOT / "build/release/bin/plimsoll"
 DATA = ROOT / "data/kjv"
 SHARED = [Path(folder) for folder in (os.environ.get("PLIMSOLL_SHARED"), ROOT.parent / "shared", ROOT / "shared") if folder]
 PYTHON = os.environ.get("PYTHON", "python3")
+TERMINATED = 128 + signal.SIGTERM
+# A benchmark that is cut off removes the folders of its runs on its way out.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 
 def shared_tool(name):
@@ -48,6 +53,8 @@ def keeps_going(failed, what):
     try:
         yield
     except (Exception, SystemExit) as failure:
+        if isinstance(failure, SystemExit) and failure.code == TERMINATED:
+            raise
         failed[what] = str(failure) if isinstance(failure, SystemExit) else repr(failure)
         print(f"{what}: FAILED: {failed[what]}", flush=True)
 

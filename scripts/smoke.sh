@@ -29,10 +29,12 @@ if $gpu; then
   preset=cuda
   config=configs/smoke_gpu.yaml
   ranks=${ranks:-$gpus}
-  # Its batch of 64 divides among 9 or 11 of them in no layout.
-  [ $((64 % ranks)) -eq 0 ] || overrides=(--set "train.global_batch=$((8 * ranks))" "${overrides[@]}")
 fi
 ranks=${ranks:-4}
+[[ $ranks =~ ^[1-9][0-9]*$ ]] || die "--ranks $ranks: not a number of ranks"
+if $gpu && [ $((64 % ranks)) -ne 0 ]; then  # the batch of its configuration, which 9 or 11 divide in no layout
+  overrides=(--set "train.global_batch=$((8 * ranks))" "${overrides[@]}")
+fi
 
 "$root/scripts/setup.sh"
 "$root/scripts/build.sh" "$preset" plimsoll

@@ -29,7 +29,7 @@ struct Library {
   std::unique_ptr<cudnnContext, DestroyHandle> handle;
   std::map<FusedShape, CudnnPlan> forward, backward;
 };
-thread_local std::string refusal;  // attention_refusal()
+thread_local bool refused = false;  // attention_refused()
 Library& library() {
   thread_local Library one;
   return one;
@@ -62,11 +62,12 @@ const CudnnPlan& plan_for(std::map<FusedShape, CudnnPlan>& plans, const FusedSha
   if (plan.plan == nullptr) {
     std::array<char, 512> reason{};
     cudnnGetLastErrorString(reason.data(), reason.size());
-    std::string said = fmt::format("cuDNN {} has no attention for {} x {} heads of {}, {} tokens, in {} bytes: {}",
-                                   library_version_text(static_cast<std::int64_t>(cudnnGetVersion())), shape.batch,
-                                   shape.heads, shape.head_dim, shape.length, workspace, reason.data());
-    log_warn("kernels without tensor cores compute attention. {}", said);
-    if (refusal.empty()) refusal = std::move(said);
+    log_warn(
+        "kernels without tensor cores compute attention: cuDNN {} has none for {} x {} heads of {}, {} tokens, in {} "
+        "bytes. {}",
+        library_version_text(static_cast<std::int64_t>(cudnnGetVersion())), shape.batch, shape.heads, shape.head_dim,
+        shape.length, workspace, reason.data());
+    refused = true;
   }
   return plans.emplace(shape, std::move(plan)).first->second;
 }
@@ -79,7 +80,7 @@ void* address(const HeadTensor<T>& tensor, std::int64_t sample, std::int64_t hea
 
 }  // namespace
 
-std::string attention_refusal() { return refusal; }
+bool attention_refused() { return refused; }
 
 template <class T>
 bool try_attend(cudaStream_t stream, void* workspace, const FusedSlices& slices, const AttentionShape& s,
@@ -147,7 +148,7 @@ bool try_attend_gradient(cudaStream_t stream, void* workspace, const FusedSlices
 
 namespace plimsoll::cuda {
 
-std::string attention_refusal() { return {}; }
+bool attention_refused() { return false; }
 
 template <class T>
 bool try_attend(cudaStream_t, void*, const FusedSlices&, const AttentionShape&, const AttentionTensors<T>&) {

@@ -1,8 +1,6 @@
 #pragma once
 // Attention by cuDNN's fused kernels: bf16 and f16, causal, without dropout and segments.
 
-#include <string>
-
 #include "kernels/cuda/attention.hpp"
 #include "runtime/ops/attention_device.hpp"
 
@@ -18,7 +16,7 @@ template <class T>
 bool try_attend_gradient(cudaStream_t stream, void* workspace, const FusedSlices& slices, const AttentionShape& shape,
                          const AttentionTensors<T>& tensors, const AttentionGradients<T>& gradients);
 
-// CudaModule::attention_refusal.
-std::string attention_refusal();
+// CudaModule::attention_refused.
+bool attention_refused();
 
 }  // namespace plimsoll::cuda

@@ -7,6 +7,6 @@
 extern "C" __attribute__((visibility("default"))) const plimsoll::CudaModule* plimsoll_cuda_module() {
   static const plimsoll::CudaModule module{plimsoll::cuda_interface(), plimsoll::cuda_versions,
                                            plimsoll::cuda_devices,     plimsoll::make_cuda_device,
-                                           plimsoll::cuda_kernels,     plimsoll::cuda::attention_refusal};
+                                           plimsoll::cuda_kernels,     plimsoll::cuda::attention_refused};
   return &module;
 }

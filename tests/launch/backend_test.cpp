@@ -210,8 +210,8 @@ TEST(Backend, SaysWhoHasNoFusedAttentionAndWhatToDo) {
   EXPECT_EQ(
       unfused_reason(gpus),
       "the CUDA module of rank 1 has cuDNN 9.15.1, which has no plan for it: kernels without tensor cores compute "
-      "attention, and all ranks plan for that; that rank's warning says why; cuDNN compiles its kernels with NVRTC "
-      "(libnvrtc, libnvrtc-builtins) of CUDA");
+      "attention, and all ranks plan for that; that rank's warning says why; where NVRTC (libnvrtc, "
+      "libnvrtc-builtins) of CUDA is missing, install it");
 }
 
 TEST(Backend, SaysWhyThereIsNoGpu) {

@@ -107,6 +107,8 @@ TEST(Config, KeyNamesAreFrozen) {
                           "optimizer.eps",
                           "optimizer.weight_decay",
                           "optimizer.clip",
+                          "optimizer.loss_scale.initial",
+                          "optimizer.loss_scale.window",
                           "schedule.name",
                           "schedule.warmup",
                           "cuda.share",

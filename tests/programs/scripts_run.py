@@ -47,8 +47,9 @@ import json, os, re, sys
 from pathlib import Path
 
 if sys.argv[1] == "info":
-    libraries = json.dumps([f"cuDNN {os.environ.get('CUDNN', '9.15.1')}", "NCCL 2.28"])
-    sys.exit(print(f"commit  {os.environ.get('COMMIT', '1')}\ncuda  built for CUDA 13.0\nmemory_free_bytes  {os.getpid()}\ncuda_libraries  {libraries}"))
+    libraries = json.dumps([f"cuDNN {os.environ.get('CUDNN', '9.15.1')}", f"NCCL {os.environ.get('NCCL', '2.28')}"])
+    cuda = os.environ.get("CUDA", "built for CUDA 13.0")
+    sys.exit(print(f"commit  {os.environ.get('COMMIT', '1')}\ncuda  {cuda}\nmemory_free_bytes  {os.getpid()}\ncuda_libraries  {libraries}"))
 if sys.argv[1] == "plan":
     sys.exit(print(json.dumps(dict(persistent_bytes=100 << 20, planned_bytes=300 << 20))))
 if sys.argv[1] == "generate":
@@ -168,6 +169,9 @@ def check_gpu_tests():
         code, said = call("scripts/gpu_check.sh", "tests", CUDNN=cudnn, **ran)
         expect(code == 1 and "runs use 91501 or later" in said and "NCCL 2.28" in said and not lines_of(FOLDER / "ran"), cudnn, code, said)
     expect(call("scripts/gpu_check.sh", "--any-cudnn", "tests", CUDNN="none", **ran)[0] == 0 and lines_of(FOLDER / "ran"), "--any-cudnn")
+    alone = "not to be used here: libnccl.so.2 cannot be loaded"
+    expect(call("scripts/gpu_check.sh", "tests", NCCL=alone, **ran)[0] == 0 and lines_of(FOLDER / "ran"), "one GPU needs no NCCL")
+    expect(call("scripts/gpu_check.sh", "tests", CUDA="built, but not to be used here: no driver", **ran)[0] == 1 and not lines_of(FOLDER / "ran"), "no driver")
 
 
 def check_gpu_check():
@@ -342,6 +346,9 @@ def check_gpu_bench():
     with bench_runs.keeps_going(failed, "a cell"):
         bench_runs.start(["sleep", "20"], "it", timeout=0.1)
     expect(re.fullmatch(r"it: not done after 0\.1 s", failed["a cell"]), failed)
+    cut = subprocess.run([sys.executable, "-c", "import os, signal\nfrom bench_runs import keeps_going\nwith keeps_going({}, 'a cell'): "
+                          "os.kill(os.getpid(), signal.SIGTERM)\nprint('went on')"], cwd=REPOSITORY / "scripts", capture_output=True, text=True)
+    expect((cut.returncode, cut.stdout) == (143, ""), cut)
 
 
 make_repository()
