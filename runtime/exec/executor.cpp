@@ -336,19 +336,19 @@ const KernelArgs& Executor::run_node(std::size_t n, Variant variant, const RunPa
 void Executor::prepare() {
   static const Alone alone;
   std::deque<std::pair<KernelArgs, Launch>> apart;  // what tasks point at until the stream is idle
+  const auto call = [&](const Bound& b, const KernelArgs& args) {
+    auto& [own, launch] = apart.emplace_back(args, Launch{&b, &b.slots.front(), nullptr});
+    if (own.group != nullptr) own.group = &alone;
+    launch.args = &own;
+    b.stream->launch(task_of(launch));
+  };
   values_->send(*context_.compute);
   for (std::size_t n = 0; n < bound_.size(); ++n) {
-    Bound& b = bound_[n];
+    const Bound& b = bound_[n];
     if (b.stream != context_.compute || op_info(graph_.nodes[n].op).collective) continue;
     const Binding& binding = b.slots.front();
-    const bool both = binding.first.accumulate != binding.later.accumulate;
-    for (const KernelArgs* args : {&binding.first, both ? &binding.later : nullptr}) {
-      if (args == nullptr) continue;
-      auto& [own, launch] = apart.emplace_back(*args, Launch{&b, &binding, nullptr});
-      if (own.group != nullptr) own.group = &alone;
-      launch.args = &own;
-      b.stream->launch(task_of(launch));
-    }
+    call(b, binding.first);
+    if (binding.first.accumulate != binding.later.accumulate) call(b, binding.later);
   }
   context_.compute->synchronize();
 }

@@ -5,11 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 #include <vector>
 
 #include "tests/emulation/faults.hpp"
+#include "tests/support/environment.hpp"
 
 namespace emulated::test {
 namespace {
@@ -238,13 +238,12 @@ TEST_F(CublasLt, SumsOverTheInnerDimension) {
 }
 
 TEST_F(CublasLt, SeesWhoAsksForAnEpilogue) {
-  setenv("EMULATED_CUBLASLT", "unasked", 1);
+  const plimsoll::test::EnvironmentVariable unasked("EMULATED_CUBLASLT", "unasked");
   EXPECT_TRUE(choose());
   EXPECT_EQ(multiply(), CUBLAS_STATUS_SUCCESS);
   set(CUBLASLT_EPILOGUE_BIAS);
   EXPECT_DEATH(choose(), "a product asks for epilogue");
   EXPECT_DEATH(multiply(), "a product asks for epilogue");
-  unsetenv("EMULATED_CUBLASLT");
 }
 
 TEST_F(CublasLt, RefusesWhatWasNotChosen) {

@@ -52,17 +52,22 @@ TEST(DeviceTransport, IsNcclWhereThatWorksOnEveryRank) {
             (Texts{"libnccl.so.2 cannot be loaded", "libnccl.so.2 cannot be loaded"}));
 }
 
+// Of a rank with a GPU of its own.
+DeviceTransports transports_over(std::shared_ptr<NcclApi> api, Device& device, int rank) {
+  DeviceTransportChoice choice;
+  choice.name = TransportName::Nccl;
+  choice.nccl = std::move(api);
+  return {std::move(choice), device, fmt::format("GPU {}", rank), false};
+}
+
 // A communicator for an axis; in a pipeline, one more for each neighbour that messages go to or come from, which take
 // few blocks of the device. The arena is registered in all of them, and they are closed.
 TEST(DeviceTransport, MakesCommunicatorsForAxes) {
   const auto world = std::make_shared<FakeNcclWorld>();
   const auto faults = test::on_ranks_over(2, [&](const std::shared_ptr<Transport>& below) -> std::string {
-    QueueDevice device;
-    DeviceTransportChoice choice;
-    choice.name = TransportName::Nccl;
     const auto api = std::make_shared<FakeNccl>(world);
-    choice.nccl = api;
-    DeviceTransports transports(std::move(choice), device, fmt::format("GPU {}", below->rank()), false);
+    QueueDevice device;
+    DeviceTransports transports = transports_over(api, device, below->rank());
     EXPECT_EQ(transports.text(), "NCCL fake");
     const auto data = transports.over("data", below, nullptr);
     const auto back = transports.over("pipeline_back", below, nullptr);
@@ -94,15 +99,12 @@ TEST(DeviceTransport, MakesCommunicatorsForAxes) {
 TEST(DeviceTransport, MemoryThatOneRankCannotRegisterIsRegisteredOnNone) {
   const auto world = std::make_shared<FakeNcclWorld>();
   const auto faults = test::on_ranks_over(2, [&](const std::shared_ptr<Transport>& below) -> std::string {
-    QueueDevice device;
-    DeviceTransportChoice choice;
-    choice.name = TransportName::Nccl;
     const auto api = std::make_shared<FakeNccl>(world);
     if (below->rank() == 1) {
       api->answer = [](const std::string& call) { return call.starts_with("ncclCommRegister axis shard") ? 1 : 0; };
     }
-    choice.nccl = api;
-    DeviceTransports transports(std::move(choice), device, fmt::format("GPU {}", below->rank()), false);
+    QueueDevice device;
+    DeviceTransports transports = transports_over(api, device, below->rank());
     const auto data = transports.over("data", below, nullptr), shard = transports.over("shard", below, nullptr);
     Arena arena(device, 4096);
     EXPECT_FALSE(transports.register_memory(arena, Group("control", below)));

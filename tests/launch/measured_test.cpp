@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
+#include "tests/support/environment.hpp"
 #include "tests/support/temp_folder.hpp"
 
 namespace plimsoll {
@@ -11,9 +10,7 @@ namespace {
 
 TEST(Measured, TheLastRunOfThisBinaryIsRemembered) {
   const test::TempFolder folder;
-  const char* before = std::getenv("XDG_CACHE_HOME");
-  const std::string kept = before != nullptr ? before : "";
-  setenv("XDG_CACHE_HOME", folder.path().c_str(), 1);
+  const test::EnvironmentVariable cache("XDG_CACHE_HOME", folder.path().c_str());
   EXPECT_EQ(remembered_outside_bytes(1), std::nullopt);
   remember_outside_bytes(1, 100);
   remember_outside_bytes(4, 300);
@@ -25,7 +22,6 @@ TEST(Measured, TheLastRunOfThisBinaryIsRemembered) {
   EXPECT_EQ(remembered_outside_bytes(1), std::nullopt);
   test::write_text(folder / "plimsoll/outside.json", "{");
   EXPECT_EQ(remembered_outside_bytes(1), std::nullopt);
-  if (before != nullptr) setenv("XDG_CACHE_HOME", kept.c_str(), 1);
 }
 
 }  // namespace

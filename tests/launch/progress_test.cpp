@@ -4,10 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "launch/screen.hpp"
 #include "runtime/core/error.hpp"
+#include "tests/support/environment.hpp"
 
 namespace plimsoll {
 namespace {
@@ -60,13 +59,13 @@ TEST(Progress, DurationsAreReadable) {
 }
 
 TEST(Progress, TheEnvironmentDecidesWhereProgressGoes) {
-  setenv("PLIMSOLL_PROGRESS", "bar", 1);
-  EXPECT_TRUE(find_screen().terminal);
-  setenv("PLIMSOLL_PROGRESS", "plain", 1);
-  EXPECT_FALSE(find_screen().terminal);
-  setenv("PLIMSOLL_PROGRESS", "fancy", 1);
-  EXPECT_THROW(find_screen(), Error);
-  unsetenv("PLIMSOLL_PROGRESS");
+  const auto screen_of = [](const char* wanted) {
+    const test::EnvironmentVariable progress("PLIMSOLL_PROGRESS", wanted);
+    return find_screen();
+  };
+  EXPECT_TRUE(screen_of("bar").terminal);
+  EXPECT_FALSE(screen_of("plain").terminal);
+  EXPECT_THROW(screen_of("fancy"), Error);
   EXPECT_GT(find_screen().columns, 0);
 }
 
